@@ -1,0 +1,49 @@
+# `make` lists the verbs. Every verb that needs the environment sets it up first.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTEST := .venv/bin/pytest --durations=5
+# Modules that write files of the repository: --write makes them, --check says whether they are current.
+GENERATORS := imlmesh_drivers.manifests
+# How many seeded worlds `make sim` runs.
+WORLDS ?= 200
+
+.PHONY: help setup demo test unit check bench sim lock clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+setup: ## make this checkout ready: .venv, mosquitto; instant when nothing changed
+	@setup/run.sh
+
+demo: setup ## a mesh of three nodes runs a plan and survives the loss of one; under 60 s
+	@.venv/bin/imlmesh demo run
+
+test: setup ## all tests, on two processes; ARGS="-k word" narrows
+	$(PYTEST) -n 2 --dist loadfile $(ARGS) tests
+
+unit: setup ## unit and architecture tests alone; under 10 s
+	$(PYTEST) $(ARGS) tests/unit tests/architecture
+
+check: setup ## style, types, import rules, vocabulary, sizes, generated files
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	@for generator in $(GENERATORS); do \
+	    echo "python -m $$generator --check"; .venv/bin/python -m $$generator --check || exit 1; done
+	$(PYTEST) -q tests/architecture
+
+bench: setup ## measure; a JSON line each
+	@.venv/bin/python -m bench
+
+sim: setup ## simulated worlds with faults, in virtual time; WORLDS=100000 for a long one
+	WORLDS=$(WORLDS) $(PYTEST) $(ARGS) tests/sim
+
+lock: ## write requirements/*.txt anew from pyproject.toml
+	@setup/lock.sh
+
+clean: ## remove what set-up and tests made here
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,195 @@
+"""Speaks to the orchestrator's HTTP API: over its socket, or over loopback with its token.
+
+The one rule: whatever goes wrong becomes a MeshError with the code that the orchestrator gave, or
+`orchestrator.unreachable`. The events of a run survive a restart of the orchestrator. Deliberately
+absent: printing.
+"""
+
+import asyncio
+import difflib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from imlmesh.diagnosis import error_of
+from imlmesh_protocol.errors import InputErrors, LinkError, MeshError
+from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
+
+_BASE_URL = "http://imlmesh"
+_TIMEOUT_S = 30.0
+#: pings come every 15 s; a stream silent for longer is dead
+_STREAM_SILENCE_S = 40.0
+_RETRY_S = 0.5
+#: how long a follower waits for an orchestrator that restarts
+RECONNECT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event of the stream; `seq` is None for what is not replayed."""
+
+    kind: str
+    seq: int | None
+    data: dict[str, Any]
+
+
+class Client:
+    """The API of one orchestrator. Every call raises MeshError."""
+
+    def __init__(self, home: Home, address: ApiAddress) -> None:
+        self.home = home
+        self._address = address
+        self._http = httpx2.Client(
+            base_url=_url(address),
+            headers=_headers(address),
+            timeout=_TIMEOUT_S,
+            transport=httpx2.HTTPTransport(uds=address.socket) if address.socket else None,
+            trust_env=False,
+        )
+
+    @classmethod
+    def connect(cls, home: str | Path | None = None) -> Self:
+        """The orchestrator of `home`, else of $IMLMESH_HOME, of the service, of the user's data."""
+        found = find_home(home, os.environ)
+        named = home or os.environ.get("IMLMESH_HOME")
+        return cls(found, find_api(found, service=None if named else SERVICE_API))
+
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """GET /v1/`path`."""
+        wanted = {name: value for name, value in params.items() if value is not None}
+        return self._call("GET", path, params=wanted)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """POST `body` to /v1/`path`."""
+        return self._call("POST", path, json=body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT `body` to /v1/`path`."""
+        return self._call("PUT", path, json=body)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._http.close()
+
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, f"/v1/{path}", **content)
+        except httpx2.HTTPError as exc:
+            raise _unreachable(self.home, exc) from exc
+        if response.is_error:
+            raise self._problem(response)
+        found: dict[str, Any] = response.json()
+        return found
+
+    def _problem(self, response: httpx2.Response) -> MeshError:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = {}
+        if not problem.get("code"):
+            text = f"the orchestrator answered {response.status_code}"
+            return MeshError("internal", text)
+        records = problem.get("errors") or [problem]
+        errors = [self._with_nearest(error_of(record)) for record in records]
+        several = InputErrors(errors)
+        several.warnings = tuple(problem.get("warnings") or ())  # type: ignore[attr-defined]
+        return several
+
+    def _with_nearest(self, error: MeshError) -> MeshError:
+        """Name the nearest node when a node is not known."""
+        if error.code not in ("node.not_found", "place.unknown_node"):
+            return error
+        nodes = self.get("nodes")["nodes"]
+        names = sorted({name for node in nodes for name in (node["alias"], node["node"])})
+        words = [word.strip("\"'.,;:") for word in error.message.split()]
+        near = next((n for w in words if (n := difflib.get_close_matches(w, names, n=1))), None)
+        if near:
+            error.hint = f"did you mean {near[0]!r}? {error.hint}"
+        return error
+
+    async def events(
+        self, *, run: str | None = None, after: int | None = None
+    ) -> AsyncIterator[ServerEvent]:
+        """The stream of events, resumed where it broke; ends with the run when `run` is given.
+
+        LinkError `orchestrator.unreachable` when the orchestrator stays away for RECONNECT_S.
+        """
+        loop = asyncio.get_running_loop()
+        last = after
+        silent_since_s = loop.time()
+        while True:
+            try:
+                async for event in self._stream(run, last):
+                    silent_since_s = loop.time()
+                    last = event.seq if event.seq is not None else last
+                    yield event
+                    if event.kind == "end":
+                        return
+            except (httpx2.HTTPError, LinkError) as exc:
+                if loop.time() - silent_since_s > RECONNECT_S:
+                    raise _unreachable(self.home, exc) from exc
+            await asyncio.sleep(_RETRY_S)
+
+    async def _stream(self, run: str | None, after: int | None) -> AsyncIterator[ServerEvent]:
+        # A restarted orchestrator may listen elsewhere.
+        address = find_api(self.home, service=SERVICE_API)
+        params = {"run": run, "after": after}
+        async with (
+            httpx2.AsyncClient(
+                base_url=_url(address),
+                headers=_headers(address),
+                timeout=httpx2.Timeout(_TIMEOUT_S, read=_STREAM_SILENCE_S),
+                transport=httpx2.AsyncHTTPTransport(uds=address.socket) if address.socket else None,
+                trust_env=False,
+            ) as http,
+            http.stream(
+                "GET",
+                "/v1/events",
+                params={name: value for name, value in params.items() if value is not None},
+            ) as response,
+        ):
+            if response.is_error:
+                await response.aread()
+                raise self._problem(response)
+            async for event in _server_events(response.aiter_lines()):
+                yield event
+
+
+async def _server_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
+    """Parse `text/event-stream`: fields until an empty line; lines that begin with : are pings."""
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            if name:
+                fields[name] = value.removeprefix(" ")
+            continue
+        if "data" in fields:
+            seq = fields.get("id")
+            data = json.loads(fields["data"])
+            yield ServerEvent(fields.get("event", "message"), int(seq) if seq else None, data)
+        fields = {}
+
+
+def _url(address: ApiAddress) -> str:
+    return _BASE_URL if address.socket else address.url
+
+
+def _headers(address: ApiAddress) -> dict[str, str]:
+    if not address.token_file:
+        return {}
+    try:
+        token = Path(address.token_file).read_text().strip()
+    except OSError as exc:
+        raise MeshError("access.denied", f"{address.token_file}: {exc.strerror}") from exc
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _unreachable(home: Home, exc: Exception) -> LinkError:
+    why = "did not answer" if isinstance(exc, httpx2.TimeoutException) else "is not running"
+    return LinkError("orchestrator.unreachable", f"the orchestrator of {home.root} {why}")

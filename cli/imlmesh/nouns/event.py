@@ -1,0 +1,77 @@
+"""`imlmesh event`: the stream of everything that happens on the mesh."""
+
+from typing import Annotated, Any
+
+import typer
+
+from imlmesh.grammar import noun, verb
+from imlmesh.settings import settings
+
+app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh event tail -o jsonl")
+
+
+@verb(
+    app,
+    """\
+imlmesh event tail
+imlmesh event tail --run r-12 --after 0   all of one run, from its beginning
+imlmesh event tail --kind refusal         messages that were refused""",
+)
+def tail(
+    run: Annotated[str | None, typer.Option(help="Only this run; ends with it.")] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Replay changes after this number.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only change, log, progress, heartbeat or refusal; may be repeated."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after this time.")
+    ] = None,
+) -> None:
+    """Print events as they happen, until Ctrl-C."""
+    import asyncio
+    import contextlib
+
+    from imlmesh.client import Client
+
+    async def follow() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                async for event in client.events(run=run, after=after):
+                    if not kind or event.kind in kind:
+                        _write_event(event)
+
+    client = Client.connect(settings.home)
+    asyncio.run(follow())
+
+
+def _write_event(event: Any) -> None:
+    from imlmesh.render import clock, console, emit_json, write
+
+    data = event.data
+    if settings.output != "table":
+        record = {"schema": "imlmesh.event/1", "event": event.kind, "seq": event.seq, **data}
+        emit_json(record, line=True)
+        return
+    at = clock(data["at_ms"]) if "at_ms" in data else " " * 8
+    number = "-" if event.seq is None else str(event.seq)
+    name = data.get("kind", event.kind)
+    write(f"{at} {number:>7} {name:<18} {_text(event.kind, data)}")
+    console().file.flush()
+
+
+def _text(kind: str, data: dict[str, Any]) -> str:
+    if kind == "change":
+        run = f"{data['run']} " if data.get("run") else ""
+        return run + data["text"]
+    if kind == "refusal":
+        origin = data.get("node") or data.get("topic") or "-"
+        return f"{origin}: {data['code']}: {data['message']}"
+    if kind == "heartbeat":
+        return f"{data['node']} beat {data['beat']}"
+    if kind == "log":
+        return f"{data['run']} {data['action']}@{data['node']} {data['line']}"
+    if kind == "progress":
+        share = "" if data["fraction"] is None else f"{data['fraction']:.0%} "
+        return f"{data['run']} {data['action']}@{data['node']} {share}{data['message']}"
+    return " ".join(str(value) for value in data.values())

@@ -1,0 +1,32 @@
+"""The drivers: code that serves one IML module each, and the base that third parties build on.
+
+The one rule: importing this package loads no driver and no hardware library.
+"""
+
+from imlmesh_drivers.base import (
+    Argv,
+    Call,
+    CommandRule,
+    Driver,
+    Guard,
+    Pin,
+    PinRules,
+    ReadPath,
+    Site,
+    WritePath,
+    action,
+)
+
+__all__ = [
+    "Argv",
+    "Call",
+    "CommandRule",
+    "Driver",
+    "Guard",
+    "Pin",
+    "PinRules",
+    "ReadPath",
+    "Site",
+    "WritePath",
+    "action",
+]

@@ -1,0 +1,230 @@
+"""A driver in a process of its own: the agent's side of it, and `python -m imlmesh_drivers.child`.
+
+The one rule: a call that hangs, crashes or is cancelled costs the child and its whole process group,
+and the call only returns when they are gone and a new child has set the driver's safe state. So
+whoever waits for the call may free its claims then. Other calls of that child end as
+`driver.crashed`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+from imlmesh_drivers import frames
+from imlmesh_drivers.base import Call
+from imlmesh_drivers.foreign import from_code
+from imlmesh_protocol.errors import DriverError, DriverTimeout
+from imlmesh_protocol.limits import DRIVER_START_MS, KILL_GRACE_MS
+
+_STDERR_BYTES = 64 * 1024  # read at once
+_STDERR_KEPT = 2_000  # the end of it explains a crash
+_STDERR_PAUSE_S = 0.01  # a flood of prints gets 6 MB/s of the agent's attention, not all of it
+_STDERR_END_S = 0.1  # to read the last of it after the end
+_FRAMES_PER_TURN = 64  # then everything else on the loop has its turn
+
+
+class Child:
+    """One warm process that serves the calls of one module; started when first needed."""
+
+    def __init__(self, module: str, site_wire: Mapping[str, Any]) -> None:
+        """`site_wire` is `Site.to_wire()`."""
+        self._module = module
+        self._site_wire = dict(site_wire)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, tuple[asyncio.Future[Any], Call]] = {}
+        self._stderr = b""
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The running child's process id, which is its group's too."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the child, if none runs, and wait until its safe state is set and it serves.
+
+        Raises what the driver said (`driver.missing` …), or `driver.crashed`, `driver.timeout`.
+        """
+        async with self._starting:
+            if self._process is None and not self._closed:
+                await self._spawn()
+
+    async def call(
+        self, action: str, params: Mapping[str, Any], call: Call, timeout_s: float
+    ) -> Any:
+        """Run one action; its result as plain values.
+
+        Raises the driver's own coded errors, `driver.timeout`, `driver.crashed`.
+        """
+        await self.start()
+        process = self._process
+        if process is None:
+            raise DriverError("driver.crashed", f"the driver {self._module} is closed")
+        number = next(self._numbers)
+        frame = frames.encode([number, action, dict(params), call.dispatch])
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[number] = (answer, call)
+        _input(process).write(frame)
+        try:
+            await asyncio.wait({answer}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            answer.cancel()
+            await self._renew(process)
+            raise
+        finally:
+            del self._calls[number]
+        if not answer.done():
+            await self._renew(process)
+            message = f"{self._module}.{action} ran longer than {timeout_s} s"
+            raise DriverTimeout("driver.timeout", message)
+        if self._process is not process:
+            await self._renew(process)
+        return answer.result()
+
+    async def kill(self) -> None:
+        """End the child and everything in its group, at once; calls fail as `driver.crashed`."""
+        if self._process is not None and self._reading is not None:
+            _kill_group(self._process)
+            await asyncio.wait({self._reading})
+
+    async def close(self) -> None:
+        """Let the child set its safe state and end; kill it when it does not."""
+        self._closed = True
+        # one that is just starting is let start first: only then it can set its safe state
+        async with self._starting:
+            if self._process is not None and self._reading is not None:
+                _input(self._process).close()
+                await asyncio.wait({self._reading}, timeout=2 * KILL_GRACE_MS / 1000)
+            await self.kill()
+
+    async def _renew(self, process: asyncio.subprocess.Process) -> None:
+        if self._process is process:
+            await self.kill()
+        # why it does not start again is what the next call will hear
+        with contextlib.suppress(DriverError):
+            await self.start()
+
+    async def _spawn(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "imlmesh_drivers.child",
+            self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", **self._site_wire["env"]},
+            start_new_session=True,
+        )
+        self._process = process
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stderr = b""
+        self._reading = asyncio.create_task(self._follow(process, ready))
+        try:
+            _input(process).write(frames.encode([self._site_wire]))
+            await asyncio.wait({ready}, timeout=DRIVER_START_MS / 1000)
+            if not ready.done():
+                message = f"the driver {self._module} does not start"
+                raise DriverTimeout("driver.timeout", message)
+            ready.result()
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _follow(
+        self, process: asyncio.subprocess.Process, ready: asyncio.Future[None]
+    ) -> None:
+        """Take frames until the child ends or says nonsense; then end its group and its calls."""
+        source, prints = _outputs(process)
+        printed = asyncio.create_task(self._keep_stderr(prints))
+        why = "it ended"
+        try:
+            for count in itertools.count(1):
+                size = frames.length(await source.readexactly(frames.HEADER.size))
+                self._take(frames.decode(await source.readexactly(size)), ready)
+                if count % _STDERR_END_S = 0.1  # to read the last of it after the end
+_FRAMES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except (ValueError, asyncio.InvalidStateError) as exc:
+            why = f"it sent what is no frame: {exc}"
+        finally:
+            _kill_group(process)
+            # a process that left the group may hold stderr open: that is not waited for
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_GRACE_MS / 1000):
+                    await process.wait()
+            await asyncio.wait({printed}, timeout=_STDERR_END_S)
+            printed.cancel()
+            self._process = None
+            self._fail_all(f"{why}, return code {process.returncode}", ready)
+
+    def _take(self, frame: list[Any], ready: asyncio.Future[None]) -> None:
+        match frame:
+            case ["ready"]:
+                ready.set_result(None)
+            case ["failed", str(code), str(message)]:
+                ready.set_exception(from_code(code, message))
+            case [str(kind), int(number), *rest]:
+                if number in self._calls:
+                    self._answer(*self._calls[number], kind, rest)
+            case _:
+                raise ValueError("a frame of an unknown kind")
+
+    def _answer(self, answer: asyncio.Future[Any], call: Call, kind: str, rest: list[Any]) -> None:
+        match kind, rest:
+            case "log", [str(line), str(stream)]:
+                call.log(line, stream)
+            case "progress", [float() | None as fraction, str(message)]:
+                call.progress(fraction, message)
+            case "result", [value]:
+                answer.set_result(value)
+            case "error", [str(code), str(message)]:
+                answer.set_exception(from_code(code, message))
+            case _:
+                raise ValueError(f"a malformed frame of the kind {kind[:80]!r}")
+
+    def _fail_all(self, why: str, ready: asyncio.Future[None]) -> None:
+        said = self._stderr.decode(errors="replace").strip()
+        message = f"the driver {self._module} crashed: {why}" + (f"\n{said}" if said else "")
+        for waiting in (ready, *(answer for answer, _ in self._calls.values())):
+            if not waiting.done():
+                waiting.set_exception(DriverError("driver.crashed", message))
+        # nobody may be left who waits for it
+        ready.exception()
+
+    async def _keep_stderr(self, source: asyncio.StreamReader) -> None:
+        while data := await source.read(_STDERR_BYTES):
+            self._stderr = (self._stderr + data)[-_STDERR_KEPT:]
+            await asyncio.sleep(_STDERR_PAUSE_S)
+
+
+def _kill_group(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _input(process: asyncio.subprocess.Process) -> asyncio.StreamWriter:
+    return cast(asyncio.StreamWriter, process.stdin)
+
+
+def _outputs(
+    process: asyncio.subprocess.Process,
+) -> tuple[asyncio.StreamReader, asyncio.StreamReader]:
+    return cast(asyncio.StreamReader, process.stdout), cast(asyncio.StreamReader, process.stderr)
+
+
+if __name__ == "__main__":
+    from imlmesh_drivers.serving import serve
+
+    serve(sys.argv[1])

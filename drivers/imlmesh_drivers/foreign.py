@@ -1,0 +1,50 @@
+"""The boundary between drivers and everybody else: foreign exceptions become coded errors.
+
+The one rule: this table is the only place that knows which exception means which code; a
+subclass stands before its base. Errors of our own tree pass unchanged.
+"""
+
+from imlmesh_protocol.errors import (
+    DriverDenied,
+    DriverError,
+    DriverNotFound,
+    DriverTimeout,
+    MeshError,
+)
+
+FOREIGN: tuple[tuple[type[Exception], type[DriverError], str], ...] = (
+    (FileNotFoundError, DriverNotFound, "driver.not_found"),
+    (PermissionError, DriverDenied, "driver.denied"),
+    (TimeoutError, DriverTimeout, "driver.timeout"),
+    (NotADirectoryError, DriverError, "driver.failed"),
+    (IsADirectoryError, DriverError, "driver.failed"),
+    (FileExistsError, DriverError, "driver.failed"),
+    (OSError, DriverError, "driver.unavailable"),
+    (ImportError, DriverError, "driver.missing"),
+    (Exception, DriverError, "driver.failed"),
+)
+
+#: what an error becomes again on the other side of a pipe
+_CLASSES: dict[str, type[DriverError]] = {
+    "driver.timeout": DriverTimeout,
+    "driver.denied": DriverDenied,
+    "driver.not_found": DriverNotFound,
+    "policy.path": DriverDenied,
+    "policy.command": DriverDenied,
+    "policy.pin": DriverDenied,
+}
+
+
+def coded(exc: Exception) -> MeshError:
+    """The error to raise from `exc`; `exc` itself when it is one of ours."""
+    if isinstance(exc, MeshError):
+        return exc
+    for foreign, error, code in FOREIGN:
+        if isinstance(exc, foreign):
+            return error(code, f"{type(exc).__name__}: {exc}"[:2000])
+    raise exc
+
+
+def from_code(code: str, message: str) -> DriverError:
+    """The error that a child reported."""
+    return _CLASSES.get(code, DriverError)(code, message)

@@ -1,0 +1,103 @@
+"""Which drivers there are, and what each can do.
+
+The one rule: a driver is imported when its class is asked for; the shipped manifest is read from
+JSON, so that plans are checked without any hardware library.
+"""
+
+import functools
+import importlib
+import json
+from importlib.metadata import entry_points
+from importlib.resources import files
+
+from imlmesh_drivers.base import Driver
+from imlmesh_drivers.invoke import bind, params_schema
+from imlmesh_protocol.errors import DriverError
+from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, manifest_from_wire
+
+__all__ = [
+    "GROUP",
+    "bind",
+    "builtin_modules",
+    "driver_class",
+    "module_of",
+    "modules",
+    "shipped_manifest",
+]
+
+#: entry-point group of third parties: name = IML module, value = "package.module:Class"
+GROUP = "imlmesh.drivers"
+
+_BUILTIN = {
+    "fake": "imlmesh_drivers.fake:Fake",
+    "filesystem": "imlmesh_drivers.filesystem:Filesystem",
+    "iot": "imlmesh_drivers.iot:Gpio",
+    "os_exec": "imlmesh_drivers.os_exec:OsExec",
+}
+
+
+def builtin_modules() -> tuple[str, ...]:
+    """The IML modules that this distribution serves, sorted."""
+    return tuple(sorted(_BUILTIN))
+
+
+def modules() -> tuple[str, ...]:
+    """The built-in modules and those that installed plug-ins offer, sorted."""
+    return tuple(sorted({*_BUILTIN, *(point.name for point in entry_points(group=GROUP))}))
+
+
+@functools.cache
+def driver_class(module: str) -> type[Driver]:
+    """The driver of a module; a built-in one cannot be replaced.
+
+    Raises `module.unknown`, or `driver.missing` when it cannot be imported.
+    """
+    target = _BUILTIN.get(module)
+    if target is None:
+        target = next((p.value for p in entry_points(group=GROUP, name=module)), None)
+    if target is None:
+        raise DriverError("module.unknown", f"no driver serves the module {module!r}")
+    source, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(source), name)
+    except (ImportError, AttributeError) as exc:
+        raise DriverError(
+            "driver.missing", f"the driver of {module!r} does not load: {exc}"
+        ) from exc
+    if not (isinstance(found, type) and issubclass(found, Driver) and found.module == module):
+        raise DriverError("driver.missing", f"{target} is not a driver of the module {module!r}")
+    return found
+
+
+def module_of(driver: type[Driver]) -> Module:
+    """What a driver declares, as the manifest says it."""
+    return Module(
+        version=driver.version,
+        description=(driver.__doc__ or "").strip().partition("\n")[0],
+        actions={
+            name: ActionSpec(
+                module=driver.module,
+                action=name,
+                params=params_schema(driver, name),
+                returns=declared.returns,
+                effect=declared.effect,
+                permission=declared.permission,
+                impact=declared.impact,
+                description=declared.description,
+                claims=declared.claims,
+                vouch=declared.vouch,
+            )
+            for name, declared in driver.actions.items()
+        },
+    )
+
+
+@functools.cache
+def shipped_manifest() -> Manifest:
+    """The manifest of all built-in modules; imports no driver."""
+    folder = files("imlmesh_drivers.manifests")
+    found: dict[str, Module] = {}
+    for module in builtin_modules():
+        wire = json.loads(folder.joinpath(f"{module}.json").read_text(encoding="utf-8"))
+        found.update(manifest_from_wire(wire).modules)
+    return Manifest(found)

@@ -1,0 +1,231 @@
+"""What a node's folder says: mesh.toml (who am I, whom do I call) and policy.toml (what may be done).
+
+The one rule: the policy is the ceiling and comes from this file alone; without one, or with less,
+less is allowed. All that is wrong with a file is reported at once.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from imlmesh_drivers.base import CommandRule, PinRules, Site
+from imlmesh_drivers.registry import builtin_modules, modules
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, InputErrors, Place
+from imlmesh_protocol.ids import NAME
+from imlmesh_protocol.manifest import PROFILES
+from imlmesh_runtime.files import check_private, read_file
+
+#: loads only where a policy names it
+_UNLESS_NAMED = frozenset({"fake"})
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PINS = range(54)  # BCM numbers of the largest header
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """mesh.toml. `brokers` are (address, port), the first one is called."""
+
+    mesh: str
+    id: str
+    orchestrator: str
+    brokers: tuple[tuple[str, int], ...]
+    timing: limits.Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """policy.toml. `modules` are those that load; `site` is what their drivers may reach."""
+
+    profile: str
+    modules: tuple[str, ...]
+    site: Site
+
+
+class Reader:
+    """One table of a TOML file: takes values out by name, and collects what is wrong."""
+
+    def __init__(
+        self, table: Mapping[str, Any], code: str, file: str, errors: list[InputError], at: str = ""
+    ) -> None:
+        self._table = dict(table)
+        self._code = code
+        self._file = file
+        self._errors = errors
+        self._at = at
+
+    def wrong(self, name: str, message: str) -> None:
+        """Report one value; `name` is relative to this table."""
+        place = Place(pointer=f"{self._at}/{name}", file=self._file)
+        text = f"{place.pointer[1:].replace('/', '.')}: {message}"
+        self._errors.append(InputError(self._code, text, place=place))
+
+    def take(self, name: str, kind: type, default: Any, holds: str) -> Any:
+        """The value of `name`, or `default` when it is missing or (reported) not a `kind`."""
+        value = self._table.pop(name, default)
+        if type(value) is not kind and value is not default:
+            self.wrong(name, f"must be {holds}")
+            return default
+        return value
+
+    def texts(
+        self, name: str, fits: Callable[[str], bool], holds: str, default: Any = ()
+    ) -> tuple[str, ...] | Any:
+        """A list of texts that all fit, or `default`."""
+        values = self.take(name, list, default, f"a list of {holds}")
+        for number, value in enumerate(values or ()):
+            if type(value) is not str or not fits(value):
+                self.wrong(f"{name}/{number}", f"must be {holds}")
+        return values if values is default else tuple(v for v in values if type(v) is str)
+
+    def table(self, name: str) -> "Reader":
+        """The table `name`; empty when it is missing."""
+        inner = self.take(name, dict, {}, "a table")
+        return Reader(inner, self._code, self._file, self._errors, f"{self._at}/{name}")
+
+    def names(self) -> list[str]:
+        return sorted(self._table)
+
+    def end(self) -> None:
+        """Whatever was not taken is not known."""
+        for name in self.names():
+            self.wrong(name, "is not known")
+
+
+def load_config(folder: Path) -> NodeConfig:
+    """Read `folder`/mesh.toml; InputErrors `config.invalid`, TrustError `trust.file`."""
+    errors: list[InputError] = []
+    reader = _read(folder / "mesh.toml", "config.invalid", errors)
+    names = {}
+    for name in ("mesh", "id", "orchestrator"):
+        names[name] = reader.take(name, str, "", "a name")
+        if not NAME.fullmatch(names[name]):
+            reader.wrong(name, "must be a name such as pi-garden")
+    addresses = reader.texts("brokers", lambda text: bool(_ADDRESS.fullmatch(text)), "host:port")
+    if not addresses:
+        reader.wrong("brokers", "must name at least one broker")
+    timing = reader.take("timing", str, "wan", "a text")
+    if timing not in limits.TIMINGS:
+        reader.wrong("timing", f"must be one of {', '.join(sorted(limits.TIMINGS))}")
+    reader.end()
+    if errors:
+        raise InputErrors(errors)
+    return NodeConfig(
+        **names,
+        brokers=tuple(_split(address) for address in addresses),
+        timing=limits.TIMINGS[timing],
+    )
+
+
+def load_policy(folder: Path, *, strict: bool = False) -> Policy:
+    """Read `folder`/policy.toml, readonly when there is none.
+
+    InputErrors `policy.invalid` with the places; TrustError `trust.mode` when others could have
+    changed the file and `strict` is set (a service), else a warning.
+    """
+    path = folder / "policy.toml"
+    errors: list[InputError] = []
+    if path.exists():
+        check_private(path, strict=strict)
+        reader = _read(path, "policy.invalid", errors)
+    else:
+        reader = Reader({}, "policy.invalid", str(path), errors)
+    profile = reader.take("profile", str, "readonly", "a text")
+    if profile not in PROFILES:
+        reader.wrong("profile", f"must be one of {', '.join(PROFILES)}")
+    site = _site(reader, folder.absolute())
+    usual = tuple(name for name in builtin_modules() if name not in _UNLESS_NAMED)
+    allowed = reader.table("modules")
+    named = allowed.texts("allow", modules().__contains__, "an installed module", usual)
+    allowed.end()
+    reader.end()
+    if errors:
+        raise InputErrors(errors)
+    return Policy(profile, named, site)
+
+
+def _read(path: Path, code: str, errors: list[InputError]) -> Reader:
+    try:
+        table = tomllib.loads(read_file(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise InputErrors([InputError(code, str(exc), place=Place(file=str(path)))]) from exc
+    return Reader(table, code, str(path), errors)
+
+
+def _split(address: str) -> tuple[str, int]:
+    bracketed, plain, port = _ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]
+    return bracketed or plain, int(port)
+
+
+def _site(reader: Reader, folder: Path) -> Site:
+    roots = reader.table("roots")
+    read = roots.texts("read", _is_root, "a path without '..'")
+    write = roots.texts("write", _is_root, "a path without '..'")
+    roots.end()
+    variables = reader.table("env")
+    env = {name: variables.take(name, str, "", "a text") for name in variables.names()}
+    for name in env:
+        if not _VARIABLE.fullmatch(name):
+            variables.wrong(name, "must be a name such as LANG")
+    write_roots = tuple(str(folder / root) for root in write)
+    return Site(
+        files=write_roots[0] if write_roots else str(folder / "files"),
+        read_roots=tuple(str(folder / root) for root in read),
+        write_roots=write_roots,
+        commands=_commands(reader.table("commands")),
+        pins=_pins(reader.table("pins")),
+        env=env,
+    )
+
+
+def _is_root(path: str) -> bool:
+    return bool(path) and "\0" not in path and ".." not in PurePosixPath(path).parts
+
+
+def _commands(reader: Reader) -> dict[str, CommandRule]:
+    rules = {}
+    for name in reader.names():
+        table = reader.table(name)
+        argv0 = table.take("argv0", str, "", "an absolute path")
+        if not argv0.startswith("/"):
+            table.wrong("argv0", "must be an absolute path")
+        args = table.texts("args", _is_pattern, "a regular expression", None)
+        table.end()
+        rules[name] = CommandRule(argv0, args)
+    return rules
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def _pins(reader: Reader) -> PinRules | None:
+    if not reader.names():
+        return None
+    factory = reader.take("factory", str, "", "native or mock")
+    if factory not in ("native", "mock"):
+        reader.wrong("factory", "must be native or mock")
+    allow = reader.take("allow", list, [], "a list of pins")
+    for number, pin in enumerate(allow):
+        if type(pin) is not int or pin not in _PINS:
+            reader.wrong(f"allow/{number}", "must be a BCM number from 0 to 53")
+    levels = reader.table("safe")
+    safe = {}
+    for name in levels.names():
+        level = levels.take(name, int, 0, "0 or 1")
+        if not name.isdecimal() or int(name) not in allow:
+            levels.wrong(name, "must be a pin of allow")
+        elif level not in (0, 1):
+            levels.wrong(name, "must be 0 or 1")
+        else:
+            safe[int(name)] = level
+    reader.end()
+    return PinRules(factory, tuple(allow), safe)

@@ -1,0 +1,354 @@
+"""The agent's core: takes dispatches, starts drivers, keeps results until they are settled.
+
+The one rule: a once or physical driver is asked for only in the step whose commit holds its
+intent, and no dispatch is ever asked for twice. What must survive goes through `apply`; the rest
+(slots, claims, leases, the session) is rebuilt by what happens next.
+Deliberately absent: policy (an arrival brings the guard's word) and the drivers themselves.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_node.core import changes, commands, events
+from imlmesh_node.core.changes import Change, ResultRecord
+from imlmesh_node.core.commands import Command, KillReason
+from imlmesh_node.core.heart import Heart
+from imlmesh_node.core.slots import HeldRecord, Slots
+from imlmesh_node.core.state import AgentState, DispatchRecord, apply
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import (
+    NODE_HELD,
+    NODE_SLOTS,
+    RESEND_MS,
+    SETTLED_KEPT_MS,
+    START_MS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    heartbeat_ms: int
+    slots: int = NODE_SLOTS
+    held: int = NODE_HELD
+    #: the highest (epoch, seq) that the journal knows
+    floor: tuple[int, int] = (0, 0)
+
+
+class Agent:
+    """See the module; `records` come from the journal, in the order taken."""
+
+    def __init__(self, config: AgentConfig, records: Iterable[DispatchRecord] = ()) -> None:
+        self._config = config
+        self.state = AgentState({record.dispatch: record for record in records}, config.floor)
+        self.slots = Slots(config.slots)
+        self.heart = Heart(config.heartbeat_ms)
+        self.session: int | None = None
+        self.stopping = False
+        self._seen = config.floor
+        self._leftover = [r for r in self.state.records.values() if r.result is None]
+        #: dispatch id to when its result was last sent, oldest first
+        self._unsettled = {r.dispatch: 0 for r in self.state.records.values() if r.result}
+        self._settled: dict[str, None] = {}
+        self._settled_since_ms = 0
+        self._changes: list[Change] = []
+        self._commands: list[Command] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            events.SessionOpened: self._on_session_opened,
+            events.SessionClosed: self._on_session_closed,
+            events.DelegateArrived: self._on_delegate,
+            events.AckArrived: self._on_ack,
+            events.CancelArrived: self._on_cancel,
+            events.InventoryAsked: self._on_inventory,
+            events.RebirthAsked: self._on_rebirth,
+            events.DriverFinished: self._on_finished,
+            events.Tick: self._on_tick,
+            events.ShutdownAsked: self._on_shutdown,
+        }
+
+    def handle(self, event: events.Event) -> tuple[list[Change], list[Command]]:
+        """Decide on one event; the changes are already applied."""
+        self._changes, self._commands = [], []
+        if self._leftover:
+            self._end_leftover(event.at_ms)
+        self._handlers[type(event)](event)
+        return self._changes, self._commands
+
+    def next_deadline_ms(self) -> int | None:
+        """When to send the next Tick; None when nothing is due."""
+        due: list[int] = []
+        if self._leftover:
+            due.append(0)
+        if self.session is not None:
+            due.append(self.heart.next_ms)
+            if self._unsettled:
+                due.append(next(iter(self._unsettled.values())) + RESEND_MS)
+        if self._settled:
+            due.append(self._settled_since_ms + SETTLED_KEPT_MS)
+        for held in self.slots.waiting.values():
+            due.append(held.arrived_ms + START_MS)
+            due.extend(self._lease_end(held))
+        for held in self.slots.running.values():
+            if not held.instant and held.killing is None:
+                due.append(held.started_ms + held.dispatch.timeout_ms)
+                due.extend(self._lease_end(held))
+        return min(due, default=None)
+
+    def held_ids(self) -> tuple[str, ...]:
+        """The dispatches taken and not finished."""
+        return self.slots.ids()
+
+    def unsettled_ids(self) -> tuple[str, ...]:
+        """The dispatches whose results nobody has settled yet."""
+        return tuple(self._unsettled)
+
+    def _on_session_opened(self, event: events.SessionOpened) -> None:
+        if event.epoch < self._seen[0]:
+            self._refuse("message.epoch", f"an orchestrator of epoch {event.epoch} answered")
+            return
+        self._seen = max(self._seen, (event.epoch, 0))
+        self.session = event.session
+        self._send_everything(event.at_ms)
+        self.heart.scatter(event.dice)
+
+    def _on_session_closed(self, event: events.SessionClosed) -> None:
+        self.session = None
+
+    def _on_rebirth(self, event: events.RebirthAsked) -> None:
+        if self.session is not None:
+            self._send_everything(event.at_ms)
+
+    def _send_everything(self, at_ms: int) -> None:
+        self._commands.append(commands.SendStatus("online"))
+        self._send_heartbeat(at_ms)
+        self._send_results(tuple(self._unsettled), at_ms)
+
+    def _on_delegate(self, event: events.DelegateArrived) -> None:
+        place = (event.epoch, event.seq)
+        if place <= self._seen:
+            old_epoch = event.epoch < self._seen[0]
+            code = "message.epoch" if old_epoch else "message.replayed"
+            self._refuse(code, f"a delegate of {place} after {self._seen}")
+            return
+        if self.session is None or self.stopping:
+            return
+        self._seen = place
+        again: list[str] = []
+        new: list[str] = []
+        refused: list[tuple[str, Fault]] = []
+        for arrival in event.dispatches:
+            fault = self._take(arrival, event.at_ms, new, again)
+            if fault is not None:
+                refused.append((arrival.dispatch.id, fault))
+        if new:
+            self._start_waiting(event.at_ms)
+            if any(not self.state.records[id].effect.repeatable for id in new):
+                self._raise_floor()
+        accepted = [id for id in again if id not in self._unsettled and id not in self._settled]
+        accepted += [id for id in new if self._needs_accept(id, event.at_ms)]
+        if accepted:
+            self._send_accept(accepted)
+        if refused:
+            self._commands.append(commands.SendReject(tuple(refused)))
+        self._send_results([id for id in again if id not in accepted], event.at_ms)
+
+    def _take(
+        self, arrival: events.Arrival, at_ms: int, new: list[str], again: list[str]
+    ) -> Fault | None:
+        dispatch = arrival.dispatch
+        record = self.state.records.get(dispatch.id)
+        if record is not None:
+            if record.hash != arrival.hash:
+                return Fault("dispatch.hash", "another dispatch of that name is known here")
+            again.append(dispatch.id)
+            return None
+        if arrival.refusal is not None:
+            return arrival.refusal
+        if len(self.state.records) - len(self._settled) >= self._config.held:
+            return Fault("node.full", f"it holds {self._config.held} dispatches")
+        taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
+        self._change(taken)
+        self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms))
+        new.append(dispatch.id)
+        return None
+
+    def _needs_accept(self, id: str, at_ms: int) -> bool:
+        """What runs and ends at once is answered by its result alone."""
+        held = self.slots.waiting.get(id)
+        if held is None:
+            return not self.slots.running[id].instant
+        holder = self.slots.holder(held) if held.dispatch.on_busy == "fail" else None
+        if holder is None:
+            return True
+        self._fail_waiting(held, at_ms, Fault("driver.busy", f"held by {holder}"))
+        return False
+
+    def _on_ack(self, event: events.AckArrived) -> None:
+        self._seen = max(self._seen, (event.epoch, event.seq))
+        if event.beat is not None:
+            self.heart.answered(event.beat)
+        if not self._settled:
+            self._settled_since_ms = event.at_ms
+        for id in event.settled:
+            if self._unsettled.pop(id, None) is not None:
+                self._settled[id] = None
+
+    def _on_cancel(self, event: events.CancelArrived) -> None:
+        for id in event.dispatches:
+            if (held := self.slots.waiting.get(id)) is not None:
+                fault = Fault("action.cancelled", "cancelled before it started")
+                self._fail_waiting(held, event.at_ms, fault, "cancelled")
+            elif (held := self.slots.running.get(id)) is not None:
+                self._kill(held, KillReason.CANCEL)
+            elif id in self.state.records:
+                self._send_results((id,), event.at_ms)
+
+    def _on_inventory(self, event: events.InventoryAsked) -> None:
+        if self.session is not None:
+            self._commands.append(
+                commands.SendInventory(event.nonce, self.held_ids(), self.unsettled_ids())
+            )
+
+    def _on_finished(self, event: events.DriverFinished) -> None:
+        if self.slots.end(event.dispatch) is None:
+            return
+        result = ResultRecord(
+            event.dispatch,
+            self.state.records[event.dispatch].hash,
+            event.outcome,
+            event.result,
+            event.error,
+            event.duration_ms,
+        )
+        self._record(result, event.at_ms)
+        if self.slots.waiting:
+            started = self._start_waiting(event.at_ms)
+            if started and self.session is not None:
+                self._send_accept(started)
+        self._say_goodbye()
+
+    def _on_tick(self, event: events.Tick) -> None:
+        at_ms = event.at_ms
+        for held in list(self.slots.waiting.values()):
+            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
+                fault = Fault("action.lease_lost", "the node was cut off before it started")
+                self._fail_waiting(held, at_ms, fault)
+            elif at_ms >= held.arrived_ms + START_MS:
+                text = f"no slot or claim was free for {START_MS} ms"
+                self._fail_waiting(held, at_ms, Fault("action.not_started", text))
+        for held in self.slots.running.values():
+            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
+                self._kill(held, KillReason.LEASE)
+            elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
+                self._kill(held, KillReason.TIMEOUT)
+        if self.session is not None:
+            if at_ms >= self.heart.next_ms:
+                self._send_heartbeat(at_ms)
+            old_ms = at_ms - RESEND_MS
+            self._send_results([id for id, at in self._unsettled.items() if at <= old_ms], at_ms)
+        if self._settled and at_ms >= self._settled_since_ms + SETTLED_KEPT_MS:
+            self._forget_settled()
+
+    def _on_shutdown(self, event: events.ShutdownAsked) -> None:
+        self.stopping = True
+        for held in list(self.slots.waiting.values()):
+            fault = Fault("action.not_started", "the node was shut down before it started")
+            self._fail_waiting(held, event.at_ms, fault)
+        for held in self.slots.running.values():
+            self._kill(held, KillReason.SHUTDOWN)
+        self._forget_settled()
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        if self.stopping and not self.slots.running:
+            self._commands.append(commands.SendStatus("offline"))
+
+    def _end_leftover(self, at_ms: int) -> None:
+        """What the end of an earlier agent cut short is reported as what is known of it."""
+        leftover, self._leftover = self._leftover, []
+        for record in leftover:
+            if record.started:
+                text = "the machine or its agent restarted while it ran"
+                outcome, fault = commands.interrupted(record.effect, text)
+            else:
+                outcome = "failed"
+                fault = Fault("action.not_started", "the agent restarted before it started")
+            self._record(ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0), at_ms)
+
+    def _start_waiting(self, at_ms: int) -> list[str]:
+        """Ask for all drivers that may run; returns the ids of those that do not end at once."""
+        started: list[str] = []
+        for held in self.slots.start(at_ms):
+            dispatch = held.dispatch
+            self._change(changes.DispatchStarted(dispatch.id))
+            self._commands.append(commands.RunDriver(dispatch, early=dispatch.effect.repeatable))
+            if not held.instant:
+                started.append(dispatch.id)
+        return started
+
+    def _kill(self, held: HeldRecord, reason: KillReason) -> None:
+        if held.killing is None and not held.instant:
+            held.killing = reason
+            self._commands.append(commands.KillDriver(held.dispatch, reason))
+
+    def _fail_waiting(
+        self, held: HeldRecord, at_ms: int, fault: Fault, outcome: str = "failed"
+    ) -> None:
+        id = held.dispatch.id
+        del self.slots.waiting[id]
+        hash = self.state.records[id].hash
+        self._record(ResultRecord(id, hash, outcome, None, fault, 0), at_ms)
+
+    def _record(self, result: ResultRecord, at_ms: int) -> None:
+        if self._settled:
+            self._forget_settled()
+        self._change(changes.ResultRecorded(result))
+        self._unsettled[result.dispatch] = at_ms
+        if self.session is not None:
+            self._commands.append(commands.SendComplete((result,)))
+
+    def _send_results(self, ids: Iterable[str], at_ms: int) -> None:
+        results: list[ResultRecord] = []
+        for id in ids:
+            result = self.state.records[id].result
+            if result is None:
+                continue
+            if self._unsettled.pop(id, None) is not None:
+                self._unsettled[id] = at_ms
+            results.append(result)
+        if results and self.session is not None:
+            self._commands.append(commands.SendComplete(tuple(results)))
+
+    def _send_accept(self, ids: Iterable[str]) -> None:
+        records = [self.state.records[id] for id in ids]
+        self._commands.append(
+            commands.SendAccept(
+                tuple((record.dispatch, record.hash) for record in records),
+                tuple(record.dispatch for record in records if record.started),
+            )
+        )
+
+    def _send_heartbeat(self, at_ms: int) -> None:
+        self._commands.append(commands.SendHeartbeat(self.heart.beat(at_ms), self.held_ids()))
+
+    def _lease_end(self, held: HeldRecord) -> tuple[int, ...]:
+        end_ms = held.lease_end_ms(self.heart.answered_ms)
+        return () if end_ms is None else (end_ms,)
+
+    def _forget_settled(self) -> None:
+        settled, self._settled = self._settled, {}
+        for id in settled:
+            self._change(changes.DispatchSettled(id))
+        if settled:
+            self._raise_floor()
+
+    def _raise_floor(self) -> None:
+        if self._seen > self.state.floor:
+            self._change(changes.FloorRaised(*self._seen))
+
+    def _refuse(self, code: str, message: str) -> None:
+        self._commands.append(commands.NoteRefusal(Fault(code, message)))
+
+    def _change(self, change: Change) -> None:
+        apply(self.state, change)
+        self._changes.append(change)

@@ -1,0 +1,62 @@
+"""What a node decided and stores: the journal is the fold of these.
+
+The one rule: `state.apply` alone acts on them, so that replaying the journal gives the same memory.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import Effect
+
+
+@dataclass(slots=True)
+class ResultRecord:
+    """How a dispatch ended; `outcome` is one of messages.OUTCOMES, `error` None when completed."""
+
+    dispatch: str
+    hash: bytes
+    outcome: str
+    result: Any
+    error: Fault | None
+    duration_ms: int
+
+
+@dataclass(slots=True)
+class DispatchTaken:
+    """The node holds this dispatch from now on: never again refused, never forgotten."""
+
+    dispatch: str
+    hash: bytes
+    effect: Effect
+    at_ms: int
+
+
+@dataclass(slots=True)
+class DispatchStarted:
+    """The durable intent: committed before a once or physical effect may begin."""
+
+    dispatch: str
+
+
+@dataclass(slots=True)
+class ResultRecorded:
+    result: ResultRecord
+
+
+@dataclass(slots=True)
+class DispatchSettled:
+    """The orchestrator has stored the result: the node forgets the dispatch."""
+
+    dispatch: str
+
+
+@dataclass(slots=True)
+class FloorRaised:
+    """A delegate at or below this place is old: it is refused even after a restart."""
+
+    epoch: int
+    seq: int
+
+
+Change = DispatchTaken | DispatchStarted | ResultRecorded | DispatchSettled | FloorRaised

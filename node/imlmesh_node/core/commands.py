@@ -1,0 +1,112 @@
+"""What a node's core asks for; the shell performs it after the commit, in order.
+
+The one rule: imperative, and complete: the shell adds only what the core may not know (health,
+manifest, signatures). Pins made safe after a kill are the executor's own duty, not a command.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from imlmesh_node.core.changes import ResultRecord
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.messages import Dispatch
+
+
+class KillReason(StrEnum):
+    """Why a running driver is ended, and so how its dispatch ends once that is confirmed."""
+
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    LEASE = "lease"
+    SHUTDOWN = "shutdown"
+
+
+def killed(dispatch: Dispatch, reason: KillReason) -> tuple[str, Fault]:
+    """(outcome, fault) of a dispatch whose driver was killed for `reason`."""
+    if reason is KillReason.TIMEOUT:
+        return "timed_out", Fault("driver.timeout", f"not done after {dispatch.timeout_ms} ms")
+    if reason is KillReason.CANCEL:
+        return "cancelled", Fault("action.cancelled", "cancelled while it ran")
+    if reason is KillReason.LEASE:
+        return "failed", Fault("action.lease_lost", "the node was cut off and ended the work")
+    return interrupted(dispatch.effect, "the node was shut down while it ran")
+
+
+def interrupted(effect: Effect, message: str) -> tuple[str, Fault]:
+    """(outcome, fault) of work that the end of the agent cut short: unknown if it matters."""
+    return "failed" if effect.repeatable else "unknown", Fault("node.interrupted", message)
+
+
+@dataclass(slots=True)
+class SendAccept:
+    """`pairs` are (dispatch id, hash); `started` those of them whose driver has started."""
+
+    pairs: tuple[tuple[str, bytes], ...]
+    started: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class SendReject:
+    refusals: tuple[tuple[str, Fault], ...]
+
+
+@dataclass(slots=True)
+class SendComplete:
+    results: tuple[ResultRecord, ...]
+
+
+@dataclass(slots=True)
+class SendHeartbeat:
+    beat: int
+    held: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class SendStatus:
+    """`state` is online (a birth) or offline (a goodbye, the last command of an agent)."""
+
+    state: str
+
+
+@dataclass(slots=True)
+class SendInventory:
+    nonce: str
+    held: tuple[str, ...]
+    unsettled: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RunDriver:
+    """`early`: repeatable work that may begin before the commit."""
+
+    dispatch: Dispatch
+    early: bool = False
+
+
+@dataclass(slots=True)
+class KillDriver:
+    """End a running driver; answered by exactly one DriverFinished, its own or that of `killed`."""
+
+    dispatch: Dispatch
+    reason: KillReason
+
+
+@dataclass(slots=True)
+class NoteRefusal:
+    """Count a message that is not acted upon."""
+
+    fault: Fault
+
+
+Command = (
+    SendAccept
+    | SendReject
+    | SendComplete
+    | SendHeartbeat
+    | SendStatus
+    | SendInventory
+    | RunDriver
+    | KillDriver
+    | NoteRefusal
+)

@@ -1,0 +1,128 @@
+"""What happened to a node: everything its core ever hears of.
+
+The one rule: past tense, `at_ms` in mesh time, `cause` naming the message or event it came from.
+Events are mutable only because that makes them three times cheaper; nobody changes one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.wire.messages import Dispatch
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One dispatch of a delegate. `hash` is the SHA-256 of its bin.
+
+    `refusal` is the guard's word, `instant` the executor's: it ends at once and takes no slot.
+    """
+
+    dispatch: Dispatch
+    hash: bytes
+    refusal: Fault | None = None
+    instant: bool = False
+
+
+@dataclass(slots=True)
+class SessionOpened:
+    """Connected, and the orchestrator has answered with the time. `dice` spreads heartbeats."""
+
+    at_ms: int
+    session: int
+    epoch: int
+    cause: str = ""
+    dice: int = 0
+
+
+@dataclass(slots=True)
+class SessionClosed:
+    at_ms: int
+    reason: str
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class DelegateArrived:
+    """A verified delegate; (`epoch`, `seq`) is its place among all that orchestrators sent."""
+
+    at_ms: int
+    dispatches: tuple[Arrival, ...]
+    epoch: int
+    seq: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class AckArrived:
+    """Answers a heartbeat (`beat`, or None) and settles results."""
+
+    at_ms: int
+    beat: int | None
+    settled: tuple[str, ...]
+    epoch: int = 0
+    seq: int = 0
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class CancelArrived:
+    at_ms: int
+    dispatches: tuple[str, ...]
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class InventoryAsked:
+    at_ms: int
+    nonce: str
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class RebirthAsked:
+    """The orchestrator, or a new epoch of it, wants to hear everything again."""
+
+    at_ms: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class DriverFinished:
+    """A driver's work ended, or its kill is confirmed. `outcome` is one of messages.OUTCOMES."""
+
+    at_ms: int
+    dispatch: str
+    outcome: str
+    result: Any = None
+    error: Fault | None = None
+    duration_ms: int = 0
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class Tick:
+    at_ms: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class ShutdownAsked:
+    """The agent shall end: drivers are stopped, then a goodbye is sent."""
+
+    at_ms: int
+    cause: str = ""
+
+
+Event = (
+    SessionOpened
+    | SessionClosed
+    | DelegateArrived
+    | AckArrived
+    | CancelArrived
+    | InventoryAsked
+    | RebirthAsked
+    | DriverFinished
+    | Tick
+    | ShutdownAsked
+)

@@ -1,0 +1,90 @@
+"""What a node holds and has not finished: the queue, the slots, the claims.
+
+The one rule: oldest first, and nobody overtakes one who waits for the same claim. What ends at
+once takes no slot. Deliberately absent: what becomes of a dispatch afterwards.
+"""
+
+from dataclasses import dataclass
+
+from imlmesh_node.core.claims import Claims
+from imlmesh_node.core.commands import KillReason
+from imlmesh_protocol.wire.messages import Dispatch
+
+
+@dataclass(slots=True)
+class HeldRecord:
+    """A dispatch that is not finished: waiting, or running since `started_ms`."""
+
+    dispatch: Dispatch
+    instant: bool
+    arrived_ms: int
+    started_ms: int = 0
+    killing: KillReason | None = None
+
+    def lease_end_ms(self, answered_ms: int) -> int | None:
+        """When a cut-off node gives it up; `answered_ms` is the sending of the last answered beat.
+
+        A tenth of the lease is kept back, so that it ends here before anybody else may begin.
+        """
+        if self.dispatch.when_cut_off != "stop":
+            return None
+        return max(self.arrived_ms, answered_ms) + self.dispatch.lease_ms * 9 // 10
+
+
+class Slots:
+    """Dispatches by id: `waiting` in the order they came, `running` in the order they started."""
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self.waiting: dict[str, HeldRecord] = {}
+        self.running: dict[str, HeldRecord] = {}
+        self.claims = Claims()
+
+    def wait(self, held: HeldRecord) -> None:
+        self.waiting[held.dispatch.id] = held
+
+    def start(self, at_ms: int) -> list[HeldRecord]:
+        """Start all that may; returns them in order."""
+        started: list[HeldRecord] = []
+        wanted: set[str] = set()
+        for held in self.waiting.values():
+            claims = held.dispatch.claims
+            if (not held.instant and not self.free) or (
+                claims and not (wanted.isdisjoint(claims) and self.claims.holder(claims) is None)
+            ):
+                wanted.update(claims)
+                continue
+            held.started_ms = at_ms
+            if not held.instant:
+                self.free -= 1
+            self.claims.take(claims, held.dispatch.id)
+            started.append(held)
+        for held in started:
+            del self.waiting[held.dispatch.id]
+            self.running[held.dispatch.id] = held
+        return started
+
+    def end(self, id: str) -> HeldRecord | None:
+        """A running dispatch ended: its slot and claims are free."""
+        held = self.running.pop(id, None)
+        if held is not None:
+            if not held.instant:
+                self.free += 1
+            self.claims.free(held.dispatch.claims)
+        return held
+
+    def holder(self, held: HeldRecord) -> str | None:
+        """Who has, or waited earlier for, a claim of the waiting `held`."""
+        wanted = set(held.dispatch.claims)
+        holder = self.claims.holder(held.dispatch.claims)
+        if holder is not None or not wanted:
+            return holder
+        for id, other in self.waiting.items():
+            if other is held:
+                break
+            if not wanted.isdisjoint(other.dispatch.claims):
+                return id
+        return None
+
+    def ids(self) -> tuple[str, ...]:
+        return (*self.running, *self.waiting)

@@ -1,0 +1,220 @@
+"""Runs drivers: on the loop, in a thread, or in a child process, as each driver declares.
+
+The one rule: every `run` of a dispatch that is not known to end at once ends in exactly one
+DriverFinished, and that of a killed one comes only when nothing of it is left and what it moved
+is safe. Deliberately absent: limits of time and order; the core decides those.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.child import Child
+from imlmesh_drivers.foreign import coded
+from imlmesh_drivers.invoke import declaration_of, perform, perform_now
+from imlmesh_drivers.registry import driver_class
+from imlmesh_node.core.commands import KillReason, killed
+from imlmesh_node.core.events import DriverFinished
+from imlmesh_node.sizes import check_result
+from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_runtime.clock import Clock
+
+
+class Streams(Protocol):
+    """Where log lines and progress of running actions go, on the loop's thread."""
+
+    def log(self, dispatch: str, line: str, stream: str) -> None: ...
+
+    def progress(self, dispatch: str, fraction: float | None, message: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """One action under way; `stop` asks it to end."""
+
+    dispatch: Dispatch
+    stop: Callable[[], object]
+    reason: KillReason | None = None
+
+
+class Executor:
+    """`post` takes what ended; called on the loop's thread, within `run` for what ends at once."""
+
+    def __init__(
+        self,
+        site: Site,
+        streams: Streams,
+        post: Callable[[DriverFinished], None],
+        clock: Clock,
+    ) -> None:
+        self._site = site
+        self._streams = streams
+        self._post = post
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._drivers: dict[str, Driver] = {}
+        self._children: dict[str, Child] = {}
+        self._instant: dict[tuple[str, str], bool] = {}
+        self._runs: dict[str, _Run] = {}
+
+    @property
+    def busy(self) -> int:
+        """How many actions are under way."""
+        return len(self._runs)
+
+    def ends_at_once(self, module: str, action: str) -> bool:
+        """Whether `run` of it calls it directly; an action that cannot load does not."""
+        known = self._instant.get((module, action))
+        if known is None:
+            try:
+                driver = driver_class(module)
+                known = declaration_of(driver, action) is not None and driver.ends_at_once(action)
+            except MeshError:
+                return False
+            self._instant[module, action] = known
+        return known
+
+    def run(self, dispatch: Dispatch) -> None:
+        """Start it; what ends at once has ended when this returns."""
+        if self.ends_at_once(dispatch.module, dispatch.action):
+            self._run_now(dispatch)
+            return
+        call = self._call(dispatch)
+        try:
+            runs = driver_class(dispatch.module).runs_of(dispatch.action)
+        except Exception as exc:
+            self._end_failed(dispatch, coded(exc), 0.0)
+            return
+        following = self._loop.create_task(self._follow(dispatch, call, runs))
+        stop = call.stop if runs == "thread" else following.cancel
+        self._runs[dispatch.id] = _Run(dispatch, stop)
+
+    def kill(self, dispatch: Dispatch, reason: KillReason) -> None:
+        """End it; the DriverFinished follows. One that has ended is left alone."""
+        run = self._runs.get(dispatch.id)
+        if run is not None and run.reason is None:
+            run.reason = reason
+            run.stop()
+
+    async def close(self) -> None:
+        """Bring everything to its safe state and let go; call it when nothing is under way."""
+        await asyncio.gather(*(child.close() for child in self._children.values()))
+        for driver in self._drivers.values():
+            driver.safe()
+            driver.close()
+
+    def _call(self, dispatch: Dispatch) -> Call:
+        """Lines and progress may come from any thread; those of the loop's own take no detour."""
+        home = threading.get_ident()
+
+        def here(act: Callable[..., None], *arguments: Any) -> None:
+            if threading.get_ident() == home:
+                act(*arguments)
+            else:
+                self._loop.call_soon_threadsafe(act, *arguments)
+
+        return Call(
+            dispatch.id,
+            lambda line, stream: here(self._streams.log, dispatch.id, line, stream),
+            lambda part, message: here(self._streams.progress, dispatch.id, part, message),
+        )
+
+    def _run_now(self, dispatch: Dispatch) -> None:
+        began_s = time.perf_counter()
+        try:
+            driver = self._drivers.get(dispatch.module) or self._load(dispatch.module)
+            call = Call(dispatch.id, self._log_now(dispatch.id))
+            result = check_result(perform_now(driver, dispatch.action, dispatch.params, call))
+        except MeshError as exc:
+            self._end_failed(dispatch, exc, began_s)
+            return
+        duration_ms = int((time.perf_counter() - began_s) * 1_000)
+        self._post(
+            DriverFinished(
+                self._clock.now_ms(), dispatch.id, "completed", result, None, duration_ms
+            )
+        )
+
+    def _log_now(self, id: str) -> Callable[[str, str], None]:
+        return lambda line, stream: self._streams.log(id, line, stream)
+
+    def _load(self, module: str) -> Driver:
+        try:
+            driver = driver_class(module)(self._site)
+            driver.safe()
+        except Exception as exc:
+            raise coded(exc) from exc
+        self._drivers[module] = driver
+        return driver
+
+    async def _follow(self, dispatch: Dispatch, call: Call, runs: str) -> None:
+        began_s = time.perf_counter()
+        try:
+            result = check_result(await self._perform(dispatch, call, runs))
+        except asyncio.CancelledError:
+            self._end_killed(dispatch, began_s)
+        except Exception as exc:
+            run = self._runs[dispatch.id]
+            if run.reason is not None:
+                self._end_killed(dispatch, began_s)
+            else:
+                self._end_failed(dispatch, coded(exc), began_s)
+        else:
+            self._end(dispatch, "completed", result, None, began_s)
+
+    async def _perform(self, dispatch: Dispatch, call: Call, runs: str) -> Any:
+        if runs == "process":
+            child = self._children.get(dispatch.module)
+            if child is None:
+                child = Child(dispatch.module, self._site.to_wire())
+                self._children[dispatch.module] = child
+            # the core's own limit comes first; this one holds even if the loop stood still
+            limit_s = (dispatch.timeout_ms + KILL_GRACE_MS) / 1_000
+            return await child.call(dispatch.action, dispatch.params, call, limit_s)
+        driver = self._drivers.get(dispatch.module) or self._load(dispatch.module)
+        if runs == "loop":
+            return await perform(driver, dispatch.action, dispatch.params, call)
+        return await self._in_thread(driver, dispatch, call)
+
+    async def _in_thread(self, driver: Driver, dispatch: Dispatch, call: Call) -> Any:
+        """A thread of its own: slots bound their number, and one that hangs cannot block the end."""
+        ended: asyncio.Future[Any] = self._loop.create_future()
+
+        def work() -> None:
+            try:
+                value = perform_now(driver, dispatch.action, dispatch.params, call)
+            except MeshError as exc:
+                self._loop.call_soon_threadsafe(ended.set_exception, exc)
+            else:
+                self._loop.call_soon_threadsafe(ended.set_result, value)
+
+        threading.Thread(target=work, name=f"driver-{dispatch.module}", daemon=True).start()
+        return await ended
+
+    def _end_killed(self, dispatch: Dispatch, began_s: float) -> None:
+        reason = self._runs[dispatch.id].reason or KillReason.SHUTDOWN
+        outcome, fault = killed(dispatch, reason)
+        driver = self._drivers.get(dispatch.module)
+        if driver is not None and dispatch.effect is Effect.PHYSICAL:
+            driver.safe()
+        self._end(dispatch, outcome, None, fault, began_s)
+
+    def _end_failed(self, dispatch: Dispatch, error: MeshError, began_s: float) -> None:
+        outcome = "timed_out" if error.code == "driver.timeout" else "failed"
+        self._end(dispatch, outcome, None, Fault(error.code, error.message[:FAULT_CHARS]), began_s)
+
+    def _end(
+        self, dispatch: Dispatch, outcome: str, result: Any, fault: Fault | None, began_s: float
+    ) -> None:
+        self._runs.pop(dispatch.id, None)
+        duration_ms = int((time.perf_counter() - began_s) * 1_000)
+        self._post(
+            DriverFinished(self._clock.now_ms(), dispatch.id, outcome, result, fault, duration_ms)
+        )

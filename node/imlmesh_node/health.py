@@ -1,0 +1,47 @@
+"""How this machine does: what every heartbeat says, and the facts of its birth.
+
+The one rule: cheap, and never an error: what a machine cannot tell is left out. Percentages are
+0 to 100, sizes whole megabytes, temperatures degrees Celsius.
+"""
+
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_MB = 1024 * 1024
+
+
+def health(folder: Path) -> dict[str, Any]:
+    """CPU since the last call, memory, the disk of `folder`, the hottest sensor, load of a minute."""
+    told: dict[str, Any] = {
+        "cpu_percent": psutil.cpu_percent(),
+        "memory_percent": psutil.virtual_memory().percent,
+        "disk_percent": psutil.disk_usage(str(folder)).percent,
+        "load": round(os.getloadavg()[0], 2),
+    }
+    temperature_c = _temperature_c()
+    if temperature_c is not None:
+        told["temperature_c"] = temperature_c
+    return told
+
+
+def facts(modules: Iterable[str]) -> dict[str, Any]:
+    """What placement may ask for; `cpu` counts cores."""
+    return {
+        "os": platform.system().lower(),
+        "arch": platform.machine(),
+        "cpu": os.cpu_count() or 1,
+        "memory_mb": psutil.virtual_memory().total // _MB,
+        "modules": sorted(modules),
+    }
+
+
+def _temperature_c() -> float | None:
+    # macOS and Windows builds of psutil lack the function
+    sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
+    readings = [reading.current for group in sensors.values() for reading in group]
+    return max((round(r, 1) for r in readings if r is not None), default=None)

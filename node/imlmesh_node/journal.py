@@ -1,0 +1,170 @@
+"""The node's durable record of dispatches and unsettled results: one file, journal.db.
+
+The one rule: the changes of one engine step are one transaction; `done` is called after it.
+A dispatch has one row, from taken to settled; several changes of it in one step are one write.
+Deliberately absent: params; after a restart nothing is run again, so nobody would read them.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from imlmesh_node.core.changes import (
+    Change,
+    DispatchSettled,
+    DispatchStarted,
+    DispatchTaken,
+    FloorRaised,
+    ResultRecord,
+    ResultRecorded,
+)
+from imlmesh_node.core.state import DispatchRecord
+from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.states import Effect
+from imlmesh_runtime.sqlite import Database, Store, run
+
+MIGRATIONS = (
+    """
+    CREATE TABLE dispatches (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        hash BLOB NOT NULL,
+        effect TEXT NOT NULL,
+        taken_ms INTEGER NOT NULL,
+        started INTEGER NOT NULL,
+        result BLOB
+    );
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
+    """,
+)
+
+_TAKE = "INSERT INTO dispatches (id, hash, effect, taken_ms, started, result) VALUES (?,?,?,?,?,?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an earlier agent left; `floor` is (epoch, seq), `boot` this start's number."""
+
+    records: tuple[DispatchRecord, ...]
+    floor: tuple[int, int]
+    boot: int
+
+
+class Journal:
+    """Reads once, at start; afterwards only writes. `store` is a Database or a twin of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, path: Path) -> "Journal":
+        """The journal of a file; StoreError when it cannot be used."""
+        return cls(Database(path, MIGRATIONS))
+
+    async def load(self, wall_ms: int) -> Loaded:
+        """Everything, and a new boot number, higher than all before and than `wall_ms` - 1."""
+        loaded: Loaded = await run(self._store, lambda database: _load(database, wall_ms))
+        return loaded
+
+    def commit(self, changes: list[Change], done: Callable[[MeshError | None], None]) -> None:
+        """Store the changes of one step, then call `done`."""
+        self._store.submit(
+            lambda database: _write(database, changes), lambda _result, error: done(error)
+        )
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+def _load(database: sqlite3.Connection, wall_ms: int) -> Loaded:
+    meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
+    boot = max(meta["boot"] + 1, wall_ms)
+    database.execute("UPDATE meta SET value = ? WHERE name = 'boot'", (boot,))
+    rows = database.execute(
+        "SELECT id, hash, effect, started, result FROM dispatches ORDER BY number"
+    )
+    records = tuple(
+        DispatchRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
+        for id, hash, effect, started, result in rows
+    )
+    return Loaded(records, (meta["epoch"], meta["seq"]), boot)
+
+
+class _Rows:
+    """The writes of one step, gathered so that each kind is one statement for all rows."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, list[Any]] = {}
+        self.started: list[tuple[str]] = []
+        self.results: list[tuple[bytes, str]] = []
+        self.settled: list[tuple[str]] = []
+        self.floor: FloorRaised | None = None
+
+    def take(self, change: DispatchTaken) -> None:
+        row = [change.dispatch, change.hash, str(change.effect), change.at_ms, 0, None]
+        self.taken[change.dispatch] = row
+
+    def start(self, change: DispatchStarted) -> None:
+        row = self.taken.get(change.dispatch)
+        if row is None:
+            self.started.append((change.dispatch,))
+        else:
+            row[4] = 1
+
+    def record(self, change: ResultRecorded) -> None:
+        result = change.result
+        row = self.taken.get(result.dispatch)
+        if row is None:
+            self.results.append((_encode(result), result.dispatch))
+        else:
+            row[5] = _encode(result)
+
+    def settle(self, change: DispatchSettled) -> None:
+        self.settled.append((change.dispatch,))
+
+    def raise_floor(self, change: FloorRaised) -> None:
+        self.floor = change
+
+
+_GATHER: dict[type, Callable[[_Rows, Any], None]] = {
+    DispatchTaken: _Rows.take,
+    DispatchStarted: _Rows.start,
+    ResultRecorded: _Rows.record,
+    DispatchSettled: _Rows.settle,
+    FloorRaised: _Rows.raise_floor,
+}
+
+
+def _write(database: sqlite3.Connection, changes: Iterable[Change]) -> None:
+    rows = _Rows()
+    for change in changes:
+        _GATHER[type(change)](rows, change)
+    for statement, values in (
+        ("DELETE FROM dispatches WHERE id = ?", rows.settled),
+        (_TAKE, rows.taken.values()),
+        ("UPDATE dispatches SET started = 1 WHERE id = ?", rows.started),
+        ("UPDATE dispatches SET result = ? WHERE id = ?", rows.results),
+    ):
+        if values:
+            database.executemany(statement, values)
+    if rows.floor is not None:
+        place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
+        database.executemany("UPDATE meta SET value = ? WHERE name = ?", place)
+
+
+def _encode(result: ResultRecord) -> bytes:
+    fault = result.error and [result.error.code, result.error.message]
+    packed: bytes = msgpack.packb([result.outcome, result.result, fault, result.duration_ms])
+    return packed
+
+
+def _decode(id: str, hash: bytes, packed: bytes | None) -> ResultRecord | None:
+    if packed is None:
+        return None
+    outcome, value, fault, duration_ms = msgpack.unpackb(packed)
+    return ResultRecord(id, hash, outcome, value, fault and Fault(*fault), duration_ms)

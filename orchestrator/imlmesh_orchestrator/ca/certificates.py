@@ -1,0 +1,123 @@
+"""X.509 as our mesh uses it: a P-256 root and leaf certificates with one role each.
+
+The one rule: every extension that RFC 5280 asks for is there, so that the strictest verifier
+(VERIFY_X509_STRICT, the default of Python 3.13) accepts them. Of a request only the key and the
+proof of holding it count. Deliberately absent: files, chains, revocation lists.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import TrustError
+from imlmesh_runtime.trust import private_pem
+
+_CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+_SERVER = ExtendedKeyUsageOID.SERVER_AUTH
+
+
+def new_root(mesh: str) -> tuple[bytes, bytes]:
+    """(private PEM, certificate PEM) of the CA of `mesh`."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = _name(f"{mesh} imlmesh CA")
+    certificate = (
+        _builder(name, name, private.public_key(), limits.CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    return private_pem(private), certificate.public_bytes(serialization.Encoding.PEM)
+
+
+class Issuer:
+    """Signs leaf certificates with the key of a CA."""
+
+    def __init__(self, private: bytes, certificate: bytes) -> None:
+        """Takes PEM; TrustError `trust.file` when they are not a P-256 key and its certificate."""
+        try:
+            key = serialization.load_pem_private_key(private, password=None)
+            self._certificate = x509.load_pem_x509_certificate(certificate)
+        except (ValueError, TypeError) as exc:
+            raise TrustError("trust.file", f"the CA cannot be read: {exc}") from exc
+        if (
+            not isinstance(key, ec.EllipticCurvePrivateKey)
+            or key.public_key() != self._certificate.public_key()
+        ):
+            raise TrustError("trust.file", "the key of the CA does not belong to its certificate")
+        self._key = key
+
+    def issue_client(self, request: bytes, name: str, uri: str) -> bytes:
+        """The certificate PEM of a node or control: `name` is the CN, `uri` says the role."""
+        return self._issue(request, name, x509.UniformResourceIdentifier(uri), _CLIENT)
+
+    def issue_server(self, request: bytes, dns_name: str) -> bytes:
+        """The certificate PEM of a broker that clients know as `dns_name`."""
+        return self._issue(request, "broker", x509.DNSName(dns_name), _SERVER)
+
+    def _issue(
+        self, request: bytes, name: str, san: x509.GeneralName, purpose: x509.ObjectIdentifier
+    ) -> bytes:
+        public = _proven_key(request)
+        authority = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        certificate = (
+            _builder(self._certificate.subject, _name(name), public, limits.CERTIFICATE_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([san]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority.value),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        parsed = x509.load_pem_x509_csr(request)
+    except ValueError as exc:
+        raise TrustError("signature.invalid", f"not a certificate request: {exc}") from exc
+    public = parsed.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey) or not parsed.is_signature_valid:
+        raise TrustError("signature.invalid", "the request does not prove a P-256 key")
+    return public
+
+
+def _builder(
+    issuer: x509.Name, subject: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .issuer_name(issuer)
+        .subject_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(milliseconds=limits.CERTIFICATE_BACKDATE_MS))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

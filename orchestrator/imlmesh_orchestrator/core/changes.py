@@ -1,0 +1,231 @@
+"""What the orchestrator decided, as it is stored: the append-only truth.
+
+The one rule: `core/apply.py` turns these, and nothing else, into state; a replay of them gives
+the same state. Fields are plain values, so that each change is one row of `changes`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.states import (
+    ActionState,
+    ApprovalState,
+    DispatchState,
+    Effect,
+    Liveness,
+    RunState,
+)
+
+
+@dataclass(slots=True)
+class Change:
+    at_ms: int
+    cause: str
+
+
+@dataclass(slots=True)
+class EpochRaised(Change):
+    epoch: int
+
+
+@dataclass(slots=True)
+class NodeDescribed(Change):
+    """A birth: who the node is and what it can do. The first one makes the node known."""
+
+    node: str
+    alias: str
+    boot: int
+    session: int
+    manifest: Manifest
+    facts: Mapping[str, Any]
+    profile: str
+    heartbeat_ms: int
+    lost_ms: int
+
+
+@dataclass(slots=True)
+class LivenessChanged(Change):
+    node: str
+    liveness: Liveness
+    reason: str
+
+
+@dataclass(slots=True)
+class LabelsChanged(Change):
+    """All labels of the node after the change."""
+
+    node: str
+    labels: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class GroupChanged(Change):
+    """All nodes of the group after the change; none means that the group is gone."""
+
+    group: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RunChange(Change):
+    run: str
+
+
+@dataclass(slots=True)
+class RunCreated(RunChange):
+    counter: int
+    plan: Plan
+    digest: str
+    by: str
+    expires_at_ms: int
+
+
+@dataclass(slots=True)
+class GroupFrozen(RunChange):
+    """The nodes that the group stands for in this run, from now to its end."""
+
+    group: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class ActionWaiting(RunChange):
+    """The action is ready but not placed; `reasons` maps node id to error code."""
+
+    action: str
+    reasons: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class DispatchPlanned(RunChange):
+    """One attempt: `bin` is the exact bytes that travel, `hash` their SHA-256.
+
+    `on_loss` is what the loss of the node means for it: reroute, wait, fail or ask.
+    """
+
+    dispatch: str
+    action: str
+    node: str
+    attempt: int
+    bin: bytes
+    hash: bytes
+    effect: Effect
+    timeout_ms: int
+    lease_ms: int
+    on_loss: str
+
+
+@dataclass(slots=True)
+class DispatchAccepted(RunChange):
+    dispatch: str
+
+
+@dataclass(slots=True)
+class DispatchStarted(RunChange):
+    dispatch: str
+
+
+@dataclass(slots=True)
+class DispatchEnded(RunChange):
+    """A dispatch that ended without a result: rejected, superseded, unknown; or to be redone."""
+
+    dispatch: str
+    state: DispatchState
+    fault: Fault | None
+
+
+@dataclass(slots=True)
+class ResultTaken(RunChange):
+    """A node's result; with `action_state` it also ends the action."""
+
+    dispatch: str
+    action: str
+    state: DispatchState
+    action_state: ActionState | None
+    result: Any
+    fault: Fault | None
+    duration_ms: int
+
+
+@dataclass(slots=True)
+class ResultKept(RunChange):
+    """A result that came too late to count, kept as evidence. `run` may have been forgotten."""
+
+    dispatch: str
+    outcome: str
+    result: Any
+    fault: Fault | None
+
+
+@dataclass(slots=True)
+class ActionEnded(RunChange):
+    """An action that ended other than by a result of its own."""
+
+    action: str
+    state: ActionState
+    fault: Fault | None
+
+
+@dataclass(slots=True)
+class ActionsEnded(RunChange):
+    """Many actions that end alike: skipped after an abort, cancelled with their run."""
+
+    actions: tuple[str, ...]
+    state: ActionState
+    fault: Fault
+
+
+@dataclass(slots=True)
+class ActionUnknown(RunChange):
+    """Nobody knows whether the effect of this once or physical action happened."""
+
+    action: str
+    dispatch: str
+    fault: Fault
+
+
+@dataclass(slots=True)
+class ApprovalAsked(RunChange):
+    """A question to a person; `on_expiry` is the option that silence chooses."""
+
+    approval: str
+    counter: int
+    kind: str
+    action: str
+    dispatch: str
+    message: str
+    options: tuple[str, ...]
+    on_expiry: str
+    expires_at_ms: int
+
+
+@dataclass(slots=True)
+class ApprovalClosed(RunChange):
+    approval: str
+    state: ApprovalState
+    option: str | None
+    by: str
+
+
+@dataclass(slots=True)
+class RunCancelling(RunChange):
+    by: str
+
+
+@dataclass(slots=True)
+class RunAborting(RunChange):
+    """Nothing new starts in this run; it fails when what runs has ended."""
+
+    fault: Fault
+    action: str
+
+
+@dataclass(slots=True)
+class RunEnded(RunChange):
+    state: RunState
+    fault: Fault | None
+    unconfirmed: bool

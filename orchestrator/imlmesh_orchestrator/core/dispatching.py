@@ -1,0 +1,345 @@
+"""From a ready action to a dispatch, and from a node's words about it to the action's end.
+
+The one rule: a dispatch is committed before it is sent, keeps its bytes for life, and ends once.
+What a result means is decided by the dispatch's state and the result's code, never by its text.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import runs
+from imlmesh_orchestrator.core.approvals import ask_lost_effect, close_for_dispatch
+from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendDispatch
+from imlmesh_orchestrator.core.deadlines import Deadline
+from imlmesh_orchestrator.core.events import (
+    AcceptArrived,
+    RejectArrived,
+    Result,
+    ResultsArrived,
+)
+from imlmesh_orchestrator.core.placement import exhausted, pick, refresh
+from imlmesh_orchestrator.core.state import (
+    ActionRecord,
+    DispatchRecord,
+    NodeRecord,
+    RunRecord,
+)
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault, InputError
+from imlmesh_protocol.ids import dispatch_id, split_dispatch
+from imlmesh_protocol.iml.plan import Action
+from imlmesh_protocol.iml.template import Scope, render
+from imlmesh_protocol.states import (
+    DISPATCH_LIVE,
+    ActionState,
+    DispatchState,
+    Effect,
+    RunState,
+)
+from imlmesh_protocol.wire.messages import encode_dispatch
+
+_OUTCOME = {
+    "completed": DispatchState.COMPLETED,
+    "failed": DispatchState.FAILED,
+    "timed_out": DispatchState.TIMED_OUT,
+    "cancelled": DispatchState.CANCELLED,
+    "unknown": DispatchState.UNKNOWN,
+}
+#: the node's proof that the effect did not happen, or that it ended work it may repeat
+_AGAIN = frozenset({"action.not_started", "action.lease_lost", "node.interrupted"})
+
+
+def place_ready(turn: Turn) -> None:
+    """Dispatch all that is ready and has a node with room."""
+    state = turn.state
+    if not state.bus_open or state.behind:
+        return
+    while turn.pools.due:
+        _, pool = turn.pools.due.popitem()
+        refresh(state, pool)
+        while pool.waiting:
+            run, record = pool.waiting[0]
+            if record.ended or record.state is ActionState.RUNNING or not run.starting:
+                pool.waiting.popleft()
+                continue
+            node = pick(pool, record)
+            if node is not None:
+                pool.waiting.popleft()
+                _dispatch(turn, run, record, node)
+            elif exhausted(pool, record):
+                pool.waiting.popleft()
+                fault = record.fault or Fault("place.no_node", "every node refused it")
+                runs.fail(turn, run, record, fault)
+            else:
+                if not pool.eligible and record.state is ActionState.PENDING:
+                    turn.change(
+                        c.ActionWaiting(
+                            turn.at_ms, turn.cause, run.run, record.action.id, dict(pool.refused)
+                        )
+                    )
+                turn.pools.block(pool)
+                break
+        turn.pools.drop_empty(pool)
+
+
+def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord) -> None:
+    action = record.action
+    spec = node.manifest.find(action.module, action.action)
+    assert spec is not None  # noqa: S101 - the pool holds only nodes that have it
+    try:
+        params = _params(turn, run, record, node)
+        claims = spec.claims_for(params) if spec.claims else ()
+    except InputError as exc:
+        runs.fail(turn, run, record, Fault(exc.code, exc.message))
+        return
+    except KeyError as exc:
+        runs.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
+        return
+    effect = action.effect or spec.effect
+    on_loss = loss_policy(action, effect)
+    lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
+    attempt = record.attempt + 1
+    dispatch = dispatch_id(run.run, action.id, node.node, attempt)
+    encoded = encode_dispatch(
+        dispatch,
+        action.module,
+        action.action,
+        params,
+        effect,
+        action.timeout * 1_000,
+        lease_ms,
+        "stop" if on_loss == "reroute" else "finish",
+        claims,
+    )
+    turn.change(
+        c.DispatchPlanned(
+            turn.at_ms,
+            turn.cause,
+            run.run,
+            dispatch,
+            action.id,
+            node.node,
+            attempt,
+            encoded,
+            hashlib.sha256(encoded).digest(),
+            effect,
+            action.timeout * 1_000,
+            lease_ms,
+            on_loss,
+        )
+    )
+    send(turn, turn.state.dispatches[dispatch])
+
+
+def send(turn: Turn, dispatch: DispatchRecord) -> None:
+    """The dispatch's own bytes go out (again); they must be accepted in time."""
+    turn.command(SendDispatch(dispatch.node, dispatch.dispatch, dispatch.bin))
+    turn.sent.append(dispatch.dispatch)
+
+
+def _params(
+    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
+) -> Mapping[str, Any]:
+    if not record.templated:
+        return record.action.params
+    results: dict[str, Any] = {}
+    for name in run.needed:
+        done = run.actions[name]
+        if done.state is ActionState.COMPLETED:
+            results[name] = done.result
+        elif done.ended and done.fault is not None:
+            results[name] = done.fault
+    rendered: Mapping[str, Any] = render(record.action.params, Scope(results, turn.env, node.node))
+    return rendered
+
+
+def loss_policy(action: Action, effect: Effect) -> str:
+    """What the loss of its node means: the plan's word, else by effect and target."""
+    if action.on_node_loss is not None:
+        return str(action.on_node_loss)
+    if not effect.repeatable:
+        return "ask"
+    return "wait" if action.target_node is not None else "reroute"
+
+
+def take_accepts(turn: Turn, event: AcceptArrived) -> None:
+    """The node's journal holds them; a started one has a running driver."""
+    started = set(event.started)
+    for name, digest in event.dispatches:
+        dispatch = _own(turn, event.node, name, digest)
+        if dispatch is None:
+            continue
+        if dispatch.state is DispatchState.PLANNED:
+            accepted(turn, dispatch)
+        if name in started and dispatch.state is DispatchState.ACCEPTED:
+            turn.change(c.DispatchStarted(turn.at_ms, turn.cause, dispatch.run, name))
+
+
+def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
+    """From now on the node answers for it; we look again when it should long have ended."""
+    turn.change(c.DispatchAccepted(turn.at_ms, turn.cause, dispatch.run, dispatch.dispatch))
+    lost_ms = turn.state.nodes[dispatch.node].lost_ms
+    at_ms = turn.at_ms + limits.START_MS + dispatch.timeout_ms + lost_ms
+    turn.deadlines.add(at_ms, Deadline.FINISH, dispatch.dispatch)
+
+
+def take_rejects(turn: Turn, event: RejectArrived) -> None:
+    """The node will not do it: another one, or the action fails with this node's code."""
+    for name, fault in event.refusals:
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is None or dispatch.node != event.node or dispatch.state not in DISPATCH_LIVE:
+            continue
+        run = turn.state.runs[dispatch.run]
+        record = run.actions[dispatch.action]
+        full = fault.code == "node.full"
+        if full:
+            turn.state.nodes[event.node].full = True
+        ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
+        turn.change(c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, name, ended, fault))
+        record.fault = fault
+        runs.wait_again(turn, run, record, {event.node: fault.code})
+    turn.pools.room()
+
+
+def take_results(turn: Turn, event: ResultsArrived) -> None:
+    """Each result counts once; all that were understood are settled."""
+    settled = []
+    for result in event.results:
+        if _take(turn, event.node, result):
+            settled.append(result.dispatch)
+    if settled:
+        turn.command(SendAck(event.node, None, tuple(settled)))
+    turn.pools.room()
+
+
+def _take(turn: Turn, node: str, result: Result) -> bool:
+    if result.dispatch not in turn.state.dispatches:
+        _keep(turn, result)
+        return True
+    dispatch = _own(turn, node, result.dispatch, result.hash)
+    if dispatch is None:
+        return False
+    run = turn.state.runs[dispatch.run]
+    record = run.actions[dispatch.action]
+    if dispatch.state is DispatchState.SUPERSEDED or (record.ended and _undecided(dispatch)):
+        _keep(turn, result)
+        return True
+    if not _undecided(dispatch) or _OUTCOME[result.outcome] is dispatch.state:
+        return True  # sent twice
+    _decide(turn, run, record, dispatch, result)
+    return True
+
+
+def _undecided(dispatch: DispatchRecord) -> bool:
+    return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
+
+
+def _decide(
+    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
+) -> None:
+    fault = result.error
+    if result.outcome == "completed":
+        _finish(turn, run, record, dispatch, result, ActionState.COMPLETED)
+    elif result.outcome == "unknown":
+        if dispatch.on_loss == "fail":
+            _finish(turn, run, record, dispatch, result, runs.failed_state(record))
+            return
+        _finish(turn, run, record, dispatch, result, None)
+        fault = fault or Fault("node.interrupted", "the node does not know how it ended")
+        ask_lost_effect(turn, run, record, dispatch, fault)
+    elif result.outcome == "cancelled" and run.state is RunState.CANCELLING:
+        _finish(turn, run, record, dispatch, result, ActionState.CANCELLED)
+    elif fault is not None and fault.code in _AGAIN and _may_repeat(dispatch, fault):
+        _finish(turn, run, record, dispatch, result, None)
+        runs.wait_again(turn, run, record, {dispatch.node: fault.code})
+    else:
+        _finish(turn, run, record, dispatch, result, runs.failed_state(record))
+
+
+def _may_repeat(dispatch: DispatchRecord, fault: Fault) -> bool:
+    if fault.code == "action.not_started":
+        return True
+    return dispatch.effect.repeatable and dispatch.on_loss in ("reroute", "wait")
+
+
+def _finish(
+    turn: Turn,
+    run: RunRecord,
+    record: ActionRecord,
+    dispatch: DispatchRecord,
+    result: Result,
+    action_state: ActionState | None,
+) -> None:
+    if dispatch.state is DispatchState.UNKNOWN:
+        close_for_dispatch(turn, dispatch)
+    turn.change(
+        c.ResultTaken(
+            turn.at_ms,
+            turn.cause,
+            run.run,
+            dispatch.dispatch,
+            record.action.id,
+            _OUTCOME[result.outcome],
+            action_state,
+            result.result,
+            result.error,
+            result.duration_ms,
+        )
+    )
+    if action_state is not None:
+        runs.after_end(turn, run, record)
+
+
+def _keep(turn: Turn, result: Result) -> None:
+    try:
+        run = split_dispatch(result.dispatch)[0]
+    except InputError:
+        return
+    turn.change(
+        c.ResultKept(
+            turn.at_ms,
+            turn.cause,
+            run,
+            result.dispatch,
+            result.outcome,
+            result.result,
+            result.error,
+        )
+    )
+
+
+def _own(turn: Turn, node: str, name: str, digest: bytes) -> DispatchRecord | None:
+    """The dispatch that a node speaks of, when it is this node's and these bytes."""
+    dispatch = turn.state.dispatches.get(name)
+    if dispatch is None or dispatch.node != node:
+        fault = Fault("dispatch.unknown", f"{name[:120]} is not a dispatch of {node}")
+    elif dispatch.hash != digest:
+        fault = Fault("dispatch.hash", f"{name[:120]}: another dispatch of that name")
+    else:
+        return dispatch
+    turn.command(ReportRefusal(node, fault))
+    return None
+
+
+def give_up(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:
+    """The node is gone, or has forgotten the dispatch: do what was decided for that case."""
+    run = turn.state.runs[dispatch.run]
+    record = run.actions[dispatch.action]
+    if dispatch.on_loss == "ask":
+        _end(turn, dispatch, DispatchState.UNKNOWN, fault)
+        ask_lost_effect(turn, run, record, dispatch, fault)
+    elif dispatch.on_loss == "fail":
+        _end(turn, dispatch, DispatchState.UNKNOWN, fault)
+        runs.fail(turn, run, record, fault)
+    else:
+        _end(turn, dispatch, DispatchState.SUPERSEDED, fault)
+        runs.wait_again(turn, run, record, {dispatch.node: fault.code})
+
+
+def _end(turn: Turn, dispatch: DispatchRecord, new: DispatchState, fault: Fault) -> None:
+    turn.change(
+        c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, dispatch.dispatch, new, fault)
+    )

@@ -1,0 +1,176 @@
+"""What can happen to the orchestrator, in the past tense.
+
+Every event has `at_ms` (mesh time) and `cause` (the id of the message or request behind it), which
+is copied into every change that follows from it. Mutable slotted classes: making a frozen one costs
+three times as much, and nobody but the scheduler ever sees them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.manifest import Manifest
+
+
+@dataclass(slots=True)
+class Event:
+    at_ms: int
+    cause: str
+
+
+@dataclass(slots=True)
+class Restarted(Event):
+    """The process is up, the store was replayed; `epoch` is already one higher than ever before."""
+
+    epoch: int
+
+
+@dataclass(slots=True)
+class BusOpened(Event):
+    """Our own connection to the broker is (again) up: silence before it says nothing of nodes."""
+
+
+@dataclass(slots=True)
+class BusClosed(Event):
+    """Our own connection is down: no verdict on any node until it is back."""
+
+
+@dataclass(slots=True)
+class PlanSubmitted(Event):
+    """A validated plan; `by` is who asked, `dice` 64 random bits."""
+
+    dice: int
+    plan: Plan
+    digest: str
+    by: str
+
+
+@dataclass(slots=True)
+class CancelAsked(Event):
+    run: str
+    by: str
+
+
+@dataclass(slots=True)
+class AnswerGiven(Event):
+    """A person chose an option of an approval."""
+
+    approval: str
+    option: str
+    by: str
+
+
+@dataclass(slots=True)
+class GroupSet(Event):
+    """From now on the group has exactly these nodes (ids); none removes it."""
+
+    group: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class LabelsSet(Event):
+    """Labels of one node that change; None removes one."""
+
+    node: str
+    labels: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class NodeBirth(Event):
+    """A node says that it is here, in a session of a boot, and what it can do."""
+
+    node: str
+    alias: str
+    boot: int
+    session: int
+    manifest: Manifest
+    facts: Mapping[str, Any]
+    profile: str
+    heartbeat_ms: int
+    lost_ms: int
+
+
+@dataclass(slots=True)
+class NodeGone(Event):
+    """The broker's word: the connection of this session broke. Only a suspicion."""
+
+    node: str
+    boot: int
+    session: int
+
+
+@dataclass(slots=True)
+class NodeLeft(Event):
+    """The node said goodbye: its leases are ended."""
+
+    node: str
+    boot: int
+    session: int
+
+
+@dataclass(slots=True)
+class HeartbeatArrived(Event):
+    node: str
+    boot: int
+    session: int
+    beat: int
+    held: tuple[str, ...]
+    health: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class AcceptArrived(Event):
+    """The node holds these dispatches in its journal; `started` have a running driver."""
+
+    node: str
+    dispatches: tuple[tuple[str, bytes], ...]
+    started: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RejectArrived(Event):
+    node: str
+    refusals: tuple[tuple[str, Fault], ...]
+
+
+@dataclass(slots=True)
+class Result:
+    """How one dispatch ended, in the node's words. `outcome` is one of wire.messages.OUTCOMES."""
+
+    dispatch: str
+    hash: bytes
+    outcome: str
+    duration_ms: int
+    result: Any = None
+    error: Fault | None = None
+
+
+@dataclass(slots=True)
+class ResultsArrived(Event):
+    node: str
+    results: tuple[Result, ...]
+
+
+@dataclass(slots=True)
+class InventoryArrived(Event):
+    """What the node's journal holds; answers `AskInventory` with the same nonce."""
+
+    node: str
+    nonce: str
+    held: tuple[str, ...]
+    unsettled: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class OutflowMeasured(Event):
+    """Whether the mover lags so far that nothing new may be dispatched (`store.behind`)."""
+
+    behind: bool
+
+
+@dataclass(slots=True)
+class Tick(Event):
+    """The deadline that the core named has come."""

@@ -1,0 +1,249 @@
+"""Who is there: births, heartbeats, silence, and what the loss of a node means for its work.
+
+The one rule: a broken connection is a suspicion, silence beyond the window a loss; no verdict
+while our own connection to the broker is down.
+"""
+
+from collections.abc import Callable
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.commands import AskInventory, AskRebirth, SendAck, SendCancel
+from imlmesh_orchestrator.core.deadlines import Deadline
+from imlmesh_orchestrator.core.dispatching import accepted, give_up, send
+from imlmesh_orchestrator.core.events import (
+    HeartbeatArrived,
+    InventoryArrived,
+    NodeBirth,
+    NodeGone,
+    NodeLeft,
+)
+from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import Timing
+from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness
+
+
+def timing_of(node: NodeRecord) -> Timing:
+    return Timing(node.heartbeat_ms, node.lost_ms)
+
+
+def born(turn: Turn, event: NodeBirth) -> None:
+    """A node is (again) here; what it still holds of our work it must now tell."""
+    state = turn.state
+    known = state.nodes.get(event.node)
+    turn.change(
+        c.NodeDescribed(
+            turn.at_ms,
+            turn.cause,
+            event.node,
+            event.alias,
+            event.boot,
+            event.session,
+            event.manifest,
+            event.facts,
+            event.profile,
+            event.heartbeat_ms,
+            event.lost_ms,
+        )
+    )
+    node = state.nodes[event.node]
+    if known is None or node.liveness is not Liveness.ONLINE:
+        _set_liveness(turn, node, Liveness.ONLINE, "birth")
+    state.presence[node.node] = Presence(turn.at_ms)
+    _watch(turn, node)
+    _ask_inventory(turn, node)
+    turn.pools.room()
+
+
+def _ask_inventory(turn: Turn, node: NodeRecord) -> None:
+    presence = turn.state.presence[node.node]
+    presence.asked = f"{turn.cause}/{turn.at_ms}"
+    presence.expects = tuple(node.live)
+    turn.command(AskInventory(node.node, presence.asked))
+
+
+def take_inventory(turn: Turn, event: InventoryArrived) -> None:
+    """Adopt what the node holds; send again what never arrived; give up what it forgot."""
+    presence = turn.state.presence.get(event.node)
+    if presence is None or presence.asked != event.nonce:
+        return
+    presence.asked = ""
+    held, unsettled = set(event.held), set(event.unsettled)
+    for name in presence.expects:
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is None or dispatch.state not in DISPATCH_LIVE or name in unsettled:
+            continue
+        never_accepted = dispatch.state is DispatchState.PLANNED
+        if name in held:
+            if never_accepted:
+                accepted(turn, dispatch)
+        elif never_accepted:
+            send(turn, dispatch)
+        else:
+            give_up(turn, dispatch, Fault("node.lost", "the node's journal does not hold it"))
+    strangers = tuple(name for name in event.held if not _wanted(turn, event.node, name))
+    if strangers:
+        turn.command(SendCancel(event.node, strangers))
+    turn.pools.room()
+
+
+def _wanted(turn: Turn, node: str, name: str) -> bool:
+    """Whether work that a node holds may go on: it is ours, and nobody else was given it."""
+    dispatch = turn.state.dispatches.get(name)
+    if dispatch is None or dispatch.node != node:
+        return False
+    return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
+
+
+def beat(turn: Turn, event: HeartbeatArrived) -> None:
+    """Proof of life: the lease of all that it holds is renewed by our answer."""
+    state = turn.state
+    node = state.nodes.get(event.node)
+    presence = state.presence.get(event.node)
+    if (
+        node is None
+        or presence is None
+        or (node.boot, node.session) != (event.boot, event.session)
+        or node.liveness is Liveness.OFFLINE
+    ):
+        turn.command(AskRebirth(event.node))
+        return
+    presence.last_heard_ms = turn.at_ms
+    presence.health = event.health
+    turn.command(SendAck(event.node, event.beat, ()))
+    if node.full:
+        node.full = False
+        turn.pools.room()
+    if node.liveness is not Liveness.ONLINE:
+        _set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
+        _watch(turn, node)
+        _ask_inventory(turn, node)
+        turn.pools.room()
+    for name in event.held:
+        dispatch = state.dispatches.get(name)
+        if (
+            dispatch is not None
+            and dispatch.state is DispatchState.PLANNED
+            and dispatch.node == event.node
+        ):
+            accepted(turn, dispatch)
+
+
+def gone(turn: Turn, event: NodeGone) -> None:
+    """The broker says that the connection broke: a suspicion, if it speaks of this session."""
+    node = turn.state.nodes.get(event.node)
+    if node is None or (node.boot, node.session) != (event.boot, event.session):
+        return
+    if node.liveness is Liveness.ONLINE:
+        _set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
+
+
+def left(turn: Turn, event: NodeLeft) -> None:
+    """A goodbye: the leases are ended, nobody needs an alarm."""
+    node = turn.state.nodes.get(event.node)
+    if node is None or (node.boot, node.session) != (event.boot, event.session):
+        return
+    if node.liveness is Liveness.OFFLINE:
+        return
+    _set_liveness(turn, node, Liveness.OFFLINE, "said goodbye")
+    fault = Fault("node.lost", f"{node.alias} was shut down")
+    _each_live(turn, node, lambda dispatch: _leave(turn, dispatch, fault))
+
+
+def _leave(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:
+    if dispatch.on_loss != "wait":
+        give_up(turn, dispatch, fault)
+
+
+def look(turn: Turn, name: str) -> None:
+    """The node's deadline: how long has it been silent?"""
+    node = turn.state.nodes[name]
+    presence = turn.state.presence.get(name)
+    if presence is None:
+        return
+    presence.watched = False
+    if node.liveness not in (Liveness.ONLINE, Liveness.SUSPECT):
+        return
+    silent_ms = turn.at_ms - presence.last_heard_ms
+    timing = timing_of(node)
+    if turn.state.bus_open and silent_ms >= timing.lost_ms:
+        _lose(turn, node, presence)
+        return
+    if turn.state.bus_open and silent_ms >= timing.suspect_ms and node.liveness is Liveness.ONLINE:
+        _set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
+    _watch(turn, node)
+
+
+def _watch(turn: Turn, node: NodeRecord) -> None:
+    """One entry for each node waits in the heap; heartbeats move nothing."""
+    presence = turn.state.presence[node.node]
+    if presence.watched or not turn.state.bus_open:
+        return
+    presence.watched = True
+    timing = timing_of(node)
+    suspect_ms = presence.last_heard_ms + timing.suspect_ms
+    lost_ms = presence.last_heard_ms + timing.lost_ms
+    at_ms = suspect_ms if suspect_ms > turn.at_ms else lost_ms
+    turn.deadlines.add(at_ms, Deadline.NODE, node.node)
+
+
+def _lose(turn: Turn, node: NodeRecord, presence: Presence) -> None:
+    _set_liveness(turn, node, Liveness.LOST, "silent too long")
+    fault = Fault("node.lost", f"{node.alias} has been silent for {timing_of(node).lost_ms} ms")
+
+    def lose(dispatch: DispatchRecord) -> None:
+        if dispatch.on_loss == "reroute":
+            lease_over_ms = presence.last_heard_ms + dispatch.lease_ms * 11 // 10
+            turn.deadlines.add(lease_over_ms, Deadline.REROUTE, dispatch.dispatch)
+        elif dispatch.on_loss != "wait":
+            give_up(turn, dispatch, fault)
+
+    _each_live(turn, node, lose)
+
+
+def _each_live(turn: Turn, node: NodeRecord, act: Callable[[DispatchRecord], None]) -> None:
+    """`act` may end dispatches, and through a failing run also later ones of this list."""
+    for name in list(node.live):
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is not None and dispatch.state in DISPATCH_LIVE:
+            act(dispatch)
+
+
+def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
+    """The lease is over on both sides: unless its node is back, the work may go elsewhere."""
+    node = turn.state.nodes[dispatch.node]
+    if node.liveness in (Liveness.LOST, Liveness.OFFLINE):
+        give_up(turn, dispatch, Fault("node.lost", f"{node.alias} was lost"))
+
+
+def overdue(turn: Turn, dispatch: DispatchRecord) -> None:
+    """It should have ended long ago: the node's journal knows."""
+    node = turn.state.nodes[dispatch.node]
+    if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
+        _ask_inventory(turn, node)
+    turn.deadlines.add(turn.at_ms + node.lost_ms, Deadline.FINISH, dispatch.dispatch)
+
+
+def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
+    """No accept in time: the same bytes again, as long as the node may be listening."""
+    node = turn.state.nodes[dispatch.node]
+    if node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
+        send(turn, dispatch)
+
+
+def bus_opened(turn: Turn) -> None:
+    """We hear again: the silence of before was ours, so every node gets a fresh window."""
+    state = turn.state
+    state.bus_open = True
+    for node in state.nodes.values():
+        if node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
+            presence = state.presence.setdefault(node.node, Presence(turn.at_ms))
+            presence.last_heard_ms = turn.at_ms
+            _watch(turn, node)
+    turn.command(AskRebirth(""))
+    turn.pools.room()
+
+
+def _set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) -> None:
+    turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))

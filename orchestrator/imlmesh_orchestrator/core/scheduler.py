@@ -1,0 +1,195 @@
+"""The core of the orchestrator: one event in, changes and commands out.
+
+The one rule: every event has one handler in `_HANDLE`; after it all that is ready and has a node
+with room is placed. State is written by `apply` alone, so a replay rebuilds everything but the
+volatile queues, which `Restarted` fills again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from imlmesh_orchestrator.core import approvals, liveness, runs
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.apply import apply
+from imlmesh_orchestrator.core.commands import Command, Refuse, Reply
+from imlmesh_orchestrator.core.deadlines import Deadline, Deadlines
+from imlmesh_orchestrator.core.dispatching import (
+    place_ready,
+    take_accepts,
+    take_rejects,
+    take_results,
+)
+from imlmesh_orchestrator.core.placement import Pools
+from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, RunState
+
+
+class Scheduler:
+    """Holds the state; `env` are the IML_ variables that templates may read.
+
+    `history` are the stored changes of all nodes, groups and runs that have not ended.
+    """
+
+    def __init__(self, env: Mapping[str, str], history: Iterable[c.Change] = ()) -> None:
+        self.state = State()
+        self._env = env
+        self._deadlines = Deadlines()
+        self._pools = Pools()
+        for change in history:
+            apply(self.state, change)
+
+    def handle(self, event: e.Event) -> tuple[list[c.Change], list[Command]]:
+        """Decide on one event; its changes are already applied to `state`."""
+        turn = Turn(self.state, self._deadlines, self._pools, self._env, event.at_ms, event.cause)
+        _HANDLE[type(event)](turn, event)
+        place_ready(turn)
+        if turn.sent:
+            at_ms = event.at_ms + limits.ACCEPT_MS
+            self._deadlines.add(at_ms, Deadline.ACCEPT, tuple(turn.sent))
+        return turn.changes, turn.commands
+
+    def next_deadline_ms(self) -> int | None:
+        """When a `Tick` is wanted, in mesh time."""
+        return self._deadlines.next_ms()
+
+
+def _restarted(turn: Turn, event: e.Restarted) -> None:
+    """Fill the volatile queues from the replayed state; nodes will tell what they hold."""
+    state = turn.state
+    turn.change(c.EpochRaised(turn.at_ms, turn.cause, event.epoch))
+    for dispatch in state.dispatches.values():
+        if dispatch.state in DISPATCH_LIVE:
+            turn.deadlines.add(turn.at_ms, Deadline.ACCEPT, (dispatch.dispatch,))
+            turn.deadlines.add(
+                turn.at_ms + limits.START_MS + dispatch.timeout_ms,
+                Deadline.FINISH,
+                dispatch.dispatch,
+            )
+            turn.deadlines.add(
+                turn.at_ms + dispatch.lease_ms * 11 // 10, Deadline.REROUTE, dispatch.dispatch
+            )
+    for approval in state.approvals.values():
+        turn.deadlines.add(approval.expires_at_ms, Deadline.APPROVAL, approval.approval)
+    for run in list(state.runs.values()):
+        if run.ended:
+            continue
+        turn.deadlines.add(run.expires_at_ms, Deadline.EXPIRY, run.run)
+        if run.state is RunState.CANCELLING:
+            turn.deadlines.add(turn.at_ms + limits.CANCEL_MS, Deadline.CANCEL, run.run)
+        runs.release_open(turn, run)
+
+
+def _bus_opened(turn: Turn, event: e.BusOpened) -> None:
+    liveness.bus_opened(turn)
+
+
+def _bus_closed(turn: Turn, event: e.BusClosed) -> None:
+    turn.state.bus_open = False
+
+
+def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
+    turn.state.behind = event.behind
+
+
+def _group_set(turn: Turn, event: e.GroupSet) -> None:
+    unknown = [node for node in event.nodes if node not in turn.state.nodes]
+    if unknown:
+        fault = Fault("place.unknown_node", f"no node {', '.join(unknown)}")
+        turn.command(Refuse(event.cause, fault))
+        return
+    turn.change(c.GroupChanged(turn.at_ms, turn.cause, event.group, event.nodes))
+    turn.command(Reply(event.cause, event.group))
+    turn.pools.room()
+
+
+def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
+    node = turn.state.find_node(event.node)
+    if node is None:
+        turn.command(Refuse(event.cause, Fault("node.not_found", f"no node {event.node}")))
+        return
+    labels = {**node.labels, **event.labels}
+    kept = {name: value for name, value in labels.items() if value is not None}
+    turn.change(c.LabelsChanged(turn.at_ms, turn.cause, node.node, kept))
+    turn.command(Reply(event.cause, node.node))
+    turn.pools.room()
+
+
+def _tick(turn: Turn, event: e.Tick) -> None:
+    for kind, key in turn.deadlines.take_due(event.at_ms):
+        _DUE[kind](turn, key)
+
+
+def _node_due(turn: Turn, key: str) -> None:
+    liveness.look(turn, key)
+
+
+def _dispatch_due(act: Callable[[Turn, Any], None]) -> Callable[[Turn, str], None]:
+    """Look at a dispatch, when it is still under way."""
+
+    def due(turn: Turn, key: str) -> None:
+        dispatch = turn.state.dispatches.get(key)
+        if dispatch is not None and dispatch.state in DISPATCH_LIVE:
+            act(turn, dispatch)
+
+    return due
+
+
+def _unaccepted(turn: Turn, sent: tuple[str, ...]) -> None:
+    for name in sent:
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is not None and dispatch.state is DispatchState.PLANNED:
+            liveness.unanswered(turn, dispatch)
+
+
+def _run_expired(turn: Turn, key: str) -> None:
+    run = turn.state.runs.get(key)
+    if run is not None:
+        runs.expire(turn, run)
+
+
+def _cancel_due(turn: Turn, key: str) -> None:
+    run = turn.state.runs.get(key)
+    if run is not None and run.state is RunState.CANCELLING:
+        runs.end_unconfirmed(turn, run)
+
+
+def _approval_due(turn: Turn, key: str) -> None:
+    approval = turn.state.approvals.get(key)
+    if approval is not None:
+        approvals.expire(turn, approval)
+
+
+_DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
+    Deadline.NODE: _node_due,
+    Deadline.ACCEPT: _unaccepted,
+    Deadline.FINISH: _dispatch_due(liveness.overdue),
+    Deadline.REROUTE: _dispatch_due(liveness.reroute),
+    Deadline.EXPIRY: _run_expired,
+    Deadline.CANCEL: _cancel_due,
+    Deadline.APPROVAL: _approval_due,
+}
+
+_HANDLE: dict[type[e.Event], Callable[[Turn, Any], None]] = {
+    e.Restarted: _restarted,
+    e.BusOpened: _bus_opened,
+    e.BusClosed: _bus_closed,
+    e.PlanSubmitted: runs.submit,
+    e.CancelAsked: runs.cancel,
+    e.AnswerGiven: approvals.answer,
+    e.GroupSet: _group_set,
+    e.LabelsSet: _labels_set,
+    e.NodeBirth: liveness.born,
+    e.NodeGone: liveness.gone,
+    e.NodeLeft: liveness.left,
+    e.HeartbeatArrived: liveness.beat,
+    e.AcceptArrived: take_accepts,
+    e.RejectArrived: take_rejects,
+    e.ResultsArrived: take_results,
+    e.InventoryArrived: liveness.take_inventory,
+    e.OutflowMeasured: _outflow_measured,
+    e.Tick: _tick,
+}

@@ -1,0 +1,188 @@
+"""What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals.
+
+The one rule: only `core/apply.py` writes the durable part, and it does so from changes alone;
+`Presence` and `bus_open` are volatile, empty after a restart, and outside the replay comparison.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.iml.plan import Action, Plan
+from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.states import (
+    ACTION_ENDED,
+    RUN_ENDED,
+    ActionState,
+    ApprovalState,
+    DispatchState,
+    Effect,
+    Liveness,
+    RunState,
+)
+
+# ended runs whose dispatches are still known, so that a repeated result is recognised
+RECENT_RUNS = 1_000
+RECENT_DISPATCHES = 20_000
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    node: str
+    alias: str
+    boot: int
+    session: int
+    manifest: Manifest
+    facts: Mapping[str, Any]
+    profile: str
+    heartbeat_ms: int
+    lost_ms: int
+    liveness: Liveness = Liveness.OFFLINE
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    #: dispatches of this node that have not ended; a dict for its order
+    live: dict[str, None] = field(default_factory=dict)
+    #: volatile: the node said that it is full; cleared by its next heartbeat
+    full: bool = False
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What a selector may ask: facts, overlaid by labels, and the node's own names."""
+        return {**self.facts, **self.labels, "node": self.node, "alias": self.alias}
+
+
+@dataclass(slots=True)
+class Presence:
+    """Volatile: when a node was last heard, and what it said of itself."""
+
+    last_heard_ms: int
+    health: Mapping[str, Any] = field(default_factory=dict)
+    #: nonce of the inventory under way, and the dispatches that it must account for
+    asked: str = ""
+    expects: tuple[str, ...] = ()
+    #: whether the deadline heap holds an entry for this node
+    watched: bool = False
+
+
+@dataclass(slots=True)
+class Gate:
+    """One distinct `depends_on` set: counts down, then releases all that wait behind it."""
+
+    remaining: int
+    members: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ActionRecord:
+    action: Action
+    wave: int
+    templated: bool
+    state: ActionState = ActionState.PENDING
+    #: how many dispatches it has had; the current one's id, "" when none
+    attempt: int = 0
+    dispatch: str = ""
+    result: Any = None
+    fault: Fault | None = None
+    #: nodes that refused it, and nodes that were lost with it
+    refused_by: tuple[str, ...] = ()
+    lost_on: tuple[str, ...] = ()
+    #: gates that count this action
+    opens: list[Gate] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ACTION_ENDED
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether dependents may run: completed, or failed and continued."""
+        if self.state is ActionState.COMPLETED:
+            return True
+        return self.state is ActionState.FAILED and self.action.on_error == "continue"
+
+
+@dataclass(slots=True)
+class RunRecord:
+    run: str
+    plan: Plan
+    digest: str
+    by: str
+    expires_at_ms: int
+    actions: dict[str, ActionRecord]
+    gates: list[Gate]
+    #: ids in the order of a sequential run; None when actions go as soon as they can
+    sequence: list[str] | None
+    #: actions whose results templates of this plan read
+    needed: frozenset[str]
+    state: RunState = RunState.PENDING
+    #: actions that have not ended
+    open: int = 0
+    aborting: Fault | None = None
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dispatches: list[str] = field(default_factory=list)
+    #: index into `sequence` of the first action that may not have ended
+    cursor: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in RUN_ENDED
+
+    @property
+    def starting(self) -> bool:
+        """Whether new actions may start."""
+        return self.aborting is None and self.state in (RunState.PENDING, RunState.RUNNING)
+
+
+@dataclass(slots=True)
+class DispatchRecord:
+    dispatch: str
+    run: str
+    action: str
+    node: str
+    bin: bytes
+    hash: bytes
+    effect: Effect
+    timeout_ms: int
+    lease_ms: int
+    on_loss: str
+    state: DispatchState = DispatchState.PLANNED
+
+
+@dataclass(slots=True)
+class ApprovalRecord:
+    approval: str
+    kind: str
+    run: str
+    action: str
+    dispatch: str
+    options: tuple[str, ...]
+    on_expiry: str
+    expires_at_ms: int
+    state: ApprovalState = ApprovalState.PENDING
+
+
+@dataclass(slots=True)
+class State:
+    epoch: int = 0
+    run_counter: int = 0
+    approval_counter: int = 0
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+    dispatches: dict[str, DispatchRecord] = field(default_factory=dict)
+    approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
+    active: int = 0
+    #: rises when anything that decides who may run what has changed
+    generation: int = 0
+    # volatile from here on
+    presence: dict[str, Presence] = field(default_factory=dict)
+    bus_open: bool = False
+    behind: bool = False
+    recent: deque[str] = field(default_factory=deque)
+    recent_dispatches: int = 0
+
+    def find_node(self, name: str) -> NodeRecord | None:
+        """A node by id or alias."""
+        return self.nodes.get(name) or self.nodes.get(self.aliases.get(name, ""))

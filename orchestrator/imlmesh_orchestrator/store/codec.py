@@ -1,0 +1,136 @@
+"""Changes as rows: kind, version and a msgpack array of the change's own fields in their order.
+
+The one rule: what was once written can be read for ever; a class that changes its fields gets a
+new version and keeps the reading of the old one. Deliberately absent: `at_ms`, `cause` and `run`,
+which are columns.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import EnumType
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from imlmesh_orchestrator.core import changes
+from imlmesh_orchestrator.core.changes import Change, RunChange
+from imlmesh_protocol.errors import Fault, StoreError
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.manifest import Manifest, manifest_from_wire
+
+VERSION = 1
+_COLUMNS = {"at_ms", "cause", "run"}
+
+Convert = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one change class is written and read."""
+
+    kind: str
+    made_by: type[Change]
+    of_run: bool
+    values: Callable[[Change], Any]
+    single: bool
+    readers: tuple[Convert | None, ...]
+
+
+def encode(change: Change) -> tuple[str | None, int, str, str, int, bytes]:
+    """run, at_ms, cause, kind, version, body."""
+    form = FORMS[type(change)]
+    values = form.values(change)
+    return (
+        change.run if form.of_run else None,  # type: ignore[attr-defined]
+        change.at_ms,
+        change.cause,
+        form.kind,
+        VERSION,
+        msgpack.packb((values,) if form.single else values, default=_plain),
+    )
+
+
+def decode(
+    run: str | None, at_ms: int, cause: str, kind: str, version: int, body: bytes
+) -> Change:
+    """The change that a row holds; `store.corrupt` when it is none of ours."""
+    form = _BY_KIND.get(kind)
+    if form is None or version != VERSION:
+        raise StoreError("store.corrupt", f"a change of kind {kind!r}, version {version}")
+    try:
+        packed = msgpack.unpackb(body)
+        values = [
+            value if read is None else read(value)
+            for value, read in zip(packed, form.readers, strict=True)
+        ]
+    except (ValueError, TypeError, msgpack.UnpackException) as exc:
+        raise StoreError("store.corrupt", f"a change of kind {kind}: {exc}") from exc
+    head = (at_ms, cause, run) if form.of_run else (at_ms, cause)
+    return form.made_by(*head, *values)
+
+
+def kind_of(change: Change) -> str:
+    """The class's name as it is stored and shown: DispatchPlanned is dispatch-planned."""
+    return FORMS[type(change)].kind
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fault):
+        return [value.code, value.message, value.details]
+    if isinstance(value, Plan):
+        return value.model_dump_json(exclude_defaults=True)
+    if isinstance(value, Manifest):
+        return value.to_wire()
+    return dict(value)
+
+
+def _fault(value: Any) -> Fault:
+    code, message, details = value
+    return Fault(code, message, details)
+
+
+def _reader(hint: Any) -> Convert | None:
+    """How a plain value becomes what the annotation says; None when it already is."""
+    if isinstance(hint, UnionType):
+        reads = [_reader(part) for part in get_args(hint) if part is not NoneType]
+        read = reads[0]
+        return read and (lambda value: None if value is None else read(value))
+    if get_origin(hint) is tuple:
+        return tuple
+    if isinstance(hint, EnumType):
+        return hint
+    return _READERS.get(hint)
+
+
+_READERS: dict[Any, Convert] = {
+    Fault: _fault,
+    Manifest: manifest_from_wire,
+    Plan: Plan.model_validate_json,
+}
+
+
+def _form(made_by: type[Change]) -> Form:
+    hints = get_type_hints(made_by)
+    names = [field.name for field in fields(made_by) if field.name not in _COLUMNS]
+    return Form(
+        kind=re.sub(r"(?<=[a-z])(?=[A-Z])", "-", made_by.__name__).lower(),
+        made_by=made_by,
+        of_run=issubclass(made_by, RunChange),
+        values=attrgetter(*names),
+        single=len(names) == 1,
+        readers=tuple(_reader(hints[name]) for name in names),
+    )
+
+
+#: every class of `core/changes.py` that stands for something that happened
+FORMS: dict[type[Change], Form] = {
+    made_by: _form(made_by)
+    for made_by in vars(changes).values()
+    if isinstance(made_by, type)
+    and issubclass(made_by, Change)
+    and made_by not in (Change, RunChange)
+}
+_BY_KIND = {form.kind: form for form in FORMS.values()}

@@ -1,0 +1,154 @@
+"""The truth: commits changes with their projections, and gives them back after a restart.
+
+The one rule: one transaction for each step of the engine; who watches hears of a change only when
+it is committed, in the order of seq. Deliberately absent: deciding, and questions of people.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import decode
+from imlmesh_orchestrator.store.projections import Batch, Source, Statement
+from imlmesh_orchestrator.store.reading import Reader
+from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.states import Liveness
+from imlmesh_runtime.sqlite import Store
+
+Numbered = tuple[int, c.Change]
+Watcher = Callable[[Sequence[Numbered]], None]
+
+_COLUMNS = "run, at_ms, cause, kind, version, body"
+_KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
+    SELECT max(seq) FROM epochs UNION ALL
+    SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
+    SELECT seq FROM labels UNION ALL SELECT seq FROM groups) ORDER BY seq"""  # noqa: S608
+_OF_OPEN_RUNS = f"""SELECT {_COLUMNS} FROM changes
+    WHERE run IN (SELECT run FROM runs WHERE ended_at_ms IS NULL) ORDER BY seq"""  # noqa: S608
+_MARKS = """SELECT
+    (SELECT coalesce(max(seq), 0) FROM changes),
+    (SELECT coalesce(max(at_ms), 0) FROM changes WHERE seq = (SELECT max(seq) FROM changes)),
+    (SELECT coalesce(max(epoch), 0) FROM epochs),
+    (SELECT coalesce(max(counter), 0) FROM runs),
+    (SELECT coalesce(max(counter), 0) FROM approvals),
+    (SELECT count(*) FROM outflow)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How far everything has counted; all 0 in a new file. `at_ms` is that of the last change."""
+
+    seq: int
+    at_ms: int
+    epoch: int
+    run_counter: int
+    approval_counter: int
+    outflow_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What `apply` needs after a restart: nodes, labels, groups, epoch, then all of open runs."""
+
+    marks: Marks
+    changes: list[c.Change]
+
+
+def replay(database: sqlite3.Connection) -> Replay:
+    """A question for a `Reader` of lifecycle. Ended runs keep their projection alone."""
+    known = [decode(*row) for row in database.execute(_KNOWN)]
+    changes: list[c.Change] = []
+    for change in known:
+        # the table of liveness leads from offline to anything else only through online
+        if isinstance(change, c.LivenessChanged):
+            if change.liveness is not Liveness.ONLINE:
+                changes.append(replace(change, liveness=Liveness.ONLINE))
+        if not (isinstance(change, c.GroupChanged) and not change.nodes):
+            changes.append(change)
+    changes.sort(key=lambda change: not isinstance(change, c.NodeDescribed))
+    changes += [decode(*row) for row in database.execute(_OF_OPEN_RUNS)]
+    return Replay(read_marks(database), changes)
+
+
+def read_marks(database: sqlite3.Connection) -> Marks:
+    """A question for a `Reader` of lifecycle."""
+    return Marks(*database.execute(_MARKS).fetchone())
+
+
+class Lifecycle:
+    """The writing side of lifecycle.db, used from the event loop."""
+
+    def __init__(self, store: Store, marks: Marks) -> None:
+        self._store = store
+        self._next_seq = marks.seq + 1
+        self._watchers: list[Watcher] = []
+        self._sources: dict[str, Source] = {}
+        #: rows on their way to other files, by commit: (last seq, at_ms, rows)
+        self._flowing: deque[tuple[int, int, int]] = deque()
+        if marks.outflow_rows:
+            self._flowing.append((marks.seq, marks.at_ms, marks.outflow_rows))
+        self._moved_seq = 0
+        #: seq of the last committed change, and of the one before the last commit began
+        self.last_seq = self.before_seq = marks.seq
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call `watcher` with (seq, change) of every commit, after it."""
+        self._watchers.append(watcher)
+
+    def expect(self, cause: str, source: Source) -> None:
+        """Where the plan that `cause` submits was written; kept with its run."""
+        self._sources[cause] = source
+
+    def forget(self, cause: str) -> None:
+        """The submission of `cause` made no run."""
+        self._sources.pop(cause, None)
+
+    def commit(self, changes: list[c.Change], done: Callable[[MeshError | None], None]) -> None:
+        """What the engine commits with: one transaction, then `done(error)`, then the watchers."""
+        batch = Batch()
+        first = self._next_seq
+        numbered = list(enumerate(changes, first))
+        for seq, change in numbered:
+            batch.add(seq, change, self._sources)
+        self._next_seq = first + len(changes)
+        statements = batch.statements()
+        if self._moved_seq:
+            # rows that were copied leave with the next commit, never by one of their own
+            statements.append(("DELETE FROM outflow WHERE seq <= ?", [(self._moved_seq,)]))
+            self._moved_seq = 0
+        rows = batch.outflow_rows
+
+        def ended(_: Any, error: MeshError | None) -> None:
+            if error is None:
+                self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
+                if rows:
+                    self._flowing.append((self.last_seq, changes[-1].at_ms, rows))
+            done(error)
+            if error is None:
+                for watcher in self._watchers:
+                    watcher(numbered)
+
+        self._store.submit(lambda database: _execute(database, statements), ended)
+
+    def moved(self, seq: int) -> None:
+        """The mover copied everything up to `seq`."""
+        self._moved_seq = seq
+        while self._flowing and self._flowing[0][0] <= seq:
+            self._flowing.popleft()
+
+    def outflow(self, now_ms: int) -> tuple[int, int]:
+        """(rows that wait for the mover, age of the oldest in ms)."""
+        if not self._flowing:
+            return 0, 0
+        return sum(rows for _, _, rows in self._flowing), max(0, now_ms - self._flowing[0][1])
+
+
+def _execute(database: sqlite3.Connection, statements: Sequence[Statement]) -> None:
+    for sql, rows in statements:
+        if len(rows) == 1:
+            database.execute(sql, rows[0])
+        else:
+            database.executemany(sql, rows)

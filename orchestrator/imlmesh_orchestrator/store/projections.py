@@ -1,0 +1,317 @@
+"""From the changes of one commit to the rows of all tables, merged per table and key.
+
+The one rule: a projection holds nothing that the changes do not say; it exists so that people's
+questions need not fold. A row that one commit touches several times is written once.
+Deliberately absent: reading; that is `views`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import encode
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import ActionState, DispatchState, RunState
+
+Statement = tuple[str, Sequence[Sequence[Any]]]
+
+_CHANGE = "INSERT INTO changes (seq, run, at_ms, cause, kind, version, body) VALUES (?,?,?,?,?,?,?)"
+_OUTFLOW = "INSERT INTO outflow (seq, file, id, body) VALUES (?,?,?,?)"
+_RESULT = "INSERT OR REPLACE INTO results (dispatch, seq, duration_ms, late) VALUES (?,?,?,?)"
+_ACTION = """INSERT INTO actions
+    (run, action, state, dispatch, planned_at_ms, ended_at_ms, code, message, reasons)
+    VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (run, action) DO UPDATE SET state = excluded.state,
+    dispatch = coalesce(excluded.dispatch, dispatch),
+    planned_at_ms = coalesce(planned_at_ms, excluded.planned_at_ms),
+    ended_at_ms = excluded.ended_at_ms, code = excluded.code, message = excluded.message,
+    reasons = excluded.reasons"""
+_DISPATCH = """INSERT INTO dispatches
+    (dispatch, state, effect, planned_at_ms, ended_at_ms, code, message)
+    VALUES (?,?,?,?,?,?,?) ON CONFLICT (dispatch) DO UPDATE SET state = excluded.state,
+    ended_at_ms = excluded.ended_at_ms, code = excluded.code, message = excluded.message"""
+_RUN = """INSERT INTO runs (counter, run, digest, plan_id, description, actions, asked_by, file,
+    places, state, submitted_at_ms, expires_at_ms, last_seq)
+    VALUES (?,?,?,?,?,?,?,?,?,'pending',?,?,?)"""
+_RUN_TOUCHED = "UPDATE runs SET last_seq = ? WHERE run = ?"
+_RUN_STARTED = "UPDATE runs SET state = 'running' WHERE run = ? AND state = 'pending'"
+_RUN_STATE = "UPDATE runs SET state = ?, code = ?, message = ? WHERE run = ?"
+_RUN_ENDED = """UPDATE runs SET state = ?, code = ?, message = ?, unconfirmed = ?, ended_at_ms = ?
+    WHERE run = ?"""
+_PLAN = "INSERT OR IGNORE INTO plans (digest, plan_id, document, at_ms) VALUES (?,?,?,?)"
+_EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
+_NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
+    ON CONFLICT (node) DO UPDATE SET alias = excluded.alias, profile = excluded.profile,
+    described_seq = excluded.described_seq"""
+_LIVENESS = """INSERT INTO nodes (node, liveness, reason, since_ms, liveness_seq)
+    VALUES (?,?,?,?,?) ON CONFLICT (node) DO UPDATE SET liveness = excluded.liveness,
+    reason = excluded.reason, since_ms = excluded.since_ms, liveness_seq = excluded.liveness_seq"""
+_LABELS = "INSERT OR REPLACE INTO labels (node, labels, seq) VALUES (?,?,?)"
+_GROUP = "INSERT OR REPLACE INTO groups (name, nodes, seq) VALUES (?,?,?)"
+_APPROVAL = """INSERT INTO approvals (counter, approval, kind, run, action, dispatch, message,
+    options, on_expiry, asked_at_ms, expires_at_ms, state)
+    VALUES (?,?,?,?,?,?,?,?,?,?,?,'pending')"""
+_APPROVAL_CLOSED = """UPDATE approvals SET state = ?, option = ?, answered_by = ?, closed_at_ms = ?
+    WHERE approval = ?"""
+
+_STARTED = str(RunState.RUNNING)
+_RUNNING = str(ActionState.RUNNING)
+_PLANNED = str(DispatchState.PLANNED)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a submitted plan was written: its file, and line and column of each action."""
+
+    file: str | None
+    places: Mapping[str, tuple[int, int]]
+
+
+class Batch:
+    """The rows of one commit. `add` every change in order, then take `statements`."""
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[Any, ...]] = []
+        self._outflow: list[tuple[int, str, str, Any]] = []
+        self._results: list[tuple[str, int, int | None, int]] = []
+        self._actions: dict[tuple[str, str], list[Any]] = {}
+        self._dispatches: dict[str, list[Any]] = {}
+        self._runs: dict[str, int] = {}
+        self._started: set[str] = set()
+        #: rows of everything rare, in the order of the changes
+        self._others: list[Statement] = []
+
+    def add(self, seq: int, change: c.Change, sources: dict[str, Source]) -> None:
+        """Append the change's row and what it means for the projections."""
+        row = encode(change)
+        self._changes.append((seq, *row))
+        if row[0] is not None:
+            self._runs[row[0]] = seq
+        project = _PROJECT.get(type(change))
+        if project is not None:
+            project(self, seq, change)
+        elif type(change) is c.RunCreated:
+            self._run_created(seq, change, sources.pop(change.cause, None))
+
+    def statements(self) -> list[Statement]:
+        """What to execute, in this order, in one transaction."""
+        touched = [(seq, run) for run, seq in self._runs.items()]
+        ordered: list[Statement] = [
+            (_CHANGE, self._changes),
+            *self._others,
+            (_RUN_STARTED, [(run,) for run in self._started]),
+            (_ACTION, list(self._actions.values())),
+            (_DISPATCH, list(self._dispatches.values())),
+            (_RESULT, self._results),
+            (_RUN_TOUCHED, touched),
+            (_OUTFLOW, self._outflow),
+        ]
+        return [(sql, rows) for sql, rows in ordered if rows]
+
+    @property
+    def outflow_rows(self) -> int:
+        return len(self._outflow)
+
+    def _other(self, sql: str, *row: Any) -> None:
+        self._others.append((sql, (row,)))
+
+    def _action(self, run: str, action: str) -> list[Any]:
+        row = self._actions.get((run, action))
+        if row is None:
+            row = [run, action, None, None, None, None, None, None, None]
+            self._actions[run, action] = row
+        return row
+
+    def _end_action(
+        self, change: c.RunChange, action: str, state: ActionState, fault: Fault | None
+    ) -> None:
+        row = self._action(change.run, action)
+        row[2] = str(state)
+        row[5] = change.at_ms
+        row[6], row[7] = (fault.code, fault.message) if fault else (None, None)
+        row[8] = None
+
+    def _dispatch(self, dispatch: str) -> list[Any]:
+        row = self._dispatches.get(dispatch)
+        if row is None:
+            row = self._dispatches[dispatch] = [dispatch, None, None, None, None, None, None]
+        return row
+
+    def _end_dispatch(
+        self, at_ms: int, dispatch: str, state: DispatchState, fault: Fault | None
+    ) -> None:
+        row = self._dispatch(dispatch)
+        row[1] = str(state)
+        row[4] = at_ms
+        if fault:
+            row[5], row[6] = fault.code, fault.message
+
+    def _dispatch_planned(self, seq: int, change: c.DispatchPlanned) -> None:
+        row = self._action(change.run, change.action)
+        row[2], row[3] = _RUNNING, change.dispatch
+        row[4] = row[4] or change.at_ms
+        row[5] = row[6] = row[7] = row[8] = None
+        self._dispatches[change.dispatch] = [
+            change.dispatch,
+            _PLANNED,
+            str(change.effect),
+            change.at_ms,
+            None,
+            None,
+            None,
+        ]
+        self._started.add(change.run)
+
+    def _dispatch_accepted(self, seq: int, change: c.DispatchAccepted) -> None:
+        self._dispatch(change.dispatch)[1] = str(DispatchState.ACCEPTED)
+
+    def _dispatch_started(self, seq: int, change: c.DispatchStarted) -> None:
+        self._dispatch(change.dispatch)[1] = str(DispatchState.RUNNING)
+
+    def _dispatch_ended(self, seq: int, change: c.DispatchEnded) -> None:
+        self._end_dispatch(change.at_ms, change.dispatch, change.state, change.fault)
+
+    def _result_taken(self, seq: int, change: c.ResultTaken) -> None:
+        self._end_dispatch(change.at_ms, change.dispatch, change.state, change.fault)
+        if change.action_state is not None:
+            self._end_action(change, change.action, change.action_state, change.fault)
+        self._results.append((change.dispatch, seq, change.duration_ms, 0))
+        self._outflow.append((seq, "output", change.dispatch, None))
+
+    def _result_kept(self, seq: int, change: c.ResultKept) -> None:
+        # its own id: evidence never takes the place of the result that counted
+        self._results.append((f"{change.dispatch}@{seq}", seq, None, 1))
+        self._outflow.append((seq, "output", f"{change.dispatch}@{seq}", None))
+
+    def _action_waiting(self, seq: int, change: c.ActionWaiting) -> None:
+        row = self._action(change.run, change.action)
+        row[2], row[8] = str(ActionState.WAITING), msgpack.packb(dict(change.reasons))
+        row[5] = row[6] = row[7] = None
+
+    def _action_ended(self, seq: int, change: c.ActionEnded) -> None:
+        self._end_action(change, change.action, change.state, change.fault)
+
+    def _actions_ended(self, seq: int, change: c.ActionsEnded) -> None:
+        for action in change.actions:
+            self._end_action(change, action, change.state, change.fault)
+
+    def _action_unknown(self, seq: int, change: c.ActionUnknown) -> None:
+        row = self._action(change.run, change.action)
+        row[2] = str(ActionState.UNKNOWN)
+        row[6], row[7] = change.fault.code, change.fault.message
+
+    def _run_created(self, seq: int, change: c.RunCreated, source: Source | None) -> None:
+        plan = change.plan
+        document = plan.model_dump_json(exclude_defaults=True)
+        self._other(_PLAN, change.digest, plan.plan_id, document, change.at_ms)
+        self._other(
+            _RUN,
+            change.counter,
+            change.run,
+            change.digest,
+            plan.plan_id,
+            plan.description,
+            len(plan.actions),
+            change.by,
+            source and source.file,
+            source and msgpack.packb(dict(source.places)),
+            change.at_ms,
+            change.expires_at_ms,
+            seq,
+        )
+        self._outflow.append((seq, "input", change.digest, document))
+
+    def _run_cancelling(self, seq: int, change: c.RunCancelling) -> None:
+        self._other(_RUN_STATE, str(RunState.CANCELLING), None, None, change.run)
+
+    def _run_aborting(self, seq: int, change: c.RunAborting) -> None:
+        self._other(
+            "UPDATE runs SET code = ?, message = ? WHERE run = ?",
+            change.fault.code,
+            change.fault.message,
+            change.run,
+        )
+
+    def _run_ended(self, seq: int, change: c.RunEnded) -> None:
+        # a run that ends in the commit of its first dispatch never shows as running
+        self._started.discard(change.run)
+        fault = change.fault
+        self._other(
+            _RUN_ENDED,
+            str(change.state),
+            fault and fault.code,
+            fault and fault.message,
+            change.unconfirmed,
+            change.at_ms,
+            change.run,
+        )
+
+    def _epoch_raised(self, seq: int, change: c.EpochRaised) -> None:
+        self._other(_EPOCH, change.epoch, seq, change.at_ms)
+
+    def _node_described(self, seq: int, change: c.NodeDescribed) -> None:
+        self._other(_NODE, change.node, change.alias, change.profile, seq)
+
+    def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
+        self._other(
+            _LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq
+        )
+
+    def _labels_changed(self, seq: int, change: c.LabelsChanged) -> None:
+        self._other(_LABELS, change.node, json.dumps(dict(change.labels)), seq)
+
+    def _group_changed(self, seq: int, change: c.GroupChanged) -> None:
+        self._other(_GROUP, change.group, json.dumps(change.nodes), seq)
+
+    def _approval_asked(self, seq: int, change: c.ApprovalAsked) -> None:
+        self._other(
+            _APPROVAL,
+            change.counter,
+            change.approval,
+            change.kind,
+            change.run,
+            change.action,
+            change.dispatch,
+            change.message,
+            json.dumps(change.options),
+            change.on_expiry,
+            change.at_ms,
+            change.expires_at_ms,
+        )
+
+    def _approval_closed(self, seq: int, change: c.ApprovalClosed) -> None:
+        self._other(
+            _APPROVAL_CLOSED,
+            str(change.state),
+            change.option,
+            change.by,
+            change.at_ms,
+            change.approval,
+        )
+
+
+_PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
+    c.DispatchPlanned: Batch._dispatch_planned,
+    c.DispatchAccepted: Batch._dispatch_accepted,
+    c.DispatchStarted: Batch._dispatch_started,
+    c.DispatchEnded: Batch._dispatch_ended,
+    c.ResultTaken: Batch._result_taken,
+    c.ResultKept: Batch._result_kept,
+    c.ActionWaiting: Batch._action_waiting,
+    c.ActionEnded: Batch._action_ended,
+    c.ActionsEnded: Batch._actions_ended,
+    c.ActionUnknown: Batch._action_unknown,
+    c.RunCancelling: Batch._run_cancelling,
+    c.RunAborting: Batch._run_aborting,
+    c.RunEnded: Batch._run_ended,
+    c.EpochRaised: Batch._epoch_raised,
+    c.NodeDescribed: Batch._node_described,
+    c.LivenessChanged: Batch._liveness_changed,
+    c.LabelsChanged: Batch._labels_changed,
+    c.GroupChanged: Batch._group_changed,
+    c.ApprovalAsked: Batch._approval_asked,
+    c.ApprovalClosed: Batch._approval_closed,
+}

@@ -1,0 +1,3 @@
+CREATE TABLE plans (
+    digest TEXT PRIMARY KEY, document TEXT NOT NULL, at_ms INTEGER NOT NULL
+) WITHOUT ROWID;

@@ -1,0 +1,113 @@
+-- The append-only truth. `body` is a msgpack array: the change's own fields in their order.
+CREATE TABLE changes (
+    seq INTEGER PRIMARY KEY,
+    run TEXT,
+    at_ms INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX changes_of_run ON changes (run) WHERE run IS NOT NULL;
+
+-- Everything below is a projection: written with the changes, never read by the core.
+CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL);
+
+CREATE TABLE nodes (
+    node TEXT PRIMARY KEY,
+    alias TEXT,
+    profile TEXT,
+    described_seq INTEGER,
+    liveness TEXT,
+    reason TEXT,
+    since_ms INTEGER,
+    liveness_seq INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE labels (
+    node TEXT PRIMARY KEY, labels TEXT NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE groups (
+    name TEXT PRIMARY KEY, nodes TEXT NOT NULL, seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE plans (
+    digest TEXT PRIMARY KEY, plan_id TEXT NOT NULL, document TEXT NOT NULL, at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    counter INTEGER PRIMARY KEY,
+    run TEXT NOT NULL UNIQUE,
+    digest TEXT NOT NULL,
+    plan_id TEXT NOT NULL,
+    description TEXT NOT NULL,
+    actions INTEGER NOT NULL,
+    asked_by TEXT NOT NULL,
+    -- file name and {action: [line, column]} of the text that was submitted, when there was one
+    file TEXT,
+    places BLOB,
+    state TEXT NOT NULL,
+    unconfirmed INTEGER NOT NULL DEFAULT 0,
+    code TEXT,
+    message TEXT,
+    submitted_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    ended_at_ms INTEGER,
+    last_seq INTEGER NOT NULL
+);
+CREATE INDEX runs_open ON runs (counter) WHERE ended_at_ms IS NULL;
+
+-- An action without a row is pending.
+CREATE TABLE actions (
+    run TEXT NOT NULL,
+    action TEXT NOT NULL,
+    state TEXT,
+    dispatch TEXT,
+    planned_at_ms INTEGER,
+    ended_at_ms INTEGER,
+    code TEXT,
+    message TEXT,
+    reasons BLOB,
+    PRIMARY KEY (run, action)
+) WITHOUT ROWID;
+
+CREATE TABLE dispatches (
+    dispatch TEXT PRIMARY KEY,
+    state TEXT,
+    effect TEXT,
+    planned_at_ms INTEGER,
+    ended_at_ms INTEGER,
+    code TEXT,
+    message TEXT
+) WITHOUT ROWID;
+
+-- The result itself is the body of the change `seq`.
+CREATE TABLE results (
+    dispatch TEXT PRIMARY KEY, seq INTEGER NOT NULL, duration_ms INTEGER, late INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE approvals (
+    counter INTEGER PRIMARY KEY,
+    approval TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    run TEXT NOT NULL,
+    action TEXT NOT NULL,
+    dispatch TEXT NOT NULL,
+    message TEXT NOT NULL,
+    options TEXT NOT NULL,
+    on_expiry TEXT NOT NULL,
+    asked_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    option TEXT,
+    answered_by TEXT,
+    closed_at_ms INTEGER
+);
+CREATE INDEX approvals_pending ON approvals (counter) WHERE state = 'pending';
+CREATE INDEX approvals_of_run ON approvals (run);
+
+-- Rows on their way to other files; a body of NULL is the body of the change with the same seq.
+CREATE TABLE outflow (
+    seq INTEGER PRIMARY KEY, file TEXT NOT NULL, id TEXT NOT NULL, body BLOB
+);

@@ -1,0 +1,298 @@
+"""Every error of imlmesh: one tree, one table of codes.
+
+    MeshError
+    ├── InputError      (ValueError)       what a person or plan said
+    ├── ProtocolError   (ValueError)       what a message said
+    ├── TrustError      (PermissionError)  who said it
+    ├── LinkError       (ConnectionError)  the way there
+    ├── StoreError      (OSError)          the memory
+    ├── DriverError     (RuntimeError)     the work itself
+    │   ├── DriverTimeout   (TimeoutError)
+    │   ├── DriverDenied    (PermissionError)
+    │   └── DriverNotFound  (FileNotFoundError)
+    └── InvariantError  (AssertionError)   our own fault
+
+The one rule: codes travel and are compared; text is for people and never matched. A code that
+`CODES` does not list cannot be raised.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Blame = Literal["input", "peer", "here", "mesh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What is known of one code: whose fault, whether trying again may help, what to try."""
+
+    blame: Blame
+    retry: bool
+    hint: str
+    #: name of the builtin exception that `retry_on` of a plan matches
+    builtin: str = "ValueError"
+
+
+CODES: dict[str, Code] = {
+    # plans
+    "plan.syntax": Code(
+        "input", False, "fix the marked place; `imlmesh plan new` writes a valid start"
+    ),
+    "plan.version": Code("input", False, 'write protocol_version: "2.0"'),
+    "plan.field": Code("input", False, "imlmesh plan schema"),
+    "plan.unknown_field": Code(
+        "input", False, "remove it, or look it up with: imlmesh plan schema"
+    ),
+    "plan.unsupported": Code("input", False, "remove it; this version does not act on it"),
+    "plan.missing": Code("input", False, "imlmesh plan schema"),
+    "plan.duplicate_key": Code("input", False, "keep one of the two"),
+    "plan.duplicate_id": Code("input", False, "give each action an id of its own"),
+    "plan.too_large": Code("input", False, "split the plan, or move data by file"),
+    "plan.too_many_actions": Code("input", False, "split the plan, or raise [plans] max_actions"),
+    "plan.cycle": Code("input", False, 'remove one of the "depends_on"'),
+    "plan.self_dependency": Code("input", False, 'remove it from its own "depends_on"'),
+    "plan.unknown_dependency": Code("input", False, "use the id of an action of this plan"),
+    "plan.targets": Code("input", False, "keep one of target_node, target_group, target_selector"),
+    "plan.effect": Code("input", False, "a plan may only be more careful than the driver"),
+    "plan.impact": Code("input", False, "impact may only be raised above the driver's"),
+    "plan.reroute": Code("input", False, "a once or physical action waits, fails or asks"),
+    "plan.nonce_reused": Code("input", False, "use another nonce for another plan"),
+    "plan.not_found": Code("input", False, "check the path"),
+    "selector.syntax": Code("input", False, 'for example: os == "linux" and cpu >= 2'),
+    "template.syntax": Code("input", False, "for example: {{result.read.value}}"),
+    "template.not_ancestor": Code("input", False, "add the action to depends_on"),
+    "template.no_result": Code("input", False, "use a field that the action returns"),
+    "template.too_large": Code("input", False, "move large data by file or HTTP"),
+    "template.env": Code("input", False, "only variables of the orchestrator that begin with IML_"),
+    "action.unknown": Code("input", False, "imlmesh node show NODE lists what it can do"),
+    "action.params": Code("input", False, "imlmesh node show NODE --actions shows the parameters"),
+    "module.unknown": Code("input", False, "a node must offer it: imlmesh node list"),
+    # placement
+    "place.no_node": Code("input", True, "imlmesh node list"),
+    "place.unknown_node": Code("input", False, "imlmesh node list"),
+    "place.no_group": Code("input", False, "imlmesh group list"),
+    "place.empty_group": Code("input", False, "imlmesh group set GROUP NODE ..."),
+    # runs
+    "run.not_found": Code("input", False, "imlmesh run list"),
+    "run.ambiguous": Code("input", False, "give more characters of the id"),
+    "run.ended": Code("input", False, "imlmesh run show RUN"),
+    "run.too_many": Code("here", True, "wait for a run to end, or cancel one"),
+    "run.expired": Code("mesh", False, "raise ttl_seconds"),
+    "approval.not_found": Code("input", False, "imlmesh approval list"),
+    "approval.closed": Code("input", False, "the first answer counted: imlmesh approval show ID"),
+    "approval.option": Code("input", False, "use one of the options of: imlmesh approval show ID"),
+    "node.not_found": Code("input", False, "imlmesh node list"),
+    "node.lost": Code("mesh", True, "imlmesh node show NODE"),
+    "node.interrupted": Code("mesh", True, "the machine restarted while the action ran"),
+    "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
+    "node.exists": Code("input", False, "ids are never used twice: choose another name"),
+    "action.not_started": Code("mesh", True, "it waited too long for a slot or a claim"),
+    "action.cancelled": Code("input", False, ""),
+    "action.dependency": Code("input", False, "an action that it waits for did not complete"),
+    "action.done_by_person": Code("input", False, ""),
+    "action.failed_by_person": Code("input", False, ""),
+    "action.lease_lost": Code(
+        "mesh", True, "the node was cut off and ended the work", "ConnectionError"
+    ),
+    # drivers
+    "driver.failed": Code("here", True, "imlmesh run logs RUN", "RuntimeError"),
+    "driver.timeout": Code("here", True, "raise the action's timeout", "TimeoutError"),
+    "driver.crashed": Code("here", True, "imlmesh run logs RUN", "RuntimeError"),
+    "driver.busy": Code("here", True, "wait for the holder to end", "RuntimeError"),
+    "driver.denied": Code("input", False, "the node's policy.toml decides", "PermissionError"),
+    "driver.params": Code("input", False, "imlmesh node show NODE --actions", "ValueError"),
+    "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
+    "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
+    "driver.unavailable": Code("here", True, "check device and wiring", "OSError"),
+    "result.too_large": Code("input", False, "return less, or move data by file", "ValueError"),
+    "policy.module": Code(
+        "input", False, "allow it in the node's policy.toml [modules]", "PermissionError"
+    ),
+    "policy.profile": Code(
+        "input", False, "the node's profile is lower than the action needs", "PermissionError"
+    ),
+    "policy.path": Code(
+        "input", False, "use a path beneath a root of policy.toml", "PermissionError"
+    ),
+    "policy.command": Code("input", False, "allow it in policy.toml [commands]", "PermissionError"),
+    "policy.pin": Code("input", False, "allow it in policy.toml [pins]", "PermissionError"),
+    "policy.invalid": Code("input", False, "fix policy.toml at the named place"),
+    # messages
+    "message.invalid": Code("peer", False, "the sender speaks another version or is broken"),
+    "message.too_large": Code("peer", False, "at most 256 KiB"),
+    "message.kind": Code("peer", False, "this kind does not belong on this topic"),
+    "message.expired": Code("peer", True, "check the clocks: imlmesh status"),
+    "message.replayed": Code("peer", False, "it was seen before"),
+    "message.audience": Code("peer", False, "it was meant for another receiver"),
+    "message.epoch": Code("peer", False, "a newer orchestrator took over"),
+    "message.session": Code("peer", True, "it belongs to an ended session"),
+    "dispatch.hash": Code("peer", False, "the result belongs to another dispatch of that name"),
+    "dispatch.unknown": Code("peer", False, "no such dispatch here"),
+    # trust
+    "signature.invalid": Code("peer", False, "the sender does not hold the key it claims"),
+    "signature.unknown_key": Code(
+        "peer", False, "provision the node first: imlmesh node provision"
+    ),
+    "trust.file": Code("here", False, "restore the file, or provision the node again"),
+    "trust.mode": Code("here", False, "chmod 600 the file"),
+    "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
+    # link, broker
+    "link.down": Code("mesh", True, "imlmesh status", "ConnectionError"),
+    "link.full": Code("mesh", True, "the broker is slow; it goes on when it caught up", "ConnectionError"),
+    "link.refused": Code(
+        "mesh", False, "provision the node again, or check the mesh id", "ConnectionError"
+    ),
+    "link.tls": Code("mesh", False, "the broker is not the one of this mesh", "ConnectionError"),
+    "broker.missing": Code("here", False, "sudo apt-get install mosquitto"),
+    "broker.failed": Code("here", True, "look at logs/broker.log in the home folder"),
+    "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
+    "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),
+    "process.failed": Code("here", True, "look at the logs folder of the home"),
+    # stores
+    "store.failed": Code("here", True, "check disk space and rights of the home folder", "OSError"),
+    "store.behind": Code(
+        "here", True, "the disk is slow; dispatching goes on when it caught up", "OSError"
+    ),
+    "store.full": Code("here", True, "free disk space", "OSError"),
+    "store.version": Code(
+        "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
+    ),
+    "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    # configuration and use
+    "config.invalid": Code("input", False, "fix the named place"),
+    "home.missing": Code("input", False, "imlmesh up makes one"),
+    "name.invalid": Code("input", False, "for example: pi-garden"),
+    "usage": Code("input", False, "add --help"),
+    "access.denied": Code(
+        "input", False, "use the account that runs the orchestrator", "PermissionError"
+    ),
+    "internal": Code("here", False, "please report it with the log", "RuntimeError"),
+    "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a document: JSON pointer, and for files line and column (1-based)."""
+
+    pointer: str = ""
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    end_line: int | None = None
+    end_column: int | None = None
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return self.file or self.pointer
+        return f"{self.file or '<plan>'}:{self.line}:{self.column}"
+
+
+class MeshError(Exception):
+    """Base of all errors that imlmesh raises on purpose.
+
+    `code` is stable and listed in `CODES`; `message` is for people; `place` says where in a
+    document; `hint` is what to try, by default the code's own.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, place: Place | None = None, hint: str | None = None
+    ) -> None:
+        if code not in CODES:
+            raise KeyError(f"error code {code!r} is not in CODES")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.place = place
+        self.hint = CODES[code].hint if hint is None else hint
+
+    def __str__(self) -> str:
+        where = f" at {self.place}" if self.place else ""
+        return f"{self.code}: {self.message}{where}"
+
+    def as_record(self) -> dict[str, Any]:
+        """The JSON twin: code, message, hint and the place's fields that are known."""
+        record: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}
+        if self.place:
+            for name in Place.__slots__:
+                value = getattr(self.place, name)
+                if value is not None:
+                    record[name] = value
+        return record
+
+
+class InputError(MeshError, ValueError):
+    """What a person, a plan or a configuration said cannot be done."""
+
+
+class ProtocolError(MeshError, ValueError):
+    """A message is malformed, out of place, or out of date."""
+
+
+class TrustError(MeshError, PermissionError):
+    """A signature, certificate, key file or peer is not to be believed."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class LinkError(MeshError, ConnectionError):
+    """The way to the broker or the orchestrator is closed."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class StoreError(MeshError, OSError):
+    """A database could not keep or give back what it should."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class DriverError(MeshError, RuntimeError):
+    """An action did not do its work."""
+
+
+class DriverTimeout(DriverError, TimeoutError):
+    """An action did not end within its time."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class DriverDenied(DriverError, PermissionError):
+    """The node's policy forbids the action or one of its parameters."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class DriverNotFound(DriverError, FileNotFoundError):
+    """What the action should work on is not there."""
+
+    def __str__(self) -> str:
+        return MeshError.__str__(self)
+
+
+class InvariantError(MeshError, AssertionError):
+    """Something that must never happen did: a bug of ours."""
+
+
+class InputErrors(InputError):
+    """Several input errors found at once; `errors` holds them, the first one names the group."""
+
+    def __init__(self, errors: Iterable[MeshError]) -> None:
+        self.errors: tuple[MeshError, ...] = tuple(errors)
+        first = self.errors[0]
+        super().__init__(first.code, first.message, place=first.place, hint=first.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error as it travels and is stored: a stable code and a text for people."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)

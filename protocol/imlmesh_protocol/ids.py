@@ -1,0 +1,56 @@
+"""Typed ids, and the one grammar that certificates, ACLs, topics and file names all use.
+
+The one rule: an id that came from outside passes `check_name` before it becomes part of a
+topic, a path or an ACL line. Ids are derived or given; nothing here makes randomness.
+"""
+
+import re
+from typing import NewType
+
+from imlmesh_protocol.errors import InputError
+
+MeshId = NewType("MeshId", str)
+NodeId = NewType("NodeId", str)
+RunId = NewType("RunId", str)
+ActionId = NewType("ActionId", str)
+DispatchId = NewType("DispatchId", str)
+ApprovalId = NewType("ApprovalId", str)
+
+# Fits MQTT topics (no / + #), ACL files (no space), file names and DNS labels (63).
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+# No vowels and no look-alikes (0/o, 1/l/i): four of them read out well over a phone.
+_SUFFIX_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
+_SUFFIX_LENGTH = 4
+
+
+def check_name(what: str, value: str) -> str:
+    """Return `value` when it is a valid id of a mesh, node or orchestrator, else raise `name.invalid`."""
+    if not NAME.fullmatch(value):
+        raise InputError(
+            "name.invalid",
+            f"{what} {value[:80]!r} must be 1 to 63 of a-z, 0-9, _ and -, and start with a letter or digit",
+        )
+    return value
+
+
+def run_id(counter: int, dice: int) -> RunId:
+    """The id of the `counter`-th run; four characters of `dice` keep ids of two meshes apart."""
+    suffix = ""
+    for _ in range(_SUFFIX_LENGTH):
+        dice, place = divmod(dice, len(_SUFFIX_ALPHABET))
+        suffix += _SUFFIX_ALPHABET[place]
+    return RunId(f"r-{counter}-{suffix}")
+
+
+def dispatch_id(run: str, action: str, node: str, attempt: int) -> DispatchId:
+    """`run/action/node/attempt`: derived, so that a repeated decision names the same dispatch."""
+    return DispatchId(f"{run}/{action}/{node}/{attempt}")
+
+
+def split_dispatch(dispatch: str) -> tuple[RunId, ActionId, NodeId, int]:
+    """The four parts of a dispatch id; `message.invalid` when there are not four."""
+    parts = dispatch.split("/")
+    if len(parts) != 4 or not parts[3].isdigit():
+        raise InputError("message.invalid", f"{dispatch[:120]!r} is not run/action/node/attempt")
+    return RunId(parts[0]), ActionId(parts[1]), NodeId(parts[2]), int(parts[3])

@@ -1,0 +1,209 @@
+"""Actions against manifests: known module and action, params by schema, effect and impact.
+
+The one rule: a template's value is not known yet, so nothing is said about it; everything around
+it is checked. Deliberately absent: where an action could run (placement decides).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.iml import template
+from imlmesh_protocol.iml.builder import pointer_of
+from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.plan import Action
+from imlmesh_protocol.iml.unsupported import IMPACT_WITHOUT_APPROVAL
+from imlmesh_protocol.manifest import ActionSpec, Manifest
+from imlmesh_protocol.states import EFFECT_CARE, Effect
+
+#: keywords that say something about a container as a whole, so a template inside it leaves them open
+_OPEN_KEYWORDS = frozenset(
+    {"anyOf", "oneOf", "not", "if", "const", "enum", "contains", "uniqueItems"}
+)
+#: what we say instead of the library's words, which are about JSON Schema; {} is the keyword's value
+_WORDS = {
+    "type": "must be of type {}",
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "may have at most {} characters",
+    "minItems": "must hold at least {} entries",
+    "maxItems": "may hold at most {} entries",
+    "enum": "must be one of {}",
+    "const": "must be {}",
+    "pattern": "does not fit {}",
+}
+
+
+def effect_of(action: Action, spec: ActionSpec) -> Effect:
+    """The effect that counts: the plan's, else the driver's."""
+    return action.effect or spec.effect
+
+
+class Catalogue:
+    """What the given manifests can do; several nodes may offer one action in several versions."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._manifests = manifests
+        self._specs: dict[tuple[str, str], list[ActionSpec]] = {}
+        self._validators: dict[int, Any] = {}
+
+    def modules(self) -> set[str]:
+        return {module for manifest in self._manifests for module in manifest.modules}
+
+    def actions(self, module: str) -> list[str]:
+        """The actions of a module, in all its versions."""
+        offers = [m.modules[module].actions for m in self._manifests if module in m.modules]
+        return sorted({action for actions in offers for action in actions})
+
+    def specs(self, module: str, action: str) -> list[ActionSpec]:
+        """The different specs of an action, the most careful first; empty when there is none."""
+        key = (module, action)
+        if key not in self._specs:
+            different: list[ActionSpec] = []
+            for manifest in self._manifests:
+                spec = manifest.find(module, action)
+                if spec is not None and spec not in different:
+                    different.append(spec)
+            different.sort(key=lambda spec: (EFFECT_CARE[spec.effect], spec.impact), reverse=True)
+            self._specs[key] = different
+        return self._specs[key]
+
+    def validator(self, spec: ActionSpec) -> Any:
+        """The compiled schema of a spec's params."""
+        # importing jsonschema takes 0.1 s or more; a plan without a known module needs none
+        from jsonschema import Draft202012Validator
+
+        if id(spec) not in self._validators:
+            self._validators[id(spec)] = Draft202012Validator(spec.params)
+        return self._validators[id(spec)]
+
+
+def check_action(
+    index: int, action: Action, catalogue: Catalogue, has_fleet: bool, findings: Findings
+) -> None:
+    """One action, whose fields are right, against all that is offered."""
+    _check_size(index, action, findings)
+    specs = catalogue.specs(action.module, action.action)
+    if not specs:
+        _report_unknown(index, action, catalogue, has_fleet, findings)
+        _check_reroute(index, action, action.effect, findings)
+        _check_impact(index, action, None, findings)
+        return
+    spec = specs[0]
+    _check_effect(index, action, spec, findings)
+    _check_impact(index, action, spec, findings)
+    problems = [list(_problems(action.params, catalogue.validator(spec))) for spec in specs]
+    if all(problems):
+        base = pointer_of("actions", index, "params")
+        for path, message, at_key in problems[0]:
+            text = f'action "{action.id}": {message}'
+            findings.error("action.params", base + pointer_of(*path), text, key=at_key)
+
+
+def _report_unknown(
+    index: int, action: Action, catalogue: Catalogue, has_fleet: bool, findings: Findings
+) -> None:
+    modules = catalogue.modules()
+    if action.module in modules:
+        near = did_you_mean(action.action, catalogue.actions(action.module))
+        message = f'the module "{action.module}" has no action "{action.action}"{near}'
+        findings.error("action.unknown", pointer_of("actions", index, "action"), message)
+        return
+    report = findings.error if has_fleet else findings.warning
+    where = "no node has" if has_fleet else "this installation does not have"
+    near = did_you_mean(action.module, sorted(modules))
+    message = f'{where} the module "{action.module}"{near}'
+    report("module.unknown", pointer_of("actions", index, "module"), message)
+
+
+def _check_size(index: int, action: Action, findings: Findings) -> None:
+    try:
+        template.check_size(action.params)
+    except InputError as exc:
+        pointer = pointer_of("actions", index, "params")
+        findings.error(exc.code, pointer, f'action "{action.id}": {exc.message}')
+
+
+def _check_effect(index: int, action: Action, spec: ActionSpec, findings: Findings) -> None:
+    effect = effect_of(action, spec)
+    if EFFECT_CARE[effect] < EFFECT_CARE[spec.effect] and not spec.vouch:
+        message = (
+            f'action "{action.id}": {action.module}.{action.action} is {spec.effect}; '
+            f"{effect} would be less careful"
+        )
+        findings.error("plan.effect", pointer_of("actions", index, "effect"), message)
+    else:
+        _check_reroute(index, action, effect, findings)
+
+
+def _check_reroute(index: int, action: Action, effect: Effect | None, findings: Findings) -> None:
+    if action.on_node_loss == "reroute" and effect is not None and not effect.repeatable:
+        message = f'action "{action.id}" is {effect}: on another node it might happen twice'
+        findings.error("plan.reroute", pointer_of("actions", index, "on_node_loss"), message)
+
+
+def _check_impact(index: int, action: Action, spec: ActionSpec | None, findings: Findings) -> None:
+    pointer = pointer_of("actions", index, "action" if action.impact is None else "impact")
+    name = f"{action.module}.{action.action}"
+    drivers = spec.impact if spec else 0.0
+    impact = drivers if action.impact is None else action.impact
+    if impact < drivers:
+        message = f'action "{action.id}": the impact of {name} is {drivers}; {impact} is lower'
+        findings.error("plan.impact", pointer, message)
+    if max(impact, drivers) > IMPACT_WITHOUT_APPROVAL:
+        message = (
+            f'action "{action.id}": an impact of {max(impact, drivers)} needs an approval, '
+            f"which this version cannot ask for; at most {IMPACT_WITHOUT_APPROVAL}"
+        )
+        findings.error("plan.unsupported", pointer, message)
+
+
+_Path = tuple[str | int, ...]
+
+
+def _problems(params: Mapping[str, Any], validator: Any) -> Iterator[tuple[_Path, str, bool]]:
+    """Path within the params, message, and whether its key is meant."""
+    lacking: set[_Path] = set()
+    for error in validator.iter_errors(params):
+        if _left_open(error):
+            continue
+        path: _Path = tuple(error.absolute_path)
+        keyword = error.validator
+        if keyword == "additionalProperties" and error.validator_value is False:
+            known = sorted(error.schema.get("properties", {}))
+            for key in error.instance:
+                if key not in known:
+                    message = f"{_named((*path, key))} is unknown{did_you_mean(key, known)}"
+                    yield (*path, key), message, True
+        elif keyword == "required":
+            # one error for each that is missing, none of which says which
+            if path not in lacking:
+                lacking.add(path)
+                for key in error.validator_value:
+                    if key not in error.instance:
+                        yield path, f"{_named((*path, key))} is missing", False
+        else:
+            yield path, f"{_named(path)} {_words(error)}", False
+
+
+def _left_open(error: Any) -> bool:
+    instance = error.instance
+    if isinstance(instance, str) and template.has_templates(instance):
+        # text around a template stays text, whatever is put in
+        return error.validator != "type" or template.is_template(instance)
+    return error.validator in _OPEN_KEYWORDS and template.has_templates(instance)
+
+
+def _named(path: _Path) -> str:
+    return f'the parameter "{".".join(map(str, path))}"' if path else '"params"'
+
+
+def _words(error: Any) -> str:
+    value = error.validator_value
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    words = _WORDS.get(error.validator)
+    return words.format(value) if words else f"is not allowed: {error.message[:200]}"

@@ -1,0 +1,58 @@
+"""Where an action wants to run, against the fleet: node, group, selector.
+
+The one rule: a name that nobody has is an error here, before anything is sent; a known node that
+is away is not. Deliberately absent: choosing a node.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.iml.builder import pointer_of
+from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.plan import Action
+from imlmesh_protocol.iml.selector import parse_selector
+
+_TARGETS = ("target_node", "target_group", "target_selector")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The nodes by alias and by id → id, and the node ids of each group."""
+
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def check_targets(index: int, action: Action, fleet: Fleet | None, findings: Findings) -> None:
+    """plan.targets, selector.syntax, and with a fleet place.*."""
+    set_targets = [name for name in _TARGETS if getattr(action, name) is not None]
+    if len(set_targets) > 1:
+        message = f'action "{action.id}" has {" and ".join(set_targets)}'
+        findings.error("plan.targets", pointer_of("actions", index, set_targets[1]), message)
+    if action.target_selector is not None:
+        _check_selector(index, action.target_selector, findings)
+    if fleet is None:
+        return
+    if action.target_node is not None and action.target_node not in fleet.nodes:
+        near = did_you_mean(action.target_node, list(fleet.nodes))
+        message = f'there is no node "{action.target_node}"{near}'
+        findings.error("place.unknown_node", pointer_of("actions", index, "target_node"), message)
+    if action.target_group is not None:
+        _check_group(index, action.target_group, fleet, findings)
+
+
+def _check_selector(index: int, selector: str, findings: Findings) -> None:
+    try:
+        parse_selector(selector)
+    except InputError as exc:
+        findings.error(exc.code, pointer_of("actions", index, "target_selector"), exc.message)
+
+
+def _check_group(index: int, group: str, fleet: Fleet, findings: Findings) -> None:
+    pointer = pointer_of("actions", index, "target_group")
+    if group not in fleet.groups:
+        near = did_you_mean(group, list(fleet.groups))
+        findings.error("place.no_group", pointer, f'there is no group "{group}"{near}')
+    elif not fleet.groups[group]:
+        findings.error("place.empty_group", pointer, f'the group "{group}" has no nodes')

@@ -1,0 +1,119 @@
+"""Every maximum of imlmesh, each with its reason.
+
+The one rule: no other file states a limit of its own. Sizes are bytes, times milliseconds,
+unless the name says otherwise.
+"""
+
+from dataclasses import dataclass
+
+# wire
+MESSAGE_BYTES = 256 * 1024  # brokers of the field default near it; a Pi decodes it in ~5 ms
+MESSAGE_DEPTH = 16  # plans nest 4 to 6; C stacks of decoders are safe far beyond
+MESSAGE_VALUES = 20_000  # bounds the decode time of a 256 KiB message full of tiny values
+PARAMS_BYTES = 192 * 1024  # leaves room for envelope and neighbours within one message
+RESULT_BYTES = 192 * 1024  # one message; results in chunks come with a later issue
+DELEGATE_EXPIRY_MS = 60_000  # a dispatch is re-sent every 5 s, so an old envelope is never needed
+TIME_EXPIRY_MS = 60_000  # every message but a will is dead after this much mesh time
+CLOCK_TOLERANCE_MS = 5_000  # two synced clocks differ by the half of a slow round trip
+BATCH_DISPATCHES = 128  # dispatches a delegate: one signature for many, still well below 256 KiB
+BATCH_BYTES = 160 * 1024  # a delegate or complete is closed when its parts reach this
+WINDOW_UNACKED = 64  # PUBLISH packets without PUBACK before the link waits
+KEEPALIVE_S = 20  # a half-open TCP connection is noticed within 1.5 of it
+LINK_PACKET_BYTES = MESSAGE_BYTES + 16 * 1024  # a message with topic and headers; more closes the connection
+LINK_WAITING_MESSAGES = 10_000  # held while the window is full: a burst to a whole fleet fits
+LINK_WAITING_BYTES = 64 * 1024 * 1024  # of them; a Pi keeps room for the rest
+LINK_CONNECT_MS = 10_000  # TCP, TLS, CONNACK and SUBACK together, on a busy Pi
+LINK_RETRY_MS = 250  # first pause before a new attempt; doubles, drawn with full jitter
+LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a second
+LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
+BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers
+BROKER_QUEUED_MESSAGES = 5_000  # of one client that reads slowly; beyond it the broker drops
+BROKER_INFLIGHT_MESSAGES = 100  # sent to one client without PUBACK: more than WINDOW_UNACKED
+BROKER_START_MS = 10_000  # a Pi's first start from a cold SD card takes 2 to 3 s
+BROKER_RESTARTS = 5  # within BROKER_RESTART_WINDOW_MS; more will not help
+BROKER_RESTART_WINDOW_MS = 60_000
+STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
+PORTS_TRIED = 100  # from the usual one upwards, for a free one
+
+# trust
+ENROLLED_NODES = 10_000  # the largest fleet that is measured
+KEY_FILE_BYTES = 16 * 1024  # a PEM file of ours is below 2 KB
+CA_DAYS = 3_650  # until certificates are rotated on their own, a mesh must not end by itself
+CERTIFICATE_DAYS = 825  # the longest that TLS clients of the field accept
+CERTIFICATE_BACKDATE_MS = 3_600_000  # clocks without a battery come up a little late
+LOG_FILE_BYTES = 10 * 1024 * 1024  # of each of two log files of a process: an SD card has room
+
+# plans
+PLAN_BYTES = 4 * 1024 * 1024  # 500 actions with 8 KB of params each
+PLAN_ACTIONS = 500  # default of IML v2; configurable
+PLAN_DEPTH = 64  # nesting of a plan document; templates and params need less than 10
+PLAN_VALUES = 200_000  # after YAML anchors are expanded: stops "billion laughs"
+PLAN_ERRORS = 100  # reported at once; more help nobody
+PLAN_YAML_BYTES = 512 * 1024  # the YAML parser reads ~140 KB a second; larger plans are JSON
+PLAN_TTL_S = 30 * 24 * 3_600  # a run nobody touched for a month is forgotten, not waiting
+LEASE_S = 24 * 3_600  # a longer lease would hold work on a dead node for more than a day
+PARAMS_DEPTH = 12  # leaves room for dispatch and body around them within MESSAGE_DEPTH
+PARAMS_VALUES = 16_000  # leaves room for neighbours within MESSAGE_VALUES
+SELECTOR_CHARS = 1_024  # a selector is one line that a person reads
+SELECTOR_DEPTH = 16  # brackets and "not"; more nobody can read
+
+# orchestrator
+NODE_WINDOW = 256  # dispatches held by one node: keeps it busy across a slow commit
+ACTIVE_RUNS = 1_000  # core memory stays below ~1 GB at 500 actions each
+ACCEPT_MS = 5_000  # no accept by then: the same dispatch goes out again
+START_MS = 60_000  # accepted but not started (claims, slots): the node gives it back
+RUN_TTL_MS = 24 * 3_600_000  # a run that waits longer than a day is no longer wanted
+CANCEL_MS = 30_000  # a node that has not confirmed a cancel by then: unconfirmed
+APPROVAL_MS = 60 * 60_000  # people answer within the hour or not at all
+OUTFLOW_ROWS = 10_000  # copied rows the mover may lag before dispatching stops
+OUTFLOW_AGE_MS = 5_000
+EVENT_SUBSCRIBERS = 64  # open watch streams
+EVENT_QUEUE = 10_000  # events a slow watcher may lag before it is told to reconnect
+HEARTBEATS_PER_TURN = 20  # a burst must not delay results: 20 verify in ~2 ms
+
+# node
+NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
+NODE_HELD = 256  # dispatches accepted and not settled
+RESEND_MS = 5_000  # results that nobody settled, and a time request, go out again
+SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then
+FAULT_CHARS = 2_000  # of the text of a fault; more nobody reads in a table
+LOG_LINE_BYTES = 4 * 1024  # of one log line of an action
+LOG_LINES_PER_ACTION = 2_000  # then one line says that the rest was dropped
+OUTPUT_BYTES = 64 * 1024  # of each stream of a command kept in its result
+COMMAND_OUTPUT_BYTES = 16 * 1024 * 1024  # a command that prints more runs wild: it is killed
+TIMEOUT_S = 3_600  # IML v2's maximum of an action
+KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
+DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
+DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
+
+# stores
+WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
+FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How fast silence is noticed. `lost_ms` is also the lease of a dispatch."""
+
+    heartbeat_ms: int
+    lost_ms: int
+
+    @property
+    def suspect_ms(self) -> int:
+        """Silent this long without a will: shown as suspect, gets nothing new."""
+        return self.lost_ms * 2 // 3
+
+    @property
+    def stop_ms(self) -> int:
+        """A cut-off node ends `stop` work after this long without an answered heartbeat."""
+        return self.lost_ms * 9 // 10
+
+    @property
+    def reroute_ms(self) -> int:
+        """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
+        return self.lost_ms * 11 // 10
+
+
+WAN = Timing(heartbeat_ms=15_000, lost_ms=30_000)
+LAN = Timing(heartbeat_ms=2_000, lost_ms=6_000)
+TIMINGS = {"wan": WAN, "lan": LAN}

@@ -1,0 +1,132 @@
+"""What a node can do, as data: the manifest that drivers generate and everybody reads.
+
+Shape: {"modules": {module: {"version": str, "actions": {action: ActionSpec as a dict}}}}.
+The orchestrator places work and `plan check` checks params by it, without any driver's library.
+Deliberately absent: code; a manifest never runs anything.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgpack
+
+from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.states import Effect
+
+#: least to most trusted; an action runs when the node's profile is at least its permission
+PROFILES = ("readonly", "local_worker", "power_user", "unrestricted")
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """One action of one module, as its driver declares it."""
+
+    module: str
+    action: str
+    #: JSON Schema (2020-12) of the params object; a property may carry "x-guard":
+    #: "read", "write" (paths), "command" (argv list), "pin" (BCM number): the node's guard checks it
+    params: Mapping[str, Any]
+    returns: tuple[str, ...]
+    effect: Effect
+    permission: str
+    impact: float
+    description: str = ""
+    #: claim patterns such as "gpio:{pin}", filled from params
+    claims: tuple[str, ...] = ()
+    #: whether a plan may state a less careful effect (vouched)
+    vouch: bool = False
+
+    def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """The claims of one call: each pattern with its {param} filled in."""
+        return tuple(pattern.format_map(params) for pattern in self.claims)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One driver's actions by name."""
+
+    version: str
+    actions: Mapping[str, ActionSpec]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that one node, or one installation, can do."""
+
+    modules: Mapping[str, Module] = field(default_factory=dict)
+
+    def find(self, module: str, action: str) -> ActionSpec | None:
+        """The spec of an action, or None when this manifest lacks it."""
+        found = self.modules.get(module)
+        return found.actions.get(action) if found else None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Plain dicts and lists, ready for JSON or msgpack."""
+        return {
+            "modules": {
+                name: {
+                    "version": module.version,
+                    "description": module.description,
+                    "actions": {a: _spec_to_wire(s) for a, s in sorted(module.actions.items())},
+                }
+                for name, module in sorted(self.modules.items())
+            }
+        }
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical form; equal manifests have equal digests."""
+        packed: bytes = msgpack.packb(self.to_wire())
+        return hashlib.sha256(packed).hexdigest()
+
+
+def _spec_to_wire(spec: ActionSpec) -> dict[str, Any]:
+    wire = asdict(spec)
+    del wire["module"], wire["action"]
+    wire["params"] = dict(spec.params)
+    wire["returns"] = list(spec.returns)
+    wire["claims"] = list(spec.claims)
+    wire["effect"] = str(spec.effect)
+    return wire
+
+
+def manifest_from_wire(wire: Any) -> Manifest:
+    """Read a manifest that came from a file or a node; `message.invalid` when it is not one."""
+    try:
+        modules = {
+            str(name): Module(
+                version=str(module["version"]),
+                description=str(module.get("description", "")),
+                actions={
+                    str(action): _spec_from_wire(str(name), str(action), spec)
+                    for action, spec in module["actions"].items()
+                },
+            )
+            for name, module in wire["modules"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise ProtocolError("message.invalid", f"not a manifest: {exc!r}") from exc
+    return Manifest(modules)
+
+
+def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> ActionSpec:
+    permission = wire["permission"]
+    if permission not in PROFILES:
+        raise ValueError(f"{module}.{action}: no such profile {permission!r}")
+    impact = float(wire["impact"])
+    if not 0 <= impact <= 1:
+        raise ValueError(f"{module}.{action}: impact {impact} is not within 0..1")
+    return ActionSpec(
+        module=module,
+        action=action,
+        params=dict(wire["params"]),
+        returns=tuple(wire["returns"]),
+        effect=Effect(wire["effect"]),
+        permission=permission,
+        impact=impact,
+        description=str(wire.get("description", "")),
+        claims=tuple(wire.get("claims", ())),
+        vouch=bool(wire.get("vouch", False)),
+    )

@@ -1,0 +1,148 @@
+"""The states of actions, runs, dispatches, nodes and approvals, and which change into which.
+
+The one rule: a transition that these tables do not list never happens; cores check every change
+against them. Right of the bar in DESIGN's words means terminal: no way out, but for the two
+exceptions written beside their rows.
+"""
+
+from enum import StrEnum
+
+
+class _State(StrEnum):
+    """A state is its word; hashing it as text is ten times faster than Enum's own way."""
+
+    __hash__ = str.__hash__
+
+
+class ActionState(_State):
+    PENDING = "pending"
+    WAITING = "waiting"
+    AWAITING_APPROVAL = "awaiting_approval"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    ROLLED_BACK = "rolled_back"
+
+
+class RunState(_State):
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class DispatchState(_State):
+    PLANNED = "planned"
+    SENT = "sent"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    SUPERSEDED = "superseded"
+
+
+class Liveness(_State):
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    LOST = "lost"
+    OFFLINE = "offline"
+
+
+class ApprovalState(_State):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+
+
+class Effect(_State):
+    """How careful one must be with doing it again; later is more careful."""
+
+    PURE = "pure"
+    IDEMPOTENT = "idempotent"
+    ONCE = "once"
+    PHYSICAL = "physical"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether doing it twice is harmless."""
+        return self in _REPEATABLE
+
+
+_REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
+EFFECT_CARE = {Effect.PURE: 0, Effect.IDEMPOTENT: 1, Effect.ONCE: 2, Effect.PHYSICAL: 3}
+
+A, R, D, N, P = ActionState, RunState, DispatchState, Liveness, ApprovalState
+
+ACTION: dict[ActionState, frozenset[ActionState]] = {
+    A.PENDING: frozenset(
+        {A.WAITING, A.AWAITING_APPROVAL, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}
+    ),
+    A.WAITING: frozenset({A.AWAITING_APPROVAL, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    A.AWAITING_APPROVAL: frozenset({A.WAITING, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    A.RUNNING: frozenset({A.WAITING, A.UNKNOWN, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    A.UNKNOWN: frozenset({A.WAITING, A.RUNNING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    A.COMPLETED: frozenset({A.ROLLED_BACK}),  # its compensation completed
+    A.FAILED: frozenset({A.ROLLED_BACK}),  # likewise
+    A.SKIPPED: frozenset(),
+    A.CANCELLED: frozenset(),
+    A.ROLLED_BACK: frozenset(),
+}
+
+RUN: dict[RunState, frozenset[RunState]] = {
+    R.PENDING: frozenset({R.RUNNING, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
+    R.RUNNING: frozenset({R.PAUSED, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
+    R.PAUSED: frozenset({R.RUNNING, R.CANCELLING, R.FAILED, R.CANCELLED}),
+    R.CANCELLING: frozenset({R.CANCELLED, R.COMPLETED, R.FAILED}),
+    R.COMPLETED: frozenset(),
+    R.FAILED: frozenset(),
+    R.CANCELLED: frozenset(),
+}
+
+_ENDS = {D.COMPLETED, D.FAILED, D.TIMED_OUT, D.CANCELLED, D.REJECTED, D.UNKNOWN, D.SUPERSEDED}
+DISPATCH: dict[DispatchState, frozenset[DispatchState]] = {
+    D.PLANNED: frozenset({D.SENT, D.ACCEPTED, D.RUNNING, *_ENDS}),
+    D.SENT: frozenset({D.ACCEPTED, D.RUNNING, *_ENDS}),
+    D.ACCEPTED: frozenset({D.RUNNING, *_ENDS}),
+    D.RUNNING: frozenset(_ENDS),
+    D.COMPLETED: frozenset(),
+    D.FAILED: frozenset(),
+    D.TIMED_OUT: frozenset(),
+    D.CANCELLED: frozenset(),
+    D.REJECTED: frozenset(),
+    # a late true result replaces what nobody knew
+    D.UNKNOWN: frozenset({D.COMPLETED, D.FAILED, D.TIMED_OUT, D.CANCELLED, D.SUPERSEDED}),
+    D.SUPERSEDED: frozenset(),
+}
+
+LIVENESS: dict[Liveness, frozenset[Liveness]] = {
+    N.ONLINE: frozenset({N.SUSPECT, N.LOST, N.OFFLINE}),
+    N.SUSPECT: frozenset({N.ONLINE, N.LOST, N.OFFLINE}),
+    N.LOST: frozenset({N.ONLINE, N.OFFLINE}),
+    N.OFFLINE: frozenset({N.ONLINE}),
+}
+
+APPROVAL: dict[ApprovalState, frozenset[ApprovalState]] = {
+    P.PENDING: frozenset({P.APPROVED, P.DENIED, P.EXPIRED, P.SUPERSEDED}),
+    P.APPROVED: frozenset(),
+    P.DENIED: frozenset(),
+    P.EXPIRED: frozenset(),
+    P.SUPERSEDED: frozenset(),
+}
+
+ACTION_ENDED = frozenset({A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED, A.ROLLED_BACK})
+RUN_ENDED = frozenset({R.COMPLETED, R.FAILED, R.CANCELLED})
+DISPATCH_LIVE = frozenset({D.PLANNED, D.SENT, D.ACCEPTED, D.RUNNING})
+
+del A, R, D, N, P

@@ -1,0 +1,76 @@
+"""msgpack with limits: the only way bytes of the wire become values and back.
+
+The one rule: what `unpack` returns holds only None, bool, int, finite float, str, bytes, list and
+dict with unique str keys, within the limits of `limits`. Its refusals are `ProtocolError`s.
+"""
+
+import math
+from typing import Any
+
+import msgpack
+
+from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
+
+_SCALARS = frozenset({type(None), bool, int, str, bytes})
+
+
+def pack(value: Any) -> bytes:
+    """Encode `value`; `message.invalid` when it holds something that msgpack cannot carry."""
+    try:
+        packed: bytes = msgpack.packb(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise ProtocolError("message.invalid", f"cannot be encoded: {exc}") from exc
+    return packed
+
+
+def unpack(data: bytes, *, max_bytes: int = MESSAGE_BYTES) -> Any:
+    """Decode `data` under the limits; `message.too_large` or `message.invalid` otherwise."""
+    if len(data) > max_bytes:
+        raise ProtocolError("message.too_large", f"{len(data)} bytes, at most {max_bytes}")
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, strict_map_key=True, object_pairs_hook=_unique_keys, timestamp=0
+        )
+    except ProtocolError:
+        raise
+    # OverflowError: a timestamp out of range; the others are msgpack's own and bad UTF-8
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as exc:
+        raise ProtocolError("message.invalid", f"not msgpack: {type(exc).__name__}") from exc
+    check_values(value)
+    return value
+
+
+def check_values(value: Any) -> None:
+    """Refuse what may not travel: foreign types, NaN, too deep or too many values."""
+    level = [value]
+    depth = count = 0
+    while level:
+        depth += 1
+        count += len(level)
+        if depth > MESSAGE_DEPTH:
+            raise ProtocolError("message.invalid", f"nested deeper than {MESSAGE_DEPTH}")
+        if count > MESSAGE_VALUES:
+            raise ProtocolError("message.invalid", f"more than {MESSAGE_VALUES} values")
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind in _SCALARS:
+                continue
+            if kind is dict:
+                below.extend(item.values())
+            elif kind is list or kind is tuple:
+                below.extend(item)
+            elif kind is not float or not math.isfinite(item):
+                raise ProtocolError("message.invalid", f"{kind.__name__} value not allowed")
+        level = below
+
+
+def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ProtocolError("message.invalid", "duplicate key")
+    for key in result:
+        if type(key) is not str:
+            raise ProtocolError("message.invalid", "a key is not text")
+    return result

@@ -1,0 +1,183 @@
+"""Signed envelopes: bytes in, a believed message out, and the way back.
+
+An envelope is the msgpack array [1, kind, key_id, body, signature]; the signature is Ed25519 over
+"imlmesh1" ‖ u8 len(kind) ‖ kind ‖ u32 len(body) ‖ body, exactly the bytes that travel.
+The one rule: signature, then parse, then audience, age and order; nothing is believed earlier.
+Deliberately absent: keys from files and clocks; the caller brings both.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from imlmesh_protocol.errors import ProtocolError, TrustError
+from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, MESSAGE_BYTES
+from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.messages import Message, check_fields
+from imlmesh_protocol.wire.topics import Kind, Topic, Way
+
+VERSION = 1
+KEY_ID_BYTES = 8
+_DOMAIN = b"imlmesh1"
+_HEADER_TYPES = {"mesh": str, "iss": str, "aud": str, "id": str, "iat": int, "exp": int, "seq": int}
+
+
+def signing_input(kind: str, body: bytes) -> bytes:
+    """What is signed: the kind is bound to the body, so neither can be swapped."""
+    name = kind.encode()
+    return b"".join((_DOMAIN, bytes((len(name),)), name, struct.pack(">I", len(body)), body))
+
+
+class Sealer:
+    """Makes envelopes of one sender. Orchestrators pass the epoch as `term`, nodes their boot."""
+
+    def __init__(
+        self, sign: Callable[[bytes], bytes], key_id: bytes, mesh: str, iss: str, way: Way
+    ) -> None:
+        self._sign = sign
+        self._key_id = key_id
+        self._mesh = mesh
+        self._iss = iss
+        self._up = way is Way.FROM
+        self.term = 0
+        self.session = 0
+        self._seq = 0
+
+    def new_session(self, term: int, session: int) -> None:
+        """Every message from now on belongs to this epoch or boot, and session."""
+        self.term, self.session = term, session
+
+    def seal(
+        self, kind: Kind, aud: str, fields: Mapping[str, Any], now_ms: int, lifetime_ms: int
+    ) -> bytes:
+        """One signed message; `lifetime_ms` 0 means that it has no expiry (wills)."""
+        self._seq += 1
+        body: dict[str, Any] = {
+            "mesh": self._mesh,
+            "iss": self._iss,
+            "aud": aud,
+            "id": f"{self._iss}.{self.term}.{self.session}.{self._seq}",
+            "iat": now_ms,
+            "exp": now_ms + lifetime_ms if lifetime_ms else 0,
+            "seq": self._seq,
+        }
+        if self._up:
+            body["boot"], body["session"] = self.term, self.session
+        else:
+            body["epoch"] = self.term
+        body.update(fields)
+        packed = pack(body)
+        envelope = pack(
+            [VERSION, str(kind), self._key_id, packed, self._sign(signing_input(kind, packed))]
+        )
+        if len(envelope) > MESSAGE_BYTES:
+            raise ProtocolError("message.too_large", f"{kind} of {len(envelope)} bytes")
+        return envelope
+
+
+class Opener:
+    """Opens what comes to one receiver and remembers how far each sender has counted.
+
+    `find_key(key_id, iss)` returns the public key that `iss` may sign with, or None.
+    """
+
+    def __init__(
+        self, mesh: str, me: str, find_key: Callable[[bytes, str], Ed25519PublicKey | None]
+    ) -> None:
+        self._mesh = mesh
+        self._me = me
+        self._find_key = find_key
+        #: (sender, lane) → (term, session, seq) of the last message taken; heartbeats may wait
+        #: behind other messages and so count in a lane of their own
+        self.floors: dict[tuple[str, str], tuple[int, int, int]] = {}
+
+    def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
+        """A believed message. `now_ms` None skips age: first contact, where a nonce stands in."""
+        kind, key_id, packed, signature = _outer(topic, envelope)
+        key = self._find_key(key_id, topic.name)
+        if key is None:
+            raise TrustError("signature.unknown_key", f"{topic.name}: no such key is enrolled")
+        try:
+            key.verify(signature, signing_input(kind, packed))
+        except InvalidSignature:
+            raise TrustError("signature.invalid", f"{topic.name}: {kind} is not signed") from None
+        message = _inner(topic, kind, packed)
+        self._check_way(topic, message, now_ms)
+        return message
+
+    def _check_way(self, topic: Topic, message: Message, now_ms: int | None) -> None:
+        if topic.mesh != self._mesh or message.aud not in (self._me, "*"):
+            raise ProtocolError("message.audience", f"{message.id[:80]} is for {message.aud[:80]}")
+        if topic.way in (Way.FROM, Way.ORCHESTRATOR) and message.iss != topic.name:
+            raise TrustError("signature.invalid", f"{message.iss[:80]} wrote as {topic.name}")
+        if not message.exp:
+            if message.fields.get("state") != "gone":
+                raise ProtocolError("message.invalid", "only a will may lack an expiry")
+            return
+        if now_ms is not None:
+            if message.exp < now_ms:
+                raise ProtocolError(
+                    "message.expired", f"{message.id[:80]}: {now_ms - message.exp} ms too late"
+                )
+            if message.iat > now_ms + CLOCK_TOLERANCE_MS:
+                raise ProtocolError(
+                    "message.expired", f"{message.id[:80]}: from {message.iat - now_ms} ms ahead"
+                )
+        self._check_order(message)
+
+    def _check_order(self, message: Message) -> None:
+        lane = "heartbeat" if message.kind is Kind.HEARTBEAT else ""
+        place = (message.term, message.session, message.seq)
+        if place <= self.floors.get((message.iss, lane), (0, 0, 0)):
+            raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")
+        self.floors[message.iss, lane] = place
+
+
+def _outer(topic: Topic, envelope: bytes) -> tuple[Kind, bytes, bytes, bytes]:
+    parts = unpack(envelope)
+    if type(parts) is not list or len(parts) != 5 or parts[0] != VERSION:
+        raise ProtocolError("message.invalid", "not an envelope of this version")
+    _, kind, key_id, packed, signature = parts
+    if kind != topic.kind:
+        raise ProtocolError("message.kind", f"{str(kind)[:40]!r} on a topic of {topic.kind}")
+    if (
+        type(key_id) is not bytes
+        or len(key_id) != KEY_ID_BYTES
+        or type(packed) is not bytes
+        or type(signature) is not bytes
+    ):
+        raise ProtocolError("message.invalid", "not an envelope of this version")
+    return topic.kind, key_id, packed, signature
+
+
+def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
+    body = unpack(packed)
+    if type(body) is not dict:
+        raise ProtocolError("message.invalid", "the body is not a map")
+    header: dict[str, Any] = {}
+    names = ("boot", "session") if topic.way is Way.FROM else ("epoch",)
+    for name in (*_HEADER_TYPES, *names):
+        value: Any = body.pop(name, None)
+        wanted = _HEADER_TYPES.get(name, int)
+        if type(value) is not wanted or (wanted is int and value < 0):
+            raise ProtocolError("message.invalid", f"header field {name} is not valid")
+        header[name] = value
+    if header["mesh"] != topic.mesh:
+        raise ProtocolError("message.audience", f"of mesh {header['mesh'][:80]!r}")
+    check_fields(kind, body)
+    return Message(
+        kind=kind,
+        iss=header["iss"],
+        aud=header["aud"],
+        id=header["id"],
+        iat=header["iat"],
+        exp=header["exp"],
+        term=header[names[0]],
+        session=header.get("session", 0),
+        seq=header["seq"],
+        fields=body,
+        channel=topic.channel,
+    )

@@ -1,0 +1,260 @@
+"""The body of each message kind: which fields it carries and what they hold.
+
+The one rule: `FIELDS` is the protocol; the generated docs/PROTOCOL.md and the checks below read
+it. A field that the table does not name is refused: an old receiver must not half-understand.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.topics import Kind
+
+Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a body: a check, and the words for the generated documentation."""
+
+    check: Check
+    holds: str
+    required: bool = True
+
+
+@dataclass(slots=True)
+class Message:
+    """A verified message. `term` is the epoch (down) or the boot (up), `session` 0 down."""
+
+    kind: Kind
+    iss: str
+    aud: str
+    id: str
+    iat: int
+    exp: int
+    term: int
+    session: int
+    seq: int
+    fields: dict[str, Any]
+    channel: str = ""
+
+
+def _text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _count_or_none(value: Any) -> bool:
+    return value is None or _count(value)
+
+
+def _map(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _number_or_none(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _texts(value: Any) -> bool:
+    return type(value) is list and all(type(item) is str for item in value)
+
+
+def _bins(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
+
+
+def _pairs(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is list and len(item) == 2 and type(item[0]) is str and type(item[1]) is bytes
+        for item in value
+    )
+
+
+def _one_of(*words: str) -> Check:
+    return lambda value: type(value) is str and value in words
+
+
+def _fault(value: Any) -> bool:
+    return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
+
+
+OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
+
+
+def _results(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(_result(item) for item in value)
+
+
+def _result(item: Any) -> bool:
+    return (
+        type(item) is dict
+        and _text(item.get("id"))
+        and type(item.get("hash")) is bytes
+        and item.get("outcome") in OUTCOMES
+        and _count(item.get("duration_ms"))
+        and (item["outcome"] == "completed" or _fault(item.get("error")))
+    )
+
+
+def _refusals(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is dict and _text(item.get("id")) and _fault(item) for item in value
+    )
+
+
+FIELDS: dict[Kind, Mapping[str, Field]] = {
+    Kind.DELEGATE: {"dispatches": Field(_bins, "list of bin: encoded dispatches")},
+    Kind.ACCEPT: {
+        "dispatches": Field(_pairs, "list of [dispatch id, SHA-256 of the dispatch's bin]"),
+        "started": Field(_texts, "ids of accepted dispatches whose driver has started", False),
+    },
+    Kind.REJECT: {"refusals": Field(_refusals, "list of {id, code, message}")},
+    Kind.COMPLETE: {
+        "results": Field(
+            _results,
+            "list of {id, hash, outcome, duration_ms, result} or {…, error {code, message}}; "
+            f"outcome is one of {', '.join(OUTCOMES)}",
+        )
+    },
+    Kind.ACK: {
+        "beat": Field(_count_or_none, "number of the heartbeat that this answers, or null"),
+        "settled": Field(_texts, "dispatch ids whose results are stored"),
+    },
+    Kind.COMMAND: {
+        "do": Field(_one_of("cancel", "rebirth"), "cancel, rebirth"),
+        "dispatches": Field(_texts, "dispatch ids to cancel", False),
+    },
+    Kind.REQUEST: {
+        "what": Field(_one_of("time", "inventory"), "time (from a node), inventory (to a node)"),
+        "nonce": Field(_text, "made by the asker, comes back in the response"),
+    },
+    Kind.RESPONSE: {
+        "what": Field(_one_of("time", "inventory"), "as in the request"),
+        "nonce": Field(_text, "as in the request"),
+        "at_ms": Field(_count, "time: the orchestrator's mesh time", False),
+        "held": Field(_texts, "inventory: dispatches accepted and not finished", False),
+        "unsettled": Field(_texts, "inventory: finished dispatches whose results are kept", False),
+    },
+    Kind.EVENT: {
+        "dispatch": Field(_text, "the dispatch that it belongs to", False),
+        "line": Field(_text, "log: one line", False),
+        "stream": Field(_text, "log: stdout, stderr or log", False),
+        "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
+        "message": Field(_text, "progress: what is being done", False),
+        "values": Field(_map, "telemetry, source: name to value", False),
+    },
+    Kind.STATUS: {
+        "state": Field(_one_of("online", "offline", "gone"), "gone is the broker's word: a will"),
+        "manifest": Field(_any, "birth: what the node can do", False),
+        "facts": Field(_map, "birth: os, arch, cpu, memory_mb, …", False),
+        "profile": Field(_text, "birth: the ceiling of the node's policy", False),
+        "heartbeat_ms": Field(_count, "birth: how often it beats", False),
+        "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+    },
+    Kind.HEARTBEAT: {
+        "beat": Field(_count, "rising number; the ack answers it"),
+        "held": Field(_texts, "dispatches whose leases this beat renews"),
+        "health": Field(_map, "cpu_percent, memory_percent, disk_percent, temperature_c, load"),
+    },
+}
+
+
+def check_fields(kind: Kind, fields: Mapping[str, Any]) -> None:
+    """Refuse a body whose own fields are not those of its kind: `message.invalid`."""
+    table = FIELDS[kind]
+    for name in fields:
+        if name not in table:
+            raise ProtocolError("message.invalid", f"{kind} has no field {name[:60]!r}")
+    for name, entry in table.items():
+        if name not in fields:
+            if entry.required:
+                raise ProtocolError("message.invalid", f"{kind} lacks {name!r}")
+        elif not entry.check(fields[name]):
+            raise ProtocolError("message.invalid", f"{kind}.{name} does not hold: {entry.holds}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One attempt to run one action on one node, as it travels inside a delegate."""
+
+    id: str
+    module: str
+    action: str
+    params: Mapping[str, Any]
+    effect: Effect
+    timeout_ms: int
+    lease_ms: int
+    when_cut_off: str  # "stop" or "finish"
+    on_busy: str = "wait"
+    claims: tuple[str, ...] = field(default=())
+
+
+def encode_dispatch(
+    id: str,
+    module: str,
+    action: str,
+    params: Mapping[str, Any],
+    effect: Effect,
+    timeout_ms: int,
+    lease_ms: int,
+    when_cut_off: str,
+    claims: tuple[str, ...] = (),
+    on_busy: str = "wait",
+) -> bytes:
+    """The bin whose SHA-256 names exactly this attempt."""
+    return pack(
+        {
+            "id": id,
+            "module": module,
+            "action": action,
+            "params": params,
+            "effect": effect,
+            "timeout_ms": timeout_ms,
+            "lease_ms": lease_ms,
+            "when_cut_off": when_cut_off,
+            "on_busy": on_busy,
+            "claims": claims,
+        }
+    )
+
+
+_DISPATCH: dict[str, Check] = {
+    "id": _text,
+    "module": _text,
+    "action": _text,
+    "params": _map,
+    "effect": _one_of(*Effect),
+    "timeout_ms": _count,
+    "lease_ms": _count,
+    "when_cut_off": _one_of("stop", "finish"),
+    "on_busy": _one_of("wait", "fail"),
+    "claims": _texts,
+}
+
+
+def decode_dispatch(data: bytes) -> Dispatch:
+    """Read one bin of a delegate; `message.invalid` when it is not a dispatch."""
+    body = unpack(data)
+    if type(body) is not dict or body.keys() != _DISPATCH.keys():
+        raise ProtocolError("message.invalid", "not a dispatch")
+    for name, check in _DISPATCH.items():
+        if not check(body[name]):
+            raise ProtocolError("message.invalid", f"dispatch.{name} is not valid")
+    body["effect"] = Effect(body["effect"])
+    body["claims"] = tuple(body["claims"])
+    return Dispatch(**body)

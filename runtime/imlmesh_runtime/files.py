@@ -1,0 +1,75 @@
+"""Small files that must be whole, durable, and ours alone.
+
+The one rule: a file appears complete under its name or not at all. Deliberately absent: what
+the files hold, and anything that grows.
+"""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import TrustError
+
+logger = logging.getLogger(__name__)
+
+
+def read_file(path: Path) -> bytes:
+    """A small file; TrustError `trust.file` when it is missing, unreadable or far too large."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.KEY_FILE_BYTES + 1)
+    except OSError as exc:
+        raise TrustError("trust.file", f"{path}: {exc.strerror}") from exc
+    if len(data) > limits.KEY_FILE_BYTES:
+        raise TrustError("trust.file", f"{path} is larger than {limits.KEY_FILE_BYTES} bytes")
+    return data
+
+
+def read_private(path: Path, *, strict: bool = False) -> bytes:
+    """A private file after `check_private`."""
+    data = read_file(path)
+    check_private(path, strict=strict)
+    return data
+
+
+def check_private(path: Path, *, strict: bool) -> None:
+    """Others must not have been able to read or write `path`, which is ours or root's.
+
+    Else TrustError `trust.mode` when `strict` (a service), and a warning when not (foreground).
+    """
+    try:
+        status = path.stat()
+    except OSError as exc:
+        raise TrustError("trust.file", f"{path}: {exc.strerror}") from exc
+    if status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o077:
+        return
+    text = f"{path} has mode {status.st_mode & 0o777:o} and owner {status.st_uid}"
+    if strict:
+        raise TrustError("trust.mode", text)
+    logger.warning("trust.mode: %s; others could have read or changed it", text)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write `path` with mode 0600, whole or not at all, and durably."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were written or renamed in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

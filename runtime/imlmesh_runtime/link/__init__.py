@@ -1,0 +1,1 @@
+"""The way to the broker: one contract (`base`), an in-process twin (`memory`), real MQTT (`mqtt`)."""

@@ -1,0 +1,358 @@
+"""A link over MQTT 3.1.1 with gmqtt; the only file that knows the client library.
+
+The one rule: one gmqtt client per connection. Its own reconnect asks for a stored session and
+never resubscribes, it has no inbound limit, no back-pressure and forgets why a connection
+ended; all of that is done here. Deliberately absent: MQTT 5, QoS 2, stored sessions.
+"""
+
+import asyncio
+import logging
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gmqtt
+from gmqtt.mqtt.connection import MQTTConnection
+from gmqtt.mqtt.constants import MQTTv311
+from gmqtt.mqtt.handler import MQTTConnectError
+from gmqtt.mqtt.package import Package
+from gmqtt.mqtt.protocol import MQTTProtocol
+
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
+from imlmesh_runtime.link.base import CountedEvents, LinkEvents, Will, check_size, retry_ms
+from imlmesh_runtime.link.packets import next_packet
+from imlmesh_runtime.link.window import Window
+
+logger = logging.getLogger(__name__)
+# What the library has to say is told again here with a code; below ERROR it also logs payloads.
+logging.getLogger("gmqtt").setLevel(logging.ERROR)
+
+_JOINED_BYTES = 64 * 1024  # written at once; then the transport says when it is full
+_QUEUED_PACKET_BYTES = 256 * 1024  # in the transport before publishing waits
+_SUBACK_REFUSED = 128
+_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+_CONNACK_UNAVAILABLE = 3
+
+
+class MqttLink:
+    """A `Link` to one broker address.
+
+    `context` verifies the broker under the name of its mesh, whatever `host` is. `draw` gives
+    the jitter of reconnects, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        client_id: str,
+        context: ssl.SSLContext,
+        subscriptions: tuple[str, ...],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.last_error: MeshError | None = None
+        self._host = host
+        self._port = port
+        self._client_id = client_id
+        self._context = context
+        self._subscriptions = subscriptions
+        self._draw = draw
+        self._events: CountedEvents | None = None
+        self._session: _Session | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None and self._session.up
+
+    @property
+    def unacked(self) -> int:
+        return 0 if self._session is None else self._session.window.unacked
+
+    @property
+    def faults(self) -> int:
+        return 0 if self._events is None else self._events.faults
+
+    def start(self, events: LinkEvents) -> None:
+        self._events = CountedEvents(events)
+        self._runner = asyncio.get_running_loop().create_task(self._run(self._events))
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        session = self._session
+        if session is None or not session.up:
+            raise LinkError("link.down", "no session with the broker")
+        check_size(topic, payload)
+        session.window.publish(topic, payload, qos, retain)
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._session is not None and self._session.up:
+            await self._session.say_goodbye()
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+
+    async def _run(self, events: CountedEvents) -> None:
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            began_s = loop.time()
+            error = await self._live(events)
+            if self._closing:
+                return
+            self.last_error = error
+            events.link_down(str(error))
+            # A session that lasted starts the back-off anew; one that breaks at once does not.
+            if (loop.time() - began_s) * 1000 > limits.LINK_RETRY_MAX_MS:
+                attempt = 0
+            await asyncio.sleep(retry_ms(attempt, self._draw()) / 1000)
+            attempt += 1
+
+    async def _live(self, events: CountedEvents) -> MeshError:
+        """One session, from the first packet to its end; returns why it ended or never began."""
+        try:
+            session = _Session(self._client_id, events, events.will())
+        except LinkError as exc:
+            return exc
+        self._session = session
+        try:
+            async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
+                await session.connect(self._host, self._port, self._context, self._subscriptions)
+            return await session.ended
+        except Exception as exc:
+            return _explain(exc, f"{self._host}:{self._port}")
+        finally:
+            self._session = None
+            session.abort()
+
+
+class _Session:
+    """One connection: a gmqtt client, its window of unacknowledged messages, and its end."""
+
+    def __init__(self, client_id: str, events: CountedEvents, will: Will | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.up = False
+        self.ended: asyncio.Future[MeshError] = loop.create_future()
+        self._subscribed: asyncio.Future[None] = loop.create_future()
+        self._events = events
+        self.window = Window(self._send)
+        self._protocol: _Protocol | None = None
+        message = will and gmqtt.Message(will.topic, will.payload, qos=1, retain=will.retain)
+        self._client = _Client(client_id, will_message=message, persistent_storage=self.window)
+        self._client.open_protocol = self._open_protocol
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = self._on_subscribe
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext, subscriptions: tuple[str, ...]
+    ) -> None:
+        """Connect and subscribe; raises what went wrong as the library or the system says it."""
+        connecting = asyncio.ensure_future(self._handshake(host, port, context, subscriptions))
+        try:
+            either: set[asyncio.Future[Any]] = {connecting, self.ended}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise self.ended.result()
+            connecting.result()
+        finally:
+            connecting.cancel()
+
+    async def _handshake(
+        self, host: str, port: int, context: ssl.SSLContext, subscriptions: tuple[str, ...]
+    ) -> None:
+        await self._client.connect(
+            host, port, ssl=context, keepalive=limits.KEEPALIVE_S, version=MQTTv311
+        )
+        self._client.subscribe([gmqtt.Subscription(topic, qos=1) for topic in subscriptions])
+        await self._subscribed
+
+    async def say_goodbye(self) -> None:
+        """Wait for acknowledgements, then DISCONNECT, which makes the broker forget the will."""
+        try:
+            async with asyncio.timeout(limits.LINK_CLOSE_MS / 1000):
+                await self.window.wait_quiet()
+        except TimeoutError:
+            logger.warning("closing with %d messages not acknowledged", self.window.unacked)
+        self.up = False
+        try:
+            async with asyncio.timeout(limits.LINK_CLOSE_MS / 1000):
+                await self._client.disconnect()
+        except (OSError, TimeoutError):
+            logger.warning("the broker did not close the connection in time")
+
+    def abort(self) -> None:
+        """Break the connection if there still is one."""
+        self.up = False
+        self.window.release()
+        if self._protocol is not None:
+            self._protocol.abort()
+
+    def lost(self, error: MeshError) -> None:
+        """The connection is gone; called once by the protocol."""
+        self.up = False
+        self.window.release()
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+    def _open_protocol(self, client: "_Client") -> "_Protocol":
+        self._protocol = _Protocol(client, self)
+        return self._protocol
+
+    def _send(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
+        self._client.publish(topic, payload, qos=qos, retain=retain)
+
+    def _on_message(
+        self, _client: object, topic: str, payload: bytes, _qos: int, _properties: object
+    ) -> None:
+        if self.up:
+            self._events.message(topic, payload)
+
+    def _on_subscribe(
+        self, _client: object, _mid: int, granted: tuple[int, ...], _properties: object
+    ) -> None:
+        if self._subscribed.done():
+            return
+        if any(qos >= _SUBACK_REFUSED for qos in granted):
+            self._subscribed.set_exception(LinkError("link.refused", "subscription refused"))
+            return
+        # Here and not after the await: messages may follow in the same read.
+        self.up = True
+        self._subscribed.set_result(None)
+        self._events.link_up()
+
+
+class _Client(gmqtt.Client):  # type: ignore[misc]
+    """A gmqtt client that connects once, through a protocol of ours."""
+
+    open_protocol: Callable[["_Client"], "_Protocol"]
+
+    async def reconnect(self, delay: bool = False) -> None:
+        """The link reconnects, with a new client."""
+
+    async def _create_connection(
+        self, host: str, port: int, ssl: ssl.SSLContext, clean_session: bool, keepalive: int
+    ) -> MQTTConnection:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(
+            partial(self.open_protocol, self), host, port, ssl=ssl
+        )
+        return MQTTConnection(
+            transport, protocol, clean_session, keepalive, package_handler=self._package_handler
+        )
+
+
+class _Protocol(MQTTProtocol):  # type: ignore[misc]
+    """Bytes to packets with a limit, and the end of the connection with its reason."""
+
+    def __init__(self, client: _Client, session: _Session) -> None:
+        handler = client._package_handler
+        super().__init__(
+            connection_state=client._connection_state, id_generator=handler.id_generator
+        )
+        self._session = session
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._broken: MeshError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._transport.set_write_buffer_limits(high=_QUEUED_PACKET_BYTES)
+        tcp: socket.socket = transport.get_extra_info("socket")
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A peer that vanished is noticed although gmqtt itself would wait for 2 keepalives.
+            patience_ms = limits.KEEPALIVE_S * 1500
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+
+    async def _read_loop(self) -> None:
+        """Packets are cut in `data_received`; the library's reader has no limit."""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        start = 0
+        try:
+            while (bounds := next_packet(self._received, start)) is not None:
+                begin, end = bounds
+                packet = Package(self._received[start], bytes(self._received[begin:end]))
+                self._connection.put_package(packet)
+                start = end
+        except ProtocolError as exc:
+            self._broken = exc
+            self.abort()
+        del self._received[:start]
+
+    def write_data(self, data: bytes) -> None:
+        """Join what one turn of the loop writes: half the system calls, twice the messages."""
+        self._connection._last_data_out = time.monotonic()
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += data
+        if len(self._unsent) > _JOINED_BYTES:
+            self._flush()
+
+    def send_disconnect(self, reason_code: int = 0, **properties: object) -> None:
+        super().send_disconnect(reason_code, **properties)
+        self._flush()
+
+    def _flush(self) -> None:
+        data, self._unsent = self._unsent, bytearray()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._session.window.set_writable(False)
+
+    def resume_writing(self) -> None:
+        self._session.window.set_writable(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        answered = self._session.up
+        if self._connection is not None:
+            super().connection_lost(exc)
+        self._session.lost(self._broken or _ending(exc, answered))
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _ending(exc: Exception | None, answered: bool) -> MeshError:
+    """Why an established connection ended.
+
+    In TLS 1.3 a broker judges our certificate after our side of the handshake is done, so a
+    TLS alert before its first answer means that it does not want us.
+    """
+    if isinstance(exc, ssl.SSLError) and not answered:
+        return LinkError("link.refused", f"the broker refused the certificate ({exc.reason})")
+    return LinkError("link.down", f"the connection ended: {exc or 'closed by the broker'}")
+
+
+def _explain(exc: Exception, address: str) -> MeshError:
+    """The one table of what may go wrong while connecting."""
+    match exc:
+        case MeshError():
+            return exc
+        case ssl.SSLCertVerificationError(verify_code=code) if code == _NOT_YET_VALID:
+            return LinkError("clock.behind", f"{address}: {exc.verify_message}")
+        case ssl.SSLCertVerificationError():
+            return LinkError("link.tls", f"{address}: {exc.verify_message}")
+        case ssl.SSLError():
+            return LinkError("link.tls", f"{address}: {exc.reason}")
+        case MQTTConnectError(_code=code) if code != _CONNACK_UNAVAILABLE:
+            return LinkError("link.refused", f"{address}: {exc}")
+        case TimeoutError():
+            return LinkError("link.down", f"{address}: no answer in {limits.LINK_CONNECT_MS} ms")
+        case OSError():
+            return LinkError("link.down", f"{address}: {exc}")
+        case _:
+            logger.error("unexpected while connecting to %s", address, exc_info=exc)
+            return LinkError("link.down", f"{address}: {exc!r}")

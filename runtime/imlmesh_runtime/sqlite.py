@@ -1,0 +1,204 @@
+"""One SQLite file, one writer thread: how orchestrator and node remember.
+
+The one rule: all writes of a file go through its one writer, one transaction for each piece of
+work, and `done` is called on the event loop only after COMMIT returned. Readers use connections
+of their own. Deliberately absent: any idea of what the tables mean.
+"""
+
+import asyncio
+import queue
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from imlmesh_protocol.errors import MeshError, StoreError
+from imlmesh_protocol.limits import FREE_SPACE_BYTES, WAL_PRESIZE_BYTES
+
+Work = Callable[[sqlite3.Connection], Any]
+Done = Callable[[Any, MeshError | None], None]
+
+# below the pre-sized WAL, so that the WAL is recycled instead of growing
+_AUTOCHECKPOINT_PAGES = 500
+_BUSY_MS = 5_000
+
+
+class Store(Protocol):
+    """What engines need of a database; `MemoryStore` and `FailingStore` are its twins."""
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Run `work` in one transaction, then call `done(result, error)` on the loop thread."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was submitted and close the file."""
+        ...
+
+
+async def run(store: Store, work: Work) -> Any:
+    """Submit `work` and wait for its result; raises the `StoreError` it ended with."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(result: Any, error: MeshError | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    store.submit(work, done)
+    return await future
+
+
+def connect(path: Path | str, *, synchronous: str = "FULL", read_only: bool = False) -> Any:
+    """A connection with the pragmas of every file of ours; `store.failed` when it cannot open."""
+    try:
+        if read_only:
+            database = sqlite3.connect(
+                f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
+        else:
+            database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        if not read_only:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute(f"PRAGMA synchronous={synchronous}")
+            database.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            database.execute("PRAGMA foreign_keys=ON")
+    except sqlite3.Error as exc:
+        raise StoreError("store.failed", f"{path}: {exc}") from exc
+    return database
+
+
+def open_file(path: Path, migrations: Sequence[str], *, synchronous: str = "FULL") -> Any:
+    """Open, check and migrate a file; the connection is ready for one writer.
+
+    `migrations` are SQL scripts in order; `user_version` counts those applied. A file that has
+    data is copied to `<name>.before-<version>` first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if shutil.disk_usage(path.parent).free < FREE_SPACE_BYTES:
+        raise StoreError("store.full", f"{path.parent}: less than {FREE_SPACE_BYTES >> 20} MB free")
+    database = connect(path, synchronous=synchronous)
+    try:
+        verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StoreError("store.corrupt", f"{path}: {verdict}")
+        _migrate(database, path, migrations)
+        _presize(database)
+    except sqlite3.DatabaseError as exc:
+        database.close()
+        raise StoreError("store.corrupt", f"{path}: {exc}") from exc
+    except StoreError:
+        database.close()
+        raise
+    return database
+
+
+def _migrate(database: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations):
+        raise StoreError("store.version", f"{path}: made by a newer version ({version})")
+    if 0 < version < len(migrations):
+        with sqlite3.connect(path.with_name(f"{path.name}.before-{len(migrations)}")) as copy:
+            database.backup(copy)
+        copy.close()
+    for number, script in enumerate(migrations[version:], version + 1):
+        database.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
+
+
+def _presize(database: sqlite3.Connection) -> None:
+    """Grow the WAL once: commits into a recycled WAL are a third faster than into a growing one."""
+    database.execute("CREATE TABLE IF NOT EXISTS _presize (filler BLOB)")
+    database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (WAL_PRESIZE_BYTES,))
+    database.execute("DELETE FROM _presize")
+    database.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
+def transact(database: sqlite3.Connection, work: Work) -> Any:
+    """Run `work` between BEGIN IMMEDIATE and COMMIT; on any error nothing of it stays."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(database)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+    except sqlite3.Error as exc:
+        full = "full" in str(getattr(exc, "sqlite_errorname", "")).lower()
+        raise StoreError("store.full" if full else "store.failed", f"commit: {exc}") from exc
+    return result
+
+
+class Database:
+    """A file and its writer thread; use from one event loop."""
+
+    def __init__(self, path: Path, migrations: Sequence[str], *, synchronous: str = "FULL") -> None:
+        self.path = path
+        self._database = open_file(path, migrations, synchronous=synchronous)
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name=f"write-{path.stem}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work, done: Done) -> None:
+        self._queue.put((work, done))
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._database.close()
+
+    def _transact(self, work: Work) -> Any:
+        return transact(self._database, work)
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            work, done = entry
+            result, error = None, None
+            try:
+                result = self._transact(work)
+            except MeshError as exc:
+                error = exc
+            except Exception as exc:
+                error = StoreError("store.failed", f"{type(exc).__name__}: {exc}")
+                error.__cause__ = exc
+            try:
+                self._loop.call_soon_threadsafe(done, result, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits for this any more
+
+
+class MemoryStore:
+    """The twin without a disk: the same SQL at once, on the caller's thread."""
+
+    def __init__(self, migrations: Sequence[str]) -> None:
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        for script in migrations:
+            self.database.executescript(script)
+
+    def submit(self, work: Work, done: Done) -> None:
+        try:
+            result = transact(self.database, work)
+        except StoreError as exc:
+            done(None, exc)
+        else:
+            done(result, None)
+
+    async def close(self) -> None:
+        self.database.close()
+
+
+class FailingStore:
+    """The twin whose disk is broken: everything submitted ends in `store.failed`."""
+
+    def submit(self, work: Work, done: Done) -> None:
+        done(None, StoreError("store.failed", "this store always fails"))
+
+    async def close(self) -> None:
+        return None

@@ -1,0 +1,66 @@
+"""Files, functions and constructors stay small enough to be read at once.
+
+Exceptions stand in exceptions.toml with a reason each; one that is no longer needed fails.
+"""
+
+import ast
+from collections.abc import Iterator
+
+from source_tree import Module, allowed, bench_modules, modules
+
+FILE_LINES = 400
+FUNCTION_LINES = 50
+CONSTRUCTOR_ARGUMENTS = 7
+
+Functions = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Functions]]:
+    """(qualified name, node) of every function, nested ones too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, Functions):
+            yield prefix + node.name, node
+            yield from functions(node, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node, f"{prefix}{node.name}.")
+        else:
+            yield from functions(node, prefix)
+
+
+def oversized(module: Module) -> Iterator[tuple[str, str, str]]:
+    """(kind, place, what it measures) of all that is too large in one module."""
+    if module.lines > FILE_LINES:
+        yield "file", module.path, f"{module.lines} lines"
+    for name, node in functions(module.tree):
+        place = f"{module.path}:{name}"
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > FUNCTION_LINES:
+            yield "function", place, f"{lines} lines"
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        if node.name == "__init__" and len(arguments) - 1 > CONSTRUCTOR_ARGUMENTS:
+            yield "constructor", place, f"{len(arguments) - 1} arguments"
+
+
+def test_nothing_is_too_large() -> None:
+    found = {
+        (kind, place): measure
+        for module in (*modules(), *bench_modules())
+        for kind, place, measure in oversized(module)
+    }
+    excused = {
+        (kind, row["place"]) for kind, rows in allowed("exceptions.toml").items() for row in rows
+    }
+    too_large = [f"{place}: {found[kind, place]}" for kind, place in sorted(found.keys() - excused)]
+    assert not too_large, "\n".join(too_large)
+    assert excused - found.keys() == set(), "exceptions.toml excuses what is small enough"
+
+
+def test_no_two_classes_of_the_cores_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module in modules():
+        if module.in_core:
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(f"{module.path}:{node.lineno}")
+    twins = {name: at for name, at in places.items() if len(at) > 1}
+    assert not twins, "\n".join(f"{name}: {', '.join(at)}" for name, at in twins.items())

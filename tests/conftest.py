@@ -1,0 +1,74 @@
+"""What all tests share: parts that a machine may lack.
+
+A test whose part is missing is skipped with the reason; with CI=true it fails instead, so that a
+build machine cannot pass by lacking something.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_MOSQUITTO = "mosquitto is not installed (apt-get install mosquitto)"
+REQUIRED = os.environ.get("CI") == "true"
+
+Uv = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def lack(reason: str) -> NoReturn:
+    """End the test that asks: skipped on a machine of a person, failed on a build machine."""
+    if REQUIRED:
+        pytest.fail(f"{reason}, and CI=true requires it", pytrace=False)
+    pytest.skip(reason)
+
+
+def find_mosquitto() -> Path | None:
+    # Debian installs brokers where the PATH of a person does not look.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    found = shutil.which("mosquitto", path=path)
+    return Path(found) if found else None
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Path:
+    """The broker's executable."""
+    found = find_mosquitto()
+    if found is None:
+        lack(NO_MOSQUITTO)
+    return found
+
+
+@pytest.fixture(scope="session")
+def uv() -> Uv:
+    """Runs uv as set-up does: uv(*arguments) -> the completed process, with stdout and stderr."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "setup" / "uv.sh", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A package registry that answers."""
+    wanted = tmp_path_factory.mktemp("registry") / "wanted.in"
+    wanted.write_text("iniconfig\n")
+    asked = uv("pip", "compile", "--quiet", "--no-header", "--refresh", str(wanted))
+    if asked.returncode != 0:
+        lack("no package registry answers")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mosquitto") and find_mosquitto() is None:
+        lack(NO_MOSQUITTO)

@@ -1,0 +1,86 @@
+"""Drivers of third parties, found by their entry points; and pins without their libraries."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from imlmesh_drivers.base import Call, PinRules, Site
+from imlmesh_drivers.invoke import perform
+from imlmesh_drivers.iot import Gpio
+from imlmesh_drivers.registry import driver_class, module_of, modules
+from imlmesh_protocol.errors import DriverError
+
+SOURCE = """
+from imlmesh_drivers import Call, Driver, action
+
+class Kettle(Driver):
+    module = "kettle"
+    version = "0.3.0"
+
+    @action(effect="physical", impact=0.6, permission="local_worker", claims="kettle")
+    async def boil(self, call: Call, cups: int = 1) -> dict[str, int]:
+        \"\"\"Boil water.\"\"\"
+        call.progress(1)
+        return {"cups": cups}
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kettle_plugin.py").write_text(SOURCE)
+    info = tmp_path / "kettle_plugin-0.3.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kettle-plugin\nVersion: 0.3.0\n")
+    (info / "entry_points.txt").write_text(
+        "[imlmesh.drivers]\n"
+        "kettle = kettle_plugin:Kettle\n"
+        "teapot = kettle_plugin:Kettle\n"
+        "gone = no_such_package:Gone\n"
+        "iot = kettle_plugin:Kettle\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("plugin")
+async def test_an_installed_driver_is_found_and_works() -> None:
+    assert "kettle" in modules()
+    kettle = driver_class("kettle")
+    boil = module_of(kettle).actions["boil"]
+    assert (boil.claims, boil.permission) == (("kettle",), "local_worker")
+    assert kettle.runs_of("boil") == "process"
+    assert await perform(kettle(Site(files="/")), "boil", {"cups": 2}, Call("d")) == {"cups": 2}
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("module", ["teapot", "gone"])
+def test_an_entry_point_that_is_no_driver_of_its_module(module: str) -> None:
+    with pytest.raises(DriverError) as caught:
+        driver_class(module)
+    assert caught.value.code == "driver.missing"
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_built_in_driver_is_not_replaced() -> None:
+    assert driver_class("iot") is Gpio
+
+
+@pytest.mark.parametrize(
+    ("factory", "library"), [("mock", "gpiozero.pins.mock"), ("native", "gpiozero.pins.lgpio")]
+)
+async def test_a_missing_pin_library_is_named_and_nothing_else_is_tried(
+    factory: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    driver = Gpio(Site(files="/", pins=PinRules(factory, (4,))))  # type: ignore[arg-type]
+    with pytest.raises(DriverError) as caught:
+        await perform(driver, "digital_write", {"pin": 4, "value": 1}, Call("d"))
+    assert caught.value.code == "driver.missing"
+    assert "imlmesh[gpio]" in caught.value.message
+
+
+async def test_a_pin_that_the_board_lacks_is_unavailable() -> None:
+    driver = Gpio(Site(files="/", pins=PinRules("mock", (50,))))
+    with pytest.raises(DriverError) as caught:
+        await perform(driver, "digital_read", {"pin": 50}, Call("d"))
+    assert caught.value.code == "driver.unavailable"

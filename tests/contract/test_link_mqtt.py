@@ -1,0 +1,288 @@
+"""What only the MQTT link has: its limits, and a code for each way a connection can fail."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imlmesh_orchestrator.ca import Authority
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import LinkError, ProtocolError
+from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.link.mqtt import MqttLink
+from imlmesh_runtime.link.packets import next_packet
+from imlmesh_runtime.paths import Home
+from imlmesh_runtime.trust import NodeKeys
+
+TOPIC = "imlmesh/1/home/to/a/delegate"
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.ups: asyncio.Queue[None] = asyncio.Queue()
+        self.downs: asyncio.Queue[str] = asyncio.Queue()
+        self.messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+    def will(self) -> Will | None:
+        return None
+
+    def link_up(self) -> None:
+        self.ups.put_nowait(None)
+
+    def link_down(self, reason: str) -> None:
+        self.downs.put_nowait(reason)
+
+    def message(self, topic: str, payload: bytes) -> None:
+        self.messages.put_nowait((topic, payload))
+
+
+class SlowBroker:
+    """Answers CONNECT and SUBSCRIBE as told and acknowledges a PUBLISH only when asked to."""
+
+    def __init__(self, connack: int = 0, granted: int = 1) -> None:
+        self.published: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._connack = connack
+        self._granted = granted
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                kind, body = await read_packet(reader)
+                if kind == 0x10:
+                    writer.write(bytes((0x20, 2, 0, self._connack)))
+                elif kind == 0x80:
+                    writer.write(b"\x90\x03" + body[:2] + bytes((self._granted,)))
+                elif kind == 0x30:
+                    (length,) = struct.unpack("!H", body[:2])
+                    (mid,) = struct.unpack("!H", body[2 + length : 4 + length])
+                    self.published.put_nowait((mid, body[4 + length :]))
+        writer.close()
+
+    def acknowledge(self, mid: int) -> None:
+        self.writer.write(b"\x40\x02" + struct.pack("!H", mid))
+
+    def send(self, topic: str, payload: bytes) -> None:
+        body = struct.pack("!H", len(topic)) + topic.encode() + payload
+        self.writer.write(b"\x30" + length_of(body) + body)
+
+
+async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    (kind,) = await reader.readexactly(1)
+    size = shift = 0
+    while True:
+        (byte,) = await reader.readexactly(1)
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return kind & 0xF0, await reader.readexactly(size)
+
+
+def length_of(body: bytes) -> bytes:
+    size, out = len(body), bytearray()
+    while True:
+        size, low = divmod(size, 128)
+        out.append(low | (0x80 if size else 0))
+        if not size:
+            return bytes(out)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return mesh_at(tmp_path / "home")
+
+
+def mesh_at(root: Path) -> Home:
+    home = Home(root)
+    authority = Authority.create(home, "home", "orchestra")
+    authority.provision("a", home.node("a"), brokers=("127.0.0.1:8883",))
+    return home
+
+
+@contextlib.asynccontextmanager
+async def listening(home: Home, broker: SlowBroker, *, proof: bool = True) -> AsyncIterator[int]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home.broker / "broker.pem", home.broker / "broker.key")
+    context.load_verify_locations(home.ca / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED if proof else ssl.CERT_NONE
+    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def link_to(port: int, home: Home) -> MqttLink:
+    context = NodeKeys.load(home.node("a"), "home").context()
+    return MqttLink("127.0.0.1", port, "a", context, ("imlmesh/1/home/to/a/+",), lambda: 0.0)
+
+
+async def why_down(port: int, home: Home) -> LinkError:
+    link, heard = link_to(port, home), Heard()
+    link.start(heard)
+    async with asyncio.timeout(10):
+        reason = await heard.downs.get()
+    error = link.last_error
+    await link.close()
+    assert heard.ups.empty()
+    assert isinstance(error, LinkError)
+    assert reason == str(error)
+    return error
+
+
+async def test_the_window_holds_back_and_keeps_order(home, monkeypatch):
+    monkeypatch.setattr(limits, "LINK_WAITING_MESSAGES", 10)
+    broker, heard = SlowBroker(), Heard()
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        await heard.ups.get()
+        count = limits.WINDOW_UNACKED + 10
+        for number in range(count):
+            link.publish(TOPIC, b"%d" % number)
+        with pytest.raises(LinkError) as caught:
+            link.publish(TOPIC, b"one too many")
+        assert caught.value.code == "link.full"
+        first = [await broker.published.get() for _ in range(limits.WINDOW_UNACKED)]
+        assert broker.published.empty()
+        assert link.unacked == count
+        rest = []
+        for mid, _ in first[:10]:
+            broker.acknowledge(mid)
+            rest.append(await broker.published.get())
+        assert [int(payload) for _, payload in first + rest] == list(range(count))
+        assert link.unacked == limits.WINDOW_UNACKED
+        for mid, _ in first[10:] + rest:
+            broker.acknowledge(mid)
+        await link.close()
+
+
+async def test_what_was_not_acknowledged_is_forgotten_with_the_session(home):
+    broker, heard = SlowBroker(), Heard()
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        await heard.ups.get()
+        for number in range(limits.WINDOW_UNACKED + 1):
+            link.publish(TOPIC, b"%d" % number)
+        broker.writer.transport.abort()
+        await heard.ups.get()
+        assert link.unacked == 0
+        link.publish(TOPIC, b"new")
+        while (await broker.published.get())[1] != b"new":
+            pass
+        broker.acknowledge(1)
+        broker.acknowledge(2)
+        await link.close()
+
+
+async def test_a_packet_above_the_limit_closes_the_connection(home):
+    broker, heard = SlowBroker(), Heard()
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        await heard.ups.get()
+        broker.send(TOPIC, bytes(limits.LINK_PACKET_BYTES + 1))
+        assert (await heard.downs.get()).startswith("message.too_large: ")
+        await heard.ups.get()
+        broker.send(TOPIC, b"fits")
+        assert await heard.messages.get() == (TOPIC, b"fits")
+        await link.close()
+
+
+async def test_the_connection_sends_without_delay(home):
+    broker, heard = SlowBroker(), Heard()
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        await heard.ups.get()
+        tcp = link._session._protocol._transport.get_extra_info("socket")
+        assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await link.close()
+
+
+async def test_a_closed_port_is_link_down(home):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert (await why_down(unused.getsockname()[1], home)).code == "link.down"
+
+
+async def test_a_broker_of_another_mesh_is_link_tls(home, tmp_path):
+    other = mesh_at(tmp_path / "other")
+    async with listening(other, SlowBroker(), proof=False) as port:
+        assert (await why_down(port, home)).code == "link.tls"
+
+
+@pytest.mark.parametrize(
+    ("connack", "code"), [(2, "link.refused"), (3, "link.down"), (5, "link.refused")]
+)
+async def test_what_the_broker_answers_to_connect(home, connack, code):
+    async with listening(home, SlowBroker(connack=connack)) as port:
+        assert (await why_down(port, home)).code == code
+
+
+async def test_a_refused_subscription_is_link_refused(home):
+    async with listening(home, SlowBroker(granted=128)) as port:
+        assert (await why_down(port, home)).code == "link.refused"
+
+
+async def test_a_broker_that_never_answers_is_link_down(home, monkeypatch):
+    monkeypatch.setattr(limits, "LINK_CONNECT_MS", 200)
+    broker = SlowBroker()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(broker, "serve", silent)
+    async with listening(home, broker) as port:
+        error = await why_down(port, home)
+    assert error.code == "link.down"
+    assert "200 ms" in error.message
+
+
+async def test_a_clock_that_is_behind_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "CERTIFICATE_BACKDATE_MS", -24 * 3_600_000)
+    home = mesh_at(tmp_path / "home")
+    async with listening(home, SlowBroker(), proof=False) as port:
+        assert (await why_down(port, home)).code == "clock.behind"
+
+
+async def test_a_will_that_cannot_be_made_begins_no_session(home, caplog):
+    class Failing(Heard):
+        def will(self) -> Will | None:
+            raise RuntimeError("no key")
+
+    link, heard = link_to(1, home), Failing()
+    with caplog.at_level(logging.ERROR):
+        link.start(heard)
+        async with asyncio.timeout(10):
+            assert (await heard.downs.get()).startswith("link.down: no will")
+    assert link.faults >= 1
+    await link.close()
+
+
+def test_packets_are_cut_where_they_end():
+    stream = bytearray(b"\x30\x02ab\x30\x80\x01" + bytes(128) + b"\x40")
+    assert next_packet(stream, 0) == (2, 4)
+    assert next_packet(stream, 4) == (7, 135)
+    assert next_packet(stream, 135) is None
+    assert next_packet(bytearray(b"\x30\x81"), 0) is None
+    assert next_packet(bytearray(b"\x30\x05abcd"), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "code"),
+    [
+        (b"\x30\xff\xff\x7f", "message.too_large"),
+        (b"\x30\x80\x80\x80\x80\x01", "message.invalid"),
+    ],
+)
+def test_a_length_that_no_packet_of_ours_has_is_refused(start, code):
+    with pytest.raises(ProtocolError) as caught:
+        next_packet(bytearray(start), 0)
+    assert caught.value.code == code
