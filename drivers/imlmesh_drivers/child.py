@@ -151,8 +151,7 @@ class Child:
             for count in itertools.count(1):
                 size = frames.length(await source.readexactly(frames.HEADER.size))
                 self._take(frames.decode(await source.readexactly(size)), ready)
-                if count % _STDERR_END_S = 0.1  # to read the last of it after the end
-_FRAMES_PER_TURN == 0:
+                if count % _FRAMES_PER_TURN == 0:
                     await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

@@ -96,14 +96,15 @@ class Filesystem(Driver):
         _check_encoding(encoding)
         full = absolute(self.site, path)
         with parent(full, readable_roots(self.site)) as (opened, name):
-            file = io.FileIO(open_regular(opened, name, os.O_RDONLY))
+            file = os.fdopen(open_regular(opened, name, os.O_RDONLY), "rb")
         with file:
             size = os.fstat(file.fileno()).st_size
             limit = RESULT_BYTES if max_bytes is None else max_bytes
             if start_line is None and end_line is None:
-                data = io.BufferedReader(file).read(limit + 1)
+                data = file.read(limit + 1)
             else:
                 data = _read_lines(file, encoding, start_line or 1, end_line, limit)
+                encoding = "utf-8"
             if len(data) > limit and max_bytes is None:
                 raise DriverError(
                     "result.too_large", f"{path} is larger than {limit} bytes; give max_bytes"
@@ -209,8 +210,8 @@ class Filesystem(Driver):
         full = absolute(self.site, path)
         digest = hashlib.new(algorithm, usedforsecurity=False)
         with parent(full, readable_roots(self.site)) as (opened, name):
-            descriptor = open_regular(opened, name, os.O_RDONLY)
-        with io.FileIO(descriptor) as file:
+            file = os.fdopen(open_regular(opened, name, os.O_RDONLY), "rb", buffering=0)
+        with file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 call.check()
@@ -243,9 +244,11 @@ def _decode(data: bytes, limit: int, encoding: str) -> str:
         ) from exc
 
 
-def _read_lines(file: io.FileIO, encoding: str, first: int, last: int | None, limit: int) -> bytes:
-    """The chosen lines, encoded again; stops soon after `limit` bytes."""
-    text = io.TextIOWrapper(io.BufferedReader(file), encoding=encoding, newline="")
+def _read_lines(
+    file: io.BufferedReader, encoding: str, first: int, last: int | None, limit: int
+) -> bytes:
+    """The chosen lines as UTF-8; stops soon after `limit` bytes."""
+    text = io.TextIOWrapper(file, encoding=encoding, newline="")
     found = bytearray()
     number = 1
     try:
@@ -255,12 +258,14 @@ def _read_lines(file: io.FileIO, encoding: str, first: int, last: int | None, li
             if not piece:
                 break
             if number >= first:
-                found += piece.encode(encoding)
+                found += piece.encode()
             number += piece.endswith("\n")
     except UnicodeDecodeError as exc:
         raise DriverError(
             "driver.failed", f"the file is not {encoding} text: {exc.reason}"
         ) from exc
+    finally:
+        text.detach()
     return bytes(found)
 
 

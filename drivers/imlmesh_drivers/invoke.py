@@ -72,7 +72,8 @@ def bind(driver: type[Driver], name: str, params: Mapping[str, Any]) -> dict[str
     """
     model = params_model(driver, name)
     try:
-        return dict(model.model_validate(params))
+        # the fields are all that a model's __dict__ holds; its iterator costs 20 times as much
+        return vars(model.model_validate(params))
     except ValueError as exc:
         # the only ValueError of pydantic; importing its name for every call would cost more
         errors = cast("ValidationError", exc).errors(include_url=False, include_context=False)

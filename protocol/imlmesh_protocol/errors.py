@@ -87,6 +87,7 @@ CODES: dict[str, Code] = {
     "node.interrupted": Code("mesh", True, "the machine restarted while the action ran"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
+    "node.running": Code("input", False, "an agent already runs for this folder"),
     "action.not_started": Code("mesh", True, "it waited too long for a slot or a claim"),
     "action.cancelled": Code("input", False, ""),
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),

@@ -111,6 +111,9 @@ def test_encodings(fs: Rooted) -> None:
     fs("write_file", path="a", content="grün", encoding="latin-1")
     assert (fs.files / "a").read_bytes() == b"gr\xfcn"
     assert fs("read_file", path="a", encoding="latin-1")["content"] == "grün"
+    fs("write_file", path="wide", content="one\ntwo\n", encoding="utf-16")
+    assert fs("read_file", path="wide", encoding="utf-16", start_line=2)["content"] == "two\n"
+    assert fs("read_file", path="wide", encoding="utf-16", end_line=2)["content"] == "one\ntwo\n"
     assert fs.refusal("read_file", path="a") == "driver.failed"
     assert fs.refusal("read_file", path="a", start_line=1) == "driver.failed"
     assert fs.refusal("read_file", path="a", encoding="no-such") == "driver.params"

@@ -1,11 +1,13 @@
 """Reading plan documents: data, places, and every refusal of a text that is no plan document."""
 
+import contextlib
 import json
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors
 from imlmesh_protocol.iml.document import document_of, parse
@@ -238,13 +240,19 @@ def test_python_data_is_copied_and_placed_by_pointer():
         ({"a": {1: 2}}, "plan.syntax", "/a"),
         ({"a": b"x"}, "plan.syntax", "/a"),
         ({"a": 2**53}, "plan.syntax", "/a"),
-        ([0] * limits.PLAN_VALUES, "plan.too_large", f"/{limits.PLAN_VALUES - 1}"),
     ],
 )
 def test_python_data_that_json_cannot_say_is_refused(data, code, pointer):
     with pytest.raises(InputError) as caught:
         document_of(data)
     assert (caught.value.code, caught.value.place.pointer) == (code, pointer)
+
+
+def test_too_many_values_are_refused():
+    with pytest.raises(InputError) as caught:
+        document_of([0] * limits.PLAN_VALUES)
+    assert caught.value.code == "plan.too_large"
+    assert caught.value.place.pointer == f"/{limits.PLAN_VALUES - 1}"
 
 
 def test_python_data_that_holds_itself_is_refused():
@@ -308,7 +316,5 @@ def test_json_text_means_the_same_as_yaml(value):
     st.sampled_from(["x.json", "x.yaml"]),
 )
 def test_any_text_is_read_or_refused(text, file):
-    try:
-        parse(text, file)
-    except InputError as error:
-        assert error.code in ("plan.syntax", "plan.duplicate_key")
+    with contextlib.suppress(InputError):
+        assert parse(text, file).format in file

@@ -1,8 +1,11 @@
 """Selectors over labels and facts: meaning, precedence, limits and errors with their column."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml.selector import parse_selector
 
@@ -111,7 +114,5 @@ def test_a_long_selector_is_refused():
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from("ab1 ()[],=!<>\"'inotrd"), max_size=30))
 def test_any_text_is_read_or_refused(text):
-    try:
-        parse_selector(text).matches(NODE)
-    except InputError as error:
-        assert error.code == "selector.syntax"
+    with contextlib.suppress(InputError):
+        assert parse_selector(text).matches(NODE) in (True, False)

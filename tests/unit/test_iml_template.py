@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.iml.template import (
@@ -185,19 +186,16 @@ def test_only_a_lone_template_is_one():
 
 
 RESULTS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
-    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3),
-    max_leaves=8,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text("a{}é", max_size=6),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("ab", max_size=2), v, max_size=3),
+    max_leaves=6,
 )
 
 
-@settings(max_examples=80, deadline=None)
-@given(RESULTS.filter(lambda value: abs(value) < 2**63 if isinstance(value, int) else True))
+@settings(max_examples=40, deadline=None)
+@given(RESULTS)
 def test_a_lone_template_gives_the_result_untouched(result):
-    try:
-        assert render("{{result.a}}", Scope({"a": result}, {}, "n")) is result
-    except OverflowError:  # msgpack holds 64 bits; drivers cannot return more
-        pass
+    assert render("{{result.a}}", Scope({"a": result}, {}, "n")) is result
 
 
 @settings(max_examples=80, deadline=None)

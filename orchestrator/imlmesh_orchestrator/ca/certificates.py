@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import TrustError
@@ -23,7 +23,12 @@ _SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 def new_root(mesh: str) -> tuple[bytes, bytes]:
     """(private PEM, certificate PEM) of the CA of `mesh`."""
     private = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"{mesh} imlmesh CA")
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, mesh),
+            x509.NameAttribute(NameOID.COMMON_NAME, "imlmesh CA"),
+        ]
+    )
     certificate = (
         _builder(name, name, private.public_key(), limits.CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -81,9 +86,9 @@ class Issuer:
 def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
     try:
         parsed = x509.load_pem_x509_csr(request)
+        public = parsed.public_key()
     except ValueError as exc:
         raise TrustError("signature.invalid", f"not a certificate request: {exc}") from exc
-    public = parsed.public_key()
     if not isinstance(public, ec.EllipticCurvePublicKey) or not parsed.is_signature_valid:
         raise TrustError("signature.invalid", "the request does not prove a P-256 key")
     return public
@@ -106,7 +111,7 @@ def _builder(
 
 
 def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -53,9 +53,7 @@ def encode(change: Change) -> tuple[str | None, int, str, str, int, bytes]:
     )
 
 
-def decode(
-    run: str | None, at_ms: int, cause: str, kind: str, version: int, body: bytes
-) -> Change:
+def decode(run: str | None, at_ms: int, cause: str, kind: str, version: int, body: bytes) -> Change:
     """The change that a row holds; `store.corrupt` when it is none of ours."""
     form = _BY_KIND.get(kind)
     if form is None or version != VERSION:

@@ -21,24 +21,15 @@ Statement = tuple[str, Sequence[Sequence[Any]]]
 
 _CHANGE = "INSERT INTO changes (seq, run, at_ms, cause, kind, version, body) VALUES (?,?,?,?,?,?,?)"
 _OUTFLOW = "INSERT INTO outflow (seq, file, id, body) VALUES (?,?,?,?)"
-_RESULT = "INSERT OR REPLACE INTO results (dispatch, seq, duration_ms, late) VALUES (?,?,?,?)"
-_ACTION = """INSERT INTO actions
-    (run, action, state, dispatch, planned_at_ms, ended_at_ms, code, message, reasons)
-    VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (run, action) DO UPDATE SET state = excluded.state,
-    dispatch = coalesce(excluded.dispatch, dispatch),
-    planned_at_ms = coalesce(planned_at_ms, excluded.planned_at_ms),
-    ended_at_ms = excluded.ended_at_ms, code = excluded.code, message = excluded.message,
-    reasons = excluded.reasons"""
-_DISPATCH = """INSERT INTO dispatches
-    (dispatch, state, effect, planned_at_ms, ended_at_ms, code, message)
-    VALUES (?,?,?,?,?,?,?) ON CONFLICT (dispatch) DO UPDATE SET state = excluded.state,
-    ended_at_ms = excluded.ended_at_ms, code = excluded.code, message = excluded.message"""
+_ACTION = """INSERT OR REPLACE INTO actions
+    (run, action, seq, state, at_ms, code, message, reasons) VALUES (?,?,?,?,?,?,?,?)"""
+_DISPATCH = """INSERT INTO dispatches (dispatch, effect, planned_seq, planned_at_ms, state)
+    VALUES (?,?,?,?,?)"""
+_DISPATCH_HELD = "UPDATE dispatches SET state = ? WHERE dispatch = ?"
+_DISPATCH_ENDED = """UPDATE dispatches SET state = ?, action_state = ?, ended_at_ms = ?,
+    duration_ms = ?, code = ?, message = ?, result_seq = ? WHERE dispatch = ?"""
 _RUN = """INSERT INTO runs (counter, run, digest, plan_id, description, actions, asked_by, file,
-    places, state, submitted_at_ms, expires_at_ms, last_seq)
-    VALUES (?,?,?,?,?,?,?,?,?,'pending',?,?,?)"""
-_RUN_TOUCHED = "UPDATE runs SET last_seq = ? WHERE run = ?"
-_RUN_STARTED = "UPDATE runs SET state = 'running' WHERE run = ? AND state = 'pending'"
-_RUN_STATE = "UPDATE runs SET state = ?, code = ?, message = ? WHERE run = ?"
+    places, submitted_at_ms, expires_at_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?)"""
 _RUN_ENDED = """UPDATE runs SET state = ?, code = ?, message = ?, unconfirmed = ?, ended_at_ms = ?
     WHERE run = ?"""
 _PLAN = "INSERT OR IGNORE INTO plans (digest, plan_id, document, at_ms) VALUES (?,?,?,?)"
@@ -57,9 +48,10 @@ _APPROVAL = """INSERT INTO approvals (counter, approval, kind, run, action, disp
 _APPROVAL_CLOSED = """UPDATE approvals SET state = ?, option = ?, answered_by = ?, closed_at_ms = ?
     WHERE approval = ?"""
 
-_STARTED = str(RunState.RUNNING)
-_RUNNING = str(ActionState.RUNNING)
 _PLANNED = str(DispatchState.PLANNED)
+_ACCEPTED = str(DispatchState.ACCEPTED)
+_RUNNING = str(DispatchState.RUNNING)
+_CANCELLING = str(RunState.CANCELLING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +68,11 @@ class Batch:
     def __init__(self) -> None:
         self._changes: list[tuple[Any, ...]] = []
         self._outflow: list[tuple[int, str, str, Any]] = []
-        self._results: list[tuple[str, int, int | None, int]] = []
-        self._actions: dict[tuple[str, str], list[Any]] = {}
-        self._dispatches: dict[str, list[Any]] = {}
-        self._runs: dict[str, int] = {}
-        self._started: set[str] = set()
+        self._planned: list[tuple[Any, ...]] = []
+        #: state by dispatch, of those that go on; and the rows of those that end
+        self._held: dict[str, str] = {}
+        self._ended: list[tuple[Any, ...]] = []
+        self._actions: dict[tuple[str, str], tuple[Any, ...]] = {}
         #: rows of everything rare, in the order of the changes
         self._others: list[Statement] = []
 
@@ -88,8 +80,6 @@ class Batch:
         """Append the change's row and what it means for the projections."""
         row = encode(change)
         self._changes.append((seq, *row))
-        if row[0] is not None:
-            self._runs[row[0]] = seq
         project = _PROJECT.get(type(change))
         if project is not None:
             project(self, seq, change)
@@ -98,15 +88,13 @@ class Batch:
 
     def statements(self) -> list[Statement]:
         """What to execute, in this order, in one transaction."""
-        touched = [(seq, run) for run, seq in self._runs.items()]
         ordered: list[Statement] = [
             (_CHANGE, self._changes),
             *self._others,
-            (_RUN_STARTED, [(run,) for run in self._started]),
+            (_DISPATCH, self._planned),
+            (_DISPATCH_HELD, [(state, dispatch) for dispatch, state in self._held.items()]),
+            (_DISPATCH_ENDED, self._ended),
             (_ACTION, list(self._actions.values())),
-            (_DISPATCH, list(self._dispatches.values())),
-            (_RESULT, self._results),
-            (_RUN_TOUCHED, touched),
             (_OUTFLOW, self._outflow),
         ]
         return [(sql, rows) for sql, rows in ordered if rows]
@@ -118,90 +106,67 @@ class Batch:
     def _other(self, sql: str, *row: Any) -> None:
         self._others.append((sql, (row,)))
 
-    def _action(self, run: str, action: str) -> list[Any]:
-        row = self._actions.get((run, action))
-        if row is None:
-            row = [run, action, None, None, None, None, None, None, None]
-            self._actions[run, action] = row
-        return row
-
-    def _end_action(
-        self, change: c.RunChange, action: str, state: ActionState, fault: Fault | None
+    def _action(
+        self,
+        seq: int,
+        change: c.RunChange,
+        action: str,
+        state: ActionState,
+        fault: Fault | None,
+        reasons: bytes | None = None,
     ) -> None:
-        row = self._action(change.run, action)
-        row[2] = str(state)
-        row[5] = change.at_ms
-        row[6], row[7] = (fault.code, fault.message) if fault else (None, None)
-        row[8] = None
-
-    def _dispatch(self, dispatch: str) -> list[Any]:
-        row = self._dispatches.get(dispatch)
-        if row is None:
-            row = self._dispatches[dispatch] = [dispatch, None, None, None, None, None, None]
-        return row
-
-    def _end_dispatch(
-        self, at_ms: int, dispatch: str, state: DispatchState, fault: Fault | None
-    ) -> None:
-        row = self._dispatch(dispatch)
-        row[1] = str(state)
-        row[4] = at_ms
-        if fault:
-            row[5], row[6] = fault.code, fault.message
+        code, message = (fault.code, fault.message) if fault else (None, None)
+        row = (change.run, action, seq, str(state), change.at_ms, code, message, reasons)
+        self._actions[change.run, action] = row
 
     def _dispatch_planned(self, seq: int, change: c.DispatchPlanned) -> None:
-        row = self._action(change.run, change.action)
-        row[2], row[3] = _RUNNING, change.dispatch
-        row[4] = row[4] or change.at_ms
-        row[5] = row[6] = row[7] = row[8] = None
-        self._dispatches[change.dispatch] = [
-            change.dispatch,
-            _PLANNED,
-            str(change.effect),
-            change.at_ms,
-            None,
-            None,
-            None,
-        ]
-        self._started.add(change.run)
+        effect = str(change.effect)
+        self._planned.append((change.dispatch, effect, seq, change.at_ms, _PLANNED))
 
     def _dispatch_accepted(self, seq: int, change: c.DispatchAccepted) -> None:
-        self._dispatch(change.dispatch)[1] = str(DispatchState.ACCEPTED)
+        self._held[change.dispatch] = _ACCEPTED
 
     def _dispatch_started(self, seq: int, change: c.DispatchStarted) -> None:
-        self._dispatch(change.dispatch)[1] = str(DispatchState.RUNNING)
+        self._held[change.dispatch] = _RUNNING
 
     def _dispatch_ended(self, seq: int, change: c.DispatchEnded) -> None:
-        self._end_dispatch(change.at_ms, change.dispatch, change.state, change.fault)
+        code, message = (change.fault.code, change.fault.message) if change.fault else (None, None)
+        row = (str(change.state), None, change.at_ms, None, code, message, None, change.dispatch)
+        self._ended.append(row)
 
     def _result_taken(self, seq: int, change: c.ResultTaken) -> None:
-        self._end_dispatch(change.at_ms, change.dispatch, change.state, change.fault)
-        if change.action_state is not None:
-            self._end_action(change, change.action, change.action_state, change.fault)
-        self._results.append((change.dispatch, seq, change.duration_ms, 0))
+        code, message = (change.fault.code, change.fault.message) if change.fault else (None, None)
+        self._ended.append(
+            (
+                str(change.state),
+                change.action_state and str(change.action_state),
+                change.at_ms,
+                change.duration_ms,
+                code,
+                message,
+                seq,
+                change.dispatch,
+            )
+        )
         self._outflow.append((seq, "output", change.dispatch, None))
 
     def _result_kept(self, seq: int, change: c.ResultKept) -> None:
         # its own id: evidence never takes the place of the result that counted
-        self._results.append((f"{change.dispatch}@{seq}", seq, None, 1))
         self._outflow.append((seq, "output", f"{change.dispatch}@{seq}", None))
 
     def _action_waiting(self, seq: int, change: c.ActionWaiting) -> None:
-        row = self._action(change.run, change.action)
-        row[2], row[8] = str(ActionState.WAITING), msgpack.packb(dict(change.reasons))
-        row[5] = row[6] = row[7] = None
+        reasons = msgpack.packb(dict(change.reasons))
+        self._action(seq, change, change.action, ActionState.WAITING, None, reasons)
 
     def _action_ended(self, seq: int, change: c.ActionEnded) -> None:
-        self._end_action(change, change.action, change.state, change.fault)
+        self._action(seq, change, change.action, change.state, change.fault)
 
     def _actions_ended(self, seq: int, change: c.ActionsEnded) -> None:
         for action in change.actions:
-            self._end_action(change, action, change.state, change.fault)
+            self._action(seq, change, action, change.state, change.fault)
 
     def _action_unknown(self, seq: int, change: c.ActionUnknown) -> None:
-        row = self._action(change.run, change.action)
-        row[2] = str(ActionState.UNKNOWN)
-        row[6], row[7] = change.fault.code, change.fault.message
+        self._action(seq, change, change.action, ActionState.UNKNOWN, change.fault)
 
     def _run_created(self, seq: int, change: c.RunCreated, source: Source | None) -> None:
         plan = change.plan
@@ -220,12 +185,11 @@ class Batch:
             source and msgpack.packb(dict(source.places)),
             change.at_ms,
             change.expires_at_ms,
-            seq,
         )
         self._outflow.append((seq, "input", change.digest, document))
 
     def _run_cancelling(self, seq: int, change: c.RunCancelling) -> None:
-        self._other(_RUN_STATE, str(RunState.CANCELLING), None, None, change.run)
+        self._other("UPDATE runs SET state = ? WHERE run = ?", _CANCELLING, change.run)
 
     def _run_aborting(self, seq: int, change: c.RunAborting) -> None:
         self._other(
@@ -236,8 +200,6 @@ class Batch:
         )
 
     def _run_ended(self, seq: int, change: c.RunEnded) -> None:
-        # a run that ends in the commit of its first dispatch never shows as running
-        self._started.discard(change.run)
         fault = change.fault
         self._other(
             _RUN_ENDED,
@@ -256,9 +218,7 @@ class Batch:
         self._other(_NODE, change.node, change.alias, change.profile, seq)
 
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
-        self._other(
-            _LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq
-        )
+        self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
 
     def _labels_changed(self, seq: int, change: c.LabelsChanged) -> None:
         self._other(_LABELS, change.node, json.dumps(dict(change.labels)), seq)

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from imlmesh_protocol import limits
 from imlmesh_protocol.iml.builder import pointer_of
 from imlmesh_protocol.iml.document import Document
-from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.plan import (
     ACTION_EXTENSIONS,
     PLAN_EXTENSIONS,
@@ -69,8 +70,8 @@ def read_fields(document: Document, findings: Findings) -> tuple[Plan | None, di
     plan, faults = _read(data)
     unknown = [fault for fault in faults if fault["type"] == _UNKNOWN]
     if unknown and document.format != "yaml" and not _uses_extensions(data):
-        for fault in unknown:
-            message = _unknown_field(fault["loc"], data)
+        for fault in unknown[: limits.PLAN_ERRORS]:
+            message = _unknown_field(fault["loc"], data, findings)
             findings.warning("plan.unknown_field", pointer_of(*fault["loc"]), message, key=True)
         data = _without(data, [fault["loc"] for fault in unknown])
         plan, faults = _read(data)
@@ -133,11 +134,11 @@ def _without(data: Any, locations: Iterable[_Location]) -> Any:
 def _report(faults: list[ErrorDetails], data: Any, findings: Findings) -> None:
     """One error per place: a field that may be of two types is wrong once, in both words."""
     wrong: dict[str, tuple[_Location, list[str]]] = {}
-    for fault in faults:
+    for fault in faults[: limits.PLAN_ERRORS]:
         location = _existing(fault["loc"], data)
         pointer = pointer_of(*location)
         if fault["type"] == _UNKNOWN:
-            message = _unknown_field(location, data)
+            message = _unknown_field(location, data, findings)
             findings.error("plan.unknown_field", pointer, message, key=True)
         elif fault["type"] == "missing":
             message = f"{_subject(fault['loc'], data)} is missing"
@@ -170,12 +171,12 @@ def _subject(location: _Location, data: Any) -> str:
     return f'{action}: "{field}"' if field else action
 
 
-def _unknown_field(location: _Location, data: Any) -> str:
+def _unknown_field(location: _Location, data: Any, findings: Findings) -> str:
     inside = location[2:] if location[0] == "actions" else location
     owner: type[BaseModel] = Action if location[0] == "actions" else Plan
     if len(inside) > 1:
         owner = _INNER[str(inside[0])]
-    near = did_you_mean(str(inside[-1]), list(owner.model_fields))
+    near = findings.did_you_mean(str(inside[-1]), owner.model_fields)
     return f"{_subject(location, data)} is no field of IML v2{near}"
 
 

@@ -4,11 +4,15 @@ The one rule: a check never stops at its first error; it adds what it found and 
 `limits.PLAN_ERRORS` of each are kept. Deliberately absent: what is wrong; the checks know.
 """
 
+from collections.abc import Collection
 from difflib import get_close_matches
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.iml.document import Document
+
+#: longer names are no typing mistakes, and comparing them is slow
+_NAME_CHARS = 64
 
 
 class Findings:
@@ -23,13 +27,23 @@ class Findings:
         self, code: str, pointer: str, message: str, *, key: bool = False, hint: str | None = None
     ) -> None:
         """Add an error at the value of a JSON pointer, or at its key."""
-        if len(self._errors) < limits.PLAN_ERRORS:
+        if not self.full:
             self._errors.append(self._finding(code, pointer, message, key, hint))
 
     def warning(self, code: str, pointer: str, message: str, *, key: bool = False) -> None:
         """Add something that the plan's author should know and that stops nothing."""
         if len(self._warnings) < limits.PLAN_ERRORS:
             self._warnings.append(self._finding(code, pointer, message, key, None))
+
+    @property
+    def full(self) -> bool:
+        """Whether further errors would be dropped, so that looking for them is a waste."""
+        return len(self._errors) >= limits.PLAN_ERRORS
+
+    def did_you_mean(self, name: str, known: Collection[str]) -> str:
+        """`; did you mean "x"?` when a known name is near, else nothing."""
+        near = [] if self.full else get_close_matches(name[:_NAME_CHARS], known, n=1)
+        return f'; did you mean "{near[0]}"?' if near else ""
 
     def line_of(self, pointer: str) -> str:
         """Where something else stands, for use within a message."""
@@ -50,12 +64,6 @@ class Findings:
         self, code: str, pointer: str, message: str, key: bool, hint: str | None
     ) -> InputError:
         return InputError(code, message, place=self._document.place(pointer, key=key), hint=hint)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """`; did you mean "x"?` when a known name is near, else nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def _position(error: MeshError) -> tuple[int, int]:

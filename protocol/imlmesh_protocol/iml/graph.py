@@ -10,7 +10,7 @@ from typing import Any
 from imlmesh_protocol.iml import template
 from imlmesh_protocol.iml.builder import pointer_of
 from imlmesh_protocol.iml.fields import name_of
-from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.unsupported import TEMPLATE_ROOTS
 
 
@@ -60,7 +60,7 @@ def _needs(
             message = (
                 f'{name_of(actions, index)} waits for "{name}", which is no action of this plan'
             )
-            near = did_you_mean(name, list(index_of))
+            near = findings.did_you_mean(name, index_of)
             findings.error("plan.unknown_dependency", pointer, message + near)
         elif name == action.get("id"):
             message = f"{name_of(actions, index)} waits for itself"
@@ -156,7 +156,7 @@ def _check_templates(
         name = reference.path[0]
         source = index_of.get(name)
         if source is None:
-            near = did_you_mean(name, list(index_of))
+            near = findings.did_you_mean(name, index_of)
             message = (
                 f'{subject} uses the result of "{name}", which is no action of this plan{near}'
             )

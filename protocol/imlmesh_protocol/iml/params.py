@@ -5,12 +5,14 @@ it is checked. Deliberately absent: where an action could run (placement decides
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml import template
 from imlmesh_protocol.iml.builder import pointer_of
-from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.unsupported import IMPACT_WITHOUT_APPROVAL
 from imlmesh_protocol.manifest import ActionSpec, Manifest
@@ -95,7 +97,14 @@ def check_action(
     spec = specs[0]
     _check_effect(index, action, spec, findings)
     _check_impact(index, action, spec, findings)
-    problems = [list(_problems(action.params, catalogue.validator(spec))) for spec in specs]
+    problems = [
+        list(
+            islice(
+                _problems(action.params, catalogue.validator(spec), findings), limits.PLAN_ERRORS
+            )
+        )
+        for spec in specs
+    ]
     if all(problems):
         base = pointer_of("actions", index, "params")
         for path, message, at_key in problems[0]:
@@ -108,13 +117,13 @@ def _report_unknown(
 ) -> None:
     modules = catalogue.modules()
     if action.module in modules:
-        near = did_you_mean(action.action, catalogue.actions(action.module))
+        near = findings.did_you_mean(action.action, catalogue.actions(action.module))
         message = f'the module "{action.module}" has no action "{action.action}"{near}'
         findings.error("action.unknown", pointer_of("actions", index, "action"), message)
         return
     report = findings.error if has_fleet else findings.warning
     where = "no node has" if has_fleet else "this installation does not have"
-    near = did_you_mean(action.module, sorted(modules))
+    near = findings.did_you_mean(action.module, modules)
     message = f'{where} the module "{action.module}"{near}'
     report("module.unknown", pointer_of("actions", index, "module"), message)
 
@@ -164,7 +173,9 @@ def _check_impact(index: int, action: Action, spec: ActionSpec | None, findings:
 _Path = tuple[str | int, ...]
 
 
-def _problems(params: Mapping[str, Any], validator: Any) -> Iterator[tuple[_Path, str, bool]]:
+def _problems(
+    params: Mapping[str, Any], validator: Any, findings: Findings
+) -> Iterator[tuple[_Path, str, bool]]:
     """Path within the params, message, and whether its key is meant."""
     lacking: set[_Path] = set()
     for error in validator.iter_errors(params):
@@ -176,7 +187,9 @@ def _problems(params: Mapping[str, Any], validator: Any) -> Iterator[tuple[_Path
             known = sorted(error.schema.get("properties", {}))
             for key in error.instance:
                 if key not in known:
-                    message = f"{_named((*path, key))} is unknown{did_you_mean(key, known)}"
+                    message = (
+                        f"{_named((*path, key))} is unknown{findings.did_you_mean(key, known)}"
+                    )
                     yield (*path, key), message, True
         elif keyword == "required":
             # one error for each that is missing, none of which says which

@@ -7,7 +7,8 @@ reading documents (`document`), refusing what this version does not act on (`uns
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.states import Effect
@@ -178,6 +179,13 @@ class Action(_Model):
     )
 
 
+def _at_least_one(actions: tuple[Action, ...]) -> tuple[Action, ...]:
+    # Field(min_length=1) would also count every action that is wrong as missing
+    if not actions:
+        raise PydanticCustomError("too_short", "no actions", {"min_length": 1})
+    return actions
+
+
 class Plan(_Model):
     """An IML v2 plan."""
 
@@ -194,7 +202,9 @@ class Plan(_Model):
     module_requirements: dict[str, str] = Field(
         default_factory=dict, description="Version specifier (PEP 440) by module"
     )
-    actions: tuple[Action, ...] = Field(strict=False, min_length=1, description="What is done")
+    actions: Annotated[tuple[Action, ...], AfterValidator(_at_least_one)] = Field(
+        strict=False, description="What is done", json_schema_extra={"minItems": 1}
+    )
     app_id: str | None = None
     agent_id: str | None = None
     ttl_seconds: int | None = Field(

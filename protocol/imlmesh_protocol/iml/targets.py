@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml.builder import pointer_of
-from imlmesh_protocol.iml.findings import Findings, did_you_mean
+from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.selector import parse_selector
 
@@ -35,7 +35,7 @@ def check_targets(index: int, action: Action, fleet: Fleet | None, findings: Fin
     if fleet is None:
         return
     if action.target_node is not None and action.target_node not in fleet.nodes:
-        near = did_you_mean(action.target_node, list(fleet.nodes))
+        near = findings.did_you_mean(action.target_node, fleet.nodes)
         message = f'there is no node "{action.target_node}"{near}'
         findings.error("place.unknown_node", pointer_of("actions", index, "target_node"), message)
     if action.target_group is not None:
@@ -52,7 +52,7 @@ def _check_selector(index: int, selector: str, findings: Findings) -> None:
 def _check_group(index: int, group: str, fleet: Fleet, findings: Findings) -> None:
     pointer = pointer_of("actions", index, "target_group")
     if group not in fleet.groups:
-        near = did_you_mean(group, list(fleet.groups))
+        near = findings.did_you_mean(group, fleet.groups)
         findings.error("place.no_group", pointer, f'there is no group "{group}"{near}')
     elif not fleet.groups[group]:
         findings.error("place.empty_group", pointer, f'the group "{group}" has no nodes')

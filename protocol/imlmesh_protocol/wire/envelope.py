@@ -160,9 +160,8 @@ def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
     header: dict[str, Any] = {}
     names = ("boot", "session") if topic.way is Way.FROM else ("epoch",)
     for name in (*_HEADER_TYPES, *names):
-        value: Any = body.pop(name, None)
-        wanted = _HEADER_TYPES.get(name, int)
-        if type(value) is not wanted or (wanted is int and value < 0):
+        value = body.pop(name, None)
+        if type(value) is not _HEADER_TYPES.get(name, int) or (type(value) is int and value < 0):
             raise ProtocolError("message.invalid", f"header field {name} is not valid")
         header[name] = value
     if header["mesh"] != topic.mesh:

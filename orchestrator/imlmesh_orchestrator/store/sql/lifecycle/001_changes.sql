@@ -47,44 +47,45 @@ CREATE TABLE runs (
     -- file name and {action: [line, column]} of the text that was submitted, when there was one
     file TEXT,
     places BLOB,
-    state TEXT NOT NULL,
+    -- pending also stands for running: a pending run that has dispatches is running
+    state TEXT NOT NULL DEFAULT 'pending',
     unconfirmed INTEGER NOT NULL DEFAULT 0,
     code TEXT,
     message TEXT,
     submitted_at_ms INTEGER NOT NULL,
     expires_at_ms INTEGER NOT NULL,
-    ended_at_ms INTEGER,
-    last_seq INTEGER NOT NULL
+    ended_at_ms INTEGER
 );
 CREATE INDEX runs_open ON runs (counter) WHERE ended_at_ms IS NULL;
 
--- An action without a row is pending.
+-- One row for each attempt; `action_state` is what its result made of the action, and the result
+-- itself is the body of the change `result_seq`.
+CREATE TABLE dispatches (
+    dispatch TEXT PRIMARY KEY,
+    effect TEXT NOT NULL,
+    planned_seq INTEGER NOT NULL,
+    planned_at_ms INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    action_state TEXT,
+    ended_at_ms INTEGER,
+    duration_ms INTEGER,
+    code TEXT,
+    message TEXT,
+    result_seq INTEGER
+) WITHOUT ROWID;
+
+-- What is known of an action beyond its dispatches: of the two the later seq counts. An action
+-- that neither table names is pending. `reasons` is msgpack {node: code} while it waits.
 CREATE TABLE actions (
     run TEXT NOT NULL,
     action TEXT NOT NULL,
-    state TEXT,
-    dispatch TEXT,
-    planned_at_ms INTEGER,
-    ended_at_ms INTEGER,
+    seq INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
     code TEXT,
     message TEXT,
     reasons BLOB,
     PRIMARY KEY (run, action)
-) WITHOUT ROWID;
-
-CREATE TABLE dispatches (
-    dispatch TEXT PRIMARY KEY,
-    state TEXT,
-    effect TEXT,
-    planned_at_ms INTEGER,
-    ended_at_ms INTEGER,
-    code TEXT,
-    message TEXT
-) WITHOUT ROWID;
-
--- The result itself is the body of the change `seq`.
-CREATE TABLE results (
-    dispatch TEXT PRIMARY KEY, seq INTEGER NOT NULL, duration_ms INTEGER, late INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE approvals (

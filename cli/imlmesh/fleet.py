@@ -1,0 +1,162 @@
+"""Nodes as tables and pages for people.
+
+The one rule: what needs attention comes first, with the reason beside it. Deliberately absent:
+asking the API.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from imlmesh.render import (
+    MARKS,
+    Column,
+    bars,
+    duration,
+    mark,
+    percent,
+    say,
+    try_line,
+    write,
+    write_table,
+)
+
+Record = Mapping[str, Any]
+_ORDER = {"lost": 0, "suspect": 1, "offline": 3, "online": 4}
+_WITH_PROBLEMS = 2
+
+
+def by_trouble(nodes: Sequence[Record]) -> list[Record]:
+    """Lost, suspect, online with problems, offline (said goodbye), the rest; then by name."""
+
+    def rank(node: Record) -> tuple[int, str]:
+        order = _ORDER[node["liveness"]]
+        if order > _WITH_PROBLEMS and node["problems"]:
+            order = _WITH_PROBLEMS
+        return order, name_of(node)
+
+    return sorted(nodes, key=rank)
+
+
+def name_of(node: Record) -> str:
+    """The alias, else the id."""
+    return str(node["alias"] or node["node"])
+
+
+def print_nodes(nodes: Sequence[Record]) -> None:
+    """The table of nodes, and below it what needs attention."""
+    now_ms = time.time_ns() // 1_000_000
+    columns = [
+        Column("NODE"),
+        Column("GROUP", 2),
+        Column("STATE"),
+        Column("BEAT", 1, right=True),
+        Column("LAST 30 MIN", 6),
+        Column("RUNS", 5, right=True),
+        Column("CPU", 3, right=True),
+        Column("TEMP", 4, right=True),
+        Column("DISK", 3, right=True),
+        Column("VERSION", 7),
+    ]
+    ordered = by_trouble(nodes)
+    write_table(columns, [_row(node, now_ms) for node in ordered])
+    troubled = [(name_of(node), reasons) for node in ordered if (reasons := _reasons(node))]
+    if troubled:
+        listed = "  ·  ".join(f"{name} {', '.join(reasons)}" for name, reasons in troubled)
+        write(Text(f"{len(troubled)} need attention:  {listed}", style="yellow"))
+        say("see: " + try_line(f"node show {troubled[0][0]}"))
+
+
+def _row(node: Record, now_ms: int) -> list[str | Text]:
+    health = node["health"] or {}
+    heard = node["last_heard_ms"]
+    temperature = health.get("temperature_c")
+    return [
+        name_of(node),
+        ",".join(node["groups"]) or "-",
+        mark(node["liveness"]),
+        duration(now_ms - heard) if heard else "-",
+        bars(node["beats"]),
+        str(node["live_dispatches"]),
+        percent(health.get("cpu_percent")),
+        "-" if temperature is None else f"{temperature:.0f} °C",
+        percent(health.get("disk_percent")),
+        node["version"] or "-",
+    ]
+
+
+def _reasons(node: Record) -> list[str]:
+    reasons = list(node["problems"])
+    if node["liveness"] in ("lost", "suspect") and not reasons:
+        reasons.append(node["liveness"] + (f" ({node['reason']})" if node["reason"] else ""))
+    return reasons
+
+
+def print_node(node: Record) -> None:
+    """One node as a page."""
+    now_ms = time.time_ns() // 1_000_000
+    head = Text.assemble((name_of(node), "bold"), "  ", mark(node["liveness"]))
+    if node["reason"]:
+        head.append(f"  {node['reason']}", style="dim")
+    write(head)
+    for problem in node["problems"]:
+        write(Text(f"  ! {problem}", style="yellow"))
+    health = node["health"] or {}
+    temperature = health.get("temperature_c")
+    heard_ms = node["last_heard_ms"]
+    facts = {
+        "id": node["node"],
+        "heard": f"{duration(now_ms - heard_ms)} ago" if heard_ms else "not yet",
+        "since": f"{duration(now_ms - node['since_ms'])} in this state",
+        "profile": node["profile"],
+        "version": node["version"],
+        "groups": ", ".join(node["groups"]) or "-",
+        "labels": _pairs(node["labels"]),
+        "facts": _pairs(node["facts"]),
+        "health": f"cpu {percent(health.get('cpu_percent'))}, memory "
+        f"{percent(health.get('memory_percent'))}, disk {percent(health.get('disk_percent'))}, "
+        + ("no temperature" if temperature is None else f"{temperature:.0f} °C"),
+        "beats": bars(node["beats"]).strip() or "-",
+        "dispatches": f"{node['live_dispatches']} live",
+        "modules": ", ".join(node["modules"]) or "-",
+    }
+    for name, value in facts.items():
+        write(f"  {name:<10}  {value}")
+
+
+def print_actions(actions: Sequence[Record]) -> None:
+    """What a node can do, with the parameters of each action."""
+    rows = []
+    for action in actions:
+        wanted = set(action["params"].get("required", ()))
+        params = [
+            name if name in wanted else f"[{name}]"
+            for name in action["params"].get("properties", {})
+        ]
+        name = f"{action['module']}.{action['action']}"
+        rows.append([name, " ".join(params), action["effect"], action["permission"], action["description"]])
+    columns = [
+        Column("ACTION"),
+        Column("PARAMETERS", 1),
+        Column("EFFECT", 2),
+        Column("NEEDS", 3),
+        Column("WHAT IT DOES", 4),
+    ]
+    write()
+    write_table(columns, rows)
+
+
+def count_line(counts: Mapping[str, int]) -> Text:
+    """`✔ 2 online  ▲ 1 suspect`, without zeros."""
+    line = Text()
+    for state in ("lost", "suspect", "offline", "online"):
+        if counts.get(state):
+            shape, style = MARKS[state]
+            line.append(f"{shape} {counts[state]} {state}  ", style=style)
+    return line if line.plain else Text("none yet")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(values.items())) or "-"

@@ -1,0 +1,77 @@
+"""`imlmesh status`: how the mesh does."""
+
+from typing import Any
+
+from imlmesh.grammar import lone_verb, verb
+from imlmesh.settings import settings
+
+app = lone_verb()
+
+
+@verb(app, "imlmesh status\nimlmesh status --json")
+def status() -> None:
+    """Show how the mesh does: problems first, each with the command to try."""
+    from imlmesh.client import Client
+    from imlmesh.render import emit
+
+    client = Client.connect(settings.home)
+    health = client.get("health")
+    nodes = client.get("nodes")["nodes"]
+    approvals = client.get("approvals", state="pending")["approvals"]
+    if not emit({**health, "schema": "imlmesh.status/1", "problems": _problems(health, nodes, approvals)}):
+        _print(health, _problems(health, nodes, approvals))
+
+
+def _problems(
+    health: dict[str, Any], nodes: list[dict[str, Any]], approvals: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """What needs a person: {text, try}, the most urgent first."""
+    from imlmesh.fleet import by_trouble, name_of
+    from imlmesh.render import try_line
+
+    found = []
+    broker = health["broker"]
+    if not broker["connected"]:
+        text = f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
+        found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
+    for approval in approvals:
+        words = f"approval show {approval['approval']}"
+        text = f"run {approval['run']} waits for you: {approval['message']}"
+        found.append({"text": text, "try": try_line(words)})
+    if health["store"]["behind"]:
+        text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
+        found.append({"text": text, "try": "look at the disk of the home folder"})
+    for node in by_trouble(nodes):
+        name = name_of(node)
+        if node["liveness"] in ("lost", "suspect"):
+            why = f" ({node['reason']})" if node["reason"] else ""
+            text = f"node {name} is {node['liveness']}{why}"
+            found.append({"text": text, "try": try_line(f"node show {name}")})
+        for problem in node["problems"]:
+            text = f"node {name}: {problem}"
+            found.append({"text": text, "try": try_line(f"node show {name}")})
+    return found
+
+
+def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
+    import time
+
+    from rich.text import Text
+
+    from imlmesh.fleet import count_line
+    from imlmesh.render import duration, write
+
+    for problem in problems:
+        write(Text(f"! {problem['text']}", style="yellow"))
+        write(f"    try: {problem['try']}")
+    if not problems:
+        write(Text("✔ nothing needs attention", style="green"))
+    now_ms = time.time_ns() // 1_000_000
+    broker = health["broker"]
+    write(f"mesh       {health['mesh']}   imlmesh {health['version']}   epoch {health['epoch']}")
+    write(f"running    {duration(now_ms - health['started_at_ms'])}   process {health['pid']}")
+    write(f"broker     {broker['address']} {'connected' if broker['connected'] else 'not connected'}")
+    write(Text("nodes      ") + count_line(health["nodes"]))
+    waiting = health["approvals"]["pending"]
+    questions = f"   {waiting} questions to you" if waiting else ""
+    write(f"runs       {health['runs']['active']} active{questions}")

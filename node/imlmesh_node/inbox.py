@@ -1,0 +1,129 @@
+"""The way in: bytes of a topic become an event of the core, or a counted, coded refusal.
+
+The one rule: signature, session, epoch, then meaning; nothing of a refused message has an
+effect. A refusal is logged at most once a second for each code, however many come.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from imlmesh_node.core.events import (
+    AckArrived,
+    Arrival,
+    CancelArrived,
+    DelegateArrived,
+    Event,
+    InventoryAsked,
+    RebirthAsked,
+)
+from imlmesh_node.guard import Guard
+from imlmesh_node.presence import Clocks, Presence
+from imlmesh_protocol.errors import MeshError, ProtocolError
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.envelope import Opener
+from imlmesh_protocol.wire.messages import Message, decode_dispatch
+from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.clock import boot_ms
+
+log = logging.getLogger(__name__)
+
+
+class Refusals:
+    """How often what was refused, by code."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._logged_ms: dict[str, int] = {}
+
+    def note(self, code: str, message: str) -> None:
+        self.counts[code] += 1
+        now_ms = boot_ms()
+        if now_ms - self._logged_ms.get(code, -1_000) >= 1_000:
+            self._logged_ms[code] = now_ms
+            count = self.counts[code]
+            log.warning("refused: %s", message, extra={"code": code, "count": count})
+
+
+class Inbox:
+    """`post` takes events, `ends_at_once(module, action)` is the executor's."""
+
+    def __init__(
+        self,
+        opener: Opener,
+        presence: Presence,
+        clocks: Clocks,
+        guard: Guard,
+        ends_at_once: Callable[[str, str], bool],
+        post: Callable[[Event], None],
+        refusals: Refusals,
+    ) -> None:
+        self._opener = opener
+        self._presence = presence
+        self._clocks = clocks
+        self._guard = guard
+        self._ends_at_once = ends_at_once
+        self._post = post
+        self._refusals = refusals
+
+    def take(self, topic: str, payload: bytes) -> None:
+        """Take one message; it never raises what the message is to blame for."""
+        try:
+            event = self._read(topics.parse(topic), payload)
+        except MeshError as exc:
+            self._refusals.note(exc.code, exc.message)
+            if exc.code == "message.expired":
+                self._presence.ask_soon()
+            return
+        if event is not None:
+            self._post(event)
+
+    def _read(self, topic: topics.Topic, payload: bytes) -> Event | None:
+        if topic.kind is Kind.RESPONSE:
+            self._presence.answer(self._opener.open(topic, payload, None))
+            return None
+        if not self._presence.is_open:
+            raise ProtocolError("message.session", f"{topic.kind} before the time was answered")
+        message = self._opener.open(topic, payload, self._clocks.mesh.now_ms())
+        self._presence.hear(message)
+        at_ms = self._clocks.steady.now_ms()
+        match message.kind:
+            case Kind.DELEGATE:
+                return self._delegate(message, at_ms)
+            case Kind.ACK:
+                return AckArrived(
+                    at_ms,
+                    message.fields["beat"],
+                    tuple(message.fields["settled"]),
+                    message.term,
+                    message.seq,
+                    message.id,
+                )
+            case Kind.COMMAND if message.fields["do"] == "rebirth":
+                return RebirthAsked(at_ms, message.id)
+            case Kind.COMMAND:
+                return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
+            case Kind.REQUEST if message.fields["what"] == "inventory":
+                return InventoryAsked(at_ms, message.fields["nonce"], message.id)
+            case Kind.STATUS:
+                return None
+        raise ProtocolError("message.kind", f"{message.id[:80]}: a node does not serve this")
+
+    def _delegate(self, message: Message, at_ms: int) -> DelegateArrived:
+        arrivals = []
+        for packed in message.fields["dispatches"]:
+            try:
+                dispatch, refusal = self._guard.check(decode_dispatch(packed))
+            except ProtocolError as exc:
+                self._refusals.note(exc.code, exc.message)
+                continue
+            arrivals.append(
+                Arrival(
+                    dispatch,
+                    hashlib.sha256(packed).digest(),
+                    refusal,
+                    refusal is None and self._ends_at_once(dispatch.module, dispatch.action),
+                )
+            )
+        return DelegateArrived(at_ms, tuple(arrivals), message.term, message.seq, message.id)

@@ -1,0 +1,127 @@
+"""The session of a node: a will, a question for the time, then everything else.
+
+The one rule: until the orchestrator has answered this session's nonce nothing else is accepted
+and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
+needed to believe it. Deliberately absent: what a session is good for; the core decides that.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+from imlmesh_node.core.events import Event, RebirthAsked, SessionClosed, SessionOpened
+from imlmesh_node.outbox import Letter, Outbox
+from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
+from imlmesh_protocol.wire.messages import Message
+from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.clock import MeshClock, boot_ms
+from imlmesh_runtime.link.base import Will
+
+
+class Clocks:
+    """Two views of time. `mesh` follows the orchestrator and dates messages; `steady` is set by the
+    first answer alone, so that no time limit of running work ever jumps."""
+
+    def __init__(self) -> None:
+        self.mesh = MeshClock()
+        self.steady = MeshClock()
+
+    def sync(self, mesh_ms: int) -> None:
+        """The orchestrator's time is `mesh_ms` now."""
+        if not self.steady.synced:
+            self.steady.sync(mesh_ms)
+        self.mesh.sync(mesh_ms)
+
+
+class Presence:
+    """`post` takes the core's events; `boot` numbers this start of the agent."""
+
+    def __init__(
+        self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
+    ) -> None:
+        self._outbox = outbox
+        self._clocks = clocks
+        self._post = post
+        self._boot = boot
+        self._epoch = epoch
+        self._loop = asyncio.get_running_loop()
+        self._session = 0
+        self._nonce: str | None = None
+        self._asked_ms = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_open = False
+
+    def begin(self) -> Will:
+        """A connection is attempted: a new session, and what the broker says if it breaks."""
+        self._session += 1
+        return self._outbox.new_session(self._boot, self._session)
+
+    def link_up(self) -> None:
+        self._ask()
+
+    def link_down(self, reason: str) -> None:
+        self._stop_asking()
+        if self.is_open:
+            self.is_open = False
+            self._post(SessionClosed(self._clocks.steady.now_ms(), reason))
+
+    def close(self) -> None:
+        """Nothing is accepted any more."""
+        self._stop_asking()
+        self.is_open = False
+
+    def answer(self, message: Message) -> None:
+        """A believed time response; `message.session` when its nonce is not the one asked with."""
+        if self._nonce is None or message.fields["nonce"] != self._nonce:
+            raise ProtocolError("message.session", f"{message.id[:80]} answers nothing asked now")
+        at_ms = message.fields.get("at_ms")
+        if message.fields["what"] != "time" or at_ms is None:
+            raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
+        round_trip_ms = boot_ms() - self._asked_ms
+        self._clocks.sync(at_ms + round_trip_ms // 2)
+        self._stop_asking()
+        self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
+        self.hear(message)
+        if not self.is_open:
+            self.is_open = True
+            opened = SessionOpened(
+                self._clocks.steady.now_ms(),
+                self._session,
+                message.term,
+                message.id,
+                secrets.randbits(64),
+            )
+            self._post(opened)
+
+    def hear(self, message: Message) -> None:
+        """Every believed message says who rules: an older orchestrator is refused, a newer one met.
+
+        Raises `message.epoch`.
+        """
+        if message.term < self._epoch:
+            text = f"{message.id[:80]} is of epoch {message.term}, now is {self._epoch}"
+            raise ProtocolError("message.epoch", text)
+        if message.term > self._epoch:
+            self._epoch = message.term
+            if self.is_open:
+                self._post(RebirthAsked(self._clocks.steady.now_ms(), message.id))
+                self.ask_soon()
+
+    def ask_soon(self) -> None:
+        """Something makes our clock doubtful; a question under way is enough."""
+        if self.is_open and self._nonce is None:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._stop_asking()
+        self._nonce = secrets.token_hex(16)
+        self._asked_ms = boot_ms()
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": self._nonce}))
+        self._timer = self._loop.call_later(TIME_ASK_MS / 1_000, self._ask)
+
+    def _stop_asking(self) -> None:
+        self._nonce = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

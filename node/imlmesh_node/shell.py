@@ -1,0 +1,206 @@
+"""The agent around its core: performs what the core asks for, and tells it what happened.
+
+The one rule: the shell decides nothing. What is sent is sealed while the commit runs and leaves
+after it; then drivers start, in the order asked for. Only repeatable work starts before.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imlmesh_drivers.registry import builtin_modules, driver_class, module_of, shipped_manifest
+from imlmesh_node import health
+from imlmesh_node.config import Policy
+from imlmesh_node.core import commands
+from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.commands import Command
+from imlmesh_node.executor import Executor
+from imlmesh_node.inbox import Inbox, Refusals
+from imlmesh_node.outbox import Letter, Outbox
+from imlmesh_node.presence import Presence
+from imlmesh_node.sizes import measure, packed_bytes
+from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
+from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.link.base import Will
+
+# below this many bytes a result cannot hold enough values to matter
+_FEW_BYTES = 128
+
+
+def node_manifest(policy: Policy) -> Manifest:
+    """What this node offers: the shipped manifest, and that of plug-ins, as far as allowed."""
+    shipped = shipped_manifest().modules
+    own = {name: shipped[name] for name in policy.modules if name in builtin_modules()}
+    plugins = {name: module_of(driver_class(name)) for name in policy.modules if name not in own}
+    return Manifest(own | plugins)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a node says of itself when it comes; `folder` is the one whose disk is watched."""
+
+    manifest: Manifest
+    profile: str
+    timing: Timing
+    folder: Path
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "state": "online",
+            "manifest": self.manifest.to_wire(),
+            "facts": health.facts(self.manifest.modules),
+            "profile": self.profile,
+            "heartbeat_ms": self.timing.heartbeat_ms,
+            "lost_ms": self.timing.lost_ms,
+        }
+
+
+class Performer:
+    """Performs commands for the engine; `gone` is set when the goodbye has left."""
+
+    def __init__(
+        self, outbox: Outbox, executor: Executor, birth: Birth, refusals: Refusals
+    ) -> None:
+        self._outbox = outbox
+        self._executor = executor
+        self._birth = birth
+        self._refusals = refusals
+        self._after: list[Command] = []
+        self.gone = asyncio.Event()
+        self._letters: dict[type, Callable[[Any], Letter]] = {
+            commands.SendStatus: self._status,
+            commands.SendHeartbeat: self._heartbeat,
+            commands.SendInventory: self._inventory,
+            commands.SendReject: self._reject,
+            commands.SendAccept: self._accept,
+        }
+
+    def early(self, asked: Sequence[Command]) -> Sequence[Command]:
+        rest: list[Command] = []
+        for command in asked:
+            if type(command) is commands.RunDriver and command.early:
+                self._executor.run(command.dispatch)
+            else:
+                rest.append(command)
+        return rest
+
+    def prepare(self, asked: Sequence[Command]) -> None:
+        letters: list[Letter] = []
+        last: list[Letter] = []
+        results: list[ResultRecord] = []
+        for command in asked:
+            kind = type(command)
+            if kind is commands.SendComplete:
+                results.extend(command.results)  # type: ignore[union-attr]
+            elif kind in self._letters:
+                goodbye = kind is commands.SendStatus and command.state == "offline"  # type: ignore[union-attr]
+                (last if goodbye else letters).append(self._letters[kind](command))
+            else:
+                self._after.append(command)
+        letters += [Letter(Kind.COMPLETE, {"results": batch}) for batch in batches(results)]
+        self._outbox.prepare(letters + last)
+        if last:
+            self._after.append(commands.SendStatus("offline"))
+
+    def release(self) -> None:
+        self._outbox.release()
+        after, self._after = self._after, []
+        for command in after:
+            match command:
+                case commands.RunDriver():
+                    self._executor.run(command.dispatch)
+                case commands.KillDriver():
+                    self._executor.kill(command.dispatch, command.reason)
+                case commands.NoteRefusal():
+                    self._refusals.note(command.fault.code, command.fault.message)
+                case commands.SendStatus():
+                    self.gone.set()
+
+    def _status(self, command: commands.SendStatus) -> Letter:
+        fields = self._birth.fields() if command.state == "online" else {"state": command.state}
+        return Letter(Kind.STATUS, fields, retain=True)
+
+    def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
+        fields = {"beat": command.beat, "held": list(command.held)}
+        return Letter(Kind.HEARTBEAT, fields | {"health": health.health(self._birth.folder)})
+
+    def _inventory(self, command: commands.SendInventory) -> Letter:
+        fields = {
+            "what": "inventory",
+            "nonce": command.nonce,
+            "held": list(command.held),
+            "unsettled": list(command.unsettled),
+        }
+        return Letter(Kind.RESPONSE, fields)
+
+    def _reject(self, command: commands.SendReject) -> Letter:
+        refusals = [
+            {"id": id, "code": fault.code, "message": fault.message}
+            for id, fault in command.refusals
+        ]
+        return Letter(Kind.REJECT, {"refusals": refusals})
+
+    def _accept(self, command: commands.SendAccept) -> Letter:
+        fields: dict[str, Any] = {"dispatches": [list(pair) for pair in command.pairs]}
+        if command.started:
+            fields["started"] = list(command.started)
+        return Letter(Kind.ACCEPT, fields)
+
+
+def batches(results: Sequence[ResultRecord]) -> list[list[dict[str, Any]]]:
+    """The results as they travel, in lists that fit one message each."""
+    made: list[list[dict[str, Any]]] = []
+    size = values = 0
+    for result in results:
+        item = _item(result)
+        item_size = packed_bytes(item)
+        # a value takes at least a byte
+        item_values = item_size if item_size < _FEW_BYTES else measure(item)[1]
+        if (
+            not made
+            or size + item_size > BATCH_BYTES
+            or values + item_values > MESSAGE_VALUES - _FEW_BYTES
+        ):
+            made.append([])
+            size = values = 0
+        made[-1].append(item)
+        size += item_size
+        values += item_values
+    return made
+
+
+def _item(result: ResultRecord) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "id": result.dispatch,
+        "hash": result.hash,
+        "outcome": result.outcome,
+        "duration_ms": result.duration_ms,
+    }
+    if result.error is None:
+        item["result"] = result.result
+    else:
+        item["error"] = {"code": result.error.code, "message": result.error.message}
+    return item
+
+
+class LinkShell:
+    """What the link tells the agent."""
+
+    def __init__(self, presence: Presence, inbox: Inbox) -> None:
+        self._presence = presence
+        self._inbox = inbox
+
+    def will(self) -> Will | None:
+        return self._presence.begin()
+
+    def link_up(self) -> None:
+        self._presence.link_up()
+
+    def link_down(self, reason: str) -> None:
+        self._presence.link_down(reason)
+
+    def message(self, topic: str, payload: bytes) -> None:
+        self._inbox.take(topic, payload)

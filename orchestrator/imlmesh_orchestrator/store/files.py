@@ -1,0 +1,38 @@
+"""The files that are copied into, each made with its first row.
+
+The one rule: whoever needs a file asks here, so that each has one writer. Deliberately absent:
+lifecycle, which the engine owns.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imlmesh_orchestrator.store.migrations import migrations
+from imlmesh_runtime.sqlite import Database, Store
+
+OpenStore = Callable[[str], Store]
+
+
+class Files:
+    """output.db and input.db of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, Database] = {}
+
+    def path(self, file: str) -> Path:
+        return self._folder / f"{file}.db"
+
+    def store(self, file: str) -> Store:
+        """The writer of `output` or `input`; StoreError when the file cannot be opened."""
+        database = self._open.get(file)
+        if database is None:
+            # NORMAL: what is lost in a power cut is copied again from lifecycle
+            database = Database(self.path(file), migrations(file), synchronous="NORMAL")
+            self._open[file] = database
+        return database
+
+    async def close(self) -> None:
+        for database in self._open.values():
+            await database.close()
+        self._open.clear()

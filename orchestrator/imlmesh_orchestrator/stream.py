@@ -1,0 +1,127 @@
+"""What happens now, for those who watch: changes as they are committed, and what is not stored.
+
+The one rule: a slow watcher is told to come back, it never holds up the mesh. Log lines, progress,
+heartbeats and refusals are volatile: the latest lines of each run are kept in memory, bounded.
+Deliberately absent: the past; watchers read it from the store and then go on here.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from imlmesh_orchestrator.store.lifecycle import Numbered
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something volatile: log, progress, heartbeat or refusal; `data` is plain."""
+
+    kind: str
+    run: str | None
+    data: dict[str, Any]
+
+
+class Subscription:
+    """One watcher's queue. After `lagged` it gets nothing more."""
+
+    def __init__(self, run: str | None) -> None:
+        self.run = run
+        self.lagged = False
+        self._items: deque[Numbered | Notice] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, item: Numbered | Notice) -> None:
+        if len(self._items) >= limits.EVENT_QUEUE:
+            self.lagged = True
+        else:
+            self._items.append(item)
+        self._arrived.set()
+
+    async def take(self) -> list[Numbered | Notice]:
+        """Everything that waits, as soon as there is something; empty once it lagged."""
+        await self._arrived.wait()
+        if not self.lagged:
+            self._arrived.clear()
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+
+@dataclass(slots=True)
+class RunLog:
+    """The latest lines of one run: {at_ms, action, node, stream, line}."""
+
+    lines: deque[dict[str, Any]] = field(
+        default_factory=lambda: deque(maxlen=limits.RUN_LOG_LINES)
+    )
+    dropped: int = 0
+
+
+class Stream:
+    """Hands out changes and notices to all subscriptions, and keeps the latest log lines."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+        self._logs: OrderedDict[str, RunLog] = OrderedDict()
+        self._second = 0
+        self._shown = 0
+        #: refused messages by code
+        self.refused: Counter[str] = Counter()
+
+    def subscribe(self, run: str | None = None) -> Subscription:
+        """From now on; StoreError `store.behind` when too many watch already."""
+        if len(self._subscriptions) >= limits.EVENT_SUBSCRIBERS:
+            raise StoreError("store.behind", f"{limits.EVENT_SUBSCRIBERS} streams are open")
+        subscription = Subscription(run)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.discard(subscription)
+
+    def committed(self, numbered: Sequence[Numbered]) -> None:
+        """The watcher of lifecycle."""
+        for subscription in self._subscriptions:
+            for item in numbered:
+                if subscription.run in (None, getattr(item[1], "run", None)):
+                    subscription.put(item)
+
+    def log_line(self, run: str, data: dict[str, Any]) -> None:
+        """A line of an action: {at_ms, run, action, node, dispatch, stream, line}."""
+        kept = self._logs.get(run)
+        if kept is None:
+            kept = self._logs[run] = RunLog()
+            if len(self._logs) > limits.RUN_LOGS:
+                self._logs.popitem(last=False)
+        kept.dropped += len(kept.lines) == limits.RUN_LOG_LINES
+        kept.lines.append({k: data[k] for k in ("at_ms", "action", "node", "stream", "line")})
+        self._notify(Notice("log", run, data))
+
+    def progress(self, run: str, data: dict[str, Any]) -> None:
+        self._notify(Notice("progress", run, data))
+
+    def heartbeat(self, data: dict[str, Any]) -> None:
+        self._notify(Notice("heartbeat", None, data))
+
+    def refusal(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
+        """A message that is not believed; `place` is {"topic": …} or {"node": …}."""
+        self.refused[code] += 1
+        if at_ms // 1_000 != self._second:
+            self._second, self._shown = at_ms // 1_000, 0
+        self._shown += 1
+        if self._shown <= limits.REFUSALS_PER_S:
+            data = {"at_ms": at_ms, **place, "code": code, "message": message}
+            self._notify(Notice("refusal", None, data))
+
+    def logs(self, run: str) -> RunLog:
+        """The latest lines of a run; empty when it never wrote or was forgotten."""
+        return self._logs.get(run) or RunLog()
+
+    def _notify(self, notice: Notice) -> None:
+        for subscription in self._subscriptions:
+            if subscription.run in (None, notice.run):
+                subscription.put(notice)
