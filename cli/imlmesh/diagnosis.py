@@ -50,7 +50,8 @@ def show_records(
 def format_record(level: str, record: Mapping[str, Any], width: int) -> list[str]:
     """The lines of one error or warning for a window of `width` columns."""
     colour = _RED if level == "error" else _YELLOW
-    lines = [f"{_styled(f'{level}[{record["code"]}]', _BOLD + colour)}: {record['message']}"]
+    label = _styled(f"{level}[{record['code']}]", _BOLD + colour)
+    lines = [f"{label}: {record['message']}"]
     file, line = record.get("file"), record.get("line")
     if line is not None:
         lines.append(f"  --> {file or '<plan>'}:{line}:{record.get('column', 1)}")

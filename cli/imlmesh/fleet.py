@@ -136,7 +136,9 @@ def print_actions(actions: Sequence[Record]) -> None:
             for name in action["params"].get("properties", {})
         ]
         name = f"{action['module']}.{action['action']}"
-        rows.append([name, " ".join(params), action["effect"], action["permission"], action["description"]])
+        rows.append(
+            [name, " ".join(params), action["effect"], action["permission"], action["description"]]
+        )
     columns = [
         Column("ACTION"),
         Column("PARAMETERS", 1),

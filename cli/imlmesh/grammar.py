@@ -81,7 +81,6 @@ def _shared_params() -> list[Any]:
 def _write_help(page: Any, ctx: Any, formatter: Any) -> None:
     page.format_help_text(ctx, formatter)
     if page.epilog:
-        formatter.write_paragraph()
         with formatter.section("Examples"):
             for line in page.epilog.splitlines():
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
@@ -134,7 +133,9 @@ class Root(Noun):
         """As usual; a wrong noun is answered with the nearest one, before any file is loaded."""
         if args and args[0] not in self.nouns and not args[0].startswith("-"):
             near = get_close_matches(args[0], self.nouns, n=1)
-            ctx.fail(f"no such command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            ctx.fail(
+                f"no such command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: Any, formatter: Any) -> None:
@@ -162,7 +163,9 @@ def lone_verb() -> typer.Typer:
     return typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def verb(app: typer.Typer, examples: str, name: str | None = None) -> Callable[[_Function], _Function]:
+def verb(
+    app: typer.Typer, examples: str, name: str | None = None
+) -> Callable[[_Function], _Function]:
     """Declare a function as a verb; it returns the exit code, or None for 0."""
     return app.command(name, cls=Verb, epilog=examples)
 

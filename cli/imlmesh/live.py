@@ -46,7 +46,7 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
     snapshot = client.get(f"runs/{run}")
     name = snapshot["run"]
     try:
-        ended = asyncio.run(_follow(client, snapshot, timeout_s))
+        ended = asyncio.run(follow(client, snapshot, timeout_s))
     except KeyboardInterrupt:
         _detached(name)
         return ExitCode.INTERRUPTED
@@ -71,7 +71,7 @@ def _detached(run: str) -> None:
     say(f"{keeps}   watch: {try_line(f'run watch {run}')}   stop: {try_line(f'run cancel {run}')}")
 
 
-async def _follow(client: Client, snapshot: dict[str, Any], timeout_s: float | None) -> bool:
+async def follow(client: Client, snapshot: dict[str, Any], timeout_s: float | None) -> bool:
     """True when the run ended, False when the time did."""
     with _view(client, snapshot) as view:
         asides = [
@@ -146,8 +146,9 @@ class Lines(Silent):
             write(event_line(event.data))
             if event.data["kind"] == "approval-asked":
                 name = event.data.get("approval", "ID")
-                words = f"approval answer {name} {'|'.join(event.data.get('options', ()))}"
-                write(f"{clock(event.data['at_ms'])}    answer: {try_line(words)}")
+                options = ", ".join(event.data.get("options", ()))
+                words = try_line(f"approval answer {name} OPTION")
+                write(f"{clock(event.data['at_ms'])}    answer: {words}   ({options})")
             console().file.flush()
 
 
@@ -211,4 +212,4 @@ class Waves:
 
 
 def _is_move(data: dict[str, Any]) -> bool:
-    return data["kind"] == "dispatch-planned" and data.get("attempt", 1) > 1
+    return bool(data["kind"] == "dispatch-planned" and data.get("attempt", 1) > 1)

@@ -123,8 +123,8 @@ def emit(record: Mapping[str, Any], items: str | None = None) -> bool:
 
 def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
     """A table on stdout that fits the window."""
-    rows = [[_as_text(cell) for cell in row] for row in rows]
-    shown = _fitting(columns, rows, console().width)
+    texts = [[_as_text(cell) for cell in row] for row in rows]
+    shown = _fitting(columns, texts, console().width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index in shown:
         column = columns[index]
@@ -136,7 +136,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> No
             no_wrap=index != 0,
             overflow=overflow,  # type: ignore[arg-type]
         )
-    for row in rows:
+    for row in texts:
         table.add_row(*(row[index] for index in shown))
     console().print(table)
 

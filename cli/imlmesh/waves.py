@@ -56,8 +56,8 @@ def question_lines(approvals: Sequence[Record], now_ms: int) -> list[Text]:
             continue
         left = duration(approval["expires_at_ms"] - now_ms)
         lines.append(Text(f"? {approval['message']}", style="bold yellow"))
-        options = "|".join(approval["options"])
-        lines.append(Text("  answer: " + try_line(f"approval answer {approval['approval']} {options}")))
+        words = try_line(f"approval answer {approval['approval']} OPTION")
+        lines.append(Text(f"  answer: {words}   ({', '.join(approval['options'])})"))
         lines.append(Text(f"  {left} left, then: {approval['on_expiry']}", style="dim"))
     return lines
 
@@ -68,9 +68,7 @@ def end_lines(run: Record) -> list[Text]:
     counts = " · ".join(f"{count} {state.replace('_', ' ')}" for state, count in _counts(run))
     shape, style = MARKS.get(run["state"], ("·", ""))
     lines = [
-        Text.assemble(
-            (f"{shape} {run['run']} {run['state']}", style), f" after {took}   {counts}"
-        )
+        Text.assemble((f"{shape} {run['run']} {run['state']}", style), f" after {took}   {counts}")
     ]
     if run["unconfirmed"]:
         lines.append(Text("  a node has not confirmed the cancel", style="yellow"))

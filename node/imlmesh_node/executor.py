@@ -75,7 +75,8 @@ class Executor:
         if known is None:
             try:
                 driver = driver_class(module)
-                known = declaration_of(driver, action) is not None and driver.ends_at_once(action)
+                declaration_of(driver, action)
+                known = driver.ends_at_once(action)
             except MeshError:
                 return False
             self._instant[module, action] = known
@@ -88,9 +89,10 @@ class Executor:
             return
         call = self._call(dispatch)
         try:
-            runs = driver_class(dispatch.module).runs_of(dispatch.action)
+            driver = driver_class(dispatch.module)
+            runs = declaration_of(driver, dispatch.action).runs or driver.runs
         except Exception as exc:
-            self._end_failed(dispatch, coded(exc), 0.0)
+            self._end_failed(dispatch, coded(exc), time.perf_counter())
             return
         following = self._loop.create_task(self._follow(dispatch, call, runs))
         stop = call.stop if runs == "thread" else following.cancel
@@ -104,7 +106,9 @@ class Executor:
             run.stop()
 
     async def close(self) -> None:
-        """Bring everything to its safe state and let go; call it when nothing is under way."""
+        """Bring everything to its safe state and let go; what is still under way is cut off."""
+        for run in list(self._runs.values()):
+            run.stop()
         await asyncio.gather(*(child.close() for child in self._children.values()))
         for driver in self._drivers.values():
             driver.safe()
@@ -130,20 +134,12 @@ class Executor:
         began_s = time.perf_counter()
         try:
             driver = self._drivers.get(dispatch.module) or self._load(dispatch.module)
-            call = Call(dispatch.id, self._log_now(dispatch.id))
-            result = check_result(perform_now(driver, dispatch.action, dispatch.params, call))
+            value = perform_now(driver, dispatch.action, dispatch.params, self._call(dispatch))
+            result = check_result(value)
         except MeshError as exc:
             self._end_failed(dispatch, exc, began_s)
             return
-        duration_ms = int((time.perf_counter() - began_s) * 1_000)
-        self._post(
-            DriverFinished(
-                self._clock.now_ms(), dispatch.id, "completed", result, None, duration_ms
-            )
-        )
-
-    def _log_now(self, id: str) -> Callable[[str, str], None]:
-        return lambda line, stream: self._streams.log(id, line, stream)
+        self._end(dispatch, "completed", result, None, began_s)
 
     def _load(self, module: str) -> Driver:
         try:

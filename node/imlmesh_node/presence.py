@@ -78,11 +78,11 @@ class Presence:
         at_ms = message.fields.get("at_ms")
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
+        self.hear(message)
         round_trip_ms = boot_ms() - self._asked_ms
         self._clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
-        self.hear(message)
         if not self.is_open:
             self.is_open = True
             opened = SessionOpened(

@@ -8,13 +8,13 @@ Deliberately absent: sending again; the core does that from what it knows.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault, InputError, LinkError, MeshError, StoreError
+from imlmesh_protocol.errors import CODES, Fault, InputError, LinkError, MeshError, StoreError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Sealer
 from imlmesh_protocol.wire.topics import Kind
@@ -27,10 +27,20 @@ EVERYBODY = "*"
 
 
 class Outbound:
-    """The performer of the orchestrator's engine, and the only place that seals and publishes."""
+    """The performer of the orchestrator's engine, and the only place that seals and publishes.
+
+    `seq()` is the change after which everything comes that the last commit held.
+    """
 
     def __init__(
-        self, mesh: str, me: str, sealer: Sealer, link: Link, clock: Clock, stream: Stream
+        self,
+        mesh: str,
+        me: str,
+        sealer: Sealer,
+        link: Link,
+        clock: Clock,
+        stream: Stream,
+        seq: Callable[[], int],
     ) -> None:
         self._mesh = mesh
         self._me = me
@@ -38,15 +48,24 @@ class Outbound:
         self._link = link
         self._clock = clock
         self._stream = stream
+        self._seq = seq
         self._sealed: deque[tuple[str, bytes, bool]] = deque()
         self._answers: list[k.Reply | k.Refuse] = []
-        self._requests: dict[str, asyncio.Future[Any]] = {}
+        self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
+        self._rare: dict[type[k.Command], Callable[[Any], None]] = {
+            k.SendCancel: self._cancel,
+            k.AskInventory: self._inventory,
+            k.AskRebirth: self._rebirth,
+            k.Reply: self._answer,
+            k.Refuse: self._answer,
+            k.ReportRefusal: self._report,
+        }
         #: messages that could not be handed to the link
         self.unsent = 0
 
-    def expect(self, cause: str) -> asyncio.Future[Any]:
-        """The future answer to the request that is posted as `cause`; MeshError when refused."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def expect(self, cause: str) -> asyncio.Future[tuple[Any, int]]:
+        """Answers the request that is posted as `cause`: (value, seq), or a MeshError."""
+        future: asyncio.Future[tuple[Any, int]] = asyncio.get_running_loop().create_future()
         self._requests[cause] = future
         return future
 
@@ -55,52 +74,51 @@ class Outbound:
 
     def prepare(self, commands: Sequence[k.Command]) -> None:
         dispatches: dict[str, list[bytes]] = {}
-        acks: dict[str, tuple[int | None, list[str]]] = {}
+        acks: dict[str, k.SendAck] = {}
         rest: list[k.Command] = []
         for command in commands:
             if type(command) is k.SendDispatch:
                 dispatches.setdefault(command.node, []).append(command.bin)
             elif type(command) is k.SendAck:
-                beat, settled = acks.get(command.node, (None, []))
-                settled.extend(command.settled)
-                acks[command.node] = (command.beat if beat is None else beat, settled)
-                if command.beat is not None and beat is not None:
-                    acks[command.node] = (max(beat, command.beat), settled)
-            elif isinstance(command, k.Reply | k.Refuse):
-                self._answers.append(command)
+                merged = acks.get(command.node)
+                acks[command.node] = command if merged is None else _merge(merged, command)
             else:
                 rest.append(command)
         for node, bins in dispatches.items():
-            self._seal_dispatches(node, bins)
-        for node, (beat, settled) in acks.items():
-            self._seal_ack(node, beat, settled)
+            for batch in _batches(bins):
+                self._seal_to(node, Kind.DELEGATE, {"dispatches": batch})
+        for ack in acks.values():
+            self._seal_ack(ack)
         for command in rest:
-            self._seal_rare(command)
+            self._rare[type(command)](command)
 
     def release(self) -> None:
         while self._sealed:
-            self._publish(*self._sealed.popleft())
+            self._publish_next()
         answers, self._answers = self._answers, []
         for answer in answers:
             future = self._requests.pop(answer.cause, None)
             if future is None or future.done():
                 continue
             if isinstance(answer, k.Reply):
-                future.set_result(answer.value)
+                future.set_result((answer.value, self._seq()))
             else:
                 future.set_exception(_error_of(answer.fault))
 
     def send(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
         """A message that rests on no commit; it still keeps its place in the order."""
-        self._seal(topics.to_node(self._mesh, node, kind), kind, node, fields)
-        self._release_unless_held()
+        held = bool(self._sealed)
+        self._seal_to(node, kind, fields)
+        if not held:
+            self._publish_next()
 
     def announce(self, state: str) -> None:
         """Our own status, retained: online or offline."""
         held = bool(self._sealed)
-        self._seal_status(state)
+        topic = topics.orchestrator_status(self._mesh, self._me)
+        self._seal(topic, Kind.STATUS, EVERYBODY, {"state": state}, retain=True)
         if not held:
-            self._publish(*self._sealed.popleft())
+            self._publish_next()
 
     def will(self) -> Will:
         """What the broker says when we vanish."""
@@ -117,3 +135,78 @@ class Outbound:
                 future.set_exception(error)
         self._requests.clear()
         self._sealed.clear()
+
+    def _publish_next(self) -> None:
+        topic, payload, retain = self._sealed.popleft()
+        try:
+            self._link.publish(topic, payload, retain=retain)
+        except LinkError as exc:
+            # down or full: the core sends again what is not accepted in time
+            self.unsent += 1
+            log.debug("%s: %s", topic, exc)
+
+    def _seal(
+        self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False
+    ) -> None:
+        payload = self._sealer.seal(
+            kind, aud, fields, self._clock.now_ms(), limits.TIME_EXPIRY_MS
+        )
+        self._sealed.append((topic, payload, retain))
+
+    def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+        self._seal(topics.to_node(self._mesh, node, kind), kind, node, fields)
+
+    def _seal_ack(self, ack: k.SendAck) -> None:
+        for start in range(0, max(1, len(ack.settled)), limits.ACK_SETTLED):
+            settled = list(ack.settled[start : start + limits.ACK_SETTLED])
+            self._seal_to(ack.node, Kind.ACK, {"beat": ack.beat, "settled": settled})
+
+    def _cancel(self, command: k.SendCancel) -> None:
+        for start in range(0, len(command.dispatches), limits.ACK_SETTLED):
+            dispatches = list(command.dispatches[start : start + limits.ACK_SETTLED])
+            fields = {"do": "cancel", "dispatches": dispatches}
+            self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _inventory(self, command: k.AskInventory) -> None:
+        fields = {"what": "inventory", "nonce": command.nonce}
+        self._seal_to(command.node, Kind.REQUEST, fields)
+
+    def _rebirth(self, command: k.AskRebirth) -> None:
+        fields = {"do": "rebirth"}
+        if command.node:
+            self._seal_to(command.node, Kind.COMMAND, fields)
+        else:
+            topic = topics.to_all(self._mesh, Kind.COMMAND)
+            self._seal(topic, Kind.COMMAND, EVERYBODY, fields)
+
+    def _answer(self, command: k.Reply | k.Refuse) -> None:
+        self._answers.append(command)
+
+    def _report(self, command: k.ReportRefusal) -> None:
+        fault = command.fault
+        at_ms = self._clock.now_ms()
+        self._stream.refusal(at_ms, {"node": command.node}, fault.code, fault.message)
+
+
+def _merge(first: k.SendAck, second: k.SendAck) -> k.SendAck:
+    beats = [ack.beat for ack in (first, second) if ack.beat is not None]
+    return k.SendAck(first.node, max(beats, default=None), (*first.settled, *second.settled))
+
+
+def _batches(bins: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Dispatches of one delegate each: within the count and the size that travel together."""
+    batch: list[bytes] = []
+    size = 0
+    for data in bins:
+        if batch and (len(batch) == limits.BATCH_DISPATCHES or size + len(data) > limits.BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data)
+    yield batch
+
+
+def _error_of(fault: Fault) -> MeshError:
+    """The core refuses by code; here it becomes an error of the class that fits its blame."""
+    made_by = InputError if CODES[fault.code].blame == "input" else StoreError
+    return made_by(fault.code, fault.message)

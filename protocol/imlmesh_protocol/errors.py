@@ -162,6 +162,7 @@ CODES: dict[str, Code] = {
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
     # configuration and use
     "config.invalid": Code("input", False, "fix the named place"),
+    "folder.exists": Code("input", False, "choose another folder, or move what is in it"),
     "home.missing": Code("input", False, "imlmesh up makes one"),
     "name.invalid": Code("input", False, "for example: pi-garden"),
     "usage": Code("input", False, "add --help"),

@@ -230,11 +230,12 @@ async def test_everything_is_acknowledged_in_the_end(begin):
     for _ in range(200):
         node.publish(f"{BASE}/from/a/complete", b"x" * 100)
     node.publish(f"{BASE}/from/a/event/log", b"last", qos=0)
-    await heard.until(lambda: heard.messages[-1:] == [(f"{BASE}/from/a/event/log", b"last")])
+    # The broker may let QoS 0 pass what waits for acknowledgement.
+    await heard.until(lambda: len(heard.messages) == 201)
+    assert heard.messages.count((f"{BASE}/from/a/event/log", b"last")) == 1
     orchestrator.publish(f"{BASE}/to/a/ack", b"")
     await node_heard.until(lambda: bool(node_heard.messages))
     assert node.unacked == 0
-    assert len(heard.messages) == 201
 
 
 async def test_a_retained_message_waits_for_who_comes_later(begin):

@@ -75,7 +75,7 @@ def test_a_second_authority_does_not_disown_the_first(home, authority):
     before = (home.ca / "ca.pem").read_bytes()
     with pytest.raises(InputError) as caught:
         Authority.create(home, "home", "orchestra")
-    assert caught.value.code == "node.exists"
+    assert caught.value.code == "folder.exists"
     assert (home.ca / "ca.pem").read_bytes() == before
 
 
@@ -180,7 +180,7 @@ def test_a_folder_that_holds_something_is_left_alone(home, authority, tmp_path):
     (out / "precious").write_text("x")
     with pytest.raises(InputError) as caught:
         authority.provision("pi-1", out, brokers=BROKERS)
-    assert caught.value.code == "node.exists"
+    assert caught.value.code == "folder.exists"
     assert files_of(out) == {"precious"}
     assert not list((home.ca / "enrolled").iterdir())
 
@@ -300,11 +300,13 @@ def test_a_key_that_others_could_read_warns_or_refuses(home, authority, caplog, 
 
 def test_a_request_without_proof_gets_no_certificate(authority):
     _, request = new_tls_key("pi-1")
-    assert authority.issuer.issue_client(request, "pi-1", "imlmesh://home/node/pi-1")
+    assert authority.issuer.issue_client(request, "pi-1", f"imlmesh://{authority.mesh}/node/pi-1")
     lines = request.decode().splitlines()
     tampered = "\n".join([*lines[:2], lines[2][:10] + "AAAA" + lines[2][14:], *lines[3:]])
     with pytest.raises(TrustError) as caught:
-        authority.issuer.issue_client(tampered.encode(), "pi-1", "imlmesh://home/node/pi-1")
+        authority.issuer.issue_client(
+            tampered.encode(), "pi-1", f"imlmesh://{authority.mesh}/node/pi-1"
+        )
     assert caught.value.code == "signature.invalid"
 
 

@@ -37,12 +37,12 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_home_is_found_by_flag_variable_and_data_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("HOME", "/users/x")
     assert find_home("/a", {"IMLMESH_HOME": "/b"}).root == Path("/a")
     assert find_home(None, {"IMLMESH_HOME": "/b", "XDG_DATA_HOME": "/c"}).root == Path("/b")
     assert find_home(None, {"XDG_DATA_HOME": "/c"}).root == Path("/c/imlmesh")
-    assert find_home(None, {"XDG_DATA_HOME": "c"}).root == Path("/home/x/.local/share/imlmesh")
-    assert find_home(None, {}).root == Path("/home/x/.local/share/imlmesh")
+    assert find_home(None, {"XDG_DATA_HOME": "c"}).root == Path("/users/x/.local/share/imlmesh")
+    assert find_home(None, {}).root == Path("/users/x/.local/share/imlmesh")
     with pytest.raises(InputError):
         Home(tmp_path).node("../ca")
 

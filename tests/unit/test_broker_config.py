@@ -33,7 +33,11 @@ def test_a_name_that_is_no_id_makes_no_rule(mesh, control):
 
 def test_the_configuration_says_what_the_mesh_relies_on():
     text = config_text(
-        Path("/home/x/broker"), Path("/home/x/ca/ca.pem"), host="127.0.0.1", port=8883, user="pi"
+        Path("/srv/mesh/broker"),
+        Path("/srv/mesh/ca/ca.pem"),
+        host="127.0.0.1",
+        port=8883,
+        user="pi",
     )
     lines = text.splitlines()
     for line in (
@@ -49,7 +53,7 @@ def test_the_configuration_says_what_the_mesh_relies_on():
         "require_certificate true",
         "use_identity_as_username true",
         "use_username_as_clientid true",
-        "keyfile /home/x/broker/broker.key",
+        "keyfile /srv/mesh/broker/broker.key",
     ):
         assert line in lines
     assert not [line for line in lines if "#" in line and not line.startswith("#")]

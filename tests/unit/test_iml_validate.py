@@ -425,6 +425,12 @@ def test_errors_are_bounded():
     assert len(found(plan)) == limits.PLAN_ERRORS
 
 
+def test_a_message_is_bounded():
+    [error] = checked(plan_of(act(), ttl_seconds=1, **{"k" * 10_000: 1})).errors
+    assert error.code == "plan.unknown_field"
+    assert len(error.message) == limits.FINDING_CHARS + 1
+
+
 def test_all_errors_of_a_file_come_at_once_in_its_order():
     text = """\
 protocol_version: "2.0"

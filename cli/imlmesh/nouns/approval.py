@@ -19,7 +19,9 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The question's id.")]
 
 @verb(app, "imlmesh approval list\nimlmesh approval list --all", "list")
 def list_approvals(
-    everything: Annotated[bool, typer.Option("--all", help="Answered and expired ones too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Answered and expired ones too.")
+    ] = False,
 ) -> None:
     """List what waits for an answer, the most urgent first."""
     from imlmesh.client import Client
@@ -29,7 +31,9 @@ def list_approvals(
     found = Client.connect(settings.home).get("approvals", state=state)
     if emit(found, "approvals"):
         return
-    approvals = sorted(found["approvals"], key=lambda a: (a["state"] != "pending", a["expires_at_ms"]))
+    approvals = sorted(
+        found["approvals"], key=lambda a: (a["state"] != "pending", a["expires_at_ms"])
+    )
     if not approvals:
         say("nothing waits for you")
         return
@@ -109,4 +113,4 @@ def _print(approval: dict[str, Any]) -> None:
         write(f"  {option:<7} {_OPTIONS.get(option, '')}".rstrip())
     left_ms = approval["expires_at_ms"] - time.time_ns() // 1_000_000
     write(f"  {duration(left_ms)} left, then: {approval['on_expiry']}")
-    write("  " + try_line(f"approval answer {approval['approval']} {'|'.join(approval['options'])}"))
+    write("  " + try_line(f"approval answer {approval['approval']} OPTION"))

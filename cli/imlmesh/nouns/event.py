@@ -19,7 +19,9 @@ imlmesh event tail --kind refusal         messages that were refused""",
 )
 def tail(
     run: Annotated[str | None, typer.Option(help="Only this run; ends with it.")] = None,
-    after: Annotated[int | None, typer.Option(min=0, help="Replay changes after this number.")] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Replay changes after this number.")
+    ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(help="Only change, log, progress, heartbeat or refusal; may be repeated."),
@@ -63,7 +65,7 @@ def _write_event(event: Any) -> None:
 def _text(kind: str, data: dict[str, Any]) -> str:
     if kind == "change":
         run = f"{data['run']} " if data.get("run") else ""
-        return run + data["text"]
+        return f"{run}{data['text']}"
     if kind == "refusal":
         origin = data.get("node") or data.get("topic") or "-"
         return f"{origin}: {data['code']}: {data['message']}"

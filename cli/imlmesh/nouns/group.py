@@ -48,7 +48,9 @@ imlmesh group set garden --none           remove the group""",
 )
 def set_group(
     group: Annotated[str, typer.Argument(help="The group's name.")],
-    nodes: Annotated[list[str] | None, typer.Argument(help="All its nodes, by alias or id.")] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Argument(help="All its nodes, by alias or id.")
+    ] = None,
     none: Annotated[bool, typer.Option("--none", help="Remove the group.")] = False,
 ) -> None:
     """Say which nodes a group has; a run that already uses it keeps the old ones."""

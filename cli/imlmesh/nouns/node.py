@@ -106,7 +106,8 @@ def provision(
         str | None, typer.Option(help="readonly, local_worker, power_user or unrestricted.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The node's policy.toml; it names the profile.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The node's policy.toml; it names the profile."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to; else ./NAME.")

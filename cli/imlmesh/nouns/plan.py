@@ -135,7 +135,9 @@ def run_plan(
 
 @verb(app, "imlmesh plan schema\nimlmesh plan schema --out iml.schema.json")
 def schema(
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a plan, for editors."""
     import json

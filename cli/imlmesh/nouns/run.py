@@ -16,11 +16,16 @@ imlmesh run story r-12          what was decided, and why""",
 )
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or a unique beginning.")]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop waiting; the run goes on.")
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", help="Stop waiting; the run goes on."),
 ]
 
 
-@verb(app, "imlmesh run list\nimlmesh run list --state failed --limit 5\nimlmesh run list -o jsonl", "list")
+@verb(
+    app,
+    "imlmesh run list\nimlmesh run list --state failed --limit 5\nimlmesh run list -o jsonl",
+    "list",
+)
 def list_runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
@@ -130,7 +135,10 @@ def _error(action: dict[str, Any]) -> str:
     return f"{error['code']}: {error['message']}" if error else "-"
 
 
-@verb(app, "imlmesh run watch r-12\nimlmesh run watch r-12 --timeout 60\nimlmesh run watch r-12 -o jsonl")
+@verb(
+    app,
+    "imlmesh run watch r-12\nimlmesh run watch r-12 --timeout 60\nimlmesh run watch r-12 -o jsonl",
+)
 def watch(run: Run, timeout: Timeout = None) -> int:
     """Follow a run to its end and exit with its result; Ctrl-C leaves it running."""
     from imlmesh.client import Client

@@ -18,7 +18,9 @@ def status() -> None:
     health = client.get("health")
     nodes = client.get("nodes")["nodes"]
     approvals = client.get("approvals", state="pending")["approvals"]
-    if not emit({**health, "schema": "imlmesh.status/1", "problems": _problems(health, nodes, approvals)}):
+    if not emit(
+        {**health, "schema": "imlmesh.status/1", "problems": _problems(health, nodes, approvals)}
+    ):
         _print(health, _problems(health, nodes, approvals))
 
 
@@ -32,7 +34,9 @@ def _problems(
     found = []
     broker = health["broker"]
     if not broker["connected"]:
-        text = f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
+        text = (
+            f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
+        )
         found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
     for approval in approvals:
         words = f"approval show {approval['approval']}"
@@ -70,7 +74,9 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     broker = health["broker"]
     write(f"mesh       {health['mesh']}   imlmesh {health['version']}   epoch {health['epoch']}")
     write(f"running    {duration(now_ms - health['started_at_ms'])}   process {health['pid']}")
-    write(f"broker     {broker['address']} {'connected' if broker['connected'] else 'not connected'}")
+    write(
+        f"broker     {broker['address']} {'connected' if broker['connected'] else 'not connected'}"
+    )
     write(Text("nodes      ") + count_line(health["nodes"]))
     waiting = health["approvals"]["pending"]
     questions = f"   {waiting} questions to you" if waiting else ""

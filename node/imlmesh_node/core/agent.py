@@ -41,6 +41,7 @@ class Agent:
     def __init__(self, config: AgentConfig, records: Iterable[DispatchRecord] = ()) -> None:
         self._config = config
         self.state = AgentState({record.dispatch: record for record in records}, config.floor)
+        self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
         self.session: int | None = None

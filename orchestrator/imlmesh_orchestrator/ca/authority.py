@@ -43,13 +43,13 @@ class Authority:
     def create(cls, home: Home, mesh_id: str, orchestrator_id: str) -> Self:
         """Make CA, plan key, control certificate and the broker's; InputError `name.invalid`.
 
-        Raises `node.exists` when the home has a CA: another would disown its nodes.
+        Raises `folder.exists` when the home has a CA: another would disown its nodes.
         """
         check_name("mesh", mesh_id)
         check_name("orchestrator", orchestrator_id)
         home.make()
         if home.ca.exists():
-            raise InputError("node.exists", f"{home.ca} already holds the CA of a mesh")
+            raise InputError("folder.exists", f"{home.ca} already holds the CA of a mesh")
         with folder_at(home.ca) as folder:
             private, certificate = new_root(mesh_id)
             issuer = Issuer(private, certificate)
@@ -106,7 +106,8 @@ class Authority:
 
         `brokers` are host:port, `timing` a name of limits.TIMINGS, `policy_text` the content of
         policy.toml (none: the node is readonly). InputErrors name all that is wrong;
-        InputError `node.exists` for an id ever used, or an `out` that holds something.
+        InputError `node.exists` for an id ever used, `folder.exists` for an `out` that holds
+        something.
         """
         order = NodeOrder(name, brokers, timing, policy_text, profile)
         order.check()
@@ -148,7 +149,7 @@ def folder_at(place: Path) -> Iterator[Path]:
     """A folder to fill that becomes `place` at the end, or vanishes when filling it fails."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError("node.exists", f"{place} already exists")
+        raise InputError("folder.exists", f"{place} already holds something")
     made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         yield made

@@ -69,7 +69,7 @@ def _release_next(turn: Turn, run: RunRecord) -> None:
     while run.cursor < len(run.sequence):
         record = run.actions[run.sequence[run.cursor]]
         if not record.ended:
-            if record.state is ActionState.PENDING:
+            if record.state in _WAITING:
                 _ready(turn, run, record)
             return
         run.cursor += 1

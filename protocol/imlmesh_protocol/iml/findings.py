@@ -11,9 +11,6 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.iml.document import Document
 
-#: longer names are no typing mistakes, and comparing them is slow
-_NAME_CHARS = 64
-
 
 class Findings:
     """Collects for one document."""
@@ -23,17 +20,15 @@ class Findings:
         self._errors: list[MeshError] = []
         self._warnings: list[MeshError] = []
 
-    def error(
-        self, code: str, pointer: str, message: str, *, key: bool = False, hint: str | None = None
-    ) -> None:
+    def error(self, code: str, pointer: str, message: str, *, key: bool = False) -> None:
         """Add an error at the value of a JSON pointer, or at its key."""
         if not self.full:
-            self._errors.append(self._finding(code, pointer, message, key, hint))
+            self._errors.append(self._finding(code, pointer, message, key))
 
     def warning(self, code: str, pointer: str, message: str, *, key: bool = False) -> None:
         """Add something that the plan's author should know and that stops nothing."""
         if len(self._warnings) < limits.PLAN_ERRORS:
-            self._warnings.append(self._finding(code, pointer, message, key, None))
+            self._warnings.append(self._finding(code, pointer, message, key))
 
     @property
     def full(self) -> bool:
@@ -42,7 +37,7 @@ class Findings:
 
     def did_you_mean(self, name: str, known: Collection[str]) -> str:
         """`; did you mean "x"?` when a known name is near, else nothing."""
-        near = [] if self.full else get_close_matches(name[:_NAME_CHARS], known, n=1)
+        near = [] if self.full else get_close_matches(name[: limits.SUGGESTION_CHARS], known, n=1)
         return f'; did you mean "{near[0]}"?' if near else ""
 
     def line_of(self, pointer: str) -> str:
@@ -60,10 +55,10 @@ class Findings:
         """In the order of the document."""
         return sorted(self._warnings, key=_position)
 
-    def _finding(
-        self, code: str, pointer: str, message: str, key: bool, hint: str | None
-    ) -> InputError:
-        return InputError(code, message, place=self._document.place(pointer, key=key), hint=hint)
+    def _finding(self, code: str, pointer: str, message: str, key: bool) -> InputError:
+        if len(message) > limits.FINDING_CHARS:
+            message = message[: limits.FINDING_CHARS] + "…"
+        return InputError(code, message, place=self._document.place(pointer, key=key))
 
 
 def _position(error: MeshError) -> tuple[int, int]:

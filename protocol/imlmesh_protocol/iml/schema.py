@@ -14,4 +14,6 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def plan_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of an IML v2 plan."""
     schema = Plan.model_json_schema()
+    # a plan without a name gets one from its content; the empty default only stands for that
+    del schema["properties"]["plan_id"]["default"]
     return {"$schema": DIALECT, **schema, "title": "IML v2 plan"}

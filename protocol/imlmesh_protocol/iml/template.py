@@ -179,7 +179,7 @@ class _Filling:
         if isinstance(result, Fault):
             return _of_fault(result, name, rest)
         for depth, key in enumerate(rest):
-            result = _step(result, key, ".".join((name, *rest[: depth + 1])))
+            result = _inside(result, key, ".".join((name, *rest[: depth + 1])))
         return result
 
 
@@ -225,7 +225,7 @@ def _of_fault(fault: Fault, name: str, path: list[str]) -> Any:
     )
 
 
-def _step(value: Any, key: str, path: str) -> Any:
+def _inside(value: Any, key: str, path: str) -> Any:
     if isinstance(value, dict):
         if key in value:
             return value[key]

@@ -37,7 +37,7 @@ class LinkEvents(Protocol):
         """A session ended, or an attempt to begin one failed. `reason` is `code: text`."""
 
     def message(self, topic: str, payload: bytes) -> None:
-        """One message on a subscribed topic; each topic keeps its order."""
+        """One message on a subscribed topic; QoS 1 messages of a topic keep their order."""
 
 
 class Link(Protocol):

@@ -111,7 +111,6 @@ class MemoryHub:
         """The broker dies: no wills, retained messages are gone, nobody can connect."""
         self.running = False
         self.retained.clear()
-        self._under_way.clear()
         for client_id, client in list(self._clients.items()):
             self._end(client_id, with_will=False)
             client.lost(LinkError("link.down", "the broker ended"))

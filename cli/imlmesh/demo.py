@@ -1,0 +1,113 @@
+"""The demonstration: two simulated Pis and a desktop water a greenhouse, and one Pi is killed.
+
+The one rule: nothing is staged but the kill; orchestrator, nodes, broker, plan and files are the
+real ones, and what is shown is what happened. Deliberately absent: anything left running.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from imlmesh.client import Client
+from imlmesh.exits import ExitCode
+from imlmesh.live import follow, show_end
+from imlmesh.mesh import make_mesh
+from imlmesh.render import say, write
+from imlmesh.running import RunningMesh
+from imlmesh.settings import settings
+from imlmesh.supervise import Supervised
+from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_protocol.errors import MeshError
+
+PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
+#: carries group work alone, all of it pure
+VICTIM = PI_ROOF
+GROUPS = {"garden": [PI_BED, PI_ROOF], "office": [DESK]}
+_POLL_S = 0.2
+_TIMEOUT_S = 90.0
+
+
+def example(name: str) -> Path:
+    """A file of the examples: of the checkout, or of the installed package."""
+    package = Path(__file__).parent
+    for folder in (package / "examples", package.parents[1] / "examples"):
+        if (folder / name).is_file():
+            return folder / name
+    raise MeshError("internal", f"this installation lacks the example {name}")
+
+
+async def run_demo(home: str | None) -> ExitCode:
+    """Run it; the exit code of its run. `home` None: a folder of its own, kept for a look."""
+    find_mosquitto()
+    folder = Path(home) if home else Path(tempfile.mkdtemp(prefix="imlmesh-demo-"))
+    # The commands that are shown must reach this mesh.
+    settings.home = str(folder)
+    mesh, _ = make_mesh(folder, "lan")
+    running = RunningMesh(mesh, lambda line: say(f"! {line}"))
+    try:
+        client, victim = await _start(running)
+        code = await _run_and_kill(client, victim)
+    finally:
+        await running.stop()
+    if settings.output == "table":
+        _tell_what_is_left(folder)
+    return code
+
+
+async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
+    say("starting a mesh: broker, orchestrator, two simulated Pis and a desktop")
+    await running.start_broker()
+    client = await running.start_orchestrator()
+    policy = example("greenhouse.policy.toml")
+    folders = [running.mesh.own_node(name, policy) for name in (PI_BED, PI_ROOF, DESK)]
+    nodes = await asyncio.gather(*(running.start_node(folder, client) for folder in folders))
+    for group, members in GROUPS.items():
+        await asyncio.to_thread(client.put, f"groups/{group}", {"nodes": members})
+        say(f"✔ group {group}: {', '.join(members)}")
+    return client, nodes[[PI_BED, PI_ROOF, DESK].index(VICTIM)]
+
+
+async def _run_and_kill(client: Client, victim: Supervised) -> ExitCode:
+    plan = example("greenhouse.iml.yaml")
+    body = {"text": plan.read_text(), "file": plan.name}
+    run = (await asyncio.to_thread(client.post, "runs", body))["run"]
+    snapshot = await asyncio.to_thread(client.get, f"runs/{run}")
+    killing = asyncio.create_task(_kill_in_the_middle(client, run, victim))
+    try:
+        if not await follow(client, snapshot, _TIMEOUT_S):
+            say(f"{run} did not end within {_TIMEOUT_S:g} s")
+            return ExitCode.TIMED_OUT
+        await killing
+    finally:
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+    return show_end(await asyncio.to_thread(client.get, f"runs/{run}"))
+
+
+async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> None:
+    """SIGKILL the victim once it has worked for a second."""
+    busy = False
+    while True:
+        now = await asyncio.to_thread(client.get, f"runs/{run}")
+        if busy:
+            break
+        busy = any(a["state"] == "running" and a["node"] == VICTIM for a in now["actions"])
+        await asyncio.sleep(1.0 if busy else _POLL_S)
+    names = [a["id"] for a in now["actions"] if a["state"] == "running" and a["node"] == VICTIM]
+    await victim.kill()
+    say(f"✖ killed {VICTIM} (SIGKILL) in the middle of {', '.join(names)}")
+
+
+def _tell_what_is_left(folder: Path) -> None:
+    report = folder / "nodes" / DESK / "files" / "report.txt"
+    if report.exists():
+        write()
+        for line in report.read_text().splitlines():
+            write(f"    {line}")
+        write()
+    write(f"store    {folder / 'orchestrator' / 'lifecycle.db'}")
+    write(f"results  {report.parent}")
+    write("Nothing is left running. Try next:")
+    write(f"    imlmesh up --home {folder}")
+    write(f"    imlmesh run story r-1 --home {folder}      (in another terminal)")
+    write("    imlmesh up                                a mesh of your own")

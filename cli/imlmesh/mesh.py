@@ -1,0 +1,131 @@
+"""The files of a mesh on this computer: made on the first start, found again later.
+
+The one rule: nothing is made anew that exists; ids, keys and the broker's port stay, since nodes
+elsewhere rely on them. Deliberately absent: processes.
+"""
+
+import json
+import os
+import platform
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from imlmesh_broker.mosquitto import USUAL_PORT, free_port
+from imlmesh_orchestrator.ca import Authority
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, Place
+from imlmesh_protocol.manifest import PROFILES
+from imlmesh_runtime.files import read_file, write_private
+from imlmesh_runtime.paths import Home, find_home
+
+MESH = "home"
+ORCHESTRATOR = "orchestrator"
+ADDRESS = "127.0.0.1"
+_DEFAULT_POLICIES = {
+    "readonly": 'profile = "readonly"\n\n[roots]\nread = ["files"]\n',
+    **{
+        profile: f'profile = "{profile}"\n\n[roots]\nwrite = ["files"]\n'
+        for profile in PROFILES
+        if profile != "readonly"
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A mesh whose files are in `home`."""
+
+    home: Home
+    authority: Authority
+    port: int
+    timing: str
+
+    @property
+    def broker_address(self) -> str:
+        """address:port of the broker, as nodes of this computer reach it."""
+        return f"{ADDRESS}:{self.port}"
+
+    def own_node(self, name: str, policy: Path | None = None) -> Path:
+        """The folder of a node of this home, provisioned as local_worker when it is new."""
+        folder = self.home.node(name)
+        if not (folder / "mesh.toml").exists():
+            profile, text = policy_text("local_worker", policy)
+            self.authority.provision(
+                name,
+                folder,
+                brokers=(self.broker_address,),
+                timing=self.timing,
+                policy_text=text,
+                profile=profile,
+            )
+        elif policy is not None:
+            write_private(folder / "policy.toml", policy_text("", policy)[1].encode())
+        return folder
+
+
+def open_mesh(home: str | Path | None) -> Mesh:
+    """The mesh of a home; InputError `home.missing` when there is none."""
+    found = find_home(home, os.environ)
+    authority = Authority.open(found)
+    path = _settings_file(found)
+    try:
+        table = tomllib.loads(read_file(path).decode())
+        return Mesh(found, authority, int(table["port"]), str(table["timing"]))
+    except (ValueError, KeyError) as exc:
+        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
+
+
+def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:
+    """The mesh of a home, made when it is new; whether it was. `timing`: a name of limits.TIMINGS."""
+    found = find_home(home, os.environ)
+    if timing is not None and timing not in limits.TIMINGS:
+        names = ", ".join(sorted(limits.TIMINGS))
+        raise InputError("config.invalid", f"timing must be one of {names}")
+    is_new = not found.ca.exists()
+    if is_new:
+        Authority.create(found, MESH, ORCHESTRATOR)
+    path = _settings_file(found)
+    if not path.exists():
+        fields = {"port": free_port(ADDRESS, USUAL_PORT), "timing": timing or "wan"}
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
+        write_private(path, "".join(lines).encode())
+    mesh = open_mesh(home)
+    if timing is not None and timing != mesh.timing:
+        text = f"the mesh of {found.root} has the timing {mesh.timing}; its nodes rely on it"
+        raise InputError("config.invalid", text, hint="use another --home")
+    return mesh, is_new
+
+
+def policy_text(profile: str, policy: Path | None) -> tuple[str, str]:
+    """(profile, content of policy.toml): of the file, else the default of `profile`."""
+    if policy is None:
+        if profile not in _DEFAULT_POLICIES:
+            names = ", ".join(PROFILES)
+            raise InputError("config.invalid", f"profile must be one of {names}")
+        return profile, _DEFAULT_POLICIES[profile]
+    place = Place(file=str(policy))
+    try:
+        text = policy.read_text(encoding="utf-8")
+        named = tomllib.loads(text).get("profile", "readonly")
+    except OSError as exc:
+        raise InputError("policy.invalid", f"{policy}: {exc.strerror}", place=place) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise InputError("policy.invalid", str(exc), place=place) from exc
+    if named not in PROFILES:
+        text = f"profile must be one of {', '.join(PROFILES)}"
+        raise InputError("policy.invalid", text, place=place)
+    return named, text
+
+
+def machine_name() -> str:
+    """This computer's name as an id of a node."""
+    plain = re.sub(r"[^a-z0-9_-]+", "-", platform.node().partition(".")[0].lower()).strip("-_")
+    if not plain or plain == ORCHESTRATOR:
+        return "this-computer"
+    return plain[:63]
+
+
+def _settings_file(home: Home) -> Path:
+    return home.orchestrator / "mesh.toml"

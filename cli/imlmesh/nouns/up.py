@@ -1,0 +1,98 @@
+"""`imlmesh up`: a mesh on this computer, from nothing."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imlmesh.grammar import lone_verb, verb
+from imlmesh.settings import settings
+
+app = lone_verb()
+
+
+@verb(
+    app,
+    """\
+imlmesh up                                no root, no account, no configuration
+imlmesh up --policy garden.policy.toml    what the node of this computer may do
+imlmesh up --timing lan                   notices a lost node in 6 s instead of 30 s""",
+)
+def up(
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="policy.toml of this computer's node.")
+    ] = None,
+    timing: Annotated[
+        str | None, typer.Option(metavar="wan|lan", help="How fast silence is noticed; set once.")
+    ] = None,
+) -> None:
+    """Start broker, orchestrator and a node of this computer; Ctrl-C stops them cleanly.
+
+    The first start makes the home folder with its keys. All listen on this computer alone.
+    """
+    import asyncio
+
+    asyncio.run(_up(policy, timing))
+
+
+async def _up(policy: Path | None, timing: str | None) -> None:
+    import asyncio
+    import signal
+
+    from imlmesh.mesh import machine_name, make_mesh, policy_text
+    from imlmesh.render import say
+    from imlmesh.running import RunningMesh
+    from imlmesh_broker.mosquitto import find_mosquitto
+
+    # Everything that can be wrong is looked at before anything is made.
+    find_mosquitto()
+    policy_text("local_worker", policy)
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    mesh, is_new = make_mesh(settings.home, timing)
+    running = RunningMesh(mesh, lambda line: say(f"! {line}"))
+    starting = asyncio.create_task(_start(running, is_new, machine_name(), policy))
+    stopping = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await running.wait(ended)
+    finally:
+        for unfinished in (starting, stopping):
+            unfinished.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await running.stop()
+    say("stopped")
+
+
+async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> None:
+    from imlmesh.render import emit, try_line
+
+    mesh = running.mesh
+    home = mesh.home
+    await running.start_broker()
+    made = "created" if is_new else "found"
+    _line(f'mesh "{mesh.authority.mesh}" {made}', f"CA and keys in {home.root} (mode 0700)")
+    _line("broker", f"mqtts://{mesh.broker_address}  client certificate required")
+    client = await running.start_orchestrator()
+    reached = home.api_socket if home.socket_fits() else "loopback, with a token"
+    _line("orchestrator", str(reached))
+    await running.start_node(mesh.own_node(name, policy), client)
+    _line(f"node {name}", "this computer")
+    record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
+    if emit({"schema": "imlmesh.up/1", **record}):
+        return
+    _line("", f"Add a node: {try_line('node provision NAME')}", shape=" ")
+    hints = (try_line(words) for words in ("node list", "plan new first.iml.yaml", "status"))
+    _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
+    _line("", "Ctrl-C stops all of it", shape=" ")
+
+
+def _line(what: str, text: str, shape: str = "✔") -> None:
+    from imlmesh.render import console, write
+
+    if settings.output == "table" and not settings.quiet:
+        write(f"{shape} {what:<24} {text}" if what else text)
+        console().file.flush()

@@ -1,0 +1,131 @@
+"""The processes of a mesh on this computer: broker, orchestrator, nodes; started and stopped.
+
+The one rule: at most one of them per home, held by a lock; each is told ready only when it answers.
+Deliberately absent: what they print, and the files they need (`mesh`).
+"""
+
+import asyncio
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from imlmesh.client import Client
+from imlmesh.mesh import ADDRESS, Mesh
+from imlmesh.supervise import Program, Supervised, Supervisor
+from imlmesh_broker import Mosquitto
+from imlmesh_broker.mosquitto import BrokerPlace
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, LinkError, MeshError
+from imlmesh_runtime.trust import ControlKeys
+
+_POLL_S = 0.1
+
+
+class RunningMesh:
+    """Start in the order broker, orchestrator, nodes; `stop` ends all in the reverse order."""
+
+    def __init__(self, mesh: Mesh, notice: Callable[[str], None]) -> None:
+        self.mesh = mesh
+        self._supervisor = Supervisor(notice)
+        self._broker: Mosquitto | None = None
+        self._lock: IO[str] | None = None
+
+    async def start_broker(self) -> None:
+        """LinkError `broker.missing`, `broker.failed`; InputError `orchestrator.running`."""
+        self._hold()
+        mesh = self.mesh
+        home, authority = mesh.home, mesh.authority
+        keys = ControlKeys.load(home.ca, authority.mesh)
+        place = BrokerPlace(
+            home.broker, home.ca / "ca.pem", home.logs / "broker.log", ADDRESS, mesh.port
+        )
+        self._broker = Mosquitto(authority.mesh, authority.orchestrator, place, keys.context)
+        await self._broker.start()
+
+    async def start_orchestrator(self) -> Client:
+        """Returns when its API answers and it is connected to the broker."""
+        home = self.mesh.home
+        program = Program(
+            "orchestrator",
+            "imlmesh_orchestrator",
+            ("--home", str(home.root)),
+            home.logs / "orchestrator.log",
+        )
+        supervised = await self._supervisor.start(program)
+        client: Client = await self._until(supervised, self._connected)
+        return client
+
+    async def start_node(self, folder: Path, client: Client) -> Supervised:
+        """Returns when the orchestrator sees the node of `folder` online."""
+        name = folder.name
+        program = Program(
+            f"node {name}",
+            "imlmesh_node",
+            (str(folder),),
+            self.mesh.home.logs / f"node-{name}.log",
+        )
+        supervised = await self._supervisor.start(program)
+
+        def online() -> bool:
+            return bool(client.get(f"nodes/{name}")["liveness"] == "online")
+
+        await self._until(supervised, online)
+        return supervised
+
+    async def wait(self, ended: asyncio.Event) -> None:
+        """Until `ended`, or raise what restarting did not help against."""
+        while not ended.is_set():
+            self._supervisor.check()
+            if self._broker is not None and self._broker.failed.done():
+                self._broker.failed.result()
+            try:
+                async with asyncio.timeout(_POLL_S * 5):
+                    await ended.wait()
+            except TimeoutError:
+                continue
+
+    async def stop(self) -> None:
+        """End nodes, orchestrator, broker, each within limits.STOP_MS."""
+        await self._supervisor.stop()
+        if self._broker is not None:
+            await self._broker.stop()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _hold(self) -> None:
+        lock = (self.mesh.home.run / "up.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            lock.close()
+            text = f"the mesh of {self.mesh.home.root} is running already"
+            raise InputError("orchestrator.running", text) from exc
+        self._lock = lock
+
+    def _connected(self) -> Client | None:
+        client = Client.connect(self.mesh.home.root)
+        if client.get("health")["broker"]["connected"]:
+            return client
+        client.close()
+        return None
+
+    async def _until(self, supervised: Supervised, answer: Callable[[], Any]) -> Any:
+        """The first true `answer`; `process.failed` when the process ends or the time does."""
+        try:
+            async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
+                while True:
+                    try:
+                        if found := await asyncio.to_thread(answer):
+                            return found
+                    except LinkError:
+                        pass  # not listening yet
+                    except MeshError as exc:
+                        if not exc.code.endswith("not_found"):
+                            raise
+                    if supervised.ends:
+                        raise supervised.error("ended at its start")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as exc:
+            seconds = limits.CHILD_READY_MS // 1000
+            raise supervised.error(f"was not ready within {seconds} s") from exc

@@ -1,0 +1,102 @@
+"""One agent, put together: core, engine, journal, executor and link of one node folder.
+
+The one rule: it ends in the order in which a loss would hurt: drivers are stopped and their ends
+recorded, then the goodbye leaves, then link, drivers and journal close.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imlmesh_node.config import NodeConfig, Policy
+from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.changes import Change
+from imlmesh_node.core.commands import Command
+from imlmesh_node.core.events import Event, ShutdownAsked, Tick
+from imlmesh_node.executor import Executor
+from imlmesh_node.guard import Guard
+from imlmesh_node.inbox import Inbox, Refusals
+from imlmesh_node.journal import Journal, Loaded
+from imlmesh_node.outbox import Address, Outbox
+from imlmesh_node.presence import Clocks, Presence
+from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
+from imlmesh_node.streams import EventStreams
+from imlmesh_protocol.limits import STOP_MS
+from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.topics import Way
+from imlmesh_runtime.engine import Engine
+from imlmesh_runtime.link.base import Link
+from imlmesh_runtime.trust import NodeKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a node's folder gives: who it is, what it may, its keys."""
+
+    folder: Path
+    config: NodeConfig
+    policy: Policy
+    keys: NodeKeys
+
+
+class RunningNode:
+    """Needs a running loop; `loaded` is what `journal.load` returned."""
+
+    def __init__(self, setup: Setup, journal: Journal, loaded: Loaded, link: Link) -> None:
+        config, keys = setup.config, setup.keys
+        manifest = node_manifest(setup.policy)
+        self.clocks = Clocks()
+        self.refusals = Refusals()
+        self.link = link
+        self._journal = journal
+        sealer = Sealer(keys.signer.sign, keys.signer.key_id, config.mesh, config.id, Way.FROM)
+        address = Address(config.mesh, config.id, config.orchestrator)
+        self._outbox = Outbox(address, sealer, link, self.clocks.mesh)
+        self.presence = Presence(
+            self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0]
+        )
+        self._streams = EventStreams(self._outbox.send, lambda: self.presence.is_open)
+        self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
+        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder)
+        self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
+        self.agent = Agent(
+            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+        )
+        self.engine: Engine[Event, Change, Command] = Engine(
+            self.agent, self._performer, journal.commit, self.clocks.steady, Tick
+        )
+        opener = Opener(config.mesh, config.id, keys.find_key)
+        opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
+        inbox = Inbox(
+            opener,
+            self.presence,
+            self.clocks,
+            Guard(setup.policy, manifest),
+            self._executor.ends_at_once,
+            self._post,
+            self.refusals,
+        )
+        self._shell = LinkShell(self.presence, inbox)
+
+    def start(self) -> None:
+        """Begin to connect; what an earlier agent left open is reported first."""
+        self._post(Tick(self.clocks.steady.now_ms()))
+        self.link.start(self._shell)
+
+    async def stop(self) -> None:
+        """End well if possible, within STOP_MS."""
+        self._post(ShutdownAsked(self.clocks.steady.now_ms()))
+        goodbye = asyncio.ensure_future(self._performer.gone.wait())
+        either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
+        await asyncio.wait(either, timeout=STOP_MS / 2_000, return_when=asyncio.FIRST_COMPLETED)
+        goodbye.cancel()
+        self.presence.close()
+        self._streams.close()
+        await self.link.close()
+        await self._executor.close()
+        self.engine.stop()
+        await self._journal.close()
+
+    def _post(self, event: Event) -> None:
+        self.engine.post(event)

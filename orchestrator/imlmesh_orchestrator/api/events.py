@@ -1,0 +1,77 @@
+"""The event stream: stored changes first, then what happens, as server-sent events.
+
+The one rule: a change is sent once, in the order of seq, with its seq as the id, so that a
+reader who comes back misses nothing; what is not stored has no id and is not repeated.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.shell import Shell
+from imlmesh_orchestrator.stream import Notice, Subscription
+from imlmesh_orchestrator.views.plain import to_json
+from imlmesh_orchestrator.views.runs import changes_after, run_ended
+from imlmesh_orchestrator.views.telling import event_data
+from imlmesh_protocol import limits
+
+_PAGE = 1_000
+_PING = b": ping\n\n"
+
+
+async def event_stream(
+    shell: Shell, subscription: Subscription, after: int
+) -> AsyncIterator[bytes]:
+    """Frames from the seq `after` on. Ends with `end` when the subscription's run ended, and with
+    `lagged` when the reader is too slow: it comes back with the last id that it saw."""
+    try:
+        async for frame in _frames(shell, subscription, after):
+            yield frame
+    finally:
+        shell.stream.unsubscribe(subscription)
+
+
+async def _frames(shell: Shell, subscription: Subscription, after: int) -> AsyncIterator[bytes]:
+    run = subscription.run
+    while True:
+        at, before = after, shell.lifecycle.last_seq
+        page = await shell.reader.ask(lambda database: changes_after(database, run, at, _PAGE))
+        for seq, change in page:
+            yield _change(shell, seq, change)
+            after = seq
+        if len(page) < _PAGE:
+            after = max(after, before)
+            break
+    if run is not None and (state := await shell.reader.ask(lambda db: run_ended(db, run))):
+        yield frame("end", {"run": run, "state": state})
+        return
+    while True:
+        try:
+            items = await asyncio.wait_for(subscription.take(), limits.EVENT_PING_S)
+        except TimeoutError:
+            yield _PING
+            continue
+        for item in items:
+            if isinstance(item, Notice):
+                yield frame(item.kind, item.data)
+            elif item[0] > after:
+                yield _change(shell, *item)
+                after = item[0]
+                if run is not None and isinstance(item[1], c.RunEnded):
+                    yield frame("end", {"run": run, "state": str(item[1].state)})
+                    return
+        if subscription.lagged:
+            yield frame("lagged", {"after": after})
+            return
+
+
+def frame(kind: str, data: dict[str, Any], seq: int | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"id: {seq}\n" if seq is not None else ""
+    return b"".join((f"{head}event: {kind}\ndata: ".encode(), to_json(data), b"\n\n"))
+
+
+def _change(shell: Shell, seq: int, change: c.Change) -> bytes:
+    data = event_data(seq, change, shell.alias)
+    return frame("change", data, seq)

@@ -1,0 +1,219 @@
+"""What nodes say becomes events of the core, or a counted refusal.
+
+The one rule: nothing is believed before its signature, and nothing here decides. Time requests
+are answered at once; log lines and progress go to watchers alone. An old or repeated status is
+what a broker retained: a hint that the node exists, answered by asking it to introduce itself.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.stream import Stream
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault, MeshError, ProtocolError, TrustError
+from imlmesh_protocol.ids import split_dispatch
+from imlmesh_protocol.manifest import PROFILES, manifest_from_wire
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.envelope import Opener
+from imlmesh_protocol.wire.messages import Message
+from imlmesh_protocol.wire.topics import Kind, Topic
+from imlmesh_runtime.clock import Clock
+
+#: what a retained status looks like when it comes again
+_HINTS = frozenset({"message.expired", "message.replayed"})
+
+
+class Heard(Protocol):
+    """Where what was believed goes."""
+
+    def post(self, event: e.Event) -> None:
+        """To the core."""
+        ...
+
+    def post_quiet(self, make_event: Callable[[], e.Event | None]) -> None:
+        """To the core, behind everything that is about actions."""
+        ...
+
+    def answer(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+        """Straight back to the node."""
+        ...
+
+    def alias(self, node: str) -> str:
+        """What people call an enrolled node."""
+        ...
+
+    def is_live(self, node: str) -> bool:
+        """Whether the node has a session now."""
+        ...
+
+    def beat(self, event: e.HeartbeatArrived) -> None:
+        """A believed heartbeat, to be kept."""
+        ...
+
+
+class Inbound:
+    """Reads every message of the link."""
+
+    def __init__(self, opener: Opener, clock: Clock, stream: Stream, heard: Heard) -> None:
+        self._opener = opener
+        self._clock = clock
+        self._stream = stream
+        self._heard = heard
+        self._quiet = 0
+        self._read: dict[Kind, Callable[[Topic, Message, int], e.Event | None]] = {
+            Kind.STATUS: self._status,
+            Kind.ACCEPT: _accept,
+            Kind.REJECT: _reject,
+            Kind.COMPLETE: _complete,
+            Kind.RESPONSE: _response,
+            Kind.REQUEST: self._request,
+            Kind.EVENT: self._event,
+        }
+
+    def message(self, topic: str, payload: bytes) -> None:
+        """One message as it came; never raises for what a peer did."""
+        at_ms = self._clock.now_ms()
+        try:
+            parsed = topics.parse(topic)
+            if parsed.kind is Kind.HEARTBEAT:
+                self._heartbeat(parsed, payload)
+                return
+            now_ms = None if parsed.kind is Kind.REQUEST else at_ms
+            message = self._opener.open(parsed, payload, now_ms)
+            event = self._read[parsed.kind](parsed, message, at_ms)
+        except MeshError as exc:
+            self._refuse(at_ms, topic, exc)
+            return
+        if event is not None:
+            self._heard.post(event)
+
+    def _refuse(self, at_ms: int, topic: str, error: MeshError) -> None:
+        if error.code in _HINTS and topic.endswith("/status"):
+            node = topics.parse(topic).name
+            if not self._heard.is_live(node):
+                self._heard.answer(node, Kind.COMMAND, {"do": "rebirth"})
+            return
+        self._stream.refusal(at_ms, {"topic": topic[:200]}, error.code, error.message)
+
+    def _heartbeat(self, topic: Topic, payload: bytes) -> None:
+        if self._quiet >= limits.HEARTBEATS_WAITING:
+            raise ProtocolError("node.full", "too many heartbeats wait")
+        self._quiet += 1
+
+        def opened() -> e.Event | None:
+            self._quiet -= 1
+            at_ms = self._clock.now_ms()
+            try:
+                message = self._opener.open(topic, payload, at_ms)
+            except MeshError as exc:
+                self._refuse(at_ms, topics.from_node(topic.mesh, topic.name, topic.kind), exc)
+                return None
+            body = message.fields
+            event = e.HeartbeatArrived(
+                at_ms,
+                message.id,
+                message.iss,
+                message.term,
+                message.session,
+                body["beat"],
+                tuple(body["held"]),
+                body["health"],
+            )
+            self._heard.beat(event)
+            return event
+
+        self._heard.post_quiet(opened)
+
+    def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
+        state = message.fields["state"]
+        if state == "online":
+            return _birth(message, at_ms, self._heard.alias(message.iss))
+        made_by = e.NodeLeft if state == "offline" else e.NodeGone
+        return made_by(at_ms, message.id, message.iss, message.term, message.session)
+
+    def _request(self, topic: Topic, message: Message, at_ms: int) -> None:
+        if message.fields["what"] != "time":
+            raise ProtocolError("message.kind", "a node asks for time alone")
+        fields = {"what": "time", "nonce": message.fields["nonce"], "at_ms": at_ms}
+        self._heard.answer(message.iss, Kind.RESPONSE, fields)
+
+    def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
+        """Log lines and progress; telemetry and sources have no reader yet and end here."""
+        if message.channel not in topics.CHANNELS:
+            return
+        body = message.fields
+        dispatch = body.get("dispatch", "")
+        run, action, node, _ = split_dispatch(dispatch)
+        if node != message.iss:
+            raise TrustError("dispatch.unknown", f"{message.iss} speaks of {dispatch[:120]}")
+        data = {"at_ms": at_ms, "run": run, "action": action, "node": node, "dispatch": dispatch}
+        if message.channel == "log":
+            data |= {"stream": body.get("stream", "log"), "line": body.get("line", "")}
+            self._stream.log_line(run, data)
+        else:
+            data |= {"fraction": body.get("fraction"), "message": body.get("message", "")}
+            self._stream.progress(run, data)
+
+
+def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
+    body = message.fields
+    missing = {"manifest", "facts", "profile", "heartbeat_ms", "lost_ms"} - body.keys()
+    if missing:
+        raise ProtocolError("message.invalid", f"a birth lacks {', '.join(sorted(missing))}")
+    if body["profile"] not in PROFILES:
+        raise ProtocolError("message.invalid", f"no such profile: {body['profile'][:40]!r}")
+    if not 0 < body["heartbeat_ms"] < body["lost_ms"]:
+        raise ProtocolError("message.invalid", "lost_ms must be more than heartbeat_ms, above 0")
+    return e.NodeBirth(
+        at_ms,
+        message.id,
+        message.iss,
+        alias,
+        message.term,
+        message.session,
+        manifest_from_wire(body["manifest"]),
+        body["facts"],
+        body["profile"],
+        body["heartbeat_ms"],
+        body["lost_ms"],
+    )
+
+
+def _accept(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    body = message.fields
+    dispatches = tuple((name, digest) for name, digest in body["dispatches"])
+    started = tuple(body.get("started", ()))
+    return e.AcceptArrived(at_ms, message.id, message.iss, dispatches, started)
+
+
+def _reject(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    refusals = tuple((item["id"], _fault(item)) for item in message.fields["refusals"])
+    return e.RejectArrived(at_ms, message.id, message.iss, refusals)
+
+
+def _complete(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    results = tuple(
+        e.Result(
+            item["id"],
+            item["hash"],
+            item["outcome"],
+            item["duration_ms"],
+            item.get("result"),
+            _fault(item["error"]) if item.get("error") else None,
+        )
+        for item in message.fields["results"]
+    )
+    return e.ResultsArrived(at_ms, message.id, message.iss, results)
+
+
+def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    body = message.fields
+    if body["what"] != "inventory":
+        raise ProtocolError("message.kind", "a node answers for its inventory alone")
+    held, unsettled = tuple(body.get("held", ())), tuple(body.get("unsettled", ()))
+    return e.InventoryArrived(at_ms, message.id, message.iss, body["nonce"], held, unsettled)
+
+
+def _fault(item: dict[str, Any]) -> Fault:
+    return Fault(item["code"], item["message"])

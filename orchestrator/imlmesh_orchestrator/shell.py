@@ -1,0 +1,280 @@
+"""The orchestrator around its core: link, stores, engine and watchers as one.
+
+The one rule: it decides nothing. Requests become events and their answers are awaited; messages
+become events through `inbound`; what the core asks for leaves through `outbound`, after the commit.
+Deliberately absent: HTTP; benches and tests use a shell as the API does.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_orchestrator.core.state import RECENT_RUNS, State
+from imlmesh_orchestrator.inbound import Inbound
+from imlmesh_orchestrator.outbound import Outbound
+from imlmesh_orchestrator.store.files import OpenStore
+from imlmesh_orchestrator.store.heartbeats import Heartbeats
+from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
+from imlmesh_orchestrator.store.mover import Mover
+from imlmesh_orchestrator.store.projections import Source
+from imlmesh_orchestrator.store.reading import Reader
+from imlmesh_orchestrator.stream import Stream
+from imlmesh_protocol.errors import InputError, MeshError, StoreError
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.states import Liveness, RunState
+from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.clock import Clock
+from imlmesh_runtime.engine import Engine
+from imlmesh_runtime.link.base import Link, Will
+from imlmesh_runtime.sqlite import Store
+from imlmesh_runtime.trust import Signer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Who the orchestrator is, how it signs, and whom it believes."""
+
+    mesh: str
+    me: str
+    signer: Signer
+    find_key: Callable[[bytes, str], Ed25519PublicKey | None]
+    #: what people call an enrolled node
+    alias: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """lifecycle's writer and reader, and the way to the files that are copied into."""
+
+    lifecycle: Store
+    reader: Reader
+    open_store: OpenStore
+
+
+class Shell:
+    """One running orchestrator. `replay` is what its store held; `env` the IML_ variables."""
+
+    def __init__(
+        self,
+        voice: Voice,
+        link: Link,
+        clock: Clock,
+        stores: Stores,
+        replay: Replay,
+        env: Mapping[str, str],
+    ) -> None:
+        self._voice = voice
+        self.link = link
+        self.clock = clock
+        self.reader = stores.reader
+        self.stream = Stream()
+        self.epoch = replay.marks.epoch + 1
+        self.lifecycle = Lifecycle(stores.lifecycle, replay.marks)
+        scheduler = Scheduler(env, replay.changes)
+        self.state: State = scheduler.state
+        # ended runs are not replayed, but their numbers are never used again
+        self.state.run_counter = replay.marks.run_counter
+        self.state.approval_counter = replay.marks.approval_counter
+        sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
+        sealer.new_session(self.epoch, 0)
+        self._outbound = Outbound(
+            voice.mesh,
+            voice.me,
+            sealer,
+            link,
+            clock,
+            self.stream,
+            lambda: self.lifecycle.before_seq,
+        )
+        opener = Opener(voice.mesh, voice.me, voice.find_key)
+        self._inbound = Inbound(opener, clock, self.stream, self)
+        self.engine: Engine[e.Event, c.Change, Any] = Engine(
+            scheduler, self._outbound, self.lifecycle.commit, clock, _tick
+        )
+        self.engine.failed.add_done_callback(self._engine_ended)
+        self.mover = Mover(
+            self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
+        )
+        self._heartbeats = Heartbeats(stores.open_store)
+        self._requests = 0
+        self._ending: dict[str, asyncio.Future[RunState]] = {}
+        self._ended: OrderedDict[str, RunState] = OrderedDict()
+        self.lifecycle.watch(self._committed)
+        self.lifecycle.watch(self.stream.committed)
+
+    async def start(self) -> None:
+        """Raise the epoch, and only when that is stored begin to listen and speak."""
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def raised(numbered: Sequence[Numbered]) -> None:
+            if not committed.done():
+                committed.set_result(None)
+
+        self.lifecycle.watch(raised)
+        self.post(e.Restarted(self.clock.now_ms(), f"epoch-{self.epoch}", self.epoch))
+        either: set[asyncio.Future[None]] = {committed, self.engine.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self.engine.failed.done():
+            self.engine.failed.result()
+        self.mover.start()
+        self.link.start(self)
+
+    async def close(self) -> None:
+        """Say goodbye and write down what is left; the stores are closed by their owner."""
+        if self.link.connected:
+            self._outbound.announce("offline")
+        await self.link.close()
+        self.engine.stop()
+        await self.mover.close()
+        self._heartbeats.write()
+
+    async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
+        """The id of a new run of a validated plan, once it is stored; MeshError when refused."""
+        run, _ = await self.submit_from(plan, digest, by, source)
+        return run
+
+    async def submit_from(
+        self, plan: Plan, digest: str, by: str, source: Source | None = None
+    ) -> tuple[str, int]:
+        """As `submit`, with the seq after which everything about the run comes."""
+        cause = self._next_cause()
+        if source is not None:
+            self.lifecycle.expect(cause, source)
+        event = e.PlanSubmitted(
+            self.clock.now_ms(), cause, secrets.randbits(64), plan, digest, by
+        )
+        try:
+            return await self._ask(event)
+        finally:
+            self.lifecycle.forget(cause)
+
+    async def cancel(self, run: str, by: str) -> str:
+        """The state of the run, now that cancelling it is stored."""
+        event = e.CancelAsked(self.clock.now_ms(), self._next_cause(), run, by)
+        return str((await self._ask(event))[0])
+
+    async def answer_approval(self, approval: str, option: str, by: str) -> None:
+        """A person's choice, stored; `approval.closed`, `approval.option` when it does not count."""
+        event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
+        await self._ask(event)
+
+    async def set_group(self, group: str, nodes: tuple[str, ...]) -> None:
+        """From now on the group has exactly these node ids; none removes it."""
+        await self._ask(e.GroupSet(self.clock.now_ms(), self._next_cause(), group, nodes))
+
+    async def set_labels(self, node: str, labels: Mapping[str, Any]) -> None:
+        """Change labels of one node; None removes one."""
+        await self._ask(e.LabelsSet(self.clock.now_ms(), self._next_cause(), node, labels))
+
+    def when_ended(self, run: str) -> asyncio.Future[RunState]:
+        """The state that the run ends in, once that is stored; `run.not_found` when long gone."""
+        future = self._ending.get(run)
+        if future is not None:
+            return future
+        future = asyncio.get_running_loop().create_future()
+        if run in self._ended:
+            future.set_result(self._ended[run])
+        elif run in self.state.runs:
+            self._ending[run] = future
+        else:
+            raise InputError("run.not_found", f"no run {run}")
+        return future
+
+    @property
+    def unsent(self) -> int:
+        """Messages that could not be handed to the link."""
+        return self._outbound.unsent
+
+    def will(self) -> Will:
+        return self._outbound.will()
+
+    def link_up(self) -> None:
+        self._outbound.announce("online")
+        self.post(e.BusOpened(self.clock.now_ms(), "link"))
+
+    def link_down(self, reason: str) -> None:
+        log.warning("link down: %s", reason)
+        self.post(e.BusClosed(self.clock.now_ms(), "link"))
+
+    def message(self, topic: str, payload: bytes) -> None:
+        self._inbound.message(topic, payload)
+
+    def post(self, event: e.Event) -> None:
+        self.engine.post(event)
+
+    def post_quiet(self, make_event: Callable[[], e.Event | None]) -> None:
+        self.engine.post_quiet(make_event)
+
+    def answer(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+        self._outbound.send(node, kind, fields)
+
+    def alias(self, node: str) -> str:
+        return self._voice.alias(node)
+
+    def is_live(self, node: str) -> bool:
+        record = self.state.nodes.get(node)
+        present = node in self.state.presence
+        return present and record is not None and record.liveness is Liveness.ONLINE
+
+    def beat(self, event: e.HeartbeatArrived) -> None:
+        self._heartbeats.add(event.node, event.at_ms, event.beat, event.health)
+        self.stream.heartbeat(
+            {
+                "at_ms": event.at_ms,
+                "node": event.node,
+                "beat": event.beat,
+                "health": dict(event.health),
+            }
+        )
+
+    async def _ask(self, event: e.Event) -> tuple[Any, int]:
+        if self.engine.failed.done():
+            raise StoreError("store.failed", "the orchestrator is ending")
+        future = self._outbound.expect(event.cause)
+        self.engine.post(event)
+        return await future
+
+    def _next_cause(self) -> str:
+        self._requests += 1
+        return f"q-{self.epoch}-{self._requests}"
+
+    def _outflow_measured(self, behind: bool) -> None:
+        self.post(e.OutflowMeasured(self.clock.now_ms(), "outflow", behind))
+
+    def _committed(self, numbered: Sequence[Numbered]) -> None:
+        for _, change in numbered:
+            if type(change) is c.RunEnded:
+                self._ended[change.run] = change.state
+                if len(self._ended) > RECENT_RUNS:
+                    self._ended.popitem(last=False)
+                future = self._ending.pop(change.run, None)
+                if future is not None and not future.done():
+                    future.set_result(change.state)
+
+    def _engine_ended(self, failed: "asyncio.Future[None]") -> None:
+        reason = None if failed.cancelled() else failed.exception()
+        if isinstance(reason, MeshError):
+            error: MeshError = reason
+        else:
+            error = StoreError("store.failed", f"the orchestrator is ending: {reason}")
+        self._outbound.fail_all(error)
+        for future in self._ending.values():
+            if not future.done():
+                future.set_exception(error)
+        self._ending.clear()
+
+
+def _tick(at_ms: int) -> e.Event:
+    return e.Tick(at_ms, "time")

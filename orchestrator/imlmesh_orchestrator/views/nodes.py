@@ -1,0 +1,123 @@
+"""Nodes and groups as people see them: what is known, how they do now, what is wrong.
+
+The one rule: presence and health are the core's own and volatile; what was before comes from the
+kept heartbeats. Looks at the core's state, so it runs on the event loop and must be short.
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from imlmesh_orchestrator.core.state import NodeRecord, State
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.states import Liveness
+
+BEATS_MS = 30 * 60_000
+BEATS = 14
+_DISK_PERCENT = 90
+_HOT_C = 80
+_BEATS = """SELECT node, (at_ms - ?1) * ?3 / ?2, count(*) FROM heartbeats
+    WHERE at_ms >= ?1 AND at_ms < ?1 + ?2 GROUP BY 1, 2"""
+_LAST = "SELECT node, since_ms, reason FROM nodes"
+
+Counts = Mapping[str, Mapping[int, int]]
+
+
+def since(database: sqlite3.Connection) -> dict[str, tuple[int, str]]:
+    """Of each node: since when it is what it is, and why."""
+    return {node: (at_ms, reason) for node, at_ms, reason in database.execute(_LAST)}
+
+
+def beat_counts(database: sqlite3.Connection, now_ms: int) -> Counts:
+    """Heartbeats of the last half hour by node and 14th part of it; a question to output."""
+    found: dict[str, dict[int, int]] = {}
+    params = (now_ms - BEATS_MS, BEATS_MS, BEATS)
+    for node, part, count in database.execute(_BEATS, params):
+        found.setdefault(node, {})[part] = count
+    return found
+
+
+def find_node(state: State, name: str) -> NodeRecord:
+    """By alias or id; `node.not_found`."""
+    record = state.find_node(name)
+    if record is None:
+        raise InputError("node.not_found", f"no node {name[:80]!r}")
+    return record
+
+
+def node_view(
+    state: State, record: NodeRecord, counts: Counts, times: Mapping[str, tuple[int, str]]
+) -> dict[str, Any]:
+    """One node as the API tells it, without its actions."""
+    presence = state.presence.get(record.node)
+    health = dict(presence.health) if presence else {}
+    since_ms, reason = times.get(record.node, (None, None))
+    expected = BEATS_MS / BEATS / record.heartbeat_ms
+    parts = counts.get(record.node, {})
+    return {
+        "node": record.node,
+        "alias": record.alias,
+        "groups": [name for name, nodes in sorted(state.groups.items()) if record.node in nodes],
+        "labels": dict(record.labels),
+        "liveness": str(record.liveness),
+        "reason": reason,
+        "last_heard_ms": presence.last_heard_ms if presence else None,
+        "since_ms": since_ms,
+        "beats": [round(min(1.0, parts.get(part, 0) / expected), 2) for part in range(BEATS)],
+        "health": health,
+        "facts": dict(record.facts),
+        "profile": record.profile,
+        "version": record.facts.get("version"),
+        "live_dispatches": len(record.live),
+        "modules": sorted(record.manifest.modules),
+        "problems": _problems(record, health, reason),
+    }
+
+
+def actions_view(record: NodeRecord) -> list[dict[str, Any]]:
+    """What the node offers."""
+    return [
+        {
+            "module": spec.module,
+            "action": spec.action,
+            "effect": str(spec.effect),
+            "permission": spec.permission,
+            "impact": spec.impact,
+            "description": spec.description,
+            "params": dict(spec.params),
+            "returns": list(spec.returns),
+        }
+        for _, module in sorted(record.manifest.modules.items())
+        for _, spec in sorted(module.actions.items())
+    ]
+
+
+def groups_view(state: State) -> list[dict[str, Any]]:
+    """All groups with their nodes."""
+    return [
+        {
+            "group": name,
+            "nodes": [
+                {
+                    "node": node,
+                    "alias": state.nodes[node].alias,
+                    "liveness": str(state.nodes[node].liveness),
+                }
+                for node in nodes
+            ],
+        }
+        for name, nodes in sorted(state.groups.items())
+    ]
+
+
+def _problems(record: NodeRecord, health: Mapping[str, Any], reason: str | None) -> list[str]:
+    found = []
+    if record.liveness in (Liveness.SUSPECT, Liveness.LOST):
+        found.append(f"{record.liveness}: {reason}" if reason else str(record.liveness))
+    if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
+        found.append(f"disk {health['disk_percent']:.0f} % full")
+    if (health.get("temperature_c") or 0) >= _HOT_C:
+        found.append(f"{health['temperature_c']:.0f} °C")
+    if record.full:
+        found.append("holds as many dispatches as it may")
+    return found

@@ -1,0 +1,184 @@
+"""Each change as one sentence for people, and as the small fields that watchers get.
+
+The one rule: a sentence says what happened, to what, where, and why; codes stand in it whole, so
+that they can be looked up. Deliberately absent: results, dispatch bytes, plans, manifests.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import kind_of
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.ids import split_dispatch
+
+Alias = Callable[[str], str]
+
+_HEAD = frozenset({"at_ms", "cause", "run"})
+_NAMES = 5
+
+
+def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
+    """What the stream sends of a change."""
+    data: dict[str, Any] = {
+        "seq": seq,
+        "at_ms": change.at_ms,
+        "run": getattr(change, "run", None),
+        "kind": kind_of(change),
+        "cause": change.cause,
+        "text": sentence(change, alias),
+        "action": None,
+        "node": None,
+        "dispatch": None,
+        "state": None,
+        "code": None,
+    }
+    for field in fields(change):
+        value = getattr(change, field.name)
+        if isinstance(value, Fault):
+            data["code"], data["message"] = value.code, value.message
+        elif field.name == "kind":
+            data["approval_kind"] = value
+        elif field.name not in _HEAD and _is_small(value):
+            data[field.name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(change, c.LivenessChanged):
+        data["state"] = str(change.liveness)
+    if data["dispatch"]:
+        _, data["action"], data["node"], _ = split_dispatch(data["dispatch"])
+    return data
+
+
+def story_entry(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
+    """One entry of a run's story."""
+    data = event_data(seq, change, alias)
+    names = ("seq", "at_ms", "kind", "cause", "text", "action", "node", "dispatch")
+    return {name: data[name] for name in names}
+
+
+def sentence(change: c.Change, alias: Alias) -> str:
+    """The change in words."""
+    return _TELL[type(change)](change, alias)
+
+
+def why(fault: Fault | None) -> str:
+    """`: code: message`, or nothing."""
+    return f": {fault.code}: {fault.message}" if fault else ""
+
+
+def _is_small(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | tuple)
+
+
+def _attempt(dispatch: str, alias: Alias) -> str:
+    _, action, node, number = split_dispatch(dispatch)
+    again = f" (attempt {number})" if number > 1 else ""
+    return f"{action} on {alias(node)}{again}"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
+
+
+def _described(change: c.NodeDescribed, alias: Alias) -> str:
+    modules = ", ".join(sorted(change.manifest.modules)) or "nothing"
+    return f"{change.alias} introduced itself: profile {change.profile}, offers {modules}"
+
+
+def _labels(change: c.LabelsChanged, alias: Alias) -> str:
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(change.labels.items()))
+    return f"{alias(change.node)} has the labels {labels or '(none)'}"
+
+
+def _group(change: c.GroupChanged, alias: Alias) -> str:
+    if not change.nodes:
+        return f"group {change.group} was removed"
+    return f"group {change.group} is {_names(tuple(map(alias, change.nodes)))}"
+
+
+def _created(change: c.RunCreated, alias: Alias) -> str:
+    count = len(change.plan.actions)
+    return f"{change.by} submitted {change.plan.plan_id}: {count} action{'s' * (count != 1)}"
+
+
+def _frozen(change: c.GroupFrozen, alias: Alias) -> str:
+    nodes = _names(tuple(map(alias, change.nodes))) or "nobody"
+    return f"group {change.group} stands for {nodes} in this run"
+
+
+def _waiting(change: c.ActionWaiting, alias: Alias) -> str:
+    reasons = waiting_text(change.reasons, alias)
+    return f"{change.action} waits for a node" + (f": {reasons}" if reasons else "")
+
+
+def waiting_text(reasons: Mapping[str, str], alias: Alias) -> str:
+    """Why each node was left out, in a few words."""
+    return _names(tuple(f"{alias(node)} {code}" for node, code in sorted(reasons.items())))
+
+
+def _planned(change: c.DispatchPlanned, alias: Alias) -> str:
+    again = f" (attempt {change.attempt})" if change.attempt > 1 else ""
+    return f"{change.action} goes to {alias(change.node)}{again}"
+
+
+def _ended(change: c.DispatchEnded, alias: Alias) -> str:
+    return f"{_attempt(change.dispatch, alias)} is {change.state}{why(change.fault)}"
+
+
+def _result(change: c.ResultTaken, alias: Alias) -> str:
+    took = f" after {change.duration_ms} ms"
+    return f"{_attempt(change.dispatch, alias)} {change.state}{took}{why(change.fault)}"
+
+
+def _kept(change: c.ResultKept, alias: Alias) -> str:
+    return f"late result of {_attempt(change.dispatch, alias)} kept as evidence: {change.outcome}"
+
+
+def _unknown(change: c.ActionUnknown, alias: Alias) -> str:
+    return f"nobody knows whether {change.action} happened{why(change.fault)}"
+
+
+def _asked(change: c.ApprovalAsked, alias: Alias) -> str:
+    return f"{change.approval} asks: {change.message} ({', '.join(change.options)})"
+
+
+def _closed(change: c.ApprovalClosed, alias: Alias) -> str:
+    return f"{change.approval} is {change.state}: {change.by} chose {change.option or 'nothing'}"
+
+
+def _run_ended(change: c.RunEnded, alias: Alias) -> str:
+    unconfirmed = ", unconfirmed by a node" if change.unconfirmed else ""
+    return f"the run {change.state}{unconfirmed}{why(change.fault)}"
+
+
+_TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
+    c.EpochRaised: lambda change, alias: f"the orchestrator started, epoch {change.epoch}",
+    c.NodeDescribed: _described,
+    c.LivenessChanged: lambda change, alias: (
+        f"{alias(change.node)} is {change.liveness} ({change.reason})"
+    ),
+    c.LabelsChanged: _labels,
+    c.GroupChanged: _group,
+    c.RunCreated: _created,
+    c.GroupFrozen: _frozen,
+    c.ActionWaiting: _waiting,
+    c.DispatchPlanned: _planned,
+    c.DispatchAccepted: lambda change, alias: f"accepted: {_attempt(change.dispatch, alias)}",
+    c.DispatchStarted: lambda change, alias: f"started: {_attempt(change.dispatch, alias)}",
+    c.DispatchEnded: _ended,
+    c.ResultTaken: _result,
+    c.ResultKept: _kept,
+    c.ActionEnded: lambda change, alias: f"{change.action} {change.state}{why(change.fault)}",
+    c.ActionsEnded: lambda change, alias: (
+        f"{_names(change.actions)} {change.state}{why(change.fault)}"
+    ),
+    c.ActionUnknown: _unknown,
+    c.ApprovalAsked: _asked,
+    c.ApprovalClosed: _closed,
+    c.RunCancelling: lambda change, alias: f"{change.by} cancels the run",
+    c.RunAborting: lambda change, alias: (
+        f"{change.action} failed: nothing new starts{why(change.fault)}"
+    ),
+    c.RunEnded: _run_ended,
+}

@@ -1,0 +1,189 @@
+"""The executor with real drivers: on the loop, in threads, in child processes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imlmesh_drivers.base import CommandRule, Site
+from imlmesh_node.core.commands import KillReason
+from imlmesh_node.core.events import DriverFinished
+from imlmesh_node.executor import Executor
+from imlmesh_protocol.limits import RESULT_BYTES
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_runtime.clock import ManualClock
+
+WITHIN_S = 20
+
+
+class Heard:
+    """Streams of a test: lines and progress, and a way to wait for a line."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+        self.fractions: list[float | None] = []
+        self.some = asyncio.Event()
+
+    def log(self, dispatch: str, line: str, stream: str) -> None:
+        self.lines.append((dispatch, line, stream))
+        self.some.set()
+
+    def progress(self, dispatch: str, fraction: float | None, message: str) -> None:
+        self.fractions.append(fraction)
+        self.some.set()
+
+
+class Rig:
+    """An executor and all that it said."""
+
+    def __init__(self, folder: Path) -> None:
+        site = Site(
+            files=str(folder),
+            read_roots=(),
+            write_roots=(str(folder),),
+            commands={"sleep": CommandRule("/bin/sleep")},
+        )
+        self.heard = Heard()
+        self.ended: asyncio.Queue[DriverFinished] = asyncio.Queue()
+        self.executor = Executor(site, self.heard, self.ended.put_nowait, ManualClock())
+        self._number = 0
+
+    def run(self, module: str, action: str, **params: Any) -> Dispatch:
+        self._number += 1
+        id = f"r-1-abcd/a{self._number}/pi/1"
+        one = Dispatch(id, module, action, params, Effect.ONCE, 60_000, 60_000, "finish")
+        self.executor.run(one)
+        return one
+
+    async def end(self) -> DriverFinished:
+        return await asyncio.wait_for(self.ended.get(), WITHIN_S)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    await made.executor.close()
+
+
+async def test_what_ends_at_once_has_ended_when_run_returns(rig: Rig) -> None:
+    one = rig.run("fake", "echo", value={"a": [1]})
+    end = rig.ended.get_nowait()
+    assert (end.dispatch, end.outcome, end.result) == (one.id, "completed", {"value": {"a": [1]}})
+    assert rig.executor.busy == 0
+
+
+async def test_a_threads_action_ends_later(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    rig.run("filesystem", "read_file", path="a.txt")
+    assert rig.ended.empty()
+    end = await rig.end()
+    assert end.result["content"] == "hello"
+
+
+async def test_a_childs_action_streams_lines_and_progress(rig: Rig) -> None:
+    one = rig.run("fake", "act", value=7, log_lines=3)
+    end = await rig.end()
+    assert (end.outcome, end.result) == ("completed", {"value": 7})
+    assert rig.heard.lines == [(one.id, f"line {n}", "log") for n in range(3)]
+    assert rig.heard.fractions == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        ({"fail_times": 1, "code": "driver.unavailable"}, "driver.unavailable"),
+        ({"crash": True}, "driver.crashed"),
+        ({"result_bytes": RESULT_BYTES + 1}, "result.too_large"),
+        ({"result_bytes": 9_000_000}, "result.too_large"),
+        ({"no_such_param": 1}, "driver.params"),
+    ],
+)
+async def test_a_failure_has_its_code(rig: Rig, params: dict[str, Any], code: str) -> None:
+    rig.run("fake", "act", **params)
+    end = await rig.end()
+    assert end.outcome == "failed"
+    assert end.error is not None
+    assert end.error.code == code
+
+
+@pytest.mark.parametrize(
+    ("module", "action", "params", "code"),
+    [
+        ("filesystem", "read_file", {"path": "missing"}, "driver.not_found"),
+        ("filesystem", "read_file", {}, "driver.params"),
+        ("fake", "echo", {"value": 1, "more": 2}, "driver.params"),
+        ("no_such", "act", {}, "module.unknown"),
+        ("fake", "no_such", {}, "action.unknown"),
+    ],
+)
+async def test_every_way_to_be_wrong_ends_in_one_event(
+    rig: Rig, module: str, action: str, params: dict[str, Any], code: str
+) -> None:
+    rig.run(module, action, **params)
+    end = await rig.end()
+    assert end.error is not None
+    assert end.error.code == code
+    assert rig.executor.busy == 0
+
+
+async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -> None:
+    one = rig.run("fake", "act", hang=True)
+    await asyncio.wait_for(rig.heard.some.wait(), WITHIN_S)
+    rig.executor.kill(one, KillReason.TIMEOUT)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("timed_out", "driver.timeout")
+    rig.run("fake", "act", value=1)
+    assert (await rig.end()).outcome == "completed"
+
+
+async def test_a_killed_command_leaves_no_process(rig: Rig) -> None:
+    one = rig.run("os_exec", "run_command", command=["sleep", "61.7"])
+    await wait_for_process("61.7")
+    rig.executor.kill(one, KillReason.CANCEL)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("cancelled", "action.cancelled")
+    assert find_process("61.7") is None
+
+
+async def test_killing_what_has_ended_does_nothing(rig: Rig) -> None:
+    one = rig.run("fake", "echo", value=1)
+    rig.ended.get_nowait()
+    rig.executor.kill(one, KillReason.CANCEL)
+    assert rig.ended.empty()
+
+
+async def test_a_crash_of_the_child_from_outside_is_a_failure(rig: Rig) -> None:
+    rig.run("fake", "act", hang=True)
+    await asyncio.wait_for(rig.heard.some.wait(), WITHIN_S)
+    pid = find_process("imlmesh_drivers.child\0fake")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    end = await rig.end()
+    assert end.error is not None
+    assert end.error.code == "driver.crashed"
+
+
+def find_process(word: str) -> int | None:
+    """A child of this process, or of one of its children, whose command line has `word`."""
+    me = os.getpid()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_text()
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if word in command and parent == me:
+            return int(entry.name)
+    return None
+
+
+async def wait_for_process(word: str) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while find_process(word) is None:
+            await asyncio.sleep(0.01)

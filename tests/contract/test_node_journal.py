@@ -1,0 +1,113 @@
+"""The journal over a real file, over memory, and over a disk that always fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from imlmesh_node.core.changes import (
+    Change,
+    DispatchSettled,
+    DispatchStarted,
+    DispatchTaken,
+    FloorRaised,
+    ResultRecord,
+    ResultRecorded,
+)
+from imlmesh_node.core.state import AgentState, apply
+from imlmesh_node.journal import MIGRATIONS, Journal
+from imlmesh_protocol.errors import Fault, MeshError, StoreError
+from imlmesh_protocol.states import Effect
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+
+DONE = ResultRecord("r/b/pi/1", b"2", "completed", {"value": [1, None, "é", b"x"]}, None, 12)
+FAILED = ResultRecord("r/c/pi/1", b"3", "failed", None, Fault("driver.failed", "no"), 0)
+
+
+@pytest.fixture(params=["file", "memory"])
+async def make_store(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[[], Store]]:
+    """Opens the same store again and again, as restarts do."""
+    memory = MemoryStore(MIGRATIONS)
+    opened: list[Store] = []
+
+    def make() -> Store:
+        if request.param == "memory":
+            return memory
+        opened.append(Database(tmp_path / "journal.db", MIGRATIONS))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        await store.close()
+
+
+async def commit(journal: Journal, *changes: Change) -> None:
+    ended: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
+    journal.commit(list(changes), ended.set_result)
+    error = await asyncio.wait_for(ended, 10)
+    if error is not None:
+        raise error
+
+
+async def test_what_was_committed_is_there_after_a_restart(
+    make_store: Callable[[], Store],
+) -> None:
+    journal = Journal(make_store())
+    steps: list[list[Change]] = [
+        [
+            DispatchTaken("r/a/pi/1", b"1", Effect.ONCE, 5),
+            DispatchStarted("r/a/pi/1"),
+            DispatchTaken("r/b/pi/1", b"2", Effect.PURE, 5),
+            DispatchStarted("r/b/pi/1"),
+            ResultRecorded(DONE),
+            DispatchTaken("r/c/pi/1", b"3", Effect.PHYSICAL, 5),
+            FloorRaised(3, 44),
+        ],
+        [DispatchStarted("r/c/pi/1")],
+        [ResultRecorded(FAILED), DispatchTaken("r/d/pi/1", b"4", Effect.PURE, 9)],
+        [DispatchSettled("r/b/pi/1"), FloorRaised(3, 50)],
+    ]
+    state = AgentState()
+    for step in steps:
+        await commit(journal, *step)
+        for change in step:
+            apply(state, change)
+    loaded = await Journal(make_store()).load(1_000)
+    assert loaded.records == tuple(state.records.values())
+    assert loaded.floor == state.floor == (3, 50)
+    assert loaded.records[1].result == FAILED
+
+
+async def test_a_boot_number_is_higher_than_all_before(make_store: Callable[[], Store]) -> None:
+    journal = Journal(make_store())
+    assert (await journal.load(7_000)).boot == 7_000
+    assert (await journal.load(6_000)).boot == 7_001  # a clock that went back
+    assert (await journal.load(9_000)).boot == 9_000
+
+
+async def test_a_step_is_stored_whole_or_not_at_all(make_store: Callable[[], Store]) -> None:
+    journal = Journal(make_store())
+    await commit(journal, DispatchTaken("r/a/pi/1", b"1", Effect.ONCE, 5))
+    with pytest.raises(StoreError) as caught:
+        await commit(
+            journal,
+            DispatchTaken("r/b/pi/1", b"2", Effect.ONCE, 6),
+            DispatchSettled("r/a/pi/1"),
+            FloorRaised(-1, None),  # type: ignore[arg-type]
+        )
+    assert caught.value.code == "store.failed"
+    loaded = await Journal(make_store()).load(1)
+    assert [record.dispatch for record in loaded.records] == ["r/a/pi/1"]
+    assert loaded.floor == (0, 0)
+
+
+async def test_a_broken_disk_is_said_to_be_one() -> None:
+    journal = Journal(FailingStore())
+    with pytest.raises(StoreError) as caught:
+        await commit(journal, FloorRaised(1, 1))
+    assert caught.value.code == "store.failed"
+    with pytest.raises(StoreError):
+        await journal.load(1)

@@ -1,0 +1,236 @@
+"""A simulated node: the real core, a journal that survives a kill, drivers that are timers."""
+
+from typing import TYPE_CHECKING, Any
+
+from imlmesh_node.core import commands as k
+from imlmesh_node.core import events as e
+from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.changes import Change
+from imlmesh_node.core.state import AgentState, apply
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import TIME_ASK_MS
+from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.link.base import Will
+from plans import TOY
+
+if TYPE_CHECKING:
+    from world import World
+
+
+class SimNode:
+    """`start` is a power-on and does nothing while it is on; `kill` loses all but the journal."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.boot = 0
+        self.journal: list[Change] = []
+        self.agent: Agent | None = None
+        self._drivers: dict[str, tuple[int, Dispatch]] = {}
+
+    def start(self) -> None:
+        from world import node_filter
+
+        if self.agent is not None:
+            return
+        self.boot += 1
+        stored = AgentState()
+        for change in self.journal:
+            apply(stored, change)
+        config = AgentConfig(limits.LAN.heartbeat_ms, floor=stored.floor)
+        self.agent = Agent(config, list(stored.records.values()))
+        self._drivers.clear()
+        self._session = self._seq = 0
+        self._nonce: int | None = None
+        self._ask_ms: int | None = None
+        self._floor = (0, 0)
+        self.world.tell(f"{self.name} boots ({self.boot})")
+        self.link = self.world.link(self.name, node_filter(self.name))
+        self.link.start(self)
+
+    def kill(self) -> None:
+        if self.agent is None:
+            return
+        self.world.tell(f"{self.name} dies")
+        self.agent = None
+        self._drivers.clear()
+        self.link.kill()
+
+    # the link's events
+
+    def will(self) -> Will:
+        from world import up
+
+        self._session += 1
+        letter = (Kind.STATUS, self.boot, self._session, 0, {"state": "gone"})
+        return Will(up(self.name, Kind.STATUS), self.world.write(letter), retain=False)
+
+    def link_up(self) -> None:
+        self._ask()
+
+    def link_down(self, reason: str) -> None:
+        self._ask_ms = self._nonce = None
+        if self.agent is not None and self.agent.session is not None:
+            self.post(e.SessionClosed(self.world.now_ms, reason))
+
+    def message(self, topic: str, payload: bytes) -> None:
+        kind, epoch, seq, fields = self.world.read(payload)
+        if self.agent is None:
+            return
+        if kind is Kind.RESPONSE:
+            if fields["nonce"] == self._nonce:
+                self._nonce = self._ask_ms = None
+                dice = self.world.dice.getrandbits(32)
+                self.post(e.SessionOpened(self.world.now_ms, self._session, epoch, dice=dice))
+            return
+        if self.agent.session is None or (epoch, seq) <= self._floor:
+            return
+        newer = epoch > self._floor[0] > 0
+        self._floor = (epoch, seq)
+        if newer:
+            self.post(e.RebirthAsked(self.world.now_ms))
+        self._hear(kind, epoch, seq, fields)
+
+    def _hear(self, kind: Kind, epoch: int, seq: int, fields: dict[str, Any]) -> None:
+        at_ms = self.world.now_ms
+        if kind is Kind.DELEGATE:
+            arrivals = tuple(
+                e.Arrival(dispatch, digest, None, dispatch.params["ms"] == 0)
+                for dispatch, digest in fields["dispatches"]
+            )
+            self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
+        elif kind is Kind.ACK:
+            self.post(e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq))
+        elif kind is Kind.REQUEST:
+            self.post(e.InventoryAsked(at_ms, fields["nonce"]))
+        elif fields["do"] == "rebirth":
+            self.post(e.RebirthAsked(at_ms))
+        else:
+            self.post(e.CancelArrived(at_ms, fields["dispatches"]))
+
+    # the engine
+
+    def post(self, event: e.Event) -> None:
+        """One turn: decide, start early work, commit, act; a kill may come between any two."""
+        inbox = [event]
+        changes: list[Change] = []
+        asked: list[k.Command] = []
+        while inbox:
+            assert self.agent is not None
+            decided, commands = self.agent.handle(inbox.pop(0))
+            changes += decided
+            for command in commands:
+                if isinstance(command, k.RunDriver) and command.early:
+                    inbox += self._run(command.dispatch)
+                else:
+                    asked.append(command)
+        if self._power_cut("before its commit", bool(changes)):
+            return
+        self.journal += changes
+        if self._power_cut("after its commit", bool(changes)):
+            return
+        for command in asked:
+            self._act(command)
+
+    def _power_cut(self, where: str, matters: bool) -> bool:
+        world = self.world
+        if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.01:
+            return False
+        world.tell(f"{self.name}: power cut {where}")
+        self.kill()
+        world.at(world.now_ms + world.dice.choice((100, 2_000, 12_000)), self.start)
+        return True
+
+    def _act(self, command: k.Command) -> None:
+        if self.agent is None:
+            return
+        if isinstance(command, k.RunDriver):
+            for event in self._run(command.dispatch):
+                self.post(event)
+        elif isinstance(command, k.KillDriver):
+            if self._drivers.pop(command.dispatch.id, None):
+                outcome, fault = k.killed(command.dispatch, command.reason)
+                event = e.DriverFinished(
+                    self.world.now_ms, command.dispatch.id, outcome, error=fault
+                )
+                self.post(event)
+        elif not isinstance(command, k.NoteRefusal):
+            self._send(*_letter(command))
+
+    def _run(self, dispatch: Dispatch) -> list[e.Event]:
+        if not dispatch.effect.repeatable:
+            self.world.count_effect(self.name, dispatch.id)
+        ms = int(dispatch.params["ms"])
+        if ms:
+            self._drivers[dispatch.id] = (self.world.now_ms + ms, dispatch)
+            return []
+        return [self._finished(dispatch)]
+
+    def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
+        at_ms = self.world.now_ms
+        if dispatch.params["fail"]:
+            fault = Fault("driver.failed", "as the plan says")
+            return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
+        return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})
+
+    def next_ms(self) -> int | None:
+        if self.agent is None:
+            return None
+        times = [at_ms for at_ms, _ in self._drivers.values()]
+        times += [t for t in (self.agent.next_deadline_ms(), self._ask_ms) if t is not None]
+        return min(times, default=None)
+
+    def tick(self) -> None:
+        now_ms = self.world.now_ms
+        for id, (at_ms, dispatch) in list(self._drivers.items()):
+            if at_ms <= now_ms and self._drivers.pop(id, None):
+                self.post(self._finished(dispatch))
+        if self.agent is None:
+            return
+        if self._ask_ms is not None and self._ask_ms <= now_ms:
+            self._ask()
+        due_ms = self.agent.next_deadline_ms()
+        if due_ms is not None and due_ms <= now_ms:
+            self.post(e.Tick(now_ms))
+
+    def _ask(self) -> None:
+        self._nonce = self.world.dice.getrandbits(64)
+        self._ask_ms = self.world.now_ms + TIME_ASK_MS
+        self._send(Kind.REQUEST, {"what": "time", "nonce": self._nonce})
+
+    def _send(self, kind: Kind, fields: dict[str, Any]) -> None:
+        from world import up
+
+        if not self.link.connected:
+            return
+        self._seq += 1
+        letter = (kind, self.boot, self._session, self._seq, fields)
+        self.link.publish(up(self.name, kind), self.world.write(letter))
+
+    def problems(self) -> list[str]:
+        if self.agent is None:
+            return []
+        stored = AgentState()
+        for change in self.journal:
+            apply(stored, change)
+        if stored != self.agent.state:
+            return [f"{self.name}: the journal does not give the state that it has"]
+        faults = self.link.faults
+        return [f"{self.name}: the core raised; see the log"] if faults else []
+
+
+def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:
+    if isinstance(command, k.SendStatus):
+        return Kind.STATUS, {"state": command.state, "manifest": TOY}
+    if isinstance(command, k.SendHeartbeat):
+        return Kind.HEARTBEAT, {"beat": command.beat, "held": command.held}
+    if isinstance(command, k.SendAccept):
+        return Kind.ACCEPT, {"dispatches": command.pairs, "started": command.started}
+    if isinstance(command, k.SendReject):
+        return Kind.REJECT, {"refusals": command.refusals}
+    if isinstance(command, k.SendComplete):
+        return Kind.COMPLETE, {"results": command.results}
+    fields = {"nonce": command.nonce, "held": command.held, "unsettled": command.unsettled}
+    return Kind.RESPONSE, fields

@@ -1,0 +1,244 @@
+"""The simulated orchestrator: the real core, a store that survives a kill."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import commands as k
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.invariants import broken
+from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_protocol import limits
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.link.base import Will
+
+if TYPE_CHECKING:
+    from world import World
+
+NAME = "orchestrator"
+
+
+class SimOrchestrator:
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.stored: list[c.Change] = []
+        self.core: Scheduler = Scheduler({})
+        self.alive = False
+        self._epoch = 0
+        self._waiting: list[Plan] = []
+        self._ended: dict[str, str] = {}
+
+    def start(self) -> None:
+        from world import MESH
+
+        if self.alive:
+            return
+        self.alive = True
+        self._epoch += 1
+        self._seq = self._causes = 0
+        self._floors: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._answer_ms: int | None = None
+        self.core = Scheduler({}, self.history())
+        self.world.tell(f"orchestrator starts, epoch {self._epoch}")
+        self.post(e.Restarted, epoch=self._epoch)
+        if self.alive:
+            self.link = self.world.link(NAME, topics.orchestrator_subscriptions(MESH))
+            self.link.start(self)
+
+    def kill(self) -> None:
+        if self.alive:
+            self.world.tell("orchestrator dies")
+            self.alive = False
+            if hasattr(self, "link"):
+                self.link.kill()
+
+    def history(self) -> list[c.Change]:
+        """What the store gives back: everything but the changes of runs that have ended."""
+        ended = {change.run for change in self.stored if isinstance(change, c.RunEnded)}
+        return [
+            change
+            for change in self.stored
+            if not isinstance(change, c.RunChange) or change.run not in ended
+        ]
+
+    def submit(self, plan: Plan) -> None:
+        self._waiting.append(plan)
+
+    # the link's events
+
+    def will(self) -> Will | None:
+        return None
+
+    def link_up(self) -> None:
+        self.post(e.BusOpened)
+
+    def link_down(self, reason: str) -> None:
+        self.post(e.BusClosed)
+
+    def message(self, topic: str, payload: bytes) -> None:
+        node = topics.parse(topic).name
+        kind, boot, session, seq, fields = self.world.read(payload)
+        if not self.alive:
+            return
+        if fields.get("state") == "gone":
+            self.post(e.NodeGone, node=node, boot=boot, session=session)
+            return
+        lane = "heartbeat" if kind is Kind.HEARTBEAT else ""
+        if (boot, session, seq) <= self._floors.get((node, lane), (0, 0, 0)):
+            return
+        self._floors[node, lane] = (boot, session, seq)
+        if kind is Kind.REQUEST:
+            self._send(node, Kind.RESPONSE, {"nonce": fields["nonce"]})
+        else:
+            self._hear(node, kind, boot, session, fields)
+
+    def _hear(self, node: str, kind: Kind, boot: int, session: int, fields: dict[str, Any]) -> None:
+        if kind is Kind.STATUS:
+            self.post(
+                e.NodeBirth,
+                node=node,
+                alias=node,
+                boot=boot,
+                session=session,
+                manifest=fields["manifest"],
+                facts={},
+                profile="local_worker",
+                heartbeat_ms=limits.LAN.heartbeat_ms,
+                lost_ms=limits.LAN.lost_ms,
+            )
+        elif kind is Kind.HEARTBEAT:
+            where = {"node": node, "boot": boot, "session": session}
+            self.post(e.HeartbeatArrived, **where, **fields, health={})
+        elif kind is Kind.ACCEPT:
+            self.post(e.AcceptArrived, node=node, **fields)
+        elif kind is Kind.REJECT:
+            self.post(e.RejectArrived, node=node, **fields)
+        elif kind is Kind.RESPONSE:
+            self.post(e.InventoryArrived, node=node, **fields)
+        else:
+            results = tuple(
+                e.Result(r.dispatch, r.hash, r.outcome, r.duration_ms, r.result, r.error)
+                for r in fields["results"]
+            )
+            self.post(e.ResultsArrived, node=node, results=results)
+
+    # the engine
+
+    def post(self, kind: type[e.Event], **fields: Any) -> None:
+        """One turn: decide, commit, act; a kill may come between any two."""
+        self._causes += 1
+        event = kind(self.world.now_ms, f"c{self._epoch}.{self._causes}", **fields)
+        changes, commands = self.core.handle(event)
+        if self._power_cut("before its commit", bool(changes)):
+            return
+        self.stored += changes
+        for change in changes:
+            self._tell(change)
+        if self._power_cut("after its commit", bool(changes)):
+            return
+        self._perform(commands)
+        if self.core.state.approvals and self._answer_ms is None:
+            self._answer_ms = self.world.now_ms + 1_500
+
+    def _power_cut(self, where: str, matters: bool) -> bool:
+        world = self.world
+        if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.004:
+            return False
+        world.tell(f"orchestrator: power cut {where}")
+        self.kill()
+        world.at(world.now_ms + world.dice.choice((100, 2_000, 12_000)), self.start)
+        return True
+
+    def _tell(self, change: c.Change) -> None:
+        fields = {
+            name: str(getattr(change, name))
+            for name in ("run", "dispatch", "action", "node", "state", "liveness", "fault")
+            if getattr(change, name, None)
+        }
+        self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
+        if isinstance(change, c.RunEnded):
+            self._ended[change.run] = str(change.state)
+
+    def _perform(self, commands: list[k.Command]) -> None:
+        delegates: dict[str, list[tuple[Any, bytes]]] = {}
+        for command in commands:
+            if isinstance(command, k.SendDispatch):
+                digest = hashlib.sha256(command.bin).digest()
+                delegates.setdefault(command.node, []).append(
+                    (decode_dispatch(command.bin), digest)
+                )
+            elif isinstance(command, k.SendAck):
+                fields = {"beat": command.beat, "settled": command.settled}
+                self._send(command.node, Kind.ACK, fields)
+            elif isinstance(command, k.SendCancel):
+                fields = {"do": "cancel", "dispatches": command.dispatches}
+                self._send(command.node, Kind.COMMAND, fields)
+            elif isinstance(command, k.AskInventory):
+                self._send(command.node, Kind.REQUEST, {"nonce": command.nonce})
+            elif isinstance(command, k.AskRebirth):
+                self._send(command.node, Kind.COMMAND, {"do": "rebirth"})
+        for node, dispatches in delegates.items():
+            self._send(node, Kind.DELEGATE, {"dispatches": dispatches})
+
+    def _send(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+        from world import down
+
+        self._seq += 1
+        if self.link.connected:
+            letter = (kind, self._epoch, self._seq, fields)
+            self.link.publish(down(node, kind), self.world.write(letter))
+
+    def next_ms(self) -> int | None:
+        if not self.alive:
+            return None
+        if self._waiting:
+            return self.world.now_ms
+        times = [self.core.next_deadline_ms(), self._answer_ms]
+        return min((t for t in times if t is not None), default=None)
+
+    def tick(self) -> None:
+        now_ms = self.world.now_ms
+        while self.alive and self._waiting:
+            plan = self._waiting.pop()
+            dice = self.world.dice.getrandbits(64)
+            before = len(self.stored)
+            self.post(e.PlanSubmitted, dice=dice, plan=plan, digest="d", by="eve")
+            if len(self.stored) == before:
+                self._waiting.append(plan)  # nobody was told that it was accepted
+        if self.alive and self._answer_ms is not None and self._answer_ms <= now_ms:
+            self._answer_ms = None
+            self.world.now_answer()
+        due_ms = self.core.next_deadline_ms()
+        if self.alive and due_ms is not None and due_ms <= now_ms:
+            self.post(e.Tick)
+
+    def problems(self) -> list[str]:
+        if not self.alive:
+            return []
+        problems = broken(self.core.state)
+        if hasattr(self, "link") and self.link.faults:
+            problems.append("the core of the orchestrator raised; see the log")
+        return problems
+
+    def idle(self) -> bool:
+        return self.alive and not self._waiting and not self.core.state.active
+
+    def unfinished(self) -> list[str]:
+        return [
+            f"{run.run} is {run.state}: "
+            + ", ".join(f"{name} {record.state}" for name, record in run.actions.items())
+            for run in self.core.state.runs.values()
+            if not run.ended
+        ]
+
+    def replay_differs(self) -> list[str]:
+        replayed = Scheduler({}, self.stored).state
+        live = self.core.state
+        return [
+            f"a replay gives other {name}"
+            for name in ("nodes", "groups", "approvals", "epoch", "active")
+            if getattr(replayed, name) != getattr(live, name)
+        ]

@@ -1,0 +1,107 @@
+"""Tables that fit, states that do not need colour, times that people read."""
+
+import pytest
+from rich.cells import cell_len
+from rich.text import Text
+
+from imlmesh import render
+from imlmesh.fleet import by_trouble
+from imlmesh.render import Column, bars, duration, mark, try_line, write_table
+from imlmesh.settings import settings
+from imlmesh_protocol.states import (
+    ActionState,
+    ApprovalState,
+    DispatchState,
+    Liveness,
+    RunState,
+)
+
+COLUMNS = [Column("NODE"), Column("STATE"), Column("GROUP", 1), Column("VERSION", 2, right=True)]
+ROWS: list[list[str | Text]] = [
+    ["pi-garden", mark("online"), "soil-probes", "0.4.1"],
+    ["pi-attic", mark("suspect"), "cams", "0.4.0"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    settings.reset()
+    render.console.cache_clear()
+
+
+def table(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(render, "_UNLIMITED", width)
+    write_table(COLUMNS, ROWS)
+    return capsys.readouterr().out
+
+
+def test_a_wide_window_shows_all_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line.split() for line in table(200, monkeypatch, capsys).splitlines()]
+    assert lines[0] == ["NODE", "STATE", "GROUP", "VERSION"]
+    assert lines[1] == ["pi-garden", "✔", "online", "soil-probes", "0.4.1"]
+
+
+@pytest.mark.parametrize("width", [20, 24, 30, 40, 60])
+def test_no_window_is_too_narrow(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = table(width, monkeypatch, capsys)
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    assert "NODE" in text
+
+
+def test_the_least_important_column_goes_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = table(36, monkeypatch, capsys)
+    assert "VERSION" not in text
+    assert "soil-probes" in text
+
+
+def test_every_state_has_a_shape_of_its_own_word() -> None:
+    states = [*ActionState, *ApprovalState, *DispatchState, *Liveness, *RunState]
+    known = {*render.MARKS, "planned", "sent", "accepted"}  # dispatches under way: never alone
+    assert {str(state) for state in states} <= known
+    assert mark("awaiting_approval").plain == "◔ awaiting approval"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (None, "-"),
+        (-5, "0.0s"),
+        (3_140, "3.1s"),
+        (42_000, "42s"),
+        (840_000, "14m"),
+        (18_000_000, "5h"),
+        (259_200_000, "3d"),
+    ],
+)
+def test_durations(milliseconds: float | None, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+def test_bars_show_gaps_as_gaps() -> None:
+    assert bars([0, 0.5, 1, None]) == "▁▄▇ "
+
+
+def test_commands_to_try_reach_the_same_mesh() -> None:
+    assert try_line("node list") == "imlmesh node list"
+    settings.home = "/data/my mesh"
+    assert try_line("node list") == "imlmesh node list --home '/data/my mesh'"
+
+
+def test_problems_come_first() -> None:
+    def node(name: str, liveness: str, *problems: str) -> dict[str, object]:
+        return {"node": name, "alias": None, "liveness": liveness, "problems": list(problems)}
+
+    nodes = [
+        node("a", "online"),
+        node("b", "offline"),
+        node("c", "online", "hot"),
+        node("d", "suspect"),
+        node("e", "lost"),
+    ]
+    assert [found["node"] for found in by_trouble(nodes)] == ["e", "d", "c", "b", "a"]

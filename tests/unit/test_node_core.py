@@ -1,0 +1,481 @@
+"""The rules of the agent's core, one by one, in virtual time."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from imlmesh_node.core import changes, commands, events
+from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.commands import KillReason
+from imlmesh_node.core.state import AgentState, DispatchRecord, apply
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import RESEND_MS, SETTLED_KEPT_MS, START_MS
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.messages import Dispatch
+
+BEAT_MS = 2_000
+LEASE_MS = 6_000
+
+
+def dispatch(number: int = 1, effect: Effect = Effect.ONCE, **fields: Any) -> Dispatch:
+    wanted: dict[str, Any] = {
+        "id": f"r-1-abcd/a{number}/pi/1",
+        "module": "fake",
+        "action": "act",
+        "params": {},
+        "effect": effect,
+        "timeout_ms": 10_000,
+        "lease_ms": LEASE_MS,
+        "when_cut_off": "finish",
+    }
+    return Dispatch(**(wanted | fields))
+
+
+def arrival(one: Dispatch, **fields: Any) -> events.Arrival:
+    return events.Arrival(one, hashlib.sha256(one.id.encode()).digest(), **fields)
+
+
+class World:
+    """An agent with a session at 0 ms, and all that it decided."""
+
+    def __init__(self, records: tuple[DispatchRecord, ...] = (), **config: Any) -> None:
+        self.agent = Agent(AgentConfig(BEAT_MS, **config), records)
+        self.changes: list[Any] = []
+        self.seq = 0
+        self.does(events.SessionOpened(0, 1, 1))
+
+    def does(self, event: events.Event) -> list[Any]:
+        decided, asked = self.agent.handle(event)
+        self.changes += decided
+        return asked
+
+    def delegate(self, at_ms: int, *arrivals: events.Arrival) -> list[Any]:
+        self.seq += 1
+        return self.does(events.DelegateArrived(at_ms, arrivals, 1, self.seq))
+
+    def finish(self, at_ms: int, one: Dispatch, outcome: str = "completed") -> list[Any]:
+        fault = None if outcome == "completed" else Fault("driver.failed", "it did not")
+        return self.does(events.DriverFinished(at_ms, one.id, outcome, None, fault))
+
+    def tick(self, at_ms: int) -> list[Any]:
+        return self.does(events.Tick(at_ms))
+
+    def result(self, one: Dispatch) -> ResultRecord:
+        found = self.agent.state.records[one.id].result
+        assert found is not None
+        return found
+
+
+def of(kind: type, decided: list[Any]) -> list[Any]:
+    return [item for item in decided if type(item) is kind]
+
+
+def kinds(decided: list[Any]) -> list[type]:
+    return [type(item) for item in decided]
+
+
+def test_a_long_action_is_taken_accepted_and_started_in_one_step() -> None:
+    world = World()
+    one = dispatch()
+    asked = world.delegate(10, arrival(one))
+    assert kinds(world.changes) == [
+        changes.DispatchTaken,
+        changes.DispatchStarted,
+        changes.FloorRaised,
+    ]
+    assert asked == [
+        commands.RunDriver(one, early=False),
+        commands.SendAccept(((one.id, arrival(one).hash),), (one.id,)),
+    ]
+
+
+@pytest.mark.parametrize("effect", [Effect.PURE, Effect.IDEMPOTENT])
+def test_repeatable_work_may_run_before_its_commit(effect: Effect) -> None:
+    one = dispatch(effect=effect)
+    asked = World().delegate(10, arrival(one))
+    assert of(commands.RunDriver, asked) == [commands.RunDriver(one, early=True)]
+
+
+def test_what_ends_at_once_is_answered_by_its_result_alone() -> None:
+    world = World()
+    one = dispatch(effect=Effect.PURE)
+    asked = world.delegate(10, arrival(one, instant=True))
+    assert kinds(asked) == [commands.RunDriver]
+    asked = world.finish(10, one)
+    assert asked == [commands.SendComplete((world.result(one),))]
+
+
+def test_a_dispatch_seen_before_is_accepted_again_and_never_run_again() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    before = list(world.changes)
+    asked = world.delegate(5_010, arrival(one))
+    assert kinds(asked) == [commands.SendAccept]
+    assert world.changes == before
+
+
+def test_a_finished_dispatch_is_answered_with_its_result() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.finish(20, one)
+    asked = world.delegate(30, arrival(one))
+    assert asked == [commands.SendComplete((world.result(one),))]
+
+
+def test_another_dispatch_of_a_known_name_is_rejected() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    asked = world.delegate(20, events.Arrival(one, b"other"))
+    assert asked[0].refusals[0][1].code == "dispatch.hash"
+    assert len(asked) == 1
+
+
+def test_the_guards_refusal_is_rejected_and_not_remembered() -> None:
+    world = World()
+    one = dispatch()
+    fault = Fault("policy.path", "not there")
+    asked = world.delegate(10, arrival(one, refusal=fault))
+    assert asked == [commands.SendReject(((one.id, fault),))]
+    assert world.changes == []
+
+
+def test_a_full_node_rejects_until_something_is_settled() -> None:
+    world = World(held=2)
+    many = [dispatch(number, Effect.PURE) for number in range(3)]
+    asked = world.delegate(10, *(arrival(one, instant=True) for one in many))
+    refused = of(commands.SendReject, asked)
+    assert [fault.code for _, fault in refused[0].refusals] == ["node.full"]
+    world.finish(10, many[0])
+    assert of(commands.SendReject, world.delegate(20, arrival(many[2], instant=True)))
+    world.does(events.AckArrived(30, None, (many[0].id,)))
+    assert not of(commands.SendReject, world.delegate(40, arrival(many[2], instant=True)))
+
+
+def test_slots_bound_what_runs_and_the_oldest_goes_first() -> None:
+    world = World(slots=2)
+    many = [dispatch(number) for number in range(4)]
+    asked = world.delegate(10, *(arrival(one) for one in many))
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == many[:2]
+    accept = of(commands.SendAccept, asked)[0]
+    assert len(accept.pairs) == 4
+    assert accept.started == (many[0].id, many[1].id)
+    asked = world.finish(20, many[1])
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == [many[2]]
+    assert of(commands.SendAccept, asked)[0].started == (many[2].id,)
+
+
+def test_what_ends_at_once_takes_no_slot() -> None:
+    world = World(slots=1)
+    long, short = dispatch(1), dispatch(2)
+    world.delegate(10, arrival(long))
+    asked = world.delegate(20, arrival(short, instant=True))
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == [short]
+
+
+def test_a_claim_has_one_holder_and_nobody_overtakes() -> None:
+    world = World()
+    first, second, third, other = (
+        dispatch(number, claims=claims)
+        for number, claims in enumerate([("pin",), ("pin", "bus"), ("bus",), ("lamp",)])
+    )
+    asked = world.delegate(10, *(arrival(one) for one in (first, second, third, other)))
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == [first, other]
+    asked = world.finish(20, first)
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == [second]
+    asked = world.finish(30, second)
+    assert [run.dispatch for run in of(commands.RunDriver, asked)] == [third]
+
+
+def test_on_busy_fail_names_the_holder() -> None:
+    world = World()
+    first = dispatch(1, claims=("pin",))
+    second = dispatch(2, claims=("pin",), on_busy="fail")
+    world.delegate(10, arrival(first))
+    asked = world.delegate(20, arrival(second))
+    assert kinds(asked) == [commands.SendComplete]
+    assert world.result(second).error == Fault("driver.busy", f"held by {first.id}")
+
+
+def test_waiting_too_long_is_reported_as_not_started() -> None:
+    world = World(slots=1)
+    first, second = dispatch(1, timeout_ms=10 * START_MS), dispatch(2)
+    world.delegate(10, arrival(first), arrival(second))
+    assert not of(commands.SendComplete, world.tick(START_MS + 9))
+    asked = world.tick(START_MS + 10)
+    assert of(commands.SendComplete, asked) == [commands.SendComplete((world.result(second),))]
+    assert world.result(second).error.code == "action.not_started"  # type: ignore[union-attr]
+
+
+def test_a_timeout_kills_and_is_reported_when_the_kill_is_confirmed() -> None:
+    world = World()
+    one = dispatch(timeout_ms=1_000, claims=("pin",))
+    world.delegate(10, arrival(one))
+    assert not of(commands.KillDriver, world.tick(1_009))
+    assert of(commands.KillDriver, world.tick(1_010)) == [
+        commands.KillDriver(one, KillReason.TIMEOUT)
+    ]
+    assert not of(commands.KillDriver, world.tick(1_500))
+    assert world.agent.slots.claims.held() == {"pin": one.id}
+    outcome, fault = commands.killed(one, KillReason.TIMEOUT)
+    asked = world.does(events.DriverFinished(1_600, one.id, outcome, None, fault))
+    assert asked[0].results[0].outcome == "timed_out"
+    assert asked[0].results[0].error.code == "driver.timeout"
+    assert world.agent.slots.claims.held() == {}
+
+
+def test_cancel_ends_what_waits_kills_what_runs_and_repeats_what_is_done() -> None:
+    world = World(slots=1)
+    done, runs, waits = (dispatch(number) for number in range(3))
+    world.delegate(10, arrival(done))
+    world.finish(20, done)
+    world.delegate(30, arrival(runs), arrival(waits))
+    asked = world.does(
+        events.CancelArrived(40, (done.id, runs.id, waits.id, "r-9/unknown/pi/1"))
+    )
+    assert asked == [
+        commands.SendComplete((world.result(done),)),
+        commands.KillDriver(runs, KillReason.CANCEL),
+        commands.SendComplete((world.result(waits),)),
+    ]
+    assert world.result(waits).outcome == "cancelled"
+
+
+def test_a_beat_is_repeated_after_a_third_until_it_is_answered() -> None:
+    world = World()
+    third = BEAT_MS // 3
+    assert world.agent.next_deadline_ms() == third
+    assert of(commands.SendHeartbeat, world.tick(third)) == [commands.SendHeartbeat(2, ())]
+    world.does(events.AckArrived(third + 5, 2, ()))
+    assert world.agent.next_deadline_ms() == third + BEAT_MS
+
+
+def test_a_beat_names_what_is_held_and_not_what_is_finished() -> None:
+    world = World()
+    done, runs = dispatch(1), dispatch(2)
+    world.delegate(10, arrival(done), arrival(runs))
+    world.finish(20, done)
+    assert of(commands.SendHeartbeat, world.tick(BEAT_MS))[0].held == (runs.id,)
+
+
+def test_cut_off_stop_work_ends_at_nine_tenths_of_its_lease() -> None:
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    finish = dispatch(2, timeout_ms=100_000)
+    world.delegate(100, arrival(stop), arrival(finish))
+    assert not of(commands.KillDriver, world.tick(100 + 5_399))
+    killed = of(commands.KillDriver, world.tick(100 + 5_400))
+    assert killed == [commands.KillDriver(stop, KillReason.LEASE)]
+
+
+def test_an_answered_beat_renews_from_its_sending() -> None:
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(100, arrival(stop))
+    beat = of(commands.SendHeartbeat, world.tick(2_000))[0].beat
+    world.does(events.SessionClosed(2_100, "link.down"))
+    world.does(events.AckArrived(4_000, beat, ()))
+    assert world.agent.next_deadline_ms() == 2_000 + 5_400
+    assert not of(commands.KillDriver, world.tick(7_399))
+    assert of(commands.KillDriver, world.tick(7_400))
+
+
+def test_an_old_beat_does_not_renew_what_came_later() -> None:
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(100, arrival(stop))
+    world.does(events.AckArrived(5_000, 1, ()))
+    assert of(commands.KillDriver, world.tick(5_500))
+
+
+def test_a_waiting_dispatch_loses_its_lease_without_a_kill() -> None:
+    world = World(slots=1)
+    first, second = dispatch(1, timeout_ms=100_000), dispatch(2, when_cut_off="stop")
+    world.delegate(0, arrival(first), arrival(second))
+    asked = world.tick(5_400)
+    assert not of(commands.KillDriver, asked)
+    assert world.result(second).error.code == "action.lease_lost"  # type: ignore[union-attr]
+
+
+def test_results_are_sent_again_until_they_are_settled() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.finish(20, one)
+    assert not of(commands.SendComplete, world.tick(20 + RESEND_MS - 1))
+    again = commands.SendComplete((world.result(one),))
+    assert of(commands.SendComplete, world.tick(20 + RESEND_MS)) == [again]
+    assert of(commands.SendComplete, world.tick(20 + 2 * RESEND_MS)) == [again]
+    world.does(events.AckArrived(20 + 2 * RESEND_MS, None, (one.id,)))
+    assert not of(commands.SendComplete, world.tick(20 + 3 * RESEND_MS))
+
+
+def test_without_a_session_results_are_kept_and_sent_when_one_opens() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.does(events.SessionClosed(20, "link.down"))
+    assert world.finish(30, one) == []
+    assert world.tick(60_000) == []
+    asked = world.does(events.SessionOpened(70_000, 2, 1))
+    assert kinds(asked) == [commands.SendStatus, commands.SendHeartbeat, commands.SendComplete]
+    assert asked[2].results == (world.result(one),)
+
+
+def test_settled_rows_go_with_the_next_result_and_raise_the_floor() -> None:
+    world = World()
+    first, second = dispatch(1), dispatch(2)
+    world.delegate(10, arrival(first), arrival(second))
+    world.finish(20, first)
+    world.changes.clear()
+    world.does(events.AckArrived(30, None, (first.id, "r-9/unknown/pi/1"), 1, 7))
+    assert world.changes == []
+    world.finish(40, second)
+    assert world.changes == [
+        changes.DispatchSettled(first.id),
+        changes.FloorRaised(1, 7),
+        changes.ResultRecorded(world.result(second)),
+    ]
+    assert first.id not in world.agent.state.records
+
+
+def test_settled_rows_do_not_wait_for_ever() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.finish(20, one)
+    world.does(events.AckArrived(30, None, (one.id,)))
+    world.does(events.SessionClosed(40, "link.down"))
+    assert world.agent.next_deadline_ms() == 30 + SETTLED_KEPT_MS
+    world.tick(30 + SETTLED_KEPT_MS)
+    assert world.agent.state.records == {}
+
+
+def test_a_delegate_overtaken_by_a_newer_one_is_refused() -> None:
+    world = World()
+    world.seq = 5
+    world.delegate(10, arrival(dispatch(1)))
+    asked = world.does(events.DelegateArrived(20, (arrival(dispatch(2)),), 1, 6))
+    assert [refusal.fault.code for refusal in asked] == ["message.replayed"]
+
+
+def test_an_older_orchestrator_is_refused() -> None:
+    world = World(floor=(3, 9))
+    assert world.agent.session is None
+    asked = world.does(events.SessionOpened(0, 1, 2))
+    assert [refusal.fault.code for refusal in asked] == ["message.epoch"]
+    world.does(events.SessionOpened(0, 2, 4))
+    asked = world.does(events.DelegateArrived(10, (arrival(dispatch()),), 3, 99))
+    assert [refusal.fault.code for refusal in asked] == ["message.epoch"]
+
+
+def test_after_a_restart_an_old_delegate_is_refused() -> None:
+    world = World(floor=(1, 40))
+    world.seq = 39
+    one = dispatch()
+    asked = world.delegate(10, arrival(one))
+    assert [refusal.fault.code for refusal in asked] == ["message.replayed"]
+    assert of(commands.RunDriver, world.delegate(20, arrival(one)))
+
+
+@pytest.mark.parametrize(
+    ("effect", "started", "outcome", "code"),
+    [
+        (Effect.ONCE, False, "failed", "action.not_started"),
+        (Effect.PURE, False, "failed", "action.not_started"),
+        (Effect.ONCE, True, "unknown", "node.interrupted"),
+        (Effect.PHYSICAL, True, "unknown", "node.interrupted"),
+        (Effect.IDEMPOTENT, True, "failed", "node.interrupted"),
+    ],
+)
+def test_what_a_restart_cut_short_is_reported(
+    effect: Effect, started: bool, outcome: str, code: str
+) -> None:
+    one = dispatch(effect=effect)
+    world = World((DispatchRecord(one.id, arrival(one).hash, effect, started),))
+    result = world.result(one)
+    assert result.error is not None
+    assert (result.outcome, result.error.code) == (outcome, code)
+    assert kinds(world.changes) == [changes.ResultRecorded]
+    assert of(commands.SendComplete, world.delegate(10, arrival(one)))
+
+
+def test_a_restart_wants_a_tick_at_once_and_keeps_finished_results() -> None:
+    one, two = dispatch(1), dispatch(2)
+    kept = ResultRecord(one.id, b"h", "completed", {"value": 1}, None, 5)
+    agent = Agent(
+        AgentConfig(BEAT_MS),
+        (
+            DispatchRecord(one.id, b"h", Effect.ONCE, True, kept),
+            DispatchRecord(two.id, b"h", Effect.ONCE),
+        ),
+    )
+    assert agent.next_deadline_ms() == 0
+    agent.handle(events.Tick(5))
+    asked = agent.handle(events.SessionOpened(10, 1, 1))[1]
+    assert [result.dispatch for result in asked[2].results] == [one.id, two.id]  # type: ignore[union-attr]
+    assert asked[2].results[0] == kept  # type: ignore[union-attr]
+
+
+def test_the_inventory_names_what_is_held_and_what_is_kept() -> None:
+    world = World(slots=1)
+    done, runs, waits = (dispatch(number) for number in range(3))
+    world.delegate(10, arrival(done), arrival(runs), arrival(waits))
+    world.finish(20, done)
+    asked = world.does(events.InventoryAsked(30, "n"))
+    assert asked == [commands.SendInventory("n", (runs.id, waits.id), (done.id,))]
+
+
+def test_a_rebirth_tells_everything_again() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.finish(20, one)
+    asked = world.does(events.RebirthAsked(30))
+    assert kinds(asked) == [commands.SendStatus, commands.SendHeartbeat, commands.SendComplete]
+
+
+def test_a_shutdown_stops_drivers_first_and_says_goodbye_last() -> None:
+    world = World(slots=1)
+    runs, waits = dispatch(1), dispatch(2)
+    world.delegate(10, arrival(runs), arrival(waits))
+    asked = world.does(events.ShutdownAsked(20))
+    assert kinds(asked) == [commands.SendComplete, commands.KillDriver]
+    assert world.result(waits).error.code == "action.not_started"  # type: ignore[union-attr]
+    assert world.delegate(25, arrival(dispatch(3))) == []
+    outcome, fault = commands.killed(runs, KillReason.SHUTDOWN)
+    asked = world.does(events.DriverFinished(30, runs.id, outcome, None, fault))
+    assert kinds(asked) == [commands.SendComplete, commands.SendStatus]
+    assert asked[1].state == "offline"
+    assert world.result(runs).outcome == "unknown"
+
+
+def test_an_idle_agent_leaves_at_once() -> None:
+    assert World().does(events.ShutdownAsked(20)) == [commands.SendStatus("offline")]
+
+
+def test_a_late_second_end_of_a_driver_changes_nothing() -> None:
+    world = World()
+    one = dispatch()
+    world.delegate(10, arrival(one))
+    world.finish(20, one)
+    before = list(world.changes)
+    assert world.finish(30, one, "failed") == []
+    assert world.changes == before
+
+
+def test_replaying_the_changes_gives_the_same_memory() -> None:
+    world = World(slots=1)
+    many = [dispatch(number) for number in range(4)]
+    world.delegate(10, *(arrival(one) for one in many))
+    world.finish(20, many[0])
+    world.does(events.AckArrived(30, None, (many[0].id,), 1, 9))
+    world.finish(40, many[1], "failed")
+    replayed = AgentState()
+    for change in world.changes:
+        apply(replayed, change)
+    assert replayed == world.agent.state
