@@ -1,0 +1,127 @@
+"""One body over the real file and its memory twin; the failing twin; what a file survives."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imlmesh_protocol.errors import StoreError
+from imlmesh_runtime.sqlite import (
+    Database,
+    FailingStore,
+    MemoryStore,
+    Store,
+    connect,
+    open_file,
+    run,
+)
+
+FIRST = "CREATE TABLE row (id INTEGER PRIMARY KEY, text TEXT NOT NULL)"
+SECOND = "ALTER TABLE row ADD COLUMN note TEXT"
+
+
+@pytest.fixture(params=["file", "memory"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made: Store
+    made = Database(tmp_path / "a.db", [FIRST]) if request.param == "file" else MemoryStore([FIRST])
+    yield made
+    await made.close()
+
+
+def insert(text: str | None) -> Any:
+    return lambda database: database.execute("INSERT INTO row (text) VALUES (?)", (text,)).lastrowid
+
+
+def texts(database: sqlite3.Connection) -> list[str]:
+    return [text for (text,) in database.execute("SELECT text FROM row ORDER BY id")]
+
+
+async def test_what_is_written_is_read(store: Store) -> None:
+    assert await run(store, insert("a")) == 1
+    assert await run(store, insert("b")) == 2
+    assert await run(store, texts) == ["a", "b"]
+
+
+async def test_work_that_fails_leaves_nothing_behind(store: Store) -> None:
+    def half(database: sqlite3.Connection) -> None:
+        insert("kept?")(database)
+        insert(None)(database)
+
+    with pytest.raises(StoreError) as caught:
+        await run(store, half)
+    assert caught.value.code == "store.failed"
+    assert await run(store, texts) == []
+
+
+async def test_work_is_done_in_the_order_submitted(store: Store) -> None:
+    done: asyncio.Queue[Any] = asyncio.Queue()
+    for text in "abc":
+        store.submit(insert(text), lambda result, error: done.put_nowait((result, error)))
+    assert [await done.get() for _ in range(3)] == [(1, None), (2, None), (3, None)]
+
+
+async def test_the_failing_twin_fails_everything() -> None:
+    with pytest.raises(StoreError):
+        await run(FailingStore(), texts)
+
+
+async def test_done_comes_after_the_commit(tmp_path: Path) -> None:
+    store = Database(tmp_path / "a.db", [FIRST])
+    await run(store, insert("a"))
+    reader = connect(tmp_path / "a.db", read_only=True)
+    assert texts(reader) == ["a"]
+    reader.close()
+    await store.close()
+
+
+async def test_a_file_keeps_its_rows_and_migrates_with_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = Database(path, [FIRST])
+    await run(store, insert("old"))
+    await store.close()
+    store = Database(path, [FIRST, SECOND])
+    rows = await run(
+        store, lambda database: database.execute("SELECT text, note FROM row").fetchall()
+    )
+    assert rows == [("old", None)]
+    await store.close()
+    copy = sqlite3.connect(tmp_path / "a.db.before-2")
+    assert texts(copy) == ["old"]
+    copy.close()
+
+
+def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    open_file(tmp_path / "a.db", [FIRST, SECOND]).close()
+    with pytest.raises(StoreError) as caught:
+        open_file(tmp_path / "a.db", [FIRST])
+    assert caught.value.code == "store.version"
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"not a database, not at all" * 100)
+    with pytest.raises(StoreError) as caught:
+        open_file(tmp_path / "a.db", [FIRST])
+    assert caught.value.code in ("store.corrupt", "store.failed")
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    open_file(tmp_path / "a.db", [FIRST]).close()
+    with pytest.raises(StoreError):
+        open_file(tmp_path / "a.db", [FIRST, "CREATE TABLE other (x); CREATE TABLE row (y)"])
+    database = open_file(tmp_path / "a.db", [FIRST])
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    assert "other" not in names
+    database.close()
+
+
+def test_the_log_is_grown_before_the_first_commit(tmp_path: Path) -> None:
+    database = open_file(tmp_path / "a.db", [FIRST])
+    grown = (tmp_path / "a.db-wal").stat().st_size
+    for _ in range(50):
+        database.execute("INSERT INTO row (text) VALUES (?)", ("x" * 500,))
+    assert grown >= 4 * 1024 * 1024
+    assert (tmp_path / "a.db-wal").stat().st_size == grown
+    database.close()
