@@ -7,7 +7,7 @@ absent: rich in help pages, which would triple their time.
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -25,6 +25,14 @@ def _set(name: str) -> Callable[[Any], None]:
             setattr(settings, name, value)
 
     return keep
+
+
+def _output(value: str | None) -> None:
+    if value is None:
+        return
+    if value not in get_args(Output):
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(Output))}")
+    settings.output = cast("Output", value)
 
 
 def _json(value: bool) -> None:
@@ -47,7 +55,7 @@ def _option(*names: str, text: str, keep: Callable[[Any], None], metavar: str | 
 def _shared_flags(
     output: Annotated[
         Output | None,
-        _option("-o", "--output", text="How to print data.", keep=_set("output")),
+        _option("-o", "--output", text="How to print data.", keep=_output),
     ] = None,
     json: Annotated[bool, _option("--json", text="Short for -o json.", keep=_json)] = False,
     quiet: Annotated[
@@ -72,10 +80,17 @@ def _shared_flags(
     """Carry the flags that every verb takes."""
 
 
+class _AsGiven:
+    """Keeps typer from loading pydantic to turn a text into a text: 0.2 s of every call."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value
+
+
 def _shared_params() -> list[Any]:
     flags = typer.Typer(add_completion=False, rich_markup_mode=None)
     flags.command()(_shared_flags)
-    return list(get_command(flags).params)
+    return [_keep_as_given(param) for param in get_command(flags).params]
 
 
 def _write_help(page: Any, ctx: Any, formatter: Any) -> None:
@@ -89,12 +104,22 @@ def _write_help(page: Any, ctx: Any, formatter: Any) -> None:
     page.format_options(ctx, formatter)
 
 
+def _keep_as_given(option: Any) -> Any:
+    if option is not None:
+        option._runtime_param = _AsGiven()
+    return option
+
+
 class Verb(TyperCommand):
     """A command with the shared flags, whose help begins with what it does and examples."""
 
     def __init__(self, name: str | None, **attributes: Any) -> None:
         super().__init__(name, **attributes)
         self.params.extend(_shared_params())
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help."""
+        return _keep_as_given(super().get_help_option(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write purpose, examples, usage and options."""
@@ -103,6 +128,10 @@ class Verb(TyperCommand):
 
 class Noun(TyperGroup):
     """A group of verbs; knows the nearest verb to a wrong one."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help."""
+        return _keep_as_given(super().get_help_option(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write purpose, examples, usage and verbs."""

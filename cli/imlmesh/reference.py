@@ -31,6 +31,8 @@ def page() -> str:
     root = build()
     context = root.make_context("imlmesh", [], resilient_parsing=True)
     lines = [_HEAD + "".join(f"| {int(code)} | {text} |\n" for code, text in MEANING.items())]
+    shared = [p.get_help_record(context) for p in root.params if p.name in _SHARED]
+    lines.append("## Flags of every verb\n\n" + _table(shared))
     for name in NOUNS:
         command = root.get_command(context, name)
         lines.append(f"## imlmesh {name}\n\n{command.help.strip()}\n")
@@ -51,9 +53,13 @@ def _verb(command: Any, path: str) -> str:
     own = [p for p in command.params if p.name not in _SHARED]
     records = [record for p in own if (record := p.get_help_record(context))]
     if records:
-        text += "\n| | |\n|---|---|\n"
-        text += "".join(f"| `{names}` | {_cell(what)} |\n" for names, what in records)
+        text += "\n" + _table(records)
     return text
+
+
+def _table(records: list[tuple[str, str]]) -> str:
+    rows = (f"| `{_cell(names)}` | {_cell(what)} |\n" for names, what in records)
+    return "| | |\n|---|---|\n" + "".join(rows)
 
 
 def _cell(text: str) -> str:

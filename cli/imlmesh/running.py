@@ -49,7 +49,7 @@ class RunningMesh:
         program = Program(
             "orchestrator",
             "imlmesh_orchestrator",
-            ("--home", str(home.root)),
+            ("--home", str(home.root), "--broker", self.mesh.broker_address),
             home.logs / "orchestrator.log",
         )
         supervised = await self._supervisor.start(program)

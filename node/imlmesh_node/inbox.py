@@ -31,19 +31,22 @@ log = logging.getLogger(__name__)
 
 
 class Refusals:
-    """How often what was refused, by code."""
+    """How often what was refused, by code; `tell(code, count)` is asked once a second at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, int], None]) -> None:
         self.counts: Counter[str] = Counter()
-        self._logged_ms: dict[str, int] = {}
+        self._tell = tell
+        self._told_ms: dict[str, int] = {}
 
     def note(self, code: str, message: str) -> None:
+        """Count one; log it and tell it unless this code was heard of within the second."""
         self.counts[code] += 1
         now_ms = boot_ms()
-        if now_ms - self._logged_ms.get(code, -1_000) >= 1_000:
-            self._logged_ms[code] = now_ms
+        if now_ms - self._told_ms.get(code, -1_000) >= 1_000:
+            self._told_ms[code] = now_ms
             count = self.counts[code]
             log.warning("refused: %s", message, extra={"code": code, "count": count})
+            self._tell(code, count)
 
 
 class Inbox:

@@ -16,13 +16,13 @@ import msgpack
 from imlmesh_node.core.changes import (
     Change,
     DispatchSettled,
-    DispatchStarted,
     DispatchTaken,
     FloorRaised,
+    IntentRecorded,
     ResultRecord,
     ResultRecorded,
 )
-from imlmesh_node.core.state import DispatchRecord
+from imlmesh_node.core.state import JournalRecord
 from imlmesh_protocol.errors import Fault, MeshError
 from imlmesh_protocol.states import Effect
 from imlmesh_runtime.sqlite import Database, Store, run
@@ -50,7 +50,7 @@ _TAKE = "INSERT INTO dispatches (id, hash, effect, taken_ms, started, result) VA
 class Loaded:
     """What an earlier agent left; `floor` is (epoch, seq), `boot` this start's number."""
 
-    records: tuple[DispatchRecord, ...]
+    records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
 
@@ -89,7 +89,7 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> Loaded:
         "SELECT id, hash, effect, started, result FROM dispatches ORDER BY number"
     )
     records = tuple(
-        DispatchRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
+        JournalRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
         for id, hash, effect, started, result in rows
     )
     return Loaded(records, (meta["epoch"], meta["seq"]), boot)
@@ -109,7 +109,7 @@ class _Rows:
         row = [change.dispatch, change.hash, str(change.effect), change.at_ms, 0, None]
         self.taken[change.dispatch] = row
 
-    def start(self, change: DispatchStarted) -> None:
+    def start(self, change: IntentRecorded) -> None:
         row = self.taken.get(change.dispatch)
         if row is None:
             self.started.append((change.dispatch,))
@@ -133,7 +133,7 @@ class _Rows:
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
-    DispatchStarted: _Rows.start,
+    IntentRecorded: _Rows.start,
     ResultRecorded: _Rows.record,
     DispatchSettled: _Rows.settle,
     FloorRaised: _Rows.raise_floor,

@@ -18,13 +18,13 @@ from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.journal import Journal, Loaded
-from imlmesh_node.outbox import Address, Outbox
+from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.topics import Way
+from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
 from imlmesh_runtime.trust import NodeKeys
@@ -47,7 +47,7 @@ class RunningNode:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
         self.clocks = Clocks()
-        self.refusals = Refusals()
+        self.refusals = Refusals(self._tell_refusal)
         self.link = link
         self._journal = journal
         sealer = Sealer(keys.signer.sign, keys.signer.key_id, config.mesh, config.id, Way.FROM)
@@ -97,6 +97,11 @@ class RunningNode:
         await self._executor.close()
         self.engine.stop()
         await self._journal.close()
+
+    def _tell_refusal(self, code: str, count: int) -> None:
+        if self.presence.is_open:
+            fields = {"values": {code: count}}
+            self._outbox.send(Letter(Kind.EVENT, fields, "telemetry/refusals", qos=0))
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

@@ -148,9 +148,7 @@ class Outbound:
     def _seal(
         self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False
     ) -> None:
-        payload = self._sealer.seal(
-            kind, aud, fields, self._clock.now_ms(), limits.TIME_EXPIRY_MS
-        )
+        payload = self._sealer.seal(kind, aud, fields, self._clock.now_ms(), limits.TIME_EXPIRY_MS)
         self._sealed.append((topic, payload, retain))
 
     def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
@@ -198,7 +196,9 @@ def _batches(bins: Sequence[bytes]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for data in bins:
-        if batch and (len(batch) == limits.BATCH_DISPATCHES or size + len(data) > limits.BATCH_BYTES):
+        if batch and (
+            len(batch) == limits.BATCH_DISPATCHES or size + len(data) > limits.BATCH_BYTES
+        ):
             yield batch
             batch, size = [], 0
         batch.append(data)

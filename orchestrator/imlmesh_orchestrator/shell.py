@@ -152,9 +152,7 @@ class Shell:
         cause = self._next_cause()
         if source is not None:
             self.lifecycle.expect(cause, source)
-        event = e.PlanSubmitted(
-            self.clock.now_ms(), cause, secrets.randbits(64), plan, digest, by
-        )
+        event = e.PlanSubmitted(self.clock.now_ms(), cause, secrets.randbits(64), plan, digest, by)
         try:
             return await self._ask(event)
         finally:
@@ -191,6 +189,11 @@ class Shell:
         else:
             raise InputError("run.not_found", f"no run {run}")
         return future
+
+    def name_of(self, node: str) -> str:
+        """What people call a node; its id when nobody introduced it."""
+        record = self.state.nodes.get(node)
+        return record.alias if record is not None else node
 
     @property
     def unsent(self) -> int:

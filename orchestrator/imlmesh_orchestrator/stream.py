@@ -55,9 +55,7 @@ class Subscription:
 class RunLog:
     """The latest lines of one run: {at_ms, action, node, stream, line}."""
 
-    lines: deque[dict[str, Any]] = field(
-        default_factory=lambda: deque(maxlen=limits.RUN_LOG_LINES)
-    )
+    lines: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=limits.RUN_LOG_LINES))
     dropped: int = 0
 
 

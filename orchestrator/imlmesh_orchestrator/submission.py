@@ -27,8 +27,15 @@ class Snapshot:
     """The fleet at one moment, for a thread to look at."""
 
     nodes: tuple[NodeRecord, ...]
-    manifests: tuple[Manifest, ...]
     fleet: Fleet
+
+    def manifests(self) -> list[Manifest]:
+        """Those of all nodes, without repeats."""
+        found: list[Manifest] = []
+        for node in self.nodes:
+            if node.manifest not in found:
+                found.append(node.manifest)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +51,10 @@ class Checked:
 
 
 def snapshot(state: State) -> Snapshot:
-    """All known nodes, their manifests without repeats, and the names that plans may use."""
+    """All known nodes, and the names that plans may use."""
     nodes = tuple(state.nodes.values())
     names = {node.alias: node.node for node in nodes} | {node.node: node.node for node in nodes}
-    manifests: list[Manifest] = []
-    for node in nodes:
-        if node.manifest not in manifests:
-            manifests.append(node.manifest)
-    return Snapshot(nodes, tuple(manifests), Fleet(names, dict(state.groups)))
+    return Snapshot(nodes, Fleet(names, dict(state.groups)))
 
 
 def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Checked:
@@ -62,7 +65,7 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
         return Checked(None, "", list(exc.errors), [], [], Source(file, {}))
     except InputError as exc:
         return Checked(None, "", [exc], [], [], Source(file, {}))
-    report = validate(document, known.manifests, fleet=known.fleet, max_actions=max_actions)
+    report = validate(document, known.manifests(), fleet=known.fleet, max_actions=max_actions)
     if report.plan is None:
         return Checked(None, "", report.errors, report.warnings, [], Source(file, {}))
     plan = report.plan
@@ -90,9 +93,7 @@ def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _homeless(
-    index: int, action: Action, document: Document, known: Snapshot
-) -> MeshError | None:
+def _homeless(index: int, action: Action, document: Document, known: Snapshot) -> MeshError | None:
     """`place.no_node` when no known node could ever run the action, with each node's reason."""
     wanted = _wanted(action, known)
     reasons: dict[str, str] = {}
@@ -105,7 +106,9 @@ def _homeless(
     if len(reasons) > _NAMED_NODES:
         told.append(f"and {len(reasons) - _NAMED_NODES} more")
     why = "; ".join(told) or "no node matches its target"
-    message = f'action "{action.id}" cannot be placed: none of {len(reasons)} nodes may run it: {why}'
+    message = (
+        f'action "{action.id}" cannot be placed: none of {len(reasons)} nodes may run it: {why}'
+    )
     return InputError("place.no_node", message, place=document.place(f"/actions/{index}"))
 
 

@@ -1,6 +1,7 @@
 """The executor with real drivers: on the loop, in threads, in child processes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -186,4 +187,5 @@ def find_process(word: str) -> int | None:
 async def wait_for_process(word: str) -> None:
     async with asyncio.timeout(WITHIN_S):
         while find_process(word) is None:
-            await asyncio.sleep(0.01)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.01)

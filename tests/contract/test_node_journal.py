@@ -9,9 +9,9 @@ import pytest
 from imlmesh_node.core.changes import (
     Change,
     DispatchSettled,
-    DispatchStarted,
     DispatchTaken,
     FloorRaised,
+    IntentRecorded,
     ResultRecord,
     ResultRecorded,
 )
@@ -59,14 +59,14 @@ async def test_what_was_committed_is_there_after_a_restart(
     steps: list[list[Change]] = [
         [
             DispatchTaken("r/a/pi/1", b"1", Effect.ONCE, 5),
-            DispatchStarted("r/a/pi/1"),
+            IntentRecorded("r/a/pi/1"),
             DispatchTaken("r/b/pi/1", b"2", Effect.PURE, 5),
-            DispatchStarted("r/b/pi/1"),
+            IntentRecorded("r/b/pi/1"),
             ResultRecorded(DONE),
             DispatchTaken("r/c/pi/1", b"3", Effect.PHYSICAL, 5),
             FloorRaised(3, 44),
         ],
-        [DispatchStarted("r/c/pi/1")],
+        [IntentRecorded("r/c/pi/1")],
         [ResultRecorded(FAILED), DispatchTaken("r/d/pi/1", b"4", Effect.PURE, 9)],
         [DispatchSettled("r/b/pi/1"), FloorRaised(3, 50)],
     ]

@@ -9,7 +9,7 @@ from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import ResultRecord
 from imlmesh_node.core.commands import KillReason
-from imlmesh_node.core.state import AgentState, DispatchRecord, apply
+from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import RESEND_MS, SETTLED_KEPT_MS, START_MS
 from imlmesh_protocol.states import Effect
@@ -40,7 +40,7 @@ def arrival(one: Dispatch, **fields: Any) -> events.Arrival:
 class World:
     """An agent with a session at 0 ms, and all that it decided."""
 
-    def __init__(self, records: tuple[DispatchRecord, ...] = (), **config: Any) -> None:
+    def __init__(self, records: tuple[JournalRecord, ...] = (), **config: Any) -> None:
         self.agent = Agent(AgentConfig(BEAT_MS, **config), records)
         self.changes: list[Any] = []
         self.seq = 0
@@ -82,7 +82,7 @@ def test_a_long_action_is_taken_accepted_and_started_in_one_step() -> None:
     asked = world.delegate(10, arrival(one))
     assert kinds(world.changes) == [
         changes.DispatchTaken,
-        changes.DispatchStarted,
+        changes.IntentRecorded,
         changes.FloorRaised,
     ]
     assert asked == [
@@ -234,9 +234,7 @@ def test_cancel_ends_what_waits_kills_what_runs_and_repeats_what_is_done() -> No
     world.delegate(10, arrival(done))
     world.finish(20, done)
     world.delegate(30, arrival(runs), arrival(waits))
-    asked = world.does(
-        events.CancelArrived(40, (done.id, runs.id, waits.id, "r-9/unknown/pi/1"))
-    )
+    asked = world.does(events.CancelArrived(40, (done.id, runs.id, waits.id, "r-9/unknown/pi/1")))
     assert asked == [
         commands.SendComplete((world.result(done),)),
         commands.KillDriver(runs, KillReason.CANCEL),
@@ -396,7 +394,7 @@ def test_what_a_restart_cut_short_is_reported(
     effect: Effect, started: bool, outcome: str, code: str
 ) -> None:
     one = dispatch(effect=effect)
-    world = World((DispatchRecord(one.id, arrival(one).hash, effect, started),))
+    world = World((JournalRecord(one.id, arrival(one).hash, effect, started),))
     result = world.result(one)
     assert result.error is not None
     assert (result.outcome, result.error.code) == (outcome, code)
@@ -410,8 +408,8 @@ def test_a_restart_wants_a_tick_at_once_and_keeps_finished_results() -> None:
     agent = Agent(
         AgentConfig(BEAT_MS),
         (
-            DispatchRecord(one.id, b"h", Effect.ONCE, True, kept),
-            DispatchRecord(two.id, b"h", Effect.ONCE),
+            JournalRecord(one.id, b"h", Effect.ONCE, True, kept),
+            JournalRecord(two.id, b"h", Effect.ONCE),
         ),
     )
     assert agent.next_deadline_ms() == 0

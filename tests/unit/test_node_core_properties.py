@@ -83,7 +83,7 @@ class History:
         assert self.stored == self.agent.state
 
     def note(self, change: Any) -> None:
-        if type(change) is changes.DispatchStarted:
+        if type(change) is changes.IntentRecorded:
             assert change.dispatch not in self.intents
             self.intents.add(change.dispatch)
         elif type(change) is changes.ResultRecorded:

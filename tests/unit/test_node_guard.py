@@ -86,9 +86,7 @@ def test_a_pin_must_be_allowed() -> None:
         ("iot", "digital_read", {}),
     ],
 )
-def test_what_cannot_be_judged_is_refused(
-    module: str, action: str, params: dict[str, Any]
-) -> None:
+def test_what_cannot_be_judged_is_refused(module: str, action: str, params: dict[str, Any]) -> None:
     assert refusal(module, action, params) == "driver.params"
 
 

@@ -1,18 +1,33 @@
 """`imlmesh orchestrator`: the orchestrator alone, for who looks after broker and nodes."""
 
+from typing import Annotated
+
+import typer
+
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
 
 app = noun("Run the orchestrator alone.", "imlmesh orchestrator run --home /var/lib/imlmesh")
 
 
-@verb(app, "imlmesh orchestrator run\nimlmesh orchestrator run --home /var/lib/imlmesh")
-def run() -> int | None:
+@verb(
+    app,
+    """\
+imlmesh orchestrator run
+imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884""",
+)
+def run(
+    broker: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS:PORT", help="The broker; else the one of `imlmesh up`."),
+    ] = None,
+) -> int:
     """Run the orchestrator of a home in this process, until Ctrl-C; its broker must run."""
     import os
 
+    from imlmesh.mesh import open_mesh
     from imlmesh_orchestrator.main import main
-
     from imlmesh_runtime.paths import find_home
 
-    return main(["--home", str(find_home(settings.home, os.environ).root)])
+    home = find_home(settings.home, os.environ).root
+    return main(["--home", str(home), "--broker", broker or open_mesh(home).broker_address])

@@ -85,7 +85,7 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     if emit({"schema": "imlmesh.up/1", **record}):
         return
     _line("", f"Add a node: {try_line('node provision NAME')}", shape=" ")
-    hints = (try_line(words) for words in ("node list", "plan new first.iml.yaml", "status"))
+    hints = (try_line("node list"), "imlmesh plan new first.iml.yaml", try_line("status"))
     _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
     _line("", "Ctrl-C stops all of it", shape=" ")
 

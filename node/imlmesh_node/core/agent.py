@@ -15,7 +15,7 @@ from imlmesh_node.core.changes import Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
-from imlmesh_node.core.state import AgentState, DispatchRecord, apply
+from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import (
     NODE_HELD,
@@ -38,7 +38,7 @@ class AgentConfig:
 class Agent:
     """See the module; `records` come from the journal, in the order taken."""
 
-    def __init__(self, config: AgentConfig, records: Iterable[DispatchRecord] = ()) -> None:
+    def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
         self.state = AgentState({record.dispatch: record for record in records}, config.floor)
         self.slot_count = config.slots
@@ -281,7 +281,7 @@ class Agent:
         started: list[str] = []
         for held in self.slots.start(at_ms):
             dispatch = held.dispatch
-            self._change(changes.DispatchStarted(dispatch.id))
+            self._change(changes.IntentRecorded(dispatch.id))
             self._commands.append(commands.RunDriver(dispatch, early=dispatch.effect.repeatable))
             if not held.instant:
                 started.append(dispatch.id)

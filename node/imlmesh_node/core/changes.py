@@ -33,7 +33,7 @@ class DispatchTaken:
 
 
 @dataclass(slots=True)
-class DispatchStarted:
+class IntentRecorded:
     """The durable intent: committed before a once or physical effect may begin."""
 
     dispatch: str
@@ -59,4 +59,4 @@ class FloorRaised:
     seq: int
 
 
-Change = DispatchTaken | DispatchStarted | ResultRecorded | DispatchSettled | FloorRaised
+Change = DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised

@@ -4,9 +4,8 @@ The one rule: each check is a sentence of the design that this core alone can br
 a history (nothing runs twice, nothing before its commit) is checked where the history is.
 """
 
-from imlmesh_protocol.errors import InvariantError
-
 from imlmesh_node.core.agent import Agent
+from imlmesh_protocol.errors import InvariantError
 
 
 def check(agent: Agent) -> None:

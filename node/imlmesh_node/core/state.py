@@ -11,9 +11,9 @@ from typing import Any
 from imlmesh_node.core.changes import (
     Change,
     DispatchSettled,
-    DispatchStarted,
     DispatchTaken,
     FloorRaised,
+    IntentRecorded,
     ResultRecord,
     ResultRecorded,
 )
@@ -21,7 +21,7 @@ from imlmesh_protocol.states import Effect
 
 
 @dataclass(slots=True)
-class DispatchRecord:
+class JournalRecord:
     """What the node knows of one dispatch for as long as the orchestrator might ask."""
 
     dispatch: str
@@ -35,7 +35,7 @@ class DispatchRecord:
 class AgentState:
     """`records` by dispatch id, in the order taken; `floor` is the highest (epoch, seq) stored."""
 
-    records: dict[str, DispatchRecord] = field(default_factory=dict)
+    records: dict[str, JournalRecord] = field(default_factory=dict)
     floor: tuple[int, int] = (0, 0)
 
 
@@ -45,10 +45,10 @@ def apply(state: AgentState, change: Change) -> None:
 
 
 def _taken(state: AgentState, change: DispatchTaken) -> None:
-    state.records[change.dispatch] = DispatchRecord(change.dispatch, change.hash, change.effect)
+    state.records[change.dispatch] = JournalRecord(change.dispatch, change.hash, change.effect)
 
 
-def _started(state: AgentState, change: DispatchStarted) -> None:
+def _started(state: AgentState, change: IntentRecorded) -> None:
     state.records[change.dispatch].started = True
 
 
@@ -66,7 +66,7 @@ def _raised(state: AgentState, change: FloorRaised) -> None:
 
 _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     DispatchTaken: _taken,
-    DispatchStarted: _started,
+    IntentRecorded: _started,
     ResultRecorded: _recorded,
     DispatchSettled: _settled,
     FloorRaised: _raised,

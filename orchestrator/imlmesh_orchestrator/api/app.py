@@ -1,36 +1,34 @@
-"""The routes of the API, version 1.
+"""The application: routes of version 1, and errors as answers.
 
-The one rule: thin; each route reads its request, asks shell or views, and answers with a dict.
-Deliberately absent: pydantic models of answers, and anything on the path of an action.
+The one rule: nothing of it is on the path of an action.
 """
 
-import asyncio
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
-from fastapi import FastAPI, Request
-from starlette.responses import Response, StreamingResponse
-
-from imlmesh_orchestrator.api.events import event_stream
-from imlmesh_orchestrator.api.problems import answer, problem
-from imlmesh_orchestrator.config import Config
-from imlmesh_orchestrator.shell import Shell
-from imlmesh_orchestrator.store.files import Files
-from imlmesh_orchestrator.store.reading import FileReader
-from imlmesh_orchestrator.submission import Checked, check, snapshot
-from imlmesh_orchestrator.views import approvals, nodes, runs
-from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputError, InputErrors, MeshError, ProtocolError
+from imlmesh_orchestrator.api import fleet, plans, status
+from imlmesh_orchestrator.api.problems import log, problem
+from imlmesh_orchestrator.api.served import Served
+from imlmesh_protocol.errors import MeshError
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the routes answer from."""
+def make_app(served: Served) -> FastAPI:
+    """The application that answers from `served`."""
+    app = FastAPI(title="imlmesh", version=served.version, docs_url=None, redoc_url=None)
+    app.state.served = served
+    for part in (status, plans, fleet):
+        app.include_router(part.router, prefix="/v1")
+    app.add_exception_handler(MeshError, _refused)
+    app.add_exception_handler(Exception, _broken)
+    return app
 
-    shell: Shell
-    config: Config
-    output: FileReader
-    output_path: Path
-    about: dict[str, Any]
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MeshError)  # noqa: S101 - registered for it alone
+    return problem(error, getattr(request.state, "warnings", ()))
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    log.exception("%s %s", request.method, request.url.path, exc_info=error)
+    return problem(MeshError("internal", f"{type(error).__name__}, see the log"))

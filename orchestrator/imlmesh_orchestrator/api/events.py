@@ -6,6 +6,7 @@ reader who comes back misses nothing; what is not stored has no id and is not re
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
@@ -35,15 +36,15 @@ async def event_stream(
 async def _frames(shell: Shell, subscription: Subscription, after: int) -> AsyncIterator[bytes]:
     run = subscription.run
     while True:
-        at, before = after, shell.lifecycle.last_seq
-        page = await shell.reader.ask(lambda database: changes_after(database, run, at, _PAGE))
+        before = shell.lifecycle.last_seq
+        page = await shell.reader.ask(partial(changes_after, run=run, after=after, limit=_PAGE))
         for seq, change in page:
             yield _change(shell, seq, change)
             after = seq
         if len(page) < _PAGE:
             after = max(after, before)
             break
-    if run is not None and (state := await shell.reader.ask(lambda db: run_ended(db, run))):
+    if run is not None and (state := await shell.reader.ask(partial(run_ended, run=run))):
         yield frame("end", {"run": run, "state": state})
         return
     while True:
@@ -73,5 +74,5 @@ def frame(kind: str, data: dict[str, Any], seq: int | None = None) -> bytes:
 
 
 def _change(shell: Shell, seq: int, change: c.Change) -> bytes:
-    data = event_data(seq, change, shell.alias)
+    data = event_data(seq, change, shell.name_of)
     return frame("change", data, seq)

@@ -50,6 +50,8 @@ def problem(error: MeshError, warnings: Sequence[MeshError] = ()) -> Response:
     return Response(to_json(body), status, media_type="application/problem+json")
 
 
-def answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def answer(
+    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     """A plain dict as JSON."""
     return Response(to_json(body), status, headers, media_type="application/json")

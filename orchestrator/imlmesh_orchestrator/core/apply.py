@@ -98,12 +98,10 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     needed: set[str] = set()
     actions: dict[str, ActionRecord] = {}
     for action in plan.actions:
-        templated = has_templates(action.params)
+        templated = bool(action.params) and has_templates(action.params)
         if templated:
             needed.update(r.path[0] for r in references(action.params) if r.root == "result")
-        record = ActionRecord(action, wave[action.id], templated)
-        record.opens = opens[action.id]
-        actions[action.id] = record
+        actions[action.id] = ActionRecord(action, wave[action.id], templated, opens[action.id])
     state.runs[change.run] = RunRecord(
         run=change.run,
         plan=plan,

@@ -32,6 +32,7 @@ from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.ids import dispatch_id, split_dispatch
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.template import Scope, render
+from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import (
     DISPATCH_LIVE,
     ActionState,
@@ -68,7 +69,7 @@ def place_ready(turn: Turn) -> None:
             node = pick(pool, record)
             if node is not None:
                 pool.waiting.popleft()
-                _dispatch(turn, run, record, node)
+                _dispatch(turn, run, record, node, pool.specs[node.node])
             elif exhausted(pool, record):
                 pool.waiting.popleft()
                 fault = record.fault or Fault("place.no_node", "every node refused it")
@@ -85,12 +86,12 @@ def place_ready(turn: Turn) -> None:
         turn.pools.drop_empty(pool)
 
 
-def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord) -> None:
+def _dispatch(
+    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
+) -> None:
     action = record.action
-    spec = node.manifest.find(action.module, action.action)
-    assert spec is not None  # noqa: S101 - the pool holds only nodes that have it
     try:
-        params = _params(turn, run, record, node)
+        params = _params(turn, run, record, node) if record.templated else action.params
         claims = spec.claims_for(params) if spec.claims else ()
     except InputError as exc:
         runs.fail(turn, run, record, Fault(exc.code, exc.message))
@@ -131,7 +132,8 @@ def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
             on_loss,
         )
     )
-    send(turn, turn.state.dispatches[dispatch])
+    turn.command(SendDispatch(node.node, dispatch, encoded))
+    turn.sent.append(dispatch)
 
 
 def send(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -143,8 +145,6 @@ def send(turn: Turn, dispatch: DispatchRecord) -> None:
 def _params(
     turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
 ) -> Mapping[str, Any]:
-    if not record.templated:
-        return record.action.params
     results: dict[str, Any] = {}
     for name in run.needed:
         done = run.actions[name]
@@ -169,8 +169,8 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
     """The node's journal holds them; a started one has a running driver."""
     started = set(event.started)
     for name, digest in event.dispatches:
-        dispatch = _own(turn, event.node, name, digest)
-        if dispatch is None:
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is None or not _is_own(turn, event.node, dispatch, digest):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
@@ -216,25 +216,22 @@ def take_results(turn: Turn, event: ResultsArrived) -> None:
 
 
 def _take(turn: Turn, node: str, result: Result) -> bool:
-    if result.dispatch not in turn.state.dispatches:
-        _keep(turn, result)
-        return True
-    dispatch = _own(turn, node, result.dispatch, result.hash)
+    dispatch = turn.state.dispatches.get(result.dispatch)
     if dispatch is None:
-        return False
-    run = turn.state.runs[dispatch.run]
-    record = run.actions[dispatch.action]
-    if dispatch.state is DispatchState.SUPERSEDED or (record.ended and _undecided(dispatch)):
         _keep(turn, result)
         return True
-    if not _undecided(dispatch) or _OUTCOME[result.outcome] is dispatch.state:
-        return True  # sent twice
-    _decide(turn, run, record, dispatch, result)
+    if not _is_own(turn, node, dispatch, result.hash):
+        return False
+    if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
+        run = turn.state.runs[dispatch.run]
+        record = run.actions[dispatch.action]
+        if record.ended:
+            _keep(turn, result)
+        elif _OUTCOME[result.outcome] is not dispatch.state:
+            _decide(turn, run, record, dispatch, result)
+    elif dispatch.state is DispatchState.SUPERSEDED:
+        _keep(turn, result)
     return True
-
-
-def _undecided(dispatch: DispatchRecord) -> bool:
-    return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
 
 
 def _decide(
@@ -311,17 +308,16 @@ def _keep(turn: Turn, result: Result) -> None:
     )
 
 
-def _own(turn: Turn, node: str, name: str, digest: bytes) -> DispatchRecord | None:
-    """The dispatch that a node speaks of, when it is this node's and these bytes."""
-    dispatch = turn.state.dispatches.get(name)
-    if dispatch is None or dispatch.node != node:
-        fault = Fault("dispatch.unknown", f"{name[:120]} is not a dispatch of {node}")
-    elif dispatch.hash != digest:
-        fault = Fault("dispatch.hash", f"{name[:120]}: another dispatch of that name")
+def _is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> bool:
+    """Whether a node speaks of a dispatch that is its own, and of these very bytes."""
+    if dispatch.node == node and dispatch.hash == digest:
+        return True
+    if dispatch.node != node:
+        fault = Fault("dispatch.unknown", f"{dispatch.dispatch} is not a dispatch of {node}")
     else:
-        return dispatch
+        fault = Fault("dispatch.hash", f"{dispatch.dispatch}: another dispatch of that name")
     turn.command(ReportRefusal(node, fault))
-    return None
+    return False
 
 
 def give_up(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:

@@ -12,7 +12,7 @@ from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord,
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.selector import parse_selector
 from imlmesh_protocol.limits import NODE_WINDOW
-from imlmesh_protocol.manifest import PROFILES
+from imlmesh_protocol.manifest import PROFILES, ActionSpec
 from imlmesh_protocol.states import Liveness
 
 # of the nodes in turn, how many are compared by load: two or more spread nearly as well as all
@@ -28,6 +28,8 @@ class Pool:
     key: PoolKey
     generation: int = -1
     eligible: list[NodeRecord] = field(default_factory=list)
+    #: what each eligible node's manifest says of the action
+    specs: dict[str, ActionSpec] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     waiting: deque[tuple[RunRecord, ActionRecord]] = field(default_factory=deque)
     rotation: int = 0
@@ -83,7 +85,7 @@ def refresh(state: State, pool: Pool) -> None:
     if pool.generation == state.generation:
         return
     pool.generation = state.generation
-    pool.eligible, pool.refused = [], {}
+    pool.eligible, pool.specs, pool.refused = [], {}, {}
     module, action, way, wanted = pool.key
     selector = parse_selector(str(wanted)) if way == "selector" else None
     target = state.find_node(str(wanted)) if way == "node" else None
@@ -99,6 +101,7 @@ def refresh(state: State, pool: Pool) -> None:
             code = "node.lost"
         if code is None:
             pool.eligible.append(record)
+            pool.specs[record.node] = record.manifest.modules[module].actions[action]
         else:
             pool.refused[record.node] = code
 

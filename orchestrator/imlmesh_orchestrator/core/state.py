@@ -78,6 +78,8 @@ class ActionRecord:
     action: Action
     wave: int
     templated: bool
+    #: gates that count this action
+    opens: list[Gate]
     state: ActionState = ActionState.PENDING
     #: how many dispatches it has had; the current one's id, "" when none
     attempt: int = 0
@@ -87,8 +89,6 @@ class ActionRecord:
     #: nodes that refused it, and nodes that were lost with it
     refused_by: tuple[str, ...] = ()
     lost_on: tuple[str, ...] = ()
-    #: gates that count this action
-    opens: list[Gate] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import decode
 from imlmesh_orchestrator.store.projections import Batch, Source, Statement
-from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
 from imlmesh_runtime.sqlite import Store
@@ -63,9 +62,8 @@ def replay(database: sqlite3.Connection) -> Replay:
     changes: list[c.Change] = []
     for change in known:
         # the table of liveness leads from offline to anything else only through online
-        if isinstance(change, c.LivenessChanged):
-            if change.liveness is not Liveness.ONLINE:
-                changes.append(replace(change, liveness=Liveness.ONLINE))
+        if isinstance(change, c.LivenessChanged) and change.liveness is not Liveness.ONLINE:
+            changes.append(replace(change, liveness=Liveness.ONLINE))
         if not (isinstance(change, c.GroupChanged) and not change.nodes):
             changes.append(change)
     changes.sort(key=lambda change: not isinstance(change, c.NodeDescribed))

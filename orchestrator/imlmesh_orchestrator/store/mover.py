@@ -70,9 +70,7 @@ class Mover:
     async def move(self) -> bool:
         """Copy the next rows; whether there may be more. StoreError when a file refuses."""
         rows = await self._reader.ask(
-            lambda database: database.execute(
-                _NEXT, (self._position, limits.MOVE_ROWS)
-            ).fetchall()
+            lambda database: database.execute(_NEXT, (self._position, limits.MOVE_ROWS)).fetchall()
         )
         for file in sorted({row[1] for row in rows}):
             await run(self._open_store(file), _insert(file, [r for r in rows if r[1] == file]))

@@ -10,7 +10,6 @@ from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_protocol.errors import InputError
-from imlmesh_protocol.states import Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -70,7 +69,7 @@ def node_view(
         "version": record.facts.get("version"),
         "live_dispatches": len(record.live),
         "modules": sorted(record.manifest.modules),
-        "problems": _problems(record, health, reason),
+        "problems": _problems(record, health),
     }
 
 
@@ -110,10 +109,8 @@ def groups_view(state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _problems(record: NodeRecord, health: Mapping[str, Any], reason: str | None) -> list[str]:
+def _problems(record: NodeRecord, health: Mapping[str, Any]) -> list[str]:
     found = []
-    if record.liveness in (Liveness.SUSPECT, Liveness.LOST):
-        found.append(f"{record.liveness}: {reason}" if reason else str(record.liveness))
     if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
         found.append(f"disk {health['disk_percent']:.0f} % full")
     if (health.get("temperature_c") or 0) >= _HOT_C:

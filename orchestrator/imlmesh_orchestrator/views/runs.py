@@ -214,9 +214,7 @@ def _declared(action: Action, effects: Mapping[tuple[str, str], str]) -> dict[st
     }
 
 
-def _standing(
-    database: sqlite3.Connection, standing: Standing, alias: Alias
-) -> dict[str, Any]:
+def _standing(database: sqlite3.Connection, standing: Standing, alias: Alias) -> dict[str, Any]:
     last = standing.dispatches[-1] if standing.dispatches else None
     node = split_dispatch(last["dispatch"])[2] if last else None
     if standing.state == ActionState.WAITING:
@@ -271,4 +269,3 @@ def _rows(
     cursor = database.execute(sql, params)  # type: ignore[arg-type]
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
-

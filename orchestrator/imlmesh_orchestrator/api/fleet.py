@@ -1,0 +1,73 @@
+"""Routes about nodes and groups."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from imlmesh_orchestrator.api.problems import answer
+from imlmesh_orchestrator.api.requests import body_of, labels_of, texts_of
+from imlmesh_orchestrator.api.served import Served, served_of
+from imlmesh_orchestrator.views.nodes import actions_view, find_node, groups_view, node_view
+from imlmesh_protocol.errors import InputError, InputErrors, MeshError
+from imlmesh_protocol.ids import check_name
+
+router = APIRouter()
+
+
+@router.get("/nodes")
+async def list_nodes(request: Request) -> Response:
+    served = served_of(request)
+    beats, times = await served.beats(), await served.times()
+    state = served.shell.state
+    found = [node_view(state, record, beats, times) for record in state.nodes.values()]
+    found.sort(key=lambda node: str(node["alias"]))
+    return answer({"schema": "imlmesh.node-list/1", "nodes": found})
+
+
+@router.get("/nodes/{name}")
+async def show_node(request: Request, name: str) -> Response:
+    return await _node(served_of(request), name)
+
+
+@router.post("/nodes/{name}/labels")
+async def label_node(request: Request, name: str) -> Response:
+    served = served_of(request)
+    labels = labels_of(await body_of(request))
+    record = find_node(served.shell.state, name)
+    await served.shell.set_labels(record.node, labels)
+    return await _node(served, name)
+
+
+@router.get("/groups")
+async def list_groups(request: Request) -> Response:
+    state = served_of(request).shell.state
+    return answer({"schema": "imlmesh.group-list/1", "groups": groups_view(state)})
+
+
+@router.put("/groups/{group}")
+async def set_group(request: Request, group: str) -> Response:
+    served = served_of(request)
+    check_name("group", group)
+    wanted = texts_of(await body_of(request), "nodes")
+    found: dict[str, None] = {}
+    errors: list[MeshError] = []
+    for name in wanted:
+        record = served.shell.state.find_node(name)
+        if record is None:
+            errors.append(InputError("place.unknown_node", f'there is no node "{name[:80]}"'))
+        else:
+            found[record.node] = None
+    if errors:
+        raise InputErrors(errors)
+    await served.shell.set_group(group, tuple(found))
+    return answer({"schema": "imlmesh.group/1", "group": group, "nodes": list(found)})
+
+
+async def _node(served: Served, name: str) -> Response:
+    beats, times = await served.beats(), await served.times()
+    record = find_node(served.shell.state, name)
+    body = {
+        "schema": "imlmesh.node/1",
+        **node_view(served.shell.state, record, beats, times),
+        "actions": actions_view(record),
+    }
+    return answer(body)

@@ -1,0 +1,77 @@
+"""What requests say, checked by hand: a few fields, each with a coded error.
+
+The one rule: a body is read up to a limit, and what it holds is what the route names.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError
+
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+_LABEL_CHARS = 256
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object of a request; `plan.too_large`, `usage`."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limits.API_BODY_BYTES:
+            raise InputError("plan.too_large", f"more than {limits.API_BODY_BYTES:,} bytes")
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise InputError("usage", f"the request is not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise InputError("usage", "the request is not a JSON object")
+    return body
+
+
+def text_of(body: Mapping[str, Any], name: str) -> str:
+    """A field that is text."""
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise InputError("usage", f"{name} must be text")
+    return value
+
+
+def optional_text(body: Mapping[str, Any], name: str) -> str | None:
+    """A field that is text, null or missing."""
+    return None if body.get(name) is None else text_of(body, name)
+
+
+def texts_of(body: Mapping[str, Any], name: str) -> list[str]:
+    """A field that is a list of text."""
+    value = body.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError("usage", f"{name} must be a list of text")
+    return value
+
+
+def labels_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """{name: text, number, true, false, or null to remove}."""
+    labels = body.get("labels")
+    if not isinstance(labels, dict):
+        raise InputError("usage", "labels must be an object")
+    for name, value in labels.items():
+        if not _LABEL.fullmatch(name):
+            raise InputError("name.invalid", f"label {name[:80]!r} is not a name")
+        if not isinstance(value, str | int | float | None) or len(str(value)) > _LABEL_CHARS:
+            raise InputError("usage", f"label {name} must be text, a number, true, false or null")
+    return labels
+
+
+def number_of(request: Request, name: str) -> int | None:
+    """A whole number of the query, None when it is not given."""
+    value = request.query_params.get(name)
+    if value is None:
+        return None
+    if not value.isdecimal() or len(value) > 18:
+        raise InputError("usage", f"{name} must be a whole number")
+    return int(value)

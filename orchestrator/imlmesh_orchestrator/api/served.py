@@ -1,0 +1,50 @@
+"""What the routes answer from.
+
+The one rule: routes reach shell, stores and settings through this and nothing else.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+
+from imlmesh_orchestrator.config import Config
+from imlmesh_orchestrator.shell import Shell
+from imlmesh_orchestrator.store.reading import Question, Reader, T
+from imlmesh_orchestrator.views.nodes import Counts, beat_counts, since
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A shell and what people ask beside it. `broker` is its address, as text."""
+
+    shell: Shell
+    config: Config
+    output: Reader
+    output_path: Path
+    mesh: str
+    orchestrator: str
+    broker: str
+    version: str
+    started_at_ms: int
+
+    async def ask(self, question: Question[T]) -> T:
+        """A question to lifecycle."""
+        return await self.shell.reader.ask(question)
+
+    async def beats(self) -> Counts:
+        """Heartbeats of the last half hour; none before the first was kept."""
+        if not self.output_path.exists():
+            return {}
+        now_ms = self.shell.clock.now_ms()
+        return await self.output.ask(lambda database: beat_counts(database, now_ms))
+
+    async def times(self) -> dict[str, tuple[int, str]]:
+        """Since when each node is what it is, and why."""
+        return await self.ask(since)
+
+
+def served_of(request: Request) -> Served:
+    """What this request is answered from."""
+    served: Served = request.app.state.served
+    return served

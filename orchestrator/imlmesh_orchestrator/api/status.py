@@ -1,0 +1,75 @@
+"""Routes about the whole: health, and the event stream."""
+
+import os
+from collections import Counter
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from imlmesh_orchestrator.api.events import event_stream
+from imlmesh_orchestrator.api.problems import answer
+from imlmesh_orchestrator.api.requests import number_of
+from imlmesh_orchestrator.api.served import served_of
+from imlmesh_orchestrator.views.runs import find_run
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.states import Liveness
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    served = served_of(request)
+    shell, state = served.shell, served.shell.state
+    now_ms = shell.clock.now_ms()
+    rows, _ = shell.lifecycle.outflow(now_ms)
+    liveness = Counter(str(record.liveness) for record in state.nodes.values())
+    error = None if shell.link.connected else shell.link.last_error
+    return answer(
+        {
+            "schema": "imlmesh.health/1",
+            "version": served.version,
+            "mesh": served.mesh,
+            "orchestrator": served.orchestrator,
+            "epoch": shell.epoch,
+            "pid": os.getpid(),
+            "started_at_ms": served.started_at_ms,
+            "now_ms": now_ms,
+            "broker": {
+                "connected": shell.link.connected,
+                "address": served.broker,
+                "error": str(error) if error else None,
+            },
+            "store": {"behind": shell.mover.behind, "outflow_rows": rows},
+            "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
+            "runs": {"active": state.active},
+            "approvals": {"pending": len(state.approvals)},
+            "messages": {
+                "refused": dict(shell.stream.refused),
+                "unsent": shell.unsent,
+                "faults": shell.link.faults,
+            },
+        }
+    )
+
+
+@router.get("/events")
+async def events(request: Request) -> Response:
+    served = served_of(request)
+    shell = served.shell
+    name = request.query_params.get("run")
+    run = await served.ask(lambda database: find_run(database, name)) if name else None
+    after = number_of(request, "after")
+    seen = request.headers.get("last-event-id", "")
+    if seen:
+        if not seen.isdecimal():
+            raise InputError("usage", "Last-Event-ID is not one of ours")
+        after = int(seen)
+    subscription = shell.stream.subscribe(run)
+    if after is None:
+        after = shell.lifecycle.last_seq
+    return StreamingResponse(
+        event_stream(shell, subscription, after),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store"},
+    )

@@ -1,0 +1,255 @@
+"""The script `imlmesh` as a process: start-up cost, streams, colour, offline verbs, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imlmesh.reference import page
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+BROKEN = """\
+protocol_version: "2.0"
+plan_id: broken
+description: Three mistakes
+actions:
+  - {id: read, module: filesystem, action: read_fil, params: {path: a}}
+  - {id: wait, module: os_exec, action: get_system_info, depends_on: [wait]}
+  - {id: tell, module: filesystem, action: write_file, params: {path: b, contents: c}}
+"""
+
+
+@pytest.fixture
+def imlmesh(tmp_path: Path) -> Run:
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        plain = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
+        return subprocess.run(
+            [sys.executable, "-m", "imlmesh", *arguments],
+            cwd=tmp_path,
+            env={**plain, "IMLMESH_HOME": str(tmp_path / "home"), **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_help_is_fast_and_begins_with_examples(imlmesh: Run) -> None:
+    times = []
+    for _ in range(5):
+        begin_s = time.perf_counter()
+        done = imlmesh("--help")
+        times.append(time.perf_counter() - begin_s)
+    assert done.returncode == 0
+    assert done.stdout.index("Examples:") < done.stdout.index("Usage:")
+    # The bench measures it on a quiet machine (at most 0.3 s); this one may be busy.
+    assert min(times) < 0.6
+
+
+def test_every_page_of_help_loads_little_and_has_examples(imlmesh: Run) -> None:
+    code = """\
+import sys
+from imlmesh.main import NOUNS, build
+root = build()
+context = root.make_context("imlmesh", ["version"])
+for name in NOUNS:
+    command = root.get_command(context, name)
+    for found in [command, *getattr(command, "commands", {}).values()]:
+        assert found.help and found.epilog.startswith("imlmesh "), name
+heavy = {"pydantic", "fastapi", "cryptography", "gmqtt", "rich", "httpx2", "asyncio"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_reference_is_what_the_command_line_says() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text()
+    assert written == page(), "python -m imlmesh.reference > docs/cli.md"
+
+
+def test_version(imlmesh: Run) -> None:
+    assert imlmesh("version").stdout.startswith("imlmesh 0.")
+    assert json.loads(imlmesh("version", "--json").stdout)["schema"] == "imlmesh.version/1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nod"], "did you mean 'node'?"),
+        (["node", "lst"], "Did you mean 'list'?"),
+        (["run", "show"], "Missing argument"),
+        (["run", "list", "--limt", "3"], "--limit"),
+        (["run", "list", "-o", "xml"], "xml"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_a_command_to_try(
+    imlmesh: Run, arguments: list[str], said: str
+) -> None:
+    done = imlmesh(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error[usage]: ")
+    assert said in done.stderr
+    assert "try: imlmesh" in done.stderr
+
+
+def test_an_absent_orchestrator_ends_with_5_and_the_way_to_one(imlmesh: Run) -> None:
+    done = imlmesh("status")
+    assert done.returncode == 5
+    assert done.stderr.startswith("error[orchestrator.unreachable]: ")
+    assert done.stderr.endswith("try: imlmesh up\n")
+    twin = json.loads(imlmesh("node", "list", "--json").stderr)
+    assert (twin["schema"], twin["errors"][0]["hint"]) == ("imlmesh.error/1", "imlmesh up")
+
+
+def test_a_stale_address_is_an_absent_orchestrator(imlmesh: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "run"
+    folder.mkdir(parents=True)
+    stale = {"url": "http://127.0.0.1:9", "socket": str(folder / "api.sock"), "token_file": None}
+    (folder / "api.json").write_text(json.dumps(stale))
+    assert imlmesh("status").returncode == 5
+
+
+def test_a_missing_broker_ends_with_5_before_anything_is_made(imlmesh: Run, tmp_path: Path) -> None:
+    code = "import imlmesh_broker.mosquitto as m, shutil; m.shutil.which = lambda *a, **k: None\n"
+    code += "from imlmesh.main import run; raise SystemExit(run(['up']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "IMLMESH_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 5
+    assert "error[broker.missing]" in done.stderr
+    assert "apt-get install mosquitto" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_provisioning_without_a_mesh_ends_with_3(imlmesh: Run) -> None:
+    done = imlmesh("node", "provision", "pi-bed")
+    assert done.returncode == 3
+    assert "try: imlmesh up" in done.stderr
+
+
+def test_a_folder_that_is_no_node_ends_with_3(imlmesh: Run) -> None:
+    done = imlmesh("node", "run", "nowhere")
+    assert done.returncode == 3
+    assert "imlmesh node provision" in done.stderr
+
+
+def test_a_new_plan_is_valid_and_never_overwrites(imlmesh: Run, tmp_path: Path) -> None:
+    assert imlmesh("plan", "new", "my first.iml.yaml").returncode == 0
+    text = (tmp_path / "my first.iml.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=./iml.schema.json\n")
+    assert "plan_id: my-first\n" in text
+    assert imlmesh("plan", "check", "my first.iml.yaml").returncode == 0
+    assert imlmesh("plan", "new", "my first.iml.yaml").returncode == 3
+    assert imlmesh("plan", "new").stdout.startswith("# yaml-language-server")
+    assert imlmesh("plan", "schema", "--out", "iml.schema.json").returncode == 0
+    assert "actions" in json.loads((tmp_path / "iml.schema.json").read_text())["properties"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.iml.*")), ids=lambda p: p.name)
+def test_the_examples_are_valid_plans(imlmesh: Run, path: Path) -> None:
+    done = imlmesh("plan", "check", str(path), "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["errors"], found["warnings"]) == (0, [], [])
+    assert path.read_text().startswith("# ")
+
+
+def test_the_greenhouse_is_as_large_as_it_should_be(imlmesh: Run) -> None:
+    done = imlmesh("plan", "check", str(ROOT / "examples" / "greenhouse.iml.yaml"), "--json")
+    found = json.loads(done.stdout)
+    assert found["actions"] >= 12
+    assert len(found["waves"]) >= 4
+
+
+def test_the_plan_of_the_readme_is_short() -> None:
+    assert len((ROOT / "examples" / "hello.iml.yaml").read_text().splitlines()) == 12
+
+
+def test_all_errors_of_a_plan_are_shown_with_their_places(imlmesh: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    done = imlmesh("plan", "check", "broken.yaml")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    for code, place in [
+        ("action.unknown", "broken.yaml:5:"),
+        ("plan.self_dependency", "broken.yaml:6:"),
+        ("action.params", "broken.yaml:7:"),
+    ]:
+        assert f"error[{code}]" in done.stderr
+        assert f"  --> {place}" in done.stderr
+    assert "Traceback" not in done.stderr
+    twin = imlmesh("plan", "check", "broken.yaml", "--json")
+    found = json.loads(twin.stdout)
+    assert {error["file"] for error in found["errors"]} == {"broken.yaml"}
+    assert twin.returncode == 3
+
+
+def test_a_plan_that_is_not_there_ends_with_3(imlmesh: Run) -> None:
+    done = imlmesh("plan", "check", "nothing.yaml")
+    assert done.returncode == 3
+    assert "error[plan.not_found]" in done.stderr
+
+
+def test_colour_obeys_the_environment(imlmesh: Run) -> None:
+    assert "\x1b" not in imlmesh("status").stderr
+    assert "\x1b[1m" in imlmesh("status", FORCE_COLOR="1").stderr
+    assert "\x1b" not in imlmesh("status", FORCE_COLOR="1", NO_COLOR="1").stderr
+    assert "\x1b" not in imlmesh("status", FORCE_COLOR="1", TERM="dumb").stderr
+    assert "\x1b" not in imlmesh("status", "--no-color", FORCE_COLOR="1").stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(  # noqa: S602 - a pipe is what is tested
+        f"{sys.executable} -m imlmesh plan schema | head -c 10; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert done.stdout.endswith("0\n")
+
+
+def test_an_error_of_our_own_leaves_a_report(imlmesh: Run, tmp_path: Path) -> None:
+    code = """\
+import imlmesh.client
+from imlmesh.main import run
+def broken(home): raise LookupError("odd")
+imlmesh.client.Client.connect = broken
+raise SystemExit(run(["status"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    report = next(tmp_path.glob("imlmesh-report-*.txt"))
+    assert str(report) in done.stderr
+    assert "LookupError: odd" in report.read_text()
+
+
+def test_verbose_shows_the_traceback(imlmesh: Run) -> None:
+    assert "Traceback" in imlmesh("status", "-v").stderr
