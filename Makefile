@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTEST := .venv/bin/pytest --durations=5
 # Modules that write files of the repository: --write makes them, --check says whether they are current.
-GENERATORS := imlmesh_drivers.manifests
+GENERATORS := imlmesh_drivers.manifests imlmesh.reference
 # How many seeded worlds `make sim` runs.
 WORLDS ?= 200
 
@@ -33,6 +33,7 @@ check: setup ## style, types, import rules, vocabulary, sizes, generated files
 	.venv/bin/lint-imports --no-cache
 	@for generator in $(GENERATORS); do \
 	    echo "python -m $$generator --check"; .venv/bin/python -m $$generator --check || exit 1; done
+	.venv/bin/python docs/pages.py --check
 	$(PYTEST) -q tests/architecture
 
 bench: setup ## measure; a JSON line each

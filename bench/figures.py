@@ -8,6 +8,7 @@ import ssl
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
@@ -46,8 +47,8 @@ def machine() -> dict[str, Any]:
     """What the figures depend on."""
     model = platform.machine()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            names = [row.split(":")[1].strip() for row in info if row.startswith("model name")]
+        rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [row.split(":")[1].strip() for row in rows if row.startswith("model name")]
         model = names[0] if names else model
     except OSError:
         pass
@@ -64,8 +65,6 @@ def machine() -> dict[str, Any]:
 
 def resident_mb(pid: int) -> float:
     """Resident memory of a process in MB (Linux)."""
-    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
-        for row in status:
-            if row.startswith("VmRSS"):
-                return round(int(row.split()[1]) / 1024, 1)
-    return 0.0
+    rows = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    (resident,) = [row.split()[1] for row in rows if row.startswith("VmRSS")]
+    return round(int(resident) / 1024, 1)

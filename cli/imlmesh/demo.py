@@ -12,7 +12,7 @@ from imlmesh.client import Client
 from imlmesh.exits import ExitCode
 from imlmesh.live import follow, show_end
 from imlmesh.mesh import make_mesh
-from imlmesh.render import say, write
+from imlmesh.render import say, try_line, write
 from imlmesh.running import RunningMesh
 from imlmesh.settings import settings
 from imlmesh.supervise import Supervised
@@ -46,11 +46,13 @@ async def run_demo(home: str | None) -> ExitCode:
     running = RunningMesh(mesh, lambda line: say(f"! {line}"))
     try:
         client, victim = await _start(running)
-        code = await _run_and_kill(client, victim)
+        body = {"text": example("greenhouse.iml.yaml").read_text(), "file": "greenhouse.iml.yaml"}
+        run = (await asyncio.to_thread(client.post, "runs", body))["run"]
+        code = await _follow_and_kill(client, run, victim)
     finally:
         await running.stop()
     if settings.output == "table":
-        _tell_what_is_left(folder)
+        _tell_what_is_left(folder, run)
     return code
 
 
@@ -67,10 +69,7 @@ async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
     return client, nodes[[PI_BED, PI_ROOF, DESK].index(VICTIM)]
 
 
-async def _run_and_kill(client: Client, victim: Supervised) -> ExitCode:
-    plan = example("greenhouse.iml.yaml")
-    body = {"text": plan.read_text(), "file": plan.name}
-    run = (await asyncio.to_thread(client.post, "runs", body))["run"]
+async def _follow_and_kill(client: Client, run: str, victim: Supervised) -> ExitCode:
     snapshot = await asyncio.to_thread(client.get, f"runs/{run}")
     killing = asyncio.create_task(_kill_in_the_middle(client, run, victim))
     try:
@@ -98,7 +97,7 @@ async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> N
     say(f"✖ killed {VICTIM} (SIGKILL) in the middle of {', '.join(names)}")
 
 
-def _tell_what_is_left(folder: Path) -> None:
+def _tell_what_is_left(folder: Path, run: str) -> None:
     report = folder / "nodes" / DESK / "files" / "report.txt"
     if report.exists():
         write()
@@ -108,6 +107,6 @@ def _tell_what_is_left(folder: Path) -> None:
     write(f"store    {folder / 'orchestrator' / 'lifecycle.db'}")
     write(f"results  {report.parent}")
     write("Nothing is left running. Try next:")
-    write(f"    imlmesh up --home {folder}")
-    write(f"    imlmesh run story r-1 --home {folder}      (in another terminal)")
+    write(f"    {try_line('up')}")
+    write(f"    {try_line(f'run story {run}')}      (in another terminal)")
     write("    imlmesh up                                a mesh of your own")

@@ -15,6 +15,7 @@ from imlmesh.exits import ExitCode, exit_code_of_run
 from imlmesh.render import clock, console, emit_json, is_live, say, try_line, write
 from imlmesh.settings import settings
 from imlmesh.waves import end_lines, event_line, head_line, question_lines, wave_lines
+from imlmesh_protocol.errors import LinkError
 
 _REDRAWS_PER_S = 5
 #: changes that a person should see even after the waves were redrawn
@@ -39,6 +40,9 @@ class View(Protocol):
 
     async def refresh(self) -> None:
         """Keep showing the present state until cancelled."""
+
+    async def finish(self) -> None:
+        """Show the last state: the run ended."""
 
 
 def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> ExitCode:
@@ -83,6 +87,7 @@ async def follow(client: Client, snapshot: dict[str, Any], timeout_s: float | No
                 async for event in client.events(run=snapshot["run"], after=view.after):
                     if event.data.get("run") is not None:
                         view.take(event)
+            await view.finish()
         except TimeoutError:
             return False
         finally:
@@ -133,6 +138,9 @@ class Silent:
     async def refresh(self) -> None:
         """Nothing to keep."""
 
+    async def finish(self) -> None:
+        """Nothing to show."""
+
 
 class Lines(Silent):
     """One line per event with its time, from the run's beginning."""
@@ -142,7 +150,8 @@ class Lines(Silent):
 
     def take(self, event: ServerEvent) -> None:
         """Print the changes; log lines and progress have commands of their own."""
-        if event.kind == "change" and event.data.get("text"):
+        # That a node accepted is said by its start.
+        if event.kind == "change" and event.data["kind"] != "dispatch-accepted":
             write(event_line(event.data))
             if event.data["kind"] == "approval-asked":
                 name = event.data.get("approval", "ID")
@@ -193,9 +202,14 @@ class Waves:
         while True:
             await self._stale.wait()
             self._stale.clear()
-            run = await asyncio.to_thread(self._client.get, f"runs/{self._run['run']}")
-            self._run = run
+            # An orchestrator that restarts is waited for by the stream of events.
+            with contextlib.suppress(LinkError):
+                await self.finish()
             await asyncio.sleep(1 / _REDRAWS_PER_S)
+
+    async def finish(self) -> None:
+        """Fetch the run once more."""
+        self._run = await asyncio.to_thread(self._client.get, f"runs/{self._run['run']}")
 
     def render(self) -> Any:
         """Head, waves, questions, cut to the window."""

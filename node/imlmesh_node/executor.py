@@ -6,16 +6,18 @@ is safe. Deliberately absent: limits of time and order; the core decides those.
 """
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from imlmesh_drivers.base import Call, Driver, Site
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.foreign import coded
-from imlmesh_drivers.invoke import declaration_of, perform, perform_now
+from imlmesh_drivers.invoke import declaration_of, params_model, perform, perform_now
 from imlmesh_drivers.registry import driver_class
 from imlmesh_node.core.commands import KillReason, killed
 from imlmesh_node.core.events import DriverFinished
@@ -25,6 +27,11 @@ from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
 from imlmesh_runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+
+#: for actions that neither log nor tell progress
+_SILENT = Call("")
 
 
 class Streams(Protocol):
@@ -61,7 +68,7 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._drivers: dict[str, Driver] = {}
         self._children: dict[str, Child] = {}
-        self._instant: dict[tuple[str, str], bool] = {}
+        self._instant: dict[tuple[str, str], bool | None] = {}
         self._runs: dict[str, _Run] = {}
 
     @property
@@ -69,23 +76,47 @@ class Executor:
         """How many actions are under way."""
         return len(self._runs)
 
+    def warm_up(self, modules: Iterable[str]) -> None:
+        """Load in a thread what actions on the loop need at their first call.
+
+        On a small machine that takes a second or more, for which heartbeats would wait.
+        """
+
+        def load() -> None:
+            for module in modules:
+                with contextlib.suppress(MeshError):
+                    driver = driver_class(module)
+                    for action in driver.actions:
+                        if driver.runs_of(action) == "loop":
+                            params_model(driver, action)
+
+        threading.Thread(target=load, name="warm-up", daemon=True).start()
+
     def ends_at_once(self, module: str, action: str) -> bool:
         """Whether `run` of it calls it directly; an action that cannot load does not."""
-        known = self._instant.get((module, action))
-        if known is None:
-            try:
-                driver = driver_class(module)
-                declaration_of(driver, action)
-                known = driver.ends_at_once(action)
-            except MeshError:
-                return False
-            self._instant[module, action] = known
+        return self._call_needed(module, action) is not None
+
+    def _call_needed(self, module: str, action: str) -> bool | None:
+        """Of an action that ends at once, whether it takes a Call; None of any other."""
+        try:
+            return self._instant[module, action]
+        except KeyError:
+            pass
+        try:
+            driver = driver_class(module)
+            declaration = declaration_of(driver, action)
+        except MeshError:
+            return None
+        takes_call = declaration.call_parameter is not None
+        known = takes_call if driver.ends_at_once(action) else None
+        self._instant[module, action] = known
         return known
 
     def run(self, dispatch: Dispatch) -> None:
         """Start it; what ends at once has ended when this returns."""
-        if self.ends_at_once(dispatch.module, dispatch.action):
-            self._run_now(dispatch)
+        call_needed = self._call_needed(dispatch.module, dispatch.action)
+        if call_needed is not None:
+            self._run_now(dispatch, self._call(dispatch) if call_needed else _SILENT)
             return
         call = self._call(dispatch)
         try:
@@ -111,7 +142,7 @@ class Executor:
             run.stop()
         await asyncio.gather(*(child.close() for child in self._children.values()))
         for driver in self._drivers.values():
-            driver.safe()
+            _make_safe(driver)
             driver.close()
 
     def _call(self, dispatch: Dispatch) -> Call:
@@ -130,12 +161,11 @@ class Executor:
             lambda part, message: here(self._streams.progress, dispatch.id, part, message),
         )
 
-    def _run_now(self, dispatch: Dispatch) -> None:
+    def _run_now(self, dispatch: Dispatch, call: Call) -> None:
         began_s = time.perf_counter()
         try:
             driver = self._drivers.get(dispatch.module) or self._load(dispatch.module)
-            value = perform_now(driver, dispatch.action, dispatch.params, self._call(dispatch))
-            result = check_result(value)
+            result = check_result(perform_now(driver, dispatch.action, dispatch.params, call))
         except MeshError as exc:
             self._end_failed(dispatch, exc, began_s)
             return
@@ -199,7 +229,7 @@ class Executor:
         outcome, fault = killed(dispatch, reason)
         driver = self._drivers.get(dispatch.module)
         if driver is not None and dispatch.effect is Effect.PHYSICAL:
-            driver.safe()
+            _make_safe(driver)
         self._end(dispatch, outcome, None, fault, began_s)
 
     def _end_failed(self, dispatch: Dispatch, error: MeshError, began_s: float) -> None:
@@ -214,3 +244,11 @@ class Executor:
         self._post(
             DriverFinished(self._clock.now_ms(), dispatch.id, outcome, result, fault, duration_ms)
         )
+
+
+def _make_safe(driver: Driver) -> None:
+    """Its failure is loud, but the end of a dispatch must be told all the same."""
+    try:
+        driver.safe()
+    except Exception:
+        log.exception("the safe state of the driver %s could not be set", driver.module)

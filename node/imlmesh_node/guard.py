@@ -13,6 +13,7 @@ from imlmesh_drivers.base import Site
 from imlmesh_drivers.files import absolute, readable_roots, split_root
 from imlmesh_node.config import Policy
 from imlmesh_protocol.errors import DriverDenied, Fault
+from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
 from imlmesh_protocol.wire.messages import Dispatch
@@ -78,7 +79,7 @@ def check_params(spec: ActionSpec, site: Site, params: Mapping[str, Any]) -> Fau
         try:
             check(site, value)
         except DriverDenied as exc:
-            return Fault(exc.code, f"{name}: {exc.message}")
+            return Fault(exc.code, f"{name}: {exc.message}"[:REFUSAL_CHARS])
     return None
 
 

@@ -7,6 +7,7 @@ The one rule: cheap, and never an error: what a machine cannot tell is left out.
 import os
 import platform
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def facts(modules: Iterable[str]) -> dict[str, Any]:
         "cpu": os.cpu_count() or 1,
         "memory_mb": psutil.virtual_memory().total // _MB,
         "modules": sorted(modules),
+        "version": version("imlmesh"),
     }
 
 

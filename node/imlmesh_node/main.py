@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 #: descriptor of a pipe whose end means that the parent is gone
 PARENT_FD = "IMLMESH_PARENT_FD"
+_WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
 _GC_THRESHOLD = 50_000  # short-lived events are freed by counting, not by the collector
 
 
@@ -71,6 +72,7 @@ async def _live(node: RunningNode) -> int:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     notify(READY)
+    loop.call_later(_WARM_UP_S, node.warm_up)
     watching = asyncio.ensure_future(_feed_watchdog())
     ending = asyncio.ensure_future(asked_to_end.wait())
     either: set[asyncio.Future[Any]] = {ending, node.engine.failed}

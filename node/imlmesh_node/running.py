@@ -13,7 +13,7 @@ from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import Change
 from imlmesh_node.core.commands import Command
-from imlmesh_node.core.events import Event, ShutdownAsked, Tick
+from imlmesh_node.core.events import Event, ShutdownAsked
 from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
@@ -23,6 +23,7 @@ from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
 from imlmesh_protocol.limits import STOP_MS
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.engine import Engine
@@ -50,6 +51,7 @@ class RunningNode:
         self.refusals = Refusals(self._tell_refusal)
         self.link = link
         self._journal = journal
+        self._modules = setup.policy.modules
         sealer = Sealer(keys.signer.sign, keys.signer.key_id, config.mesh, config.id, Way.FROM)
         address = Address(config.mesh, config.id, config.orchestrator)
         self._outbox = Outbox(address, sealer, link, self.clocks.mesh)
@@ -83,6 +85,10 @@ class RunningNode:
         """Begin to connect; what an earlier agent left open is reported first."""
         self._post(Tick(self.clocks.steady.now_ms()))
         self.link.start(self._shell)
+
+    def warm_up(self) -> None:
+        """Load drivers before they are needed; call it when the start is over."""
+        self._executor.warm_up(self._modules)
 
     async def stop(self) -> None:
         """End well if possible, within STOP_MS."""

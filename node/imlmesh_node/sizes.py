@@ -31,15 +31,14 @@ def check_result(value: Any) -> Any:
     if len(packed) > RESULT_BYTES:
         text = f"the result has {len(packed)} bytes, at most {RESULT_BYTES} fit"
         raise DriverError("result.too_large", text)
-    try:
-        plain = unpack(packed)
-    except ProtocolError as exc:
-        raise DriverError("driver.failed", f"the result: {exc.message}") from exc
-    depth, values = measure(plain)
+    depth, values = measure(value)
     if depth > _DEPTH or values > _VALUES:
         text = f"the result has {values} values, {depth} deep; {_VALUES} and {_DEPTH} fit"
         raise DriverError("result.too_large", text)
-    return plain
+    try:
+        return unpack(packed)
+    except ProtocolError as exc:
+        raise DriverError("driver.failed", f"the result: {exc.message}") from exc
 
 
 def measure(value: Any) -> tuple[int, int]:
@@ -52,7 +51,7 @@ def measure(value: Any) -> tuple[int, int]:
         for item in level:
             if type(item) is dict:
                 below.extend(item.values())
-            elif type(item) is list:
+            elif type(item) in (list, tuple):
                 below.extend(item)
         level = below
     return depth, values

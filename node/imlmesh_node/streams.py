@@ -10,7 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_node.outbox import Letter
-from imlmesh_protocol.limits import LOG_LINES_BURST, LOG_LINES_PER_S, LOG_LINES_WAITING
+from imlmesh_protocol.limits import (
+    LOG_LINES_BURST,
+    LOG_LINES_PER_S,
+    LOG_LINES_WAITING,
+    PROGRESS_CHARS,
+)
 from imlmesh_protocol.wire.topics import Kind
 
 _TURN_S = 0.05
@@ -43,7 +48,7 @@ class EventStreams:
         self._progress[dispatch] = {
             "dispatch": dispatch,
             "fraction": fraction,
-            "message": message[:200],
+            "message": message[:PROGRESS_CHARS],
         }
         self._schedule()
 

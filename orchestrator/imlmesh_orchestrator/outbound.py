@@ -84,11 +84,12 @@ class Outbound:
                 acks[command.node] = command if merged is None else _merge(merged, command)
             else:
                 rest.append(command)
+        # acks first: they make room on a full node for the dispatches that follow
+        for ack in acks.values():
+            self._seal_ack(ack)
         for node, bins in dispatches.items():
             for batch in _batches(bins):
                 self._seal_to(node, Kind.DELEGATE, {"dispatches": batch})
-        for ack in acks.values():
-            self._seal_ack(ack)
         for command in rest:
             self._rare[type(command)](command)
 

@@ -31,6 +31,7 @@ from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.clock import Clock
@@ -100,8 +101,8 @@ class Shell:
         )
         opener = Opener(voice.mesh, voice.me, voice.find_key)
         self._inbound = Inbound(opener, clock, self.stream, self)
-        self.engine: Engine[e.Event, c.Change, Any] = Engine(
-            scheduler, self._outbound, self.lifecycle.commit, clock, _tick
+        self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
+            scheduler, self._outbound, self.lifecycle.commit, clock, Tick
         )
         self.engine.failed.add_done_callback(self._engine_ended)
         self.mover = Mover(
@@ -277,7 +278,3 @@ class Shell:
             if not future.done():
                 future.set_exception(error)
         self._ending.clear()
-
-
-def _tick(at_ms: int) -> e.Event:
-    return e.Tick(at_ms, "time")

@@ -180,7 +180,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     monkeypatch.setenv("IMLMESH_HOME", str(home.root))
     monkeypatch.setenv("NO_COLOR", "1")
     render.console.cache_clear()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.stopping.set()
     server.shutdown()
@@ -349,6 +349,7 @@ def test_json_is_the_run_alone(api: Api, plan: str, capsys: pytest.CaptureFixtur
     [
         ("failed", {"code": "driver.failed", "message": "no"}, 1),
         ("failed", {"code": "place.no_node", "message": "nobody"}, 4),
+        ("failed", {"code": "action.failed_by_person", "message": "no"}, 7),
         ("cancelled", None, 9),
     ],
 )
@@ -486,6 +487,47 @@ def test_events_of_a_run_are_printed_with_their_kind(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[1:] == ["9", "result-taken", "r-1-abcd", "look", "completed"]
     assert lines[1].endswith("refusal            pi: signature.invalid: no")
+
+
+def test_a_plan_is_checked_against_the_mesh(
+    api: Api, plan: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"code": "place.no_node", "message": "nobody", "hint": "imlmesh node list"}
+    found = {"schema": "imlmesh.check/1", "plan_id": "two", "digest": "d" * 64, "actions": 1}
+    api.answer("POST /v1/plans/check", {**found, "waves": [], "errors": [record], "warnings": []})
+    assert main.run(["plan", "check", plan, "--mesh"]) == 4
+    assert api.asked[-1][2] == {"text": PLAN, "file": plan}
+    assert "error[place.no_node]: nobody" in capsys.readouterr().err
+
+
+def test_an_unreadable_token_is_not_allowed(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "home" / "run" / "api.token")
+    write_api(Home(tmp_path / "home"), ApiAddress("http://127.0.0.1:9", None, missing))
+    assert main.run(["status"]) == 6
+    assert "error[access.denied]" in capsys.readouterr().err
+
+
+def test_the_token_travels_with_every_call(api: Api, tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Guarded(Handler):
+        def _answer(self, key: str, body: Any) -> None:
+            seen.append(self.headers.get("Authorization"))
+            super()._answer(key, body)
+
+    class Loopback(socketserver.TCPServer):
+        answers, asked = api.answers, api.asked
+
+    with Loopback(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        home = Home(tmp_path / "home")
+        home.api_token.write_text("secret\n")
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        write_api(home, ApiAddress(url, None, str(home.api_token)))
+        main.run(["group", "list"])
+    assert seen == ["Bearer secret"]
 
 
 def test_an_answer_that_is_none_is_our_fault(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

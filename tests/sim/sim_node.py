@@ -10,6 +10,7 @@ from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import TIME_ASK_MS
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
@@ -193,7 +194,7 @@ class SimNode:
             self._ask()
         due_ms = self.agent.next_deadline_ms()
         if due_ms is not None and due_ms <= now_ms:
-            self.post(e.Tick(now_ms))
+            self.post(Tick(now_ms))
 
     def _ask(self) -> None:
         self._nonce = self.world.dice.getrandbits(64)

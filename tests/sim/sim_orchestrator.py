@@ -10,6 +10,7 @@ from imlmesh_orchestrator.core.invariants import broken
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
 from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.messages import decode_dispatch
 from imlmesh_protocol.wire.topics import Kind
@@ -127,7 +128,7 @@ class SimOrchestrator:
 
     # the engine
 
-    def post(self, kind: type[e.Event], **fields: Any) -> None:
+    def post(self, kind: type[e.Event | Tick], **fields: Any) -> None:
         """One turn: decide, commit, act; a kill may come between any two."""
         self._causes += 1
         event = kind(self.world.now_ms, f"c{self._epoch}.{self._causes}", **fields)
@@ -213,7 +214,7 @@ class SimOrchestrator:
             self.world.now_answer()
         due_ms = self.core.next_deadline_ms()
         if self.alive and due_ms is not None and due_ms <= now_ms:
-            self.post(e.Tick)
+            self.post(Tick)
 
     def problems(self) -> list[str]:
         if not self.alive:

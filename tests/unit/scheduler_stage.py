@@ -17,6 +17,7 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect, Liveness
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch, decode_dispatch
 
 HEARTBEAT_MS, LOST_MS = 2_000, 6_000
@@ -75,7 +76,7 @@ class Stage:
     def state(self) -> Any:
         return self.scheduler.state
 
-    def post(self, kind: type[e.Event], **fields: Any) -> list[k.Command]:
+    def post(self, kind: type[e.Event | Tick], **fields: Any) -> list[k.Command]:
         """One event; returns the commands that it led to."""
         self._causes += 1
         event = kind(self.now_ms, f"m-{self._causes}", **fields)
@@ -90,7 +91,7 @@ class Stage:
         end_ms, first = self.now_ms + by_ms, len(self.commands)
         while (at_ms := self.scheduler.next_deadline_ms()) is not None and at_ms <= end_ms:
             self.now_ms = max(self.now_ms, at_ms)
-            self.post(e.Tick)
+            self.post(Tick)
         self.now_ms = end_ms
         return self.commands[first:]
 

@@ -13,6 +13,7 @@ from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import RESEND_MS, SETTLED_KEPT_MS, START_MS
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch
 
 BEAT_MS = 2_000
@@ -60,7 +61,7 @@ class World:
         return self.does(events.DriverFinished(at_ms, one.id, outcome, None, fault))
 
     def tick(self, at_ms: int) -> list[Any]:
-        return self.does(events.Tick(at_ms))
+        return self.does(Tick(at_ms))
 
     def result(self, one: Dispatch) -> ResultRecord:
         found = self.agent.state.records[one.id].result
@@ -413,7 +414,7 @@ def test_a_restart_wants_a_tick_at_once_and_keeps_finished_results() -> None:
         ),
     )
     assert agent.next_deadline_ms() == 0
-    agent.handle(events.Tick(5))
+    agent.handle(Tick(5))
     asked = agent.handle(events.SessionOpened(10, 1, 1))[1]
     assert [result.dispatch for result in asked[2].results] == [one.id, two.id]  # type: ignore[union-attr]
     assert asked[2].results[0] == kept  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ from imlmesh_node.core.commands import killed
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch
 
 CLAIMS = (("pin",), ("pin", "bus"), ("bus",), ())
@@ -143,7 +144,7 @@ class History:
                 self.does(events.CancelArrived(self.at_ms, ids))
             case "wait":
                 self.at_ms += value
-                self.does(events.Tick(self.at_ms))
+                self.does(Tick(self.at_ms))
             case "close":
                 self.does(events.SessionClosed(self.at_ms, "link.down"))
             case "open":

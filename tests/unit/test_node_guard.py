@@ -128,3 +128,12 @@ def test_the_default_of_a_guarded_param_is_checked_too() -> None:
     fault = guard.check(asked)[1]
     assert fault is not None
     assert fault.code == "policy.path"
+
+
+def test_a_refusal_of_something_huge_stays_small() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    params = {"path": "/" + "x" * 150_000}
+    asked = Dispatch("r/a/pi/1", "filesystem", "read_file", params, Effect.PURE, 1, 1, "finish")
+    fault = guard.check(asked)[1]
+    assert fault is not None
+    assert len(fault.message) <= 300

@@ -139,8 +139,8 @@ def provision(
         return
     write(str(folder))
     say(f"✔ node {made.id}   profile {level}; the folder holds its keys: keep it private")
-    say(f"on this computer:     imlmesh node run {folder}")
-    say("on another machine:   copy the folder there, then: imlmesh node run FOLDER")
+    say(f"  it calls the broker at {broker or mesh.broker_address}")
+    say(f"run it:  imlmesh node run {folder}")
 
 
 @verb(app, "imlmesh node run pi-bed", "run")

@@ -24,6 +24,7 @@ from imlmesh_protocol.limits import (
     SETTLED_KEPT_MS,
     START_MS,
 )
+from imlmesh_protocol.tick import Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Agent:
             events.InventoryAsked: self._on_inventory,
             events.RebirthAsked: self._on_rebirth,
             events.DriverFinished: self._on_finished,
-            events.Tick: self._on_tick,
+            Tick: self._on_tick,
             events.ShutdownAsked: self._on_shutdown,
         }
 
@@ -228,7 +229,7 @@ class Agent:
                 self._send_accept(started)
         self._say_goodbye()
 
-    def _on_tick(self, event: events.Tick) -> None:
+    def _on_tick(self, event: Tick) -> None:
         at_ms = event.at_ms
         for held in list(self.slots.waiting.values()):
             if any(at_ms >= end_ms for end_ms in self._lease_end(held)):

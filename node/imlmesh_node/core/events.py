@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch
 
 
@@ -97,12 +98,6 @@ class DriverFinished:
     result: Any = None
     error: Fault | None = None
     duration_ms: int = 0
-    cause: str = ""
-
-
-@dataclass(slots=True)
-class Tick:
-    at_ms: int
     cause: str = ""
 
 

@@ -4,8 +4,7 @@ The one rule: an answer renews from the *sending* of the beat, never from its ow
 the node's idea of a lease always ends before the orchestrator's.
 """
 
-# unanswered beats worth remembering: at a third of an interval each, far longer than any lease
-_REMEMBERED = 64
+from imlmesh_protocol.limits import BEATS_REMEMBERED
 
 
 class Heart:
@@ -23,7 +22,7 @@ class Heart:
         """The number of the beat sent now; it is repeated early unless an answer comes."""
         self._number += 1
         self._sent_ms[self._number] = at_ms
-        if len(self._sent_ms) > _REMEMBERED:
+        if len(self._sent_ms) > BEATS_REMEMBERED:
             del self._sent_ms[next(iter(self._sent_ms))]
         self.next_ms = at_ms + self._interval_ms // 3
         return self._number

@@ -169,8 +169,3 @@ class OutflowMeasured(Event):
     """Whether the mover lags so far that nothing new may be dispatched (`store.behind`)."""
 
     behind: bool
-
-
-@dataclass(slots=True)
-class Tick(Event):
-    """The deadline that the core named has come."""

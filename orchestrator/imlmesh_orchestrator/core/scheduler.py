@@ -26,6 +26,7 @@ from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, RunState
+from imlmesh_protocol.tick import Tick
 
 
 class Scheduler:
@@ -42,7 +43,7 @@ class Scheduler:
         for change in history:
             apply(self.state, change)
 
-    def handle(self, event: e.Event) -> tuple[list[c.Change], list[Command]]:
+    def handle(self, event: e.Event | Tick) -> tuple[list[c.Change], list[Command]]:
         """Decide on one event; its changes are already applied to `state`."""
         turn = Turn(self.state, self._deadlines, self._pools, self._env, event.at_ms, event.cause)
         _HANDLE[type(event)](turn, event)
@@ -118,7 +119,7 @@ def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
     turn.pools.room()
 
 
-def _tick(turn: Turn, event: e.Tick) -> None:
+def _tick(turn: Turn, event: Tick) -> None:
     for kind, key in turn.deadlines.take_due(event.at_ms):
         _DUE[kind](turn, key)
 
@@ -173,7 +174,7 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.APPROVAL: _approval_due,
 }
 
-_HANDLE: dict[type[e.Event], Callable[[Turn, Any], None]] = {
+_HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.Restarted: _restarted,
     e.BusOpened: _bus_opened,
     e.BusClosed: _bus_closed,
@@ -191,5 +192,5 @@ _HANDLE: dict[type[e.Event], Callable[[Turn, Any], None]] = {
     e.ResultsArrived: take_results,
     e.InventoryArrived: liveness.take_inventory,
     e.OutflowMeasured: _outflow_measured,
-    e.Tick: _tick,
+    Tick: _tick,
 }

@@ -33,7 +33,8 @@ _MARKS = """SELECT
     (SELECT coalesce(max(epoch), 0) FROM epochs),
     (SELECT coalesce(max(counter), 0) FROM runs),
     (SELECT coalesce(max(counter), 0) FROM approvals),
-    (SELECT count(*) FROM outflow)"""
+    (SELECT count(*) FROM outflow),
+    (SELECT coalesce(max(seq), 0) FROM outflow)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Marks:
     run_counter: int
     approval_counter: int
     outflow_rows: int
+    outflow_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ class Lifecycle:
         self._next_seq = marks.seq + 1
         self._watchers: list[Watcher] = []
         self._sources: dict[str, Source] = {}
-        #: rows on their way to other files, by commit: (last seq, at_ms, rows)
+        #: rows on their way to other files, by commit: (seq of the last, at_ms, rows)
         self._flowing: deque[tuple[int, int, int]] = deque()
         if marks.outflow_rows:
-            self._flowing.append((marks.seq, marks.at_ms, marks.outflow_rows))
+            self._flowing.append((marks.outflow_seq, marks.at_ms, marks.outflow_rows))
         self._moved_seq = 0
         #: seq of the last committed change, and of the one before the last commit began
         self.last_seq = self.before_seq = marks.seq
@@ -117,13 +119,13 @@ class Lifecycle:
             # rows that were copied leave with the next commit, never by one of their own
             statements.append(("DELETE FROM outflow WHERE seq <= ?", [(self._moved_seq,)]))
             self._moved_seq = 0
-        rows = batch.outflow_rows
+        rows, flow_seq = batch.outflow_rows, batch.outflow_seq
 
         def ended(_: Any, error: MeshError | None) -> None:
             if error is None:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
                 if rows:
-                    self._flowing.append((self.last_seq, changes[-1].at_ms, rows))
+                    self._flowing.append((flow_seq, changes[-1].at_ms, rows))
             done(error)
             if error is None:
                 for watcher in self._watchers:

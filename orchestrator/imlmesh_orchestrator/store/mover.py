@@ -7,7 +7,7 @@ core stops dispatching until it has caught up. Deliberately absent: heartbeats, 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.store.files import OpenStore
@@ -22,10 +22,16 @@ log = logging.getLogger(__name__)
 
 _NEXT = """SELECT o.seq, o.file, o.id, coalesce(o.body, c.body), c.run, c.at_ms, c.kind, c.version
     FROM outflow o JOIN changes c ON c.seq = o.seq WHERE o.seq > ? ORDER BY o.seq LIMIT ?"""
-_INTO = {
-    "output": """INSERT OR IGNORE INTO results (id, body, run, at_ms, kind, version)
-        VALUES (?,?,?,?,?,?)""",
-    "input": "INSERT OR IGNORE INTO plans (digest, document, at_ms) VALUES (?1, ?2, ?4)",
+# id, body, run, at_ms, kind, version: what of them each file keeps
+_INTO: dict[str, tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]] = {
+    "output": (
+        "INSERT OR IGNORE INTO results (id, body, run, at_ms, kind, version) VALUES (?,?,?,?,?,?)",
+        lambda row: row,
+    ),
+    "input": (
+        "INSERT OR IGNORE INTO plans (digest, document, at_ms) VALUES (?,?,?)",
+        lambda row: (row[0], row[1], row[3]),
+    ),
 }
 
 
@@ -105,7 +111,9 @@ class Mover:
 
 
 def _insert(file: str, rows: list[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], None]:
+    sql, kept = _INTO[file]
+
     def work(database: sqlite3.Connection) -> None:
-        database.executemany(_INTO[file], [row[2:] for row in rows])
+        database.executemany(sql, [kept(row[2:]) for row in rows])
 
     return work

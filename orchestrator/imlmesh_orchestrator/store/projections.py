@@ -103,6 +103,11 @@ class Batch:
     def outflow_rows(self) -> int:
         return len(self._outflow)
 
+    @property
+    def outflow_seq(self) -> int:
+        """Of the last row that goes to another file, 0 when there is none."""
+        return self._outflow[-1][0] if self._outflow else 0
+
     def _other(self, sql: str, *row: Any) -> None:
         self._others.append((sql, (row,)))
 

@@ -233,7 +233,7 @@ def encode_dispatch(
     )
 
 
-_DISPATCH: dict[str, Check] = {
+DISPATCH_CHECKS: dict[str, Check] = {
     "id": _text,
     "module": _text,
     "action": _text,
@@ -250,9 +250,9 @@ _DISPATCH: dict[str, Check] = {
 def decode_dispatch(data: bytes) -> Dispatch:
     """Read one bin of a delegate; `message.invalid` when it is not a dispatch."""
     body = unpack(data)
-    if type(body) is not dict or body.keys() != _DISPATCH.keys():
+    if type(body) is not dict or body.keys() != DISPATCH_CHECKS.keys():
         raise ProtocolError("message.invalid", "not a dispatch")
-    for name, check in _DISPATCH.items():
+    for name, check in DISPATCH_CHECKS.items():
         if not check(body[name]):
             raise ProtocolError("message.invalid", f"dispatch.{name} is not valid")
     body["effect"] = Effect(body["effect"])

@@ -1,0 +1,73 @@
+"""`python -m bench [--write] [NAME ...]`: measure all, or what is named.
+
+`--write` puts the figures and the machine's facts into docs/BENCHMARKS.md.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import agent, core, lag, mesh
+from bench.figures import line, machine
+
+BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "core": core.run,
+    "cli": agent.run_cli,
+    "agent": agent.run,
+    "lag": lag.run,
+    "mesh": mesh.run,
+}
+PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
+_HEAD = """\
+# Benchmarks
+
+Written by `make bench`; every row is one JSON line of its output. Everything runs on one machine: Mosquitto with mTLS,
+the orchestrator and the nodes share its cores. Durable means SQLite with `synchronous=FULL` on both sides, and every
+message is signed. `raw_*` is the same client library on the same broker in the same run, carrying 200 bytes there and
+back and nothing else; ratios travel between machines, absolute figures do not.
+
+- **round_trip**: from handing a one-action run of `fake.noop` to the engine to the stored change that ends it, 1,000 one
+  at a time, median of 3 rounds; `http_p50_ms` is the same from `POST /v1/runs`.
+- **throughput**: one plan of 10,000 independent actions; **dag_10x100**: ten waves of 100, each action behind the whole
+  wave before it.
+- **core**: CPU of the scheduler alone, plan and run, in layers of 100.
+- **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
+  under way.
+- **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
+"""
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The whole of docs/BENCHMARKS.md."""
+    parts = [_HEAD, "## The machine\n"]
+    parts += [f"- {name}: {value}" for name, value in machine().items()]
+    parts.append("\n## Figures\n")
+    names = list(dict.fromkeys(result["bench"] for result in results))
+    for name in names:
+        rows = [result for result in results if result["bench"] == name]
+        columns = [key for key in rows[0] if key != "bench"]
+        parts.append(f"### {name}\n")
+        parts.append(f"| {' | '.join(columns)} |")
+        parts.append(f"|{'---|' * len(columns)}")
+        parts += [f"| {' | '.join(str(row[key]) for key in columns)} |" for row in rows]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main(argv: list[str]) -> int:
+    write = "--write" in argv
+    names = [name for name in argv if name != "--write"] or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"no bench {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    line("machine", **machine())
+    results = [result for name in names for result in BENCHES[name]()]
+    if write:
+        PAGE.write_text(page(results), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

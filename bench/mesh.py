@@ -1,0 +1,173 @@
+"""Round trips, throughput and a wide DAG over real Mosquitto with mTLS, durable and signed.
+
+Rounds of the raw pair and of the mesh take turns, so that both meet the same machine.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bench.core import layered
+from bench.field import Field, field
+from bench.figures import line, medians, ms, percentile, spread
+from imlmesh_orchestrator.shell import Shell
+from imlmesh_protocol.iml.digest import plan_digest
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.states import RunState
+
+ROUNDS = 3
+TRIPS = 1_000
+FLOOD = 10_000
+EFFECTS = ("once", "pure")
+
+
+def one_action(effect: str) -> Plan:
+    action = {"id": "a", "module": "fake", "action": "noop", "effect": effect}
+    return _plan([action])
+
+
+def independent(actions: int) -> Plan:
+    return _plan([{"id": f"a{i}", "module": "fake", "action": "noop"} for i in range(actions)])
+
+
+def _plan(actions: list[dict[str, Any]]) -> Plan:
+    return Plan.model_validate(
+        {
+            "protocol_version": "2.0",
+            "description": "",
+            "execution_mode": "parallel",
+            "actions": actions,
+        }
+    )
+
+
+async def run_plan(shell: Shell, plan: Plan, digest: str) -> float:
+    """Seconds from handing the plan to the engine to the stored change that ends the run."""
+    began = time.perf_counter()
+    run = await shell.submit(plan, digest, "bench")
+    state = await shell.when_ended(run)
+    took = time.perf_counter() - began
+    if state is not RunState.COMPLETED:
+        raise RuntimeError(f"{run} is {state}")
+    return took
+
+
+async def round_trips(place: Field) -> list[dict[str, Any]]:
+    taken: dict[str, list[dict[str, float]]] = {effect: [] for effect in EFFECTS}
+    raw: list[float] = []
+    http: list[float] = []
+    for _ in range(ROUNDS):
+        async with place.raw() as pair:
+            await pair.round_trips(100)
+            raw.append(percentile(await pair.round_trips(TRIPS), 0.5))
+        async with place.mesh(1, serve=True) as shell:
+            for effect in EFFECTS:
+                plan = one_action(effect)
+                digest = plan_digest(plan)
+                for _ in range(100):
+                    await run_plan(shell, plan, digest)
+                taken[effect].append(
+                    spread([await run_plan(shell, plan, digest) for _ in range(TRIPS)])
+                )
+            http.append(await _http_trip(place, shell))
+    results = []
+    for effect, rounds in taken.items():
+        figures = medians(rounds)
+        raw_s = statistics.median(raw)
+        results.append(
+            line(
+                "round_trip",
+                broker="mosquitto",
+                effect=effect,
+                **figures,
+                raw_p50_ms=ms(raw_s),
+                ratio=round(figures["p50_ms"] / 1_000 / raw_s, 2),
+                http_p50_ms=round(statistics.median(http), 3),
+            )
+        )
+    return results
+
+
+async def _http_trip(place: Field, shell: Shell) -> float:
+    """Milliseconds (p50 of 100) from POST /v1/runs of a pure action to its end."""
+    import httpx2
+
+    text = one_action("pure").model_dump_json(exclude_unset=True)
+    transport = httpx2.AsyncHTTPTransport(uds=str(place.home.api_socket))
+    taken = []
+    async with httpx2.AsyncClient(transport=transport, base_url="http://imlmesh") as client:
+        for _ in range(100):
+            began = time.perf_counter()
+            answer = await client.post("/v1/runs", json={"text": text, "file": None})
+            await shell.when_ended(answer.raise_for_status().json()["run"])
+            taken.append((time.perf_counter() - began) * 1_000)
+    return percentile(taken, 0.5)
+
+
+async def throughput(place: Field, nodes: Sequence[int] = (1, 2, 4)) -> list[dict[str, Any]]:
+    plan = independent(FLOOD)
+    digest = plan_digest(plan)
+    raw: list[float] = []
+    rates: dict[int, list[float]] = {count: [] for count in nodes}
+    for _ in range(ROUNDS):
+        async with place.raw() as pair:
+            await pair.rate(2_000)
+            raw.append(await pair.rate(FLOOD))
+        for count in nodes:
+            async with place.mesh(count) as shell:
+                await run_plan(shell, plan, digest)
+                await _caught_up(shell)
+                rates[count].append(FLOOD / await run_plan(shell, plan, digest))
+    raw_rate = statistics.median(raw)
+    return [
+        line(
+            "throughput",
+            nodes=count,
+            actions_s=round(statistics.median(found)),
+            raw_pairs_s=round(raw_rate),
+            ratio=round(statistics.median(found) / raw_rate, 2),
+        )
+        for count, found in rates.items()
+    ]
+
+
+async def _caught_up(shell: Shell) -> None:
+    """Wait until the copies of earlier rounds are written: they are no part of this one."""
+    async with asyncio.timeout(60):
+        while shell.lifecycle.outflow(shell.clock.now_ms())[0]:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.05)
+
+
+async def dag(place: Field) -> list[dict[str, Any]]:
+    plan = layered(1_000)
+    digest = plan_digest(plan)
+    raw: list[float] = []
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        async with place.raw() as pair:
+            await pair.rate(2_000)
+            raw.append(await pair.waves(10, 100))
+        async with place.mesh(2) as shell:
+            await run_plan(shell, plan, digest)
+            rounds = [await run_plan(shell, plan, digest) for _ in range(5)]
+            taken.append(statistics.median(rounds) * 1_000)
+    found, raw_ms = statistics.median(taken), statistics.median(raw)
+    return [
+        line(
+            "dag_10x100",
+            ms=round(found, 1),
+            raw_ms=round(raw_ms, 1),
+            ratio=round(found / raw_ms, 2),
+        )
+    ]
+
+
+async def run_all() -> list[dict[str, Any]]:
+    async with field() as place:
+        return [*await round_trips(place), *await throughput(place), *await dag(place)]
+
+
+def run() -> list[dict[str, Any]]:
+    return asyncio.run(run_all())

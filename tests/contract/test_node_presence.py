@@ -1,0 +1,215 @@
+"""The session of a node over the link in memory: first the time, then everything else."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from imlmesh_drivers.base import Site
+from imlmesh_node.config import NodeConfig, Policy
+from imlmesh_node.journal import MIGRATIONS, Journal
+from imlmesh_node.running import RunningNode, Setup
+from imlmesh_protocol.limits import LAN, TIME_ASK_MS, TIME_EXPIRY_MS
+from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
+from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
+from imlmesh_runtime.sqlite import FailingStore, MemoryStore, Store
+from imlmesh_runtime.trust import NodeKeys, PublicKey, Signer
+
+MESH, ME, NODE = "home", "control", "pi"
+WITHIN_S = 10
+#: mesh time of the orchestrator: a clock that has nothing to do with this machine's
+START_MS = 5_000_000
+
+
+class Control:
+    """Hears everything of the node and says what a test tells it to."""
+
+    def __init__(self, hub: MemoryHub, plan: Signer, identity: PublicKey) -> None:
+        self.heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._sealer = Sealer(plan.sign, plan.key_id, MESH, ME, Way.TO)
+        self._sealer.new_session(1, 0)
+        self._opener = Opener(MESH, ME, lambda key_id, iss: identity.key)
+        self.link = MemoryLink(hub, ME, topics.orchestrator_subscriptions(MESH))
+        self.link.start(self)
+
+    def will(self) -> Will | None:
+        return None
+
+    def link_up(self) -> None: ...
+
+    def link_down(self, reason: str) -> None: ...
+
+    def message(self, topic: str, payload: bytes) -> None:
+        message = self._opener.open(topics.parse(topic), payload, None)
+        self.heard.put_nowait(message)
+
+    def say(self, kind: Kind, fields: dict[str, Any], at_ms: int = START_MS) -> None:
+        envelope = self._sealer.seal(kind, NODE, fields, at_ms, TIME_EXPIRY_MS)
+        self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
+
+    def answer(self, question: Message, nonce: str | None = None) -> None:
+        nonce = nonce or question.fields["nonce"]
+        self.say(Kind.RESPONSE, {"what": "time", "nonce": nonce, "at_ms": START_MS})
+
+    def delegate(self, number: int = 1, at_ms: int = START_MS) -> None:
+        one = Dispatch(
+            f"r-1-abcd/a{number}/pi/1", "fake", "noop", {}, Effect.ONCE, 1_000, 6_000, "finish"
+        )
+        fields = {"dispatches": [encode_dispatch(**asdict(one))]}
+        self.say(Kind.DELEGATE, fields, at_ms)
+
+    async def next(self, kind: Kind, within_s: float = WITHIN_S) -> Message:
+        async with asyncio.timeout(within_s):
+            while (message := await self.heard.get()).kind is not kind:
+                pass
+        return message
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.hub = MemoryHub(random.Random(1))
+        self.pump = MemoryPump(self.hub)
+        self._plan = Signer.of_key(Ed25519PrivateKey.generate())
+        self._own = Signer.of_key(Ed25519PrivateKey.generate())
+        self.control = Control(self.hub, self._plan, PublicKey.of_raw(self._own.raw_public))
+        self._folder = folder
+
+    async def start(self, store: Store, load_from: Store | None = None) -> RunningNode:
+        keys = NodeKeys(self._own, PublicKey.of_raw(self._plan.raw_public), _no_tls)
+        config = NodeConfig(MESH, NODE, ME, (("127.0.0.1", 1),), LAN)
+        policy = Policy("readonly", ("fake",), Site(str(self._folder)))
+        loaded = await Journal(load_from or store).load(1)
+        link = MemoryLink(self.hub, NODE, topics.node_subscriptions(MESH, NODE))
+        setup = Setup(self._folder, config, policy, keys)
+        node = RunningNode(setup, Journal(store), loaded, link)
+        node.start()
+        return node
+
+
+def _no_tls() -> Any:
+    raise AssertionError("a link in memory needs no TLS")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.pump.close()
+
+
+@pytest.fixture
+async def node(rig: Rig) -> AsyncIterator[RunningNode]:
+    node = await rig.start(MemoryStore(MIGRATIONS))
+    yield node
+    await node.stop()
+
+
+async def test_before_the_answer_nothing_is_said_and_nothing_accepted(
+    rig: Rig, node: RunningNode
+) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.delegate(1)
+    rig.control.say(Kind.COMMAND, {"do": "rebirth"})
+    rig.control.answer(question, "not the nonce")
+    again = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000 + WITHIN_S)
+    assert again.fields["nonce"] != question.fields["nonce"]
+    assert rig.control.heard.empty()
+    assert node.refusals.counts == {"message.session": 3}
+    rig.control.answer(again)
+    birth = await rig.control.next(Kind.STATUS)
+    assert birth.fields["state"] == "online"
+    assert abs(birth.iat - START_MS) < WITHIN_S * 1_000
+    rig.control.delegate(2)
+    done = await rig.control.next(Kind.COMPLETE)
+    assert [item["outcome"] for item in done.fields["results"]] == ["completed"]
+
+
+async def opened(rig: Rig) -> None:
+    rig.control.answer(await rig.control.next(Kind.REQUEST))
+    await rig.control.next(Kind.STATUS)
+
+
+async def test_an_answer_counts_once(rig: Rig, node: RunningNode) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.answer(question)
+    await rig.control.next(Kind.HEARTBEAT)
+    rig.control.answer(question)
+    rig.control.delegate(1)
+    await rig.control.next(Kind.COMPLETE)
+    assert node.refusals.counts == {"message.session": 1}
+
+
+async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
+    rig: Rig, node: RunningNode
+) -> None:
+    await opened(rig)
+    rig.control.delegate(1, START_MS - 2 * TIME_EXPIRY_MS)
+    question = await rig.control.next(Kind.REQUEST)
+    assert node.refusals.counts == {"message.expired": 1}
+    rig.control.answer(question)
+    rig.control.delegate(2)
+    await rig.control.next(Kind.COMPLETE)
+
+
+async def test_each_connection_is_a_new_session_that_asks_first(
+    rig: Rig, node: RunningNode
+) -> None:
+    await opened(rig)
+    rig.hub.drop(NODE)
+    gone = await rig.control.next(Kind.STATUS)
+    assert (gone.fields["state"], gone.session) == ("gone", 1)
+    question = await rig.control.next(Kind.REQUEST)
+    assert question.session > gone.session
+    assert rig.control.heard.empty()
+    rig.control.answer(question)
+    assert (await rig.control.next(Kind.STATUS)).fields["state"] == "online"
+
+
+async def test_a_disk_that_fails_stops_the_agent_before_anything_runs(rig: Rig) -> None:
+    node = await rig.start(FailingStore(), MemoryStore(MIGRATIONS))
+    await opened(rig)
+    rig.control.delegate(1)
+    async with asyncio.timeout(WITHIN_S):
+        await asyncio.wait({node.engine.failed})
+    assert getattr(node.engine.failed.exception(), "code", "") == "store.failed"
+    await node.stop()
+    kinds = [rig.control.heard.get_nowait().kind for _ in range(rig.control.heard.qsize())]
+    assert Kind.COMPLETE not in kinds
+    assert Kind.ACCEPT not in kinds
+
+
+async def test_a_goodbye_is_the_last_word(rig: Rig) -> None:
+    node = await rig.start(MemoryStore(MIGRATIONS))
+    await opened(rig)
+    await node.stop()
+    assert (await rig.control.next(Kind.STATUS)).fields == {"state": "offline"}
+    assert rig.control.heard.empty()
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic"),
+    [
+        (Kind.REQUEST, topics.to_node),
+        (Kind.STATUS, lambda mesh, node, kind: topics.orchestrator_status(mesh, ME)),
+    ],
+)
+async def test_what_a_node_does_not_serve_has_no_effect(
+    rig: Rig, node: RunningNode, kind: Kind, topic: Callable[[str, str, Kind], str]
+) -> None:
+    await opened(rig)
+    fields = {"what": "time", "nonce": "n"} if kind is Kind.REQUEST else {"state": "online"}
+    sealed = rig.control._sealer.seal(kind, NODE, fields, START_MS, TIME_EXPIRY_MS)
+    rig.control.link.publish(topic(MESH, NODE, kind), sealed)
+    rig.control.delegate(1)
+    await rig.control.next(Kind.COMPLETE)
+    assert node.refusals.counts == ({"message.kind": 1} if kind is Kind.REQUEST else {})

@@ -1,0 +1,156 @@
+"""A person at a terminal: types commands into real pseudo-terminals and reads what they say."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """One program in a terminal of its own."""
+
+    def __init__(
+        self, argv: list[str], cwd: Path, env: dict[str, str], columns: int = 100, lines: int = 40
+    ) -> None:
+        self.shown = ""
+        self.exit_code: int | None = None
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execve(argv[0], argv, env)  # noqa: S606 - that is what a terminal does
+        size = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+    @property
+    def text(self) -> str:
+        """What was shown, without colours and cursor movements."""
+        return _ESCAPE.sub("", self.shown)
+
+    def expect(self, pattern: str, timeout_s: float = 30) -> re.Match[str]:
+        """Read until `pattern` is seen; fails when the program ends or the time does."""
+        deadline_s = time.monotonic() + timeout_s
+        while (found := re.search(pattern, self.text)) is None:
+            if time.monotonic() > deadline_s or not self._read():
+                pytest.fail(f"never showed {pattern!r}:\n{self.text}")
+        return found
+
+    def press(self, keys: str) -> None:
+        """Type."""
+        os.write(self._terminal, keys.encode())
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Read until the program ends; its exit code."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.exit_code is None:
+            self._read()
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                while self._read():
+                    pass
+                self.exit_code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline_s:
+                pytest.fail(f"did not end:\n{self.text}")
+        return self.exit_code
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def close(self) -> None:
+        """End it if it still runs, as closing the window would."""
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGTERM)
+            self.wait(40)
+        os.close(self._terminal)
+
+    def _read(self) -> bool:
+        """Take what was shown; False when nothing more will come."""
+        ready, _, _ = select.select([self._terminal], [], [], 0.05)
+        if not ready:
+            return True
+        with contextlib.suppress(OSError):
+            if data := os.read(self._terminal, 65_536):
+                self.shown += data.decode(errors="replace")
+                return True
+        return False
+
+
+class Person:
+    """Types `imlmesh …` with one home; everything started is ended with the test module."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self._terminals: list[Terminal] = []
+        inherited = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
+        self.env = {**inherited, "IMLMESH_HOME": str(self.home), "TERM": "xterm-256color"}
+
+    def open(self, *arguments: str, columns: int = 100) -> Terminal:
+        """Start `imlmesh ARGUMENTS` in a new terminal."""
+        argv = [sys.executable, "-m", "imlmesh", *arguments]
+        terminal = Terminal(argv, self.folder, self.env, columns)
+        self._terminals.append(terminal)
+        return terminal
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`imlmesh ARGUMENTS` in a pipe, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "imlmesh", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """The JSON that `imlmesh ARGUMENTS` prints."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def until(self, ready: Callable[[], Any], timeout_s: float = 30) -> Any:
+        """The first true answer of `ready`."""
+        deadline_s = time.monotonic() + timeout_s
+        while not (found := ready()):
+            if time.monotonic() > deadline_s:
+                pytest.fail("it did not happen in time")
+            time.sleep(0.1)
+        return found
+
+    def liveness(self, node: str) -> str:
+        """What the orchestrator thinks of a node."""
+        return str(self.ask("node", "show", node)["liveness"])
+
+    def leave(self) -> None:
+        """Close all terminals, the last opened first."""
+        while self._terminals:
+            self._terminals.pop().close()
+
+
+@pytest.fixture(scope="module")
+def person(mosquitto: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """Somebody in an empty folder."""
+    found = Person(tmp_path_factory.mktemp("person"))
+    yield found
+    found.leave()

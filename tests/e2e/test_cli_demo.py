@@ -1,0 +1,40 @@
+"""`imlmesh demo run`: under a minute, ends well, shows the reroute, leaves nothing running."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conftest import Person
+
+
+def running_below(folder: Path) -> list[str]:
+    """Command lines of processes that name `folder`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
+def test_the_demo_loses_a_node_and_goes_on(person: Person) -> None:
+    begin_s = time.monotonic()
+    demo = person.open("demo", "run", "--home", str(person.folder / "demo"))
+    assert demo.wait(90) == 0
+    assert time.monotonic() - begin_s < 60
+    text = demo.text
+    killed = text.index("killed pi-roof (SIGKILL)")
+    suspect = text.index("pi-roof is suspect")
+    lost = text.index("pi-roof is lost")
+    moved = text.index("goes to pi-bed (attempt 2)")
+    assert killed < lost < moved
+    assert suspect < lost
+    assert "completed after" in text
+    assert "dry probes: 2" in text
+    assert running_below(person.folder) == []
