@@ -17,16 +17,14 @@ from typing import Any, Self
 import httpx2
 
 from imlmesh.diagnosis import error_of
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputErrors, LinkError, MeshError
 from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
 
 _BASE_URL = "http://imlmesh"
-_TIMEOUT_S = 30.0
-#: pings come every 15 s; a stream silent for longer is dead
-_STREAM_SILENCE_S = 40.0
+#: a stream without pings is dead
+_STREAM_SILENCE_S = 3 * limits.EVENT_PING_S
 _RETRY_S = 0.5
-#: how long a follower waits for an orchestrator that restarts
-RECONNECT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Client:
         self._http = httpx2.Client(
             base_url=_url(address),
             headers=_headers(address),
-            timeout=_TIMEOUT_S,
+            timeout=limits.CLIENT_ANSWER_S,
             transport=httpx2.HTTPTransport(uds=address.socket) if address.socket else None,
             trust_env=False,
         )
@@ -117,7 +115,7 @@ class Client:
     ) -> AsyncIterator[ServerEvent]:
         """The stream of events, resumed where it broke; ends with the run when `run` is given.
 
-        LinkError `orchestrator.unreachable` when the orchestrator stays away for RECONNECT_S.
+        LinkError `orchestrator.unreachable` when the orchestrator stays away for CLIENT_RECONNECT_S.
         """
         loop = asyncio.get_running_loop()
         last = after
@@ -131,7 +129,7 @@ class Client:
                     if event.kind == "end":
                         return
             except (httpx2.HTTPError, LinkError) as exc:
-                if loop.time() - silent_since_s > RECONNECT_S:
+                if loop.time() - silent_since_s > limits.CLIENT_RECONNECT_S:
                     raise _unreachable(self.home, exc) from exc
             await asyncio.sleep(_RETRY_S)
 
@@ -143,7 +141,7 @@ class Client:
             httpx2.AsyncClient(
                 base_url=_url(address),
                 headers=_headers(address),
-                timeout=httpx2.Timeout(_TIMEOUT_S, read=_STREAM_SILENCE_S),
+                timeout=httpx2.Timeout(limits.CLIENT_ANSWER_S, read=_STREAM_SILENCE_S),
                 transport=httpx2.AsyncHTTPTransport(uds=address.socket) if address.socket else None,
                 trust_env=False,
             ) as http,

@@ -17,6 +17,7 @@ from imlmesh.running import RunningMesh
 from imlmesh.settings import settings
 from imlmesh.supervise import Supervised
 from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 
 PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
@@ -24,7 +25,6 @@ PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
 VICTIM = PI_ROOF
 GROUPS = {"garden": [PI_BED, PI_ROOF], "office": [DESK]}
 _POLL_S = 0.2
-_TIMEOUT_S = 90.0
 
 
 def example(name: str) -> Path:
@@ -73,8 +73,8 @@ async def _follow_and_kill(client: Client, run: str, victim: Supervised) -> Exit
     snapshot = await asyncio.to_thread(client.get, f"runs/{run}")
     killing = asyncio.create_task(_kill_in_the_middle(client, run, victim))
     try:
-        if not await follow(client, snapshot, _TIMEOUT_S):
-            say(f"{run} did not end within {_TIMEOUT_S:g} s")
+        if not await follow(client, snapshot, limits.DEMO_RUN_S):
+            say(f"{run} did not end within {limits.DEMO_RUN_S:g} s")
             return ExitCode.TIMED_OUT
         await killing
     finally:

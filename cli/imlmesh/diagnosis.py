@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.settings import settings
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputErrors, MeshError
 
-_LINE_FILE_BYTES = 8 * 1024 * 1024
 _BOLD, _RED, _YELLOW, _BLUE, _OFF = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[0m"
 
 
@@ -93,7 +93,7 @@ def error_of(record: Mapping[str, Any]) -> MeshError:
 def _file_lines(file: str) -> tuple[str, ...]:
     path = Path(file)
     try:
-        if path.stat().st_size > _LINE_FILE_BYTES:
+        if path.stat().st_size > limits.PLAN_BYTES:
             return ()
         return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
     except OSError:

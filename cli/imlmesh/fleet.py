@@ -26,6 +26,7 @@ from imlmesh.render import (
 Record = Mapping[str, Any]
 _ORDER = {"lost": 0, "suspect": 1, "offline": 3, "online": 4}
 _WITH_PROBLEMS = 2
+_SHOWN_APART = {"modules", "version"}
 
 
 def by_trouble(nodes: Sequence[Record]) -> list[Record]:
@@ -98,7 +99,7 @@ def print_node(node: Record) -> None:
     """One node as a page."""
     now_ms = time.time_ns() // 1_000_000
     head = Text.assemble((name_of(node), "bold"), "  ", mark(node["liveness"]))
-    if node["reason"]:
+    if node["reason"] and node["liveness"] != "online":
         head.append(f"  {node['reason']}", style="dim")
     write(head)
     for problem in node["problems"]:
@@ -108,13 +109,13 @@ def print_node(node: Record) -> None:
     heard_ms = node["last_heard_ms"]
     facts = {
         "id": node["node"],
-        "heard": f"{duration(now_ms - heard_ms)} ago" if heard_ms else "not yet",
+        "heard": f"{duration(now_ms - heard_ms)} ago" if heard_ms else "not since the last start",
         "since": f"{duration(now_ms - node['since_ms'])} in this state",
         "profile": node["profile"],
         "version": node["version"],
         "groups": ", ".join(node["groups"]) or "-",
         "labels": _pairs(node["labels"]),
-        "facts": _pairs(node["facts"]),
+        "facts": _pairs({n: v for n, v in node["facts"].items() if n not in _SHOWN_APART}),
         "health": f"cpu {percent(health.get('cpu_percent'))}, memory "
         f"{percent(health.get('memory_percent'))}, disk {percent(health.get('disk_percent'))}, "
         + ("no temperature" if temperature is None else f"{temperature:.0f} °C"),
@@ -131,10 +132,8 @@ def print_actions(actions: Sequence[Record]) -> None:
     rows = []
     for action in actions:
         wanted = set(action["params"].get("required", ()))
-        params = [
-            name if name in wanted else f"[{name}]"
-            for name in action["params"].get("properties", {})
-        ]
+        names = sorted(action["params"].get("properties", {}), key=lambda n: n not in wanted)
+        params = [name if name in wanted else f"[{name}]" for name in names]
         name = f"{action['module']}.{action['action']}"
         rows.append(
             [name, " ".join(params), action["effect"], action["permission"], action["description"]]

@@ -138,7 +138,11 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> No
         )
     for row in texts:
         table.add_row(*(row[index] for index in shown))
-    console().print(table)
+    with console().capture() as drawn:
+        console().print(table)
+    # Cells are filled with spaces up to their column's end; nobody wants them in a pipe.
+    for line in drawn.get().splitlines():
+        console().file.write(line.rstrip() + "\n")
 
 
 def _as_text(cell: Cell) -> Text:

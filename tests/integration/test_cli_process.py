@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imlmesh.main import run
 from imlmesh.reference import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ actions:
 
 @pytest.fixture
 def imlmesh(tmp_path: Path) -> Run:
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def started(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         plain = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
         return subprocess.run(
             [sys.executable, "-m", "imlmesh", *arguments],
@@ -39,7 +40,7 @@ def imlmesh(tmp_path: Path) -> Run:
             check=False,
         )
 
-    return run
+    return started
 
 
 def test_help_is_fast_and_begins_with_examples(imlmesh: Run) -> None:
@@ -200,10 +201,28 @@ def test_all_errors_of_a_plan_are_shown_with_their_places(imlmesh: Run, tmp_path
     assert twin.returncode == 3
 
 
-def test_a_plan_that_is_not_there_ends_with_3(imlmesh: Run) -> None:
-    done = imlmesh("plan", "check", "nothing.yaml")
-    assert done.returncode == 3
-    assert "error[plan.not_found]" in done.stderr
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, "plan.not_found"),
+        (b"plan_id: \xff", "plan.syntax"),
+        (b"#" * 5_000_000, "plan.too_large"),
+        (b"a: &a [x]\n" + b"b: [" + b"*a," * 300_000 + b"]", "plan.too_large"),
+        (b"[" * 5_000, "plan.too_large"),
+    ],
+    ids=["missing", "not text", "5 MB", "aliases", "deep"],
+)
+def test_a_file_that_is_no_plan_ends_with_3(
+    tmp_path: Path,
+    content: bytes | None,
+    code: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "plan.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert run(["plan", "check", str(file)]) == 3
+    assert f"error[{code}]" in capsys.readouterr().err
 
 
 def test_colour_obeys_the_environment(imlmesh: Run) -> None:

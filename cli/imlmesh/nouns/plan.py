@@ -83,8 +83,7 @@ def check(
     from imlmesh.exits import ExitCode, exit_code_of
     from imlmesh.render import emit
 
-    text = _read(file)
-    found = _check_on_mesh(file, text) if mesh else _check_here(file, text)
+    found = _check_on_mesh(file) if mesh else _check_here(file)
     if found["errors"] or (found["warnings"] and settings.output == "table"):
         from imlmesh.diagnosis import show_records
 
@@ -121,7 +120,7 @@ def run_plan(
     from imlmesh.render import emit, say, try_line, write
 
     client = Client.connect(settings.home)
-    submitted = client.post("runs", {"text": _read(file).decode(), "file": str(file)})
+    submitted = client.post("runs", {"text": _text(file), "file": str(file)})
     if submitted["warnings"] and settings.output == "table":
         show_records([], submitted["warnings"])
     name = submitted["run"]
@@ -169,14 +168,26 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _check_on_mesh(file: Path, text: bytes) -> dict[str, Any]:
+def _text(file: Path) -> str:
+    data = _read(file)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        from imlmesh_protocol.iml.document import parse
+
+        # It names the place.
+        parse(data, str(file))
+        raise
+
+
+def _check_on_mesh(file: Path) -> dict[str, Any]:
     from imlmesh.client import Client
 
-    body = {"text": text.decode(), "file": str(file)}
+    body = {"text": _text(file), "file": str(file)}
     return Client.connect(settings.home).post("plans/check", body)
 
 
-def _check_here(file: Path, text: bytes) -> dict[str, Any]:
+def _check_here(file: Path) -> dict[str, Any]:
     from imlmesh_drivers.registry import shipped_manifest
     from imlmesh_protocol.errors import InputError, InputErrors
     from imlmesh_protocol.iml.digest import plan_digest
@@ -186,7 +197,7 @@ def _check_here(file: Path, text: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {"schema": "imlmesh.check/1", "plan_id": None, "digest": None}
     found |= {"actions": 0, "waves": [], "errors": [], "warnings": []}
     try:
-        report = validate(parse(text, str(file)), [shipped_manifest()])
+        report = validate(parse(_read(file), str(file)), [shipped_manifest()])
     except InputErrors as exc:
         return found | {"errors": [error.as_record() for error in exc.errors]}
     except InputError as exc:

@@ -30,7 +30,7 @@ def list_runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
 ) -> None:
-    """List runs: what waits for a person or failed first, then the newest."""
+    """List runs: what waits for something first, then the newest."""
     import time
 
     from imlmesh.client import Client

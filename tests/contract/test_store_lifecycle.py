@@ -1,0 +1,333 @@
+"""One body over the stores of the orchestrator: a real file, memory, and one that always fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.apply import apply
+from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.store.heartbeats import Heartbeats
+from imlmesh_orchestrator.store.lifecycle import Lifecycle, Replay, replay
+from imlmesh_orchestrator.store.migrations import migrations
+from imlmesh_orchestrator.store.mover import Mover
+from imlmesh_orchestrator.store.projections import Source
+from imlmesh_orchestrator.store.reading import FailingReader, FileReader, MemoryReader, Reader
+from imlmesh_orchestrator.views import approvals, runs
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault, InputError, StoreError
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.states import (
+    ActionState,
+    ApprovalState,
+    DispatchState,
+    Effect,
+    Liveness,
+    RunState,
+)
+from imlmesh_runtime.clock import ManualClock
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+
+RUN = "r-1-bcdf"
+OTHER = "r-2-bcdf"
+
+
+@dataclass
+class Twin:
+    stores: dict[str, Store]
+    readers: dict[str, Reader]
+
+    async def lifecycle(self) -> tuple[Lifecycle, Replay]:
+        held = await self.readers["lifecycle"].ask(replay)
+        return Lifecycle(self.stores["lifecycle"], held.marks), held
+
+    async def rows(self, file: str, sql: str) -> list[Any]:
+        return await self.readers[file].ask(lambda database: database.execute(sql).fetchall())
+
+
+@pytest.fixture(params=["real", "memory"])
+async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Twin]:
+    stores: dict[str, Store] = {}
+    readers: dict[str, Reader] = {}
+    for file in ("lifecycle", "output", "input"):
+        if request.param == "real":
+            path = tmp_path / f"{file}.db"
+            stores[file] = Database(path, migrations(file))
+            readers[file] = FileReader(path)
+        else:
+            stores[file] = MemoryStore(migrations(file))
+            readers[file] = MemoryReader(stores[file])
+    yield Twin(stores, readers)
+    for file in stores:
+        readers[file].close()
+        await stores[file].close()
+
+
+async def commit(lifecycle: Lifecycle, *changes: c.Change) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    lifecycle.commit(
+        list(changes),
+        lambda error: future.set_exception(error) if error else future.set_result(None),
+    )
+    await future
+
+
+def described(node: str) -> c.NodeDescribed:
+    return c.NodeDescribed(
+        1, "m", node, f"{node}-alias", 1, 1, Manifest(), {}, "readonly", 2_000, 6_000
+    )
+
+
+def created(run: str, *names: str) -> c.RunCreated:
+    plan = Plan.model_validate(
+        {
+            "plan_id": "p",
+            "actions": [{"id": name, "module": "toy", "action": "look"} for name in names],
+        }
+    )
+    return c.RunCreated(10, "q-1-1", run, int(run.split("-")[1]), plan, f"digest-{run}", "me", 999)
+
+
+def planned(run: str, action: str, node: str = "pi-1", attempt: int = 1) -> c.DispatchPlanned:
+    name = f"{run}/{action}/{node}/{attempt}"
+    return c.DispatchPlanned(
+        11,
+        "q-1-1",
+        run,
+        name,
+        action,
+        node,
+        attempt,
+        b"bin",
+        b"hash",
+        Effect.ONCE,
+        60_000,
+        6_000,
+        "ask",
+    )
+
+
+def taken(run: str, action: str, result: Any = None, attempt: int = 1) -> c.ResultTaken:
+    name = f"{run}/{action}/pi-1/{attempt}"
+    done = (DispatchState.COMPLETED, ActionState.COMPLETED)
+    return c.ResultTaken(20, "m-2", run, name, action, *done, result, None, 7)
+
+
+def ended(run: str) -> c.RunEnded:
+    return c.RunEnded(30, "m-3", run, RunState.COMPLETED, None, False)
+
+
+async def test_seqs_rise_and_watchers_hear_after_the_commit(twin):
+    lifecycle, _ = await twin.lifecycle()
+    heard: list[tuple[int, c.Change]] = []
+    lifecycle.watch(heard.extend)
+    first, second = described("pi-1"), created(RUN, "a")
+    lifecycle.commit([first, second], lambda error: heard.append((0, error)))
+    while len(heard) < 3:
+        await asyncio.sleep(0)
+    assert heard == [(0, None), (1, first), (2, second)]
+    assert (lifecycle.before_seq, lifecycle.last_seq) == (0, 2)
+    await commit(lifecycle, planned(RUN, "a"))
+    assert (lifecycle.before_seq, lifecycle.last_seq) == (2, 3)
+    again, held = await twin.lifecycle()
+    assert (again.last_seq, held.marks.run_counter) == (3, 1)
+
+
+async def test_replay_gives_the_state_of_what_goes_on(twin):
+    lifecycle, _ = await twin.lifecycle()
+    story = [
+        c.EpochRaised(1, "e", 3),
+        described("pi-1"),
+        c.LivenessChanged(2, "m", "pi-1", Liveness.ONLINE, "birth"),
+        described("pi-2"),
+        c.LivenessChanged(3, "m", "pi-2", Liveness.ONLINE, "birth"),
+        c.LabelsChanged(3, "q", "pi-2", {"room": "shed"}),
+        c.LivenessChanged(4, "m", "pi-2", Liveness.SUSPECT, "will"),
+        c.LivenessChanged(5, "m", "pi-2", Liveness.LOST, "silence"),
+        c.GroupChanged(5, "q", "both", ("pi-1", "pi-2")),
+        c.GroupChanged(5, "q", "gone", ("pi-1",)),
+        c.GroupChanged(6, "q", "gone", ()),
+        created(RUN, "a", "b"),
+        planned(RUN, "a"),
+        c.DispatchAccepted(12, "m", RUN, f"{RUN}/a/pi-1/1"),
+        taken(RUN, "a"),
+        planned(RUN, "b"),
+    ]
+    ended_run = [created(OTHER, "a"), planned(OTHER, "a"), taken(OTHER, "a"), ended(OTHER)]
+    for change in (*story, *ended_run):
+        await commit(lifecycle, change)
+    _, held = await twin.lifecycle()
+    expected, found = State(), State()
+    for change in story:
+        apply(expected, change)
+    for change in held.changes:
+        apply(found, change)
+    expected.generation = found.generation = 0
+    assert found == expected
+    marks = held.marks
+    assert (marks.epoch, marks.run_counter, marks.seq, marks.at_ms) == (3, 2, 20, 30)
+    assert not [change for change in held.changes if getattr(change, "run", None) == OTHER]
+
+
+async def test_a_run_is_shown_as_its_changes_say(twin):
+    lifecycle, _ = await twin.lifecycle()
+    ask = twin.readers["lifecycle"].ask
+    lifecycle.expect("q-1-1", Source("a.yaml", {"a": (4, 5)}))
+    await commit(lifecycle, created(RUN, "a", "b", "c", "d"))
+    assert (await ask(lambda db: runs.list_runs(db, str, 9, None, "")))[0]["state"] == "pending"
+    lost = Fault("node.lost", "silent")
+    unknown = c.ActionUnknown(25, "m", RUN, "b", f"{RUN}/b/pi-1/1", lost)
+    await commit(lifecycle, planned(RUN, "a"), planned(RUN, "b"), taken(RUN, "a", {"x": b"raw"}))
+    await commit(
+        lifecycle,
+        c.DispatchEnded(25, "m", RUN, f"{RUN}/b/pi-1/1", DispatchState.UNKNOWN, lost),
+        unknown,
+        c.ApprovalAsked(
+            25,
+            "m",
+            RUN,
+            "a-1",
+            1,
+            "lost_effect",
+            "b",
+            f"{RUN}/b/pi-1/1",
+            "Did it?",
+            ("done", "fail"),
+            "fail",
+            99,
+        ),
+        c.ActionWaiting(26, "m", RUN, "c", {"pi-1": "node.lost"}),
+    )
+    shown = await ask(lambda db: runs.show_run(db, "r-1", str, {("toy", "look"): "pure"}))
+    assert shown["state"] == "running"
+    assert shown["counts"] == {"completed": 1, "unknown": 1, "waiting": 1, "pending": 1}
+    assert shown["waits_for"] == ["approval a-1 of b", "a node for c (pi-1 node.lost)"]
+    a, b, waiting, d = shown["actions"]
+    assert (a["state"], a["result"], a["duration_ms"], a["line"]) == (
+        "completed",
+        {"x": b"raw"},
+        7,
+        4,
+    )
+    assert (b["state"], b["error"]["code"], b["effect"]) == ("unknown", "node.lost", "once")
+    assert (waiting["node"], waiting["reasons"], d["effect"]) == (
+        None,
+        {"pi-1": "node.lost"},
+        "pure",
+    )
+    # a person answers, the work is placed again and ends
+    await commit(
+        lifecycle,
+        c.ApprovalClosed(40, "q", RUN, "a-1", ApprovalState.APPROVED, "rerun", "me"),
+        c.DispatchEnded(40, "q", RUN, f"{RUN}/b/pi-1/1", DispatchState.SUPERSEDED, lost),
+        c.ActionWaiting(40, "q", RUN, "b", {}),
+        planned(RUN, "b", attempt=2),
+    )
+    again = await ask(lambda db: runs.show_run(db, RUN, str, {}))
+    assert (again["actions"][1]["state"], again["actions"][1]["attempt"]) == ("running", 2)
+    await commit(
+        lifecycle,
+        taken(RUN, "b", attempt=2),
+        c.ActionsEnded(50, "m", RUN, ("c", "d"), ActionState.SKIPPED, lost),
+        c.RunEnded(50, "m", RUN, RunState.FAILED, lost, True),
+    )
+    last = await ask(lambda db: runs.show_run(db, RUN, str, {}))
+    assert (last["state"], last["unconfirmed"], last["error"]["code"]) == (
+        "failed",
+        True,
+        "node.lost",
+    )
+    assert [each["state"] for each in last["actions"]] == [
+        "completed",
+        "completed",
+        "skipped",
+        "skipped",
+    ]
+    assert last["waits_for"] == []
+    answered = await ask(lambda db: approvals.show_approval(db, "a-1"))
+    assert (answered["state"], answered["option"], answered["by"]) == ("approved", "rerun", "me")
+    assert len(await ask(lambda db: runs.story(db, RUN, str))) == last["seq"]
+    with pytest.raises(InputError, match=r"run\.not_found"):
+        await ask(lambda db: runs.find_run(db, "r-9"))
+
+
+async def test_prefixes_find_one_run_or_say_which(twin):
+    lifecycle, _ = await twin.lifecycle()
+    await commit(lifecycle, created(RUN, "a"), created(OTHER, "a"))
+    ask = twin.readers["lifecycle"].ask
+    assert await ask(lambda db: runs.find_run(db, "r-2")) == OTHER
+    with pytest.raises(InputError) as caught:
+        await ask(lambda db: runs.find_run(db, "r-"))
+    assert caught.value.code == "run.ambiguous"
+    listed = await ask(lambda db: runs.list_runs(db, str, 1, 2, ""))
+    assert [run["run"] for run in listed] == [RUN]
+
+
+async def test_the_mover_copies_once_and_lets_go(twin):
+    lifecycle, _ = await twin.lifecycle()
+    clock = ManualClock(100)
+    told: list[bool] = []
+    mover = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
+    await commit(lifecycle, created(RUN, "a"), planned(RUN, "a"))
+    await commit(lifecycle, taken(RUN, "a", {"x": 1}), ended(RUN))
+    assert lifecycle.outflow(clock.now_ms())[0] == 2
+    clock.advance(limits.OUTFLOW_AGE_MS)
+    mover.measure()
+    assert told == [True]
+    assert await mover.move() is False
+    assert (told, lifecycle.outflow(clock.now_ms())) == ([True, False], (0, 0))
+    late = c.ResultKept(60, "m", RUN, f"{RUN}/a/pi-1/1", "completed", 1, None)
+    await commit(lifecycle, late)
+    left = await twin.rows("lifecycle", "SELECT seq FROM outflow")
+    assert left == [(5,)], "what was copied leaves with the next commit"
+    # a mover that starts anew copies again what it finds; nothing is doubled
+    again = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
+    await mover.move()
+    await again.move()
+    results = await twin.rows("output", "SELECT id, run, kind FROM results ORDER BY at_ms")
+    assert results == [
+        (f"{RUN}/a/pi-1/1", RUN, "result-taken"),
+        (f"{RUN}/a/pi-1/1@5", RUN, "result-kept"),
+    ]
+    [(digest, document)] = await twin.rows("input", "SELECT digest, document FROM plans")
+    assert digest == f"digest-{RUN}"
+    assert Plan.model_validate_json(document).actions[0].id == "a"
+
+
+async def test_heartbeats_are_written_together(twin):
+    heartbeats = Heartbeats(twin.stores.__getitem__)
+    for beat in range(limits.HEARTBEAT_ROWS):
+        heartbeats.add("pi-1", 1_000 + beat, beat, {"load": 0.5})
+    heartbeats.write()
+    async with asyncio.timeout(10):
+        while (await twin.rows("output", "SELECT count(*) FROM heartbeats"))[0][
+            0
+        ] < limits.HEARTBEAT_ROWS:
+            await asyncio.sleep(0)
+    assert heartbeats.dropped == 0
+
+
+async def test_a_store_that_fails_says_so_and_tells_no_watcher():
+    from imlmesh_orchestrator.store.lifecycle import Marks
+
+    lifecycle = Lifecycle(FailingStore(), Marks(4, 0, 0, 0, 0, 0, 0))
+    heard: list[Any] = []
+    lifecycle.watch(heard.extend)
+    with pytest.raises(StoreError) as caught:
+        await commit(lifecycle, created(RUN, "a"))
+    assert (caught.value.code, heard, lifecycle.last_seq) == ("store.failed", [], 4)
+    told: list[bool] = []
+    mover = Mover(
+        lifecycle, FailingReader(), lambda file: FailingStore(), ManualClock(), told.append
+    )
+    with pytest.raises(StoreError):
+        await mover.move()
+    heartbeats = Heartbeats(lambda file: FailingStore())
+    heartbeats.add("pi-1", 1, 1, {})
+    heartbeats.write()
+    assert heartbeats.dropped == 1

@@ -1,0 +1,141 @@
+"""Every change class as a row and back, and in words."""
+
+import types
+import typing
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import FORMS, decode, encode, kind_of
+from imlmesh_orchestrator.views.telling import event_data, sentence, story_entry
+from imlmesh_protocol.errors import Fault, StoreError
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
+from imlmesh_protocol.states import (
+    ActionState,
+    ApprovalState,
+    DispatchState,
+    Effect,
+    Liveness,
+    RunState,
+)
+
+SPEC = ActionSpec("toy", "look", {"type": "object"}, ("x",), Effect.PURE, "readonly", 0.5)
+SAMPLES: dict[Any, Any] = {
+    int: 7,
+    bool: True,
+    bytes: b"\x00\xff",
+    Any: {"deep": [1, None, 2.5, "ü", b"raw"]},
+    Fault: Fault("node.lost", "silent", {"since": 4}),
+    Manifest: Manifest({"toy": Module("1.0", {"look": SPEC})}),
+    Plan: Plan.model_validate(
+        {
+            "plan_id": "p",
+            "actions": [
+                {
+                    "id": "a",
+                    "module": "toy",
+                    "action": "look",
+                    "params": {"n": 1, "t": "{{env.IML_X}}"},
+                    "effect": "once",
+                    "target_selector": "cpu >= 2",
+                },
+                {"id": "b", "module": "toy", "action": "look", "depends_on": ["a"]},
+            ],
+        }
+    ),
+    Effect: Effect.PHYSICAL,
+    ActionState: ActionState.FAILED,
+    ApprovalState: ApprovalState.DENIED,
+    DispatchState: DispatchState.TIMED_OUT,
+    Liveness: Liveness.LOST,
+    RunState: RunState.CANCELLED,
+}
+
+
+def sample(name: str, hint: Any) -> Any:
+    if name == "dispatch":
+        return "r-1-bcdf/a/pi-1/2"
+    if hint is str:
+        return f"a {name}"
+    if isinstance(hint, types.UnionType):
+        return sample(name, typing.get_args(hint)[0])
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return ("x", "y")
+    if origin is not None:
+        return {"x": "y"}
+    return SAMPLES[hint]
+
+
+def made(kind: type[c.Change], *, empty: bool = False) -> c.Change:
+    hints = typing.get_type_hints(kind)
+    values = {field.name: sample(field.name, hints[field.name]) for field in fields(kind)}
+    if empty:
+        for name, hint in hints.items():
+            if isinstance(hint, types.UnionType):
+                values[name] = None
+    return kind(**values)
+
+
+@pytest.mark.parametrize("kind", FORMS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("empty", [False, True])
+def test_every_change_survives_its_row(kind, empty):
+    change = made(kind, empty=empty)
+    row = encode(change)
+    back = decode(*row)
+    assert back == change
+    for field in fields(kind):
+        assert type(getattr(back, field.name)) is type(getattr(change, field.name)), field.name
+
+
+def test_all_changes_have_a_form_and_a_kind_of_their_own():
+    def below(kind: type) -> set[type]:
+        return {kind, *(each for sub in kind.__subclasses__() for each in below(sub))}
+
+    assert set(FORMS) == below(c.Change) - {c.Change, c.RunChange}
+    assert len({form.kind for form in FORMS.values()}) == len(FORMS)
+    assert kind_of(made(c.DispatchPlanned)) == "dispatch-planned"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {3: "no-such-kind"},
+        {4: 2},
+        {5: b"\xc1"},
+        {5: b"\x91\x01"},
+    ],
+)
+def test_a_damaged_row_is_corrupt(damage):
+    row = list(encode(made(c.DispatchEnded)))
+    for place, value in damage.items():
+        row[place] = value
+    with pytest.raises(StoreError) as caught:
+        decode(*row)
+    assert caught.value.code == "store.corrupt"
+
+
+@pytest.mark.parametrize("kind", FORMS, ids=lambda kind: kind.__name__)
+def test_every_change_is_told(kind):
+    change = made(kind)
+    text = sentence(change, lambda node: f"<{node}>")
+    assert text and "\n" not in text
+    data = event_data(5, change, str)
+    assert (data["seq"], data["kind"], data["cause"]) == (5, kind_of(change), "a cause")
+    assert not {"bin", "hash", "plan", "manifest", "result"} & data.keys()
+    assert story_entry(5, change, str)["text"] == sentence(change, str)
+
+
+def test_a_told_dispatch_names_action_and_node():
+    data = event_data(1, made(c.DispatchAccepted), str)
+    assert (data["action"], data["node"], data["dispatch"]) == ("a", "pi-1", "r-1-bcdf/a/pi-1/2")
+    failed = event_data(1, made(c.ResultTaken), str)
+    assert (failed["code"], failed["state"], failed["action_state"]) == (
+        "node.lost",
+        "timed_out",
+        "failed",
+    )
+    assert event_data(1, made(c.ApprovalAsked), str)["approval_kind"] == "a kind"
