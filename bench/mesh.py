@@ -12,7 +12,9 @@ from typing import Any
 from bench.core import layered
 from bench.field import Field, field
 from bench.figures import line, medians, ms, percentile, spread
+from imlmesh_orchestrator.core.changes import RunEnded
 from imlmesh_orchestrator.shell import Shell
+from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol.iml.digest import plan_digest
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import RunState
@@ -43,15 +45,28 @@ def _plan(actions: list[dict[str, Any]]) -> Plan:
     )
 
 
-async def run_plan(shell: Shell, plan: Plan, digest: str) -> float:
+class Stopwatch:
+    """When the ends of runs were stored."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.ended_s: dict[str, float] = {}
+        shell.lifecycle.watch(self._committed)
+
+    def _committed(self, numbered: Sequence[Numbered]) -> None:
+        now_s = time.perf_counter()
+        for _, change in numbered:
+            if type(change) is RunEnded:
+                self.ended_s[change.run] = now_s
+
+
+async def run_plan(shell: Shell, plan: Plan, digest: str, watch: Stopwatch | None = None) -> float:
     """Seconds from handing the plan to the engine to the stored change that ends the run."""
     began = time.perf_counter()
     run = await shell.submit(plan, digest, "bench")
     state = await shell.when_ended(run)
-    took = time.perf_counter() - began
     if state is not RunState.COMPLETED:
         raise RuntimeError(f"{run} is {state}")
-    return took
+    return (watch.ended_s.pop(run) if watch else time.perf_counter()) - began
 
 
 async def round_trips(place: Field) -> list[dict[str, Any]]:
@@ -63,13 +78,14 @@ async def round_trips(place: Field) -> list[dict[str, Any]]:
             await pair.round_trips(100)
             raw.append(percentile(await pair.round_trips(TRIPS), 0.5))
         async with place.mesh(1, serve=True) as shell:
+            watch = Stopwatch(shell)
             for effect in EFFECTS:
                 plan = one_action(effect)
                 digest = plan_digest(plan)
                 for _ in range(100):
-                    await run_plan(shell, plan, digest)
+                    await run_plan(shell, plan, digest, watch)
                 taken[effect].append(
-                    spread([await run_plan(shell, plan, digest) for _ in range(TRIPS)])
+                    spread([await run_plan(shell, plan, digest, watch) for _ in range(TRIPS)])
                 )
             http.append(await _http_trip(place, shell))
     results = []

@@ -1,4 +1,7 @@
-"""`python -m imlmesh_orchestrator`."""
+"""`python -m imlmesh_orchestrator --home DIR --broker ADDRESS:PORT`: the same as `main.script`.
+
+The one rule: the exit code says it: 0 told to end, 1 could not go on, 2 wrong use, 3 bad home.
+"""
 
 import sys
 

@@ -98,7 +98,7 @@ class Inbound:
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
         if self._quiet >= limits.HEARTBEATS_WAITING:
-            raise ProtocolError("node.full", "too many heartbeats wait")
+            raise ProtocolError("link.full", "too many heartbeats wait")
         self._quiet += 1
 
         def opened() -> e.Event | None:

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ PARENT_FD = "IMLMESH_PARENT_FD"
 #: variables that templates of plans may read begin with this
 ENV_PREFIX = "IML_"
 _GC_THRESHOLD = 50_000  # short-lived events are freed by counting, not by the collector
+# by default a writer thread waits 5 ms for a loop that encodes and signs; with this they overlap
+_SWITCH_S = 0.000_2
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class RunningOrchestrator:
         setup.home.make()
         path = setup.home.orchestrator / "lifecycle.db"
         self._database = Database(path, migrations("lifecycle"))
+        self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
         voice = Voice(
@@ -180,9 +184,7 @@ async def _live(shell: Shell) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_end.set)
     _watch_parent(asked_to_end.set)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
+    tune_process()
     notify(READY)
     watching = asyncio.ensure_future(_feed_watchdog())
     ending = asyncio.ensure_future(asked_to_end.wait())
@@ -195,6 +197,14 @@ async def _live(shell: Shell) -> bool:
         log.critical("ends: what it decides cannot be stored or done: %s", reason)
         return True
     return False
+
+
+def tune_process() -> None:
+    """Set the interpreter for a loop and writer threads that share few cores; once, after start."""
+    sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.store.heartbeats import Heartbeats
-from imlmesh_orchestrator.store.lifecycle import Lifecycle, Replay, replay
+from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Replay, replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
@@ -31,7 +31,7 @@ from imlmesh_protocol.states import (
     RunState,
 )
 from imlmesh_runtime.clock import ManualClock
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 
 RUN = "r-1-bcdf"
 OTHER = "r-2-bcdf"
@@ -124,12 +124,13 @@ def ended(run: str) -> c.RunEnded:
 
 async def test_seqs_rise_and_watchers_hear_after_the_commit(twin):
     lifecycle, _ = await twin.lifecycle()
-    heard: list[tuple[int, c.Change]] = []
+    heard: list[Any] = []
+    told = asyncio.Event()
     lifecycle.watch(heard.extend)
+    lifecycle.watch(lambda _: told.set())
     first, second = described("pi-1"), created(RUN, "a")
     lifecycle.commit([first, second], lambda error: heard.append((0, error)))
-    while len(heard) < 3:
-        await asyncio.sleep(0)
+    await told.wait()
     assert heard == [(0, None), (1, first), (2, second)]
     assert (lifecycle.before_seq, lifecycle.last_seq) == (0, 2)
     await commit(lifecycle, planned(RUN, "a"))
@@ -304,17 +305,14 @@ async def test_heartbeats_are_written_together(twin):
     for beat in range(limits.HEARTBEAT_ROWS):
         heartbeats.add("pi-1", 1_000 + beat, beat, {"load": 0.5})
     heartbeats.write()
-    async with asyncio.timeout(10):
-        while (await twin.rows("output", "SELECT count(*) FROM heartbeats"))[0][
-            0
-        ] < limits.HEARTBEAT_ROWS:
-            await asyncio.sleep(0)
+    await run(twin.stores["output"], lambda database: None)
+    assert await twin.rows("output", "SELECT count(*) FROM heartbeats") == [
+        (limits.HEARTBEAT_ROWS,)
+    ]
     assert heartbeats.dropped == 0
 
 
 async def test_a_store_that_fails_says_so_and_tells_no_watcher():
-    from imlmesh_orchestrator.store.lifecycle import Marks
-
     lifecycle = Lifecycle(FailingStore(), Marks(4, 0, 0, 0, 0, 0, 0))
     heard: list[Any] = []
     lifecycle.watch(heard.extend)

@@ -112,6 +112,13 @@ def test_the_greenhouse_ends_with_every_action_done(mesh: Mesh) -> None:
     assert "report on" in story.stdout
 
 
+def test_the_plan_of_the_readme_leaves_its_note(mesh: Mesh) -> None:
+    done = mesh.person.run("plan", "run", str(ROOT / "examples" / "hello.iml.yaml"))
+    assert done.returncode == 0
+    found = mesh.person.ask("run", "list", "--limit", "1")["runs"][0]
+    assert (found["plan_id"], found["state"]) == ("hello", "completed")
+
+
 def test_a_narrow_window_shows_the_same(mesh: Mesh) -> None:
     for columns in (30, 50):
         shown = mesh.person.open("node", "list", columns=columns)

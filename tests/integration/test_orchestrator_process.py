@@ -118,9 +118,13 @@ class Mesh:
     async def ended(self, run: str) -> dict[str, Any]:
         return await self.until(f"runs/{run}", lambda found: found["state"] in ENDED)
 
-    async def events(self, **params: Any) -> AsyncIterator[tuple[str, int | None, Any]]:
+    async def events(
+        self, opened: asyncio.Event | None = None, **params: Any
+    ) -> AsyncIterator[tuple[str, int | None, Any]]:
         async with self.http.stream("GET", "events", params=params) as answer:
             assert answer.status_code == 200
+            if opened is not None:
+                opened.set()
             kind, seq = "", None
             async for line in answer.aiter_lines():
                 name, _, value = line.partition(": ")
@@ -302,7 +306,8 @@ async def test_a_forged_message_is_refused_counted_and_shown(mesh):
     await mesh.kill("pi-1", signal.SIGTERM)
     context = NodeKeys.load(mesh.home.node("pi-1"), MESH).context()
     link = MqttLink("127.0.0.1", mesh.port, "pi-1", context, (f"imlmesh/1/{MESH}/all/+",))
-    watched = mesh.events()
+    opened = asyncio.Event()
+    watched = mesh.events(opened)
 
     class Events:
         def will(self):
@@ -318,7 +323,7 @@ async def test_a_forged_message_is_refused_counted_and_shown(mesh):
             pass
 
     first = asyncio.ensure_future(anext(event async for event in watched if event[0] == "refusal"))
-    await mesh.until("health", lambda found: True)
+    await opened.wait()
     link.start(Events())
     _, seq, data = await first
     await link.close()

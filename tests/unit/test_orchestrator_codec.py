@@ -122,7 +122,8 @@ def test_a_damaged_row_is_corrupt(damage):
 def test_every_change_is_told(kind):
     change = made(kind)
     text = sentence(change, lambda node: f"<{node}>")
-    assert text and "\n" not in text
+    assert text
+    assert "\n" not in text
     data = event_data(5, change, str)
     assert (data["seq"], data["kind"], data["cause"]) == (5, kind_of(change), "a cause")
     assert not {"bin", "hash", "plan", "manifest", "result"} & data.keys()

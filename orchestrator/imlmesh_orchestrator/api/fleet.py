@@ -1,4 +1,8 @@
-"""Routes about nodes and groups."""
+"""Routes about nodes and groups.
+
+The one rule: names that people use become node ids here; the core hears ids alone. Deliberately
+absent: enrolling nodes, which is the CA's.
+"""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response

@@ -1,4 +1,8 @@
-"""Routes about plans, runs and approvals."""
+"""Routes about plans, runs and approvals.
+
+The one rule: a plan is parsed and checked in a thread, and only a plan without errors becomes an
+event. Deliberately absent: what is right about a plan; `submission` knows.
+"""
 
 import asyncio
 

@@ -1,4 +1,8 @@
-"""Routes about the whole: health, and the event stream."""
+"""Routes about the whole: health, and the event stream.
+
+The one rule: health is a look at memory, so that it answers when a disk does not. Deliberately
+absent: the frames of the stream; `events` makes them.
+"""
 
 import os
 from collections import Counter

@@ -12,6 +12,8 @@ from imlmesh_runtime.sqlite import Database, Store
 
 OpenStore = Callable[[str], Store]
 
+_FILES = ("input", "output")
+
 
 class Files:
     """output.db and input.db of one folder."""
@@ -19,6 +21,12 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, Database] = {}
+
+    def open_made(self) -> None:
+        """Open what an earlier start made: checking a large file must not hold up the mesh later."""
+        for file in _FILES:
+            if self.path(file).exists():
+                self.store(file)
 
     def path(self, file: str) -> Path:
         return self._folder / f"{file}.db"

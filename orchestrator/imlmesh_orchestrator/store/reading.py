@@ -6,6 +6,7 @@ moment of the file. Deliberately absent: what is asked.
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -36,23 +37,28 @@ class FileReader:
         self._path = path
         self._database: sqlite3.Connection | None = None
         self._turn = asyncio.Lock()
+        # a question goes on in its thread when nobody waits for it any more: the next one and
+        # `close` must still find the connection free
+        self._using = threading.Lock()
 
     async def ask(self, question: Question[T]) -> T:
         async with self._turn:
             return await asyncio.to_thread(self._ask, question)
 
     def close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        with self._using:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
 
     def _ask(self, question: Question[T]) -> T:
-        if self._database is None:
-            self._database = connect(self._path, read_only=True)
-        try:
-            return _moment(self._database, question)
-        except sqlite3.Error as exc:
-            raise StoreError("store.failed", f"{self._path.name}: {exc}") from exc
+        with self._using:
+            if self._database is None:
+                self._database = connect(self._path, read_only=True)
+            try:
+                return _moment(self._database, question)
+            except sqlite3.Error as exc:
+                raise StoreError("store.failed", f"{self._path.name}: {exc}") from exc
 
 
 class MemoryReader:

@@ -1,4 +1,8 @@
-"""Questions to people, as people see them."""
+"""Questions to people, as people see them.
+
+The one rule: a question is shown with everything that an answer needs: the options, what silence
+chooses, and when. Deliberately absent: answering.
+"""
 
 import json
 import sqlite3

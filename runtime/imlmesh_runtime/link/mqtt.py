@@ -258,6 +258,7 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         self._session = session
         self._received = bytearray()
         self._unsent = bytearray()
+        self._reading = False
         self._broken: MeshError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -276,6 +277,7 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         self._received += data
         start = 0
+        self._reading = True
         try:
             while (bounds := next_packet(self._received, start)) is not None:
                 begin, end = bounds
@@ -285,13 +287,20 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         except ProtocolError as exc:
             self._broken = exc
             self.abort()
+        finally:
+            self._reading = False
         del self._received[:start]
 
     def write_data(self, data: bytes) -> None:
         """Join what one turn of the loop writes: half the system calls, twice the messages."""
         self._connection._last_data_out = time.monotonic()
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            later = self._loop.call_soon
+            if self._reading:
+                # what was read is handled first: its answer may go out with the acknowledgement
+                later(later, self._flush)
+            else:
+                later(self._flush)
         self._unsent += data
         if len(self._unsent) > _JOINED_BYTES:
             self._flush()

@@ -1,0 +1,129 @@
+"""An orchestrator's home in one process: settings, a disk that fails, a socket path too long."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.main import RunningOrchestrator, load_setup, only_one
+from imlmesh_protocol.errors import InputError, InputErrors, StoreError
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_runtime.paths import Home
+
+NOWHERE = "127.0.0.1:9"
+PLAN = Plan.model_validate({"plan_id": "p", "actions": [{"id": "a", "module": "m", "action": "x"}]})
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    Authority.create(made, "home", "orchestra")
+    return made
+
+
+def test_settings_have_defaults_and_all_errors_are_told(tmp_path):
+    path = tmp_path / "orchestrator.toml"
+    assert load_config(path) == Config()
+    path.write_text("[plans]\nmax_actions = 20_000\n")
+    assert load_config(path).max_actions == 20_000
+    path.write_text("[plans]\nmax_actions = 0\nmin = 1\n[meshh]\n")
+    with pytest.raises(InputErrors) as caught:
+        load_config(path)
+    assert {error.code for error in caught.value.errors} == {"config.invalid"}
+    assert [error.place.pointer for error in caught.value.errors] == [
+        "/meshh",
+        "/plans/min",
+        "/plans/max_actions",
+    ]
+    path.write_text("[plans\n")
+    with pytest.raises(InputError, match=r"config\.invalid"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("broker", ["localhost", "localhost:", "localhost:99999", ":x"])
+def test_an_address_that_is_none_is_refused(home, broker):
+    with pytest.raises(InputError) as caught:
+        load_setup(home, broker)
+    assert caught.value.code == "config.invalid"
+
+
+def test_a_home_without_a_mesh_is_refused(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_setup(Home(tmp_path), NOWHERE)
+    assert caught.value.code == "home.missing"
+
+
+def test_one_home_holds_one_orchestrator(home):
+    with only_one(home), pytest.raises(InputError) as caught, only_one(home):
+        pass
+    assert caught.value.code == "orchestrator.running"
+    with only_one(home):
+        assert home.pid_file("orchestrator").read_text().strip().isdecimal()
+
+
+async def test_the_epoch_rises_with_every_start_and_runs_stay(home):
+    run = ""
+    for epoch in (1, 2):
+        running = RunningOrchestrator(load_setup(home, NOWHERE))
+        shell = await running.start(serve=False)
+        assert shell.epoch == shell.state.epoch == epoch
+        if epoch == 1:
+            run = await shell.submit(PLAN, "digest", "me")
+        assert list(shell.state.runs) == [run]
+        assert not shell.when_ended(run).done()
+        await running.close()
+
+
+async def test_a_disk_that_fails_ends_the_engine_and_tells_who_waits(home):
+    running = RunningOrchestrator(load_setup(home, NOWHERE))
+    shell = await running.start(serve=False)
+    run = await shell.submit(PLAN, "digest", "me")
+    ended = shell.when_ended(run)
+    await asyncio.to_thread(_break, home.orchestrator / "lifecycle.db")
+    with pytest.raises(StoreError):
+        await shell.submit(PLAN, "digest", "me")
+    with pytest.raises(StoreError):
+        await ended
+    assert isinstance(shell.engine.failed.exception(), StoreError)
+    with pytest.raises(StoreError):
+        await shell.submit(PLAN, "digest", "me")
+    await running.close()
+
+
+def _break(path: Path) -> None:
+    """Take the table away that every commit needs, as another program might."""
+    import sqlite3
+
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE changes RENAME TO elsewhere")
+    database.close()
+
+
+async def test_a_long_path_is_served_on_loopback_with_a_token(tmp_path):
+    home = Home(tmp_path / ("x" * 90))
+    Authority.create(home, "home", "orchestra")
+    running = RunningOrchestrator(load_setup(home, NOWHERE))
+    await running.start()
+    try:
+        address = json.loads(home.api_json.read_text())
+        assert address["socket"] is None
+        token = home.api_token
+        assert address["token_file"] == str(token)
+        assert token.stat().st_mode & 0o777 == 0o600
+        bearer = {"authorization": f"Bearer {token.read_text()}"}
+        async with httpx2.AsyncClient(base_url=address["url"], trust_env=False) as http:
+            without = await http.get("/v1/health")
+            assert (without.status_code, without.json()["code"]) == (403, "access.denied")
+            found = await http.get("/v1/health", headers=bearer)
+            assert found.json()["broker"]["connected"] is False
+            bad = await http.post("/v1/runs", headers=bearer, content=b"[")
+            assert (bad.status_code, bad.json()["code"]) == (422, "usage")
+            assert bad.headers["content-type"] == "application/problem+json"
+    finally:
+        await running.close()
+    assert not home.api_json.exists()
+    assert not home.api_token.exists()

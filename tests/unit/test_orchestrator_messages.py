@@ -1,0 +1,336 @@
+"""What leaves and what comes in: order, merging, refusals, watchers."""
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from imlmesh_orchestrator.core import commands as k
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.inbound import Inbound
+from imlmesh_orchestrator.outbound import Outbound
+from imlmesh_orchestrator.stream import Notice, Stream
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault, LinkError, StoreError
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.messages import Message
+from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.clock import ManualClock
+from imlmesh_runtime.trust import Signer
+
+MESH, ME = "home", "orchestra"
+PLAN_KEY, NODE_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+
+
+class FakeLink:
+    connected, unacked, faults, last_error = True, 0, 0, None
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes, bool]] = []
+        self.error: LinkError | None = None
+
+    def start(self, events: Any) -> None: ...
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        if self.error:
+            raise self.error
+        self.sent.append((topic, payload, retain))
+
+    async def close(self) -> None: ...
+
+
+class Speaking:
+    """An outbound, and nodes that open what it sends; a wrong order would be refused."""
+
+    def __init__(self) -> None:
+        signer = Signer.of_key(PLAN_KEY)
+        self.link, self.clock, self.stream = FakeLink(), ManualClock(), Stream()
+        sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
+        sealer.new_session(1, 0)
+        self.out = Outbound(MESH, ME, sealer, self.link, self.clock, self.stream, lambda: 41)
+
+    def heard(self, node: str = "pi-1") -> list[Message]:
+        opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.public_key())
+        mine = (topics.to_node(MESH, node, Kind.ACK).rpartition("/")[0], f"imlmesh/1/{MESH}/all")
+        return [
+            opener.open(topics.parse(topic), payload, self.clock.now_ms())
+            for topic, payload, _ in self.link.sent
+            if topic.startswith(mine)
+        ]
+
+
+def test_nothing_leaves_before_release_and_then_in_order():
+    speaking = Speaking()
+    speaking.out.prepare(
+        [
+            k.SendDispatch("pi-1", "d1", b"1"),
+            k.SendAck("pi-1", None, ("x",)),
+            k.SendDispatch("pi-2", "d2", b"2"),
+            k.SendAck("pi-1", 4, ()),
+            k.SendAck("pi-1", 3, ("y",)),
+            k.SendDispatch("pi-1", "d3", b"3"),
+            k.AskRebirth(""),
+        ]
+    )
+    speaking.out.send("pi-1", Kind.RESPONSE, {"what": "time", "nonce": "n", "at_ms": 1})
+    assert speaking.link.sent == []
+    speaking.out.release()
+    first = speaking.heard()
+    assert [message.kind for message in first] == [
+        Kind.ACK,
+        Kind.DELEGATE,
+        Kind.COMMAND,
+        Kind.RESPONSE,
+    ]
+    assert first[0].fields == {"beat": 4, "settled": ["x", "y"]}
+    assert first[1].fields == {"dispatches": [b"1", b"3"]}
+    assert next(message.fields for message in speaking.heard("pi-2")) == {"dispatches": [b"2"]}
+    speaking.out.send("pi-1", Kind.COMMAND, {"do": "rebirth"})
+    assert speaking.heard()[-1].fields == {"do": "rebirth"}, "nothing is held any more"
+
+
+def test_delegates_keep_within_count_and_size():
+    speaking = Speaking()
+    small = [k.SendDispatch("pi-1", str(n), b"x") for n in range(limits.BATCH_DISPATCHES + 1)]
+    large = [k.SendDispatch("pi-2", str(n), bytes(limits.BATCH_BYTES // 2 + 1)) for n in range(3)]
+    speaking.out.prepare([*small, *large])
+    speaking.out.release()
+    assert [len(m.fields["dispatches"]) for m in speaking.heard()] == [limits.BATCH_DISPATCHES, 1]
+    assert [len(m.fields["dispatches"]) for m in speaking.heard("pi-2")] == [1, 1, 1]
+
+
+def test_what_the_link_refuses_is_counted_and_not_kept():
+    speaking = Speaking()
+    speaking.link.error = LinkError("link.down", "gone")
+    speaking.out.prepare([k.SendDispatch("pi-1", "d", b"1"), k.SendCancel("pi-1", ("d",))])
+    speaking.out.release()
+    assert speaking.out.unsent == 2
+    speaking.link.error = None
+    speaking.out.release()
+    assert speaking.link.sent == []
+
+
+async def test_requests_are_answered_after_the_commit():
+    speaking = Speaking()
+    good, bad = speaking.out.expect("q-1"), speaking.out.expect("q-2")
+    speaking.out.prepare(
+        [
+            k.Reply("q-1", "r-1"),
+            k.Refuse("q-2", Fault("run.not_found", "no run")),
+            k.Reply("q-3", 1),
+        ]
+    )
+    assert not good.done()
+    speaking.out.release()
+    assert good.result() == ("r-1", 41)
+    assert bad.exception().code == "run.not_found"
+    lost = speaking.out.expect("q-4")
+    speaking.out.fail_all(StoreError("store.failed", "disk"))
+    assert lost.exception().code == "store.failed"
+
+
+class Listening:
+    """An inbound, and a node that speaks to it."""
+
+    def __init__(self) -> None:
+        self.clock, self.stream = ManualClock(), Stream()
+        self.events: list[e.Event] = []
+        self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
+        self.beats: list[e.HeartbeatArrived] = []
+        self.quiet: list[Any] = []
+        self.live = False
+        opener = Opener(
+            MESH, ME, lambda key_id, iss: NODE_KEY.public_key() if iss == "pi-1" else None
+        )
+        self.inbound = Inbound(opener, self.clock, self.stream, self)
+        self.sealer = self.speaker(NODE_KEY)
+
+    def speaker(self, key: Ed25519PrivateKey) -> Sealer:
+        signer = Signer.of_key(key)
+        sealer = Sealer(signer.sign, signer.key_id, MESH, "pi-1", Way.FROM)
+        sealer.new_session(3, 1)
+        return sealer
+
+    def post(self, event: e.Event) -> None:
+        self.events.append(event)
+
+    def post_quiet(self, make_event: Any) -> None:
+        self.quiet.append(make_event)
+
+    def answer(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+        self.answers.append((node, kind, fields))
+
+    def alias(self, node: str) -> str:
+        return f"{node}-alias"
+
+    def is_live(self, node: str) -> bool:
+        return self.live
+
+    def beat(self, event: e.HeartbeatArrived) -> None:
+        self.beats.append(event)
+
+    def sealed(self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = 60_000) -> bytes:
+        return self.sealer.seal(kind, ME, fields, self.clock.now_ms(), lifetime_ms)
+
+    def hear(self, kind: Kind, payload: bytes, channel: str = "") -> None:
+        self.inbound.message(topics.from_node(MESH, "pi-1", kind, channel), payload)
+
+    def say(self, kind: Kind, channel: str = "", **fields: Any) -> None:
+        self.hear(kind, self.sealed(kind, fields), channel)
+
+
+BIRTH = {
+    "state": "online",
+    "manifest": {"modules": {}},
+    "facts": {"os": "linux"},
+    "profile": "readonly",
+    "heartbeat_ms": 2_000,
+    "lost_ms": 6_000,
+}
+
+
+def test_births_wills_and_goodbyes_become_events():
+    listening = Listening()
+    listening.say(Kind.STATUS, **BIRTH)
+    listening.hear(Kind.STATUS, listening.sealed(Kind.STATUS, {"state": "gone"}, 0))
+    listening.say(Kind.STATUS, state="offline")
+    born, gone, left = listening.events
+    assert isinstance(born, e.NodeBirth)
+    assert (born.node, born.alias, born.boot, born.session) == ("pi-1", "pi-1-alias", 3, 1)
+    assert (type(gone), type(left)) == (e.NodeGone, e.NodeLeft)
+    assert listening.stream.refused == {}
+
+
+@pytest.mark.parametrize("change", [{"profile": "king"}, {"lost_ms": 2_000}, {"heartbeat_ms": 0}])
+def test_a_birth_that_makes_no_sense_is_refused(change):
+    listening = Listening()
+    listening.say(Kind.STATUS, **{**BIRTH, **change})
+    assert (listening.events, dict(listening.stream.refused)) == ([], {"message.invalid": 1})
+
+
+def test_results_come_as_the_node_told_them():
+    listening = Listening()
+    good = {"id": "r/a/pi-1/1", "hash": b"h", "outcome": "completed", "duration_ms": 3, "result": 1}
+    error = {"code": "driver.failed", "message": "no"}
+    bad = {"id": "r/b/pi-1/1", "hash": b"h", "outcome": "failed", "duration_ms": 3, "error": error}
+    listening.say(Kind.COMPLETE, results=[good, bad])
+    listening.say(Kind.ACCEPT, dispatches=[["r/a/pi-1/1", b"h"]], started=["r/a/pi-1/1"])
+    listening.say(Kind.REJECT, refusals=[{"id": "r/c/pi-1/1", **error}])
+    results, accepted, rejected = listening.events
+    assert results.results[0] == e.Result("r/a/pi-1/1", b"h", "completed", 3, 1, None)
+    assert results.results[1].error == Fault("driver.failed", "no")
+    assert (accepted.dispatches, accepted.started) == ((("r/a/pi-1/1", b"h"),), ("r/a/pi-1/1",))
+    assert rejected.refusals == (("r/c/pi-1/1", Fault("driver.failed", "no")),)
+
+
+def test_the_time_is_told_whatever_the_asker_s_clock_says():
+    listening = Listening()
+    asked = listening.sealer.seal(Kind.REQUEST, ME, {"what": "time", "nonce": "n"}, 5, 1)
+    listening.hear(Kind.REQUEST, asked)
+    now_ms = listening.clock.now_ms()
+    told = {"what": "time", "nonce": "n", "at_ms": now_ms}
+    assert listening.answers == [("pi-1", Kind.RESPONSE, told)]
+    listening.say(Kind.REQUEST, what="inventory", nonce="n")
+    assert dict(listening.stream.refused) == {"message.kind": 1}
+
+
+def test_heartbeats_are_verified_late_and_kept():
+    listening = Listening()
+    beat = {"beat": 9, "held": ["r/a/pi-1/1"], "health": {"load": 0.1}}
+    listening.say(Kind.HEARTBEAT, **beat)
+    forged = listening.speaker(PLAN_KEY).seal(Kind.HEARTBEAT, ME, beat, 0, 60_000)
+    listening.hear(Kind.HEARTBEAT, forged)
+    assert listening.beats == []
+    first, second = [make() for make in listening.quiet]
+    assert (first.beat, first.held, second) == (9, ("r/a/pi-1/1",), None)
+    assert listening.beats == [first]
+    assert dict(listening.stream.refused) == {"signature.invalid": 1}
+
+
+def test_what_is_not_believed_is_counted_by_code_and_shown():
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    completed = listening.sealed(Kind.COMPLETE, {"results": [{"id": 1}]})
+    listening.hear(Kind.COMPLETE, completed)
+    listening.hear(Kind.ACCEPT, b"")
+    listening.hear(Kind.ACCEPT, bytes(limits.MESSAGE_BYTES + 1))
+    listening.hear(Kind.REJECT, completed)
+    listening.inbound.message("imlmesh/1/home/from/pi-1/shout", b"")
+    listening.inbound.message(
+        "imlmesh/1/home/from/pi-2/accept", pack([1, "accept", bytes(8), b"", b""])
+    )
+    again = listening.sealed(Kind.COMPLETE, {"results": [_result()]})
+    listening.hear(Kind.COMPLETE, again)
+    listening.hear(Kind.COMPLETE, again)
+    assert dict(listening.stream.refused) == {
+        "message.invalid": 2,
+        "message.too_large": 1,
+        "message.kind": 2,
+        "signature.unknown_key": 1,
+        "message.replayed": 1,
+    }
+    assert len(listening.events) == 1
+    assert len(watching._items) == 7
+
+
+def _result() -> dict[str, Any]:
+    return {"id": "r/a/pi-1/1", "hash": b"h", "outcome": "completed", "duration_ms": 1}
+
+
+def test_an_old_status_is_a_hint_and_asks_for_a_birth():
+    listening = Listening()
+    old = listening.sealed(Kind.STATUS, BIRTH, 1)
+    listening.clock.advance(1_000)
+    listening.hear(Kind.STATUS, old)
+    assert listening.answers == [("pi-1", Kind.COMMAND, {"do": "rebirth"})]
+    listening.live = True
+    listening.hear(Kind.STATUS, old)
+    assert (len(listening.answers), listening.events) == (1, [])
+    assert listening.stream.refused == {}
+
+
+def test_log_lines_reach_watchers_of_their_run_alone():
+    listening = Listening()
+    mine, other = listening.stream.subscribe("r-1-x"), listening.stream.subscribe("r-2-x")
+    listening.say(Kind.EVENT, "log", dispatch="r-1-x/a/pi-1/1", line="hello", stream="stdout")
+    listening.say(Kind.EVENT, "progress", dispatch="r-1-x/a/pi-1/1", fraction=0.5, message="half")
+    listening.say(Kind.EVENT, "log", dispatch="r-1-x/a/pi-9/1", line="not mine")
+    assert [(item.kind, item.data["action"]) for item in mine._items] == [
+        ("log", "a"),
+        ("progress", "a"),
+    ]
+    assert not other._items
+    assert [line["line"] for line in listening.stream.logs("r-1-x").lines] == ["hello"]
+    assert dict(listening.stream.refused) == {"dispatch.unknown": 1}
+
+
+async def test_a_slow_watcher_is_told_and_bounded():
+    stream = Stream()
+    slow = stream.subscribe()
+    for number in range(limits.EVENT_QUEUE + 5):
+        stream.heartbeat({"beat": number})
+    assert slow.lagged
+    assert len(await slow.take()) == limits.EVENT_QUEUE
+    assert await slow.take() == []
+    stream.unsubscribe(slow)
+    for _ in range(limits.EVENT_SUBSCRIBERS):
+        stream.subscribe()
+    with pytest.raises(StoreError):
+        stream.subscribe()
+
+
+def test_logs_and_refusals_are_bounded():
+    stream = Stream()
+    watching = stream.subscribe()
+    for number in range(limits.RUN_LOG_LINES + 3):
+        line = {"at_ms": 1, "action": "a", "node": "n", "stream": "log", "line": str(number)}
+        stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert (len(kept.lines), kept.dropped, kept.lines[0]["line"]) == (limits.RUN_LOG_LINES, 3, "3")
+    for _ in range(limits.REFUSALS_PER_S + 7):
+        stream.refusal(5_000, {"node": "n"}, "message.invalid", "no")
+    shown = [i for i in watching._items if isinstance(i, Notice) and i.kind == "refusal"]
+    assert len(shown) == limits.REFUSALS_PER_S
+    assert stream.refused["message.invalid"] == limits.REFUSALS_PER_S + 7
