@@ -1,6 +1,7 @@
 """One body over the stores of the orchestrator: a real file, memory, and one that always fails."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,3 +330,26 @@ async def test_a_store_that_fails_says_so_and_tells_no_watcher():
     heartbeats.add("pi-1", 1, 1, {})
     heartbeats.write()
     assert heartbeats.dropped == 1
+
+
+async def test_a_question_that_nobody_waits_for_harms_nobody(tmp_path):
+    path = tmp_path / "lifecycle.db"
+    store = Database(path, migrations("lifecycle"))
+    reader = FileReader(path)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(database: Any) -> None:
+        begun.set()
+        assert may_end.wait(10)
+        database.execute("SELECT count(*) FROM changes").fetchone()
+
+    asking = asyncio.ensure_future(reader.ask(slow))
+    await asyncio.to_thread(begun.wait, 10)
+    asking.cancel()
+    following = asyncio.ensure_future(reader.ask(replay))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    may_end.set()
+    assert (await following).marks.seq == 0
+    reader.close()
+    await store.close()

@@ -46,7 +46,7 @@ class SimNode:
         self._session = self._seq = 0
         self._nonce: int | None = None
         self._ask_ms: int | None = None
-        self._floor = (0, 0)
+        self._floor = stored.floor
         self.world.tell(f"{self.name} boots ({self.boot})")
         self.link = self.world.link(self.name, node_filter(self.name))
         self.link.start(self)

@@ -30,7 +30,8 @@ class SimOrchestrator:
         self.alive = False
         self._epoch = 0
         self._waiting: list[Plan] = []
-        self._ended: dict[str, str] = {}
+        #: (at_ms, topic, payload) of everything ever sent
+        self.published: list[tuple[int, str, bytes]] = []
 
     def start(self) -> None:
         from world import MESH
@@ -160,8 +161,6 @@ class SimOrchestrator:
             if getattr(change, name, None)
         }
         self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
-        if isinstance(change, c.RunEnded):
-            self._ended[change.run] = str(change.state)
 
     def _perform(self, commands: list[k.Command]) -> None:
         delegates: dict[str, list[tuple[Any, bytes]]] = {}
@@ -190,7 +189,9 @@ class SimOrchestrator:
         self._seq += 1
         if self.link.connected:
             letter = (kind, self._epoch, self._seq, fields)
-            self.link.publish(down(node, kind), self.world.write(letter))
+            topic, payload = down(node, kind), self.world.write(letter)
+            self.published.append((self.world.now_ms, topic, payload))
+            self.link.publish(topic, payload)
 
     def next_ms(self) -> int | None:
         if not self.alive:

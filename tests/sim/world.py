@@ -21,6 +21,7 @@ from sim_orchestrator import SimOrchestrator
 
 MESH = "sim"
 QUIET_MS = 1_500  # a person answers after this long
+FAULTS = ("kill", "kill", "cut", "half", "drop", "orchestrator", "broker", "replay", "replay")
 SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
 
 
@@ -94,7 +95,7 @@ class World:
             at_ms = self.now_ms + self.dice.randint(0, self.faulty_until_ms - self.now_ms)
             pause_ms = self.dice.choice((200, 3_000, 9_000, 20_000))
             node = self.nodes[self.dice.choice(list(self.nodes))]
-            fault = self.dice.choice(("kill", "cut", "half", "drop", "orchestrator", "broker"))
+            fault = self.dice.choice(FAULTS)
             self.at(at_ms, lambda f=fault, n=node, p=pause_ms: self._fault(f, n, p))
 
     def _fault(self, fault: str, node: SimNode, pause_ms: int) -> None:
@@ -111,12 +112,20 @@ class World:
             self.at(later_ms, lambda: self.hub.heal(node.name))
         elif fault == "drop":
             self.hub.drop(node.name)
+        elif fault == "replay":
+            self._replay(node)
         elif fault == "orchestrator":
             self.orchestrator.kill()
             self.at(later_ms, self.orchestrator.start)
         else:
             self.hub.stop()
             self.at(later_ms, self.hub.restart)
+
+    def _replay(self, node: SimNode) -> None:
+        """Somebody at the broker sends again what this node was sent within the last minute."""
+        for at_ms, topic, payload in self.orchestrator.published:
+            if at_ms > self.now_ms - limits.DELEGATE_EXPIRY_MS and f"/to/{node.name}/" in topic:
+                self.hub.publish("somebody", topic, payload)
 
     def _heal(self) -> None:
         self.tell("everything heals")
@@ -200,6 +209,3 @@ def up(node: str, kind: Kind) -> str:
 
 def down(node: str, kind: Kind) -> str:
     return topics.to_node(MESH, node, kind) if node else topics.to_all(MESH, kind)
-
-
-LEASE = limits.LAN
