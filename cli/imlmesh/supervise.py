@@ -17,9 +17,8 @@ from pathlib import Path
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_runtime.process import PARENT_FD
 
-#: names the read end of the pipe whose end tells a child that its parent is gone
-PARENT_FD = "IMLMESH_PARENT_FD"
 _LAST_LINE_BYTES = 2_000
 
 

@@ -1,8 +1,12 @@
-"""`python -m imlmesh_node FOLDER`."""
+"""`python -m imlmesh_node FOLDER`.
+
+The one rule: the exit code says it: 0 told to end, 1 could not go on, 3 wrong use or a bad folder.
+"""
 
 import sys
 
-from imlmesh_node.main import script
+from imlmesh_node.main import main
+from imlmesh_runtime.process import logged
 
 if __name__ == "__main__":
-    sys.exit(script(sys.argv[1:]))
+    sys.exit(logged(lambda: main(sys.argv[1:])))

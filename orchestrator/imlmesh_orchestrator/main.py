@@ -1,24 +1,18 @@
 """The process of an orchestrator: `python -m imlmesh_orchestrator --home DIR --broker ADDRESS:PORT`.
 
-The one rule: it ends by itself when it should: on SIGTERM, SIGINT, or when the pipe from a parent
-that started it ends; and with a failure when it can no longer remember what it decides.
+The one rule: what it opens it closes, in order, also after a failed start. Deliberately absent:
+when to end; `runtime/process` knows that.
 """
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
-import gc
 import logging
 import os
-import signal
-import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
@@ -28,27 +22,22 @@ from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
-from imlmesh_protocol.errors import InputError, MeshError, Place, TrustError
+from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.base import Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
-from imlmesh_runtime.notify import READY, STOPPING, WATCHDOG, notify, watchdog_s
 from imlmesh_runtime.paths import Home
+from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
 log = logging.getLogger(__name__)
 
-#: descriptor of a pipe whose end means that the parent is gone
-PARENT_FD = "IMLMESH_PARENT_FD"
 #: variables that templates of plans may read begin with this
 ENV_PREFIX = "IML_"
-_GC_THRESHOLD = 50_000  # short-lived events are freed by counting, not by the collector
-# by default a writer thread waits 5 ms for a loop that encodes and signs; with this they overlap
-_SWITCH_S = 0.000_2
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,86 +155,14 @@ async def run_orchestrator(home: Home, broker: str) -> int:
     """
     setup = load_setup(home, broker)
     home.make()
-    with only_one(home):
+    with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
         running = RunningOrchestrator(setup)
         try:
             shell = await running.start()
-            failed = await _live(shell)
-            notify(STOPPING)
+            failed = await until_told(shell.engine.failed)
         finally:
             await running.close()
     return 1 if failed else 0
-
-
-async def _live(shell: Shell) -> bool:
-    """Until somebody ends it, or the engine does; whether it was the engine."""
-    loop = asyncio.get_running_loop()
-    asked_to_end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_end.set)
-    _watch_parent(asked_to_end.set)
-    tune_process()
-    notify(READY)
-    watching = asyncio.ensure_future(_feed_watchdog())
-    ending = asyncio.ensure_future(asked_to_end.wait())
-    either: set[asyncio.Future[Any]] = {ending, shell.engine.failed}
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    watching.cancel()
-    ending.cancel()
-    if shell.engine.failed.done():
-        reason = shell.engine.failed.exception()
-        log.critical("ends: what it decides cannot be stored or done: %s", reason)
-        return True
-    return False
-
-
-def tune_process() -> None:
-    """Set the interpreter for a loop and writer threads that share few cores; once, after start."""
-    sys.setswitchinterval(_SWITCH_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
-
-
-@contextlib.contextmanager
-def only_one(home: Home) -> Iterator[None]:
-    """Hold the home and write its pid file; InputError `orchestrator.running` when it is held."""
-    path = home.pid_file("orchestrator")
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            text = f"an orchestrator already runs for {home.root}"
-            raise InputError("orchestrator.running", text) from exc
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        try:
-            yield
-        finally:
-            lock.truncate(0)
-
-
-def _watch_parent(ended: Callable[[], None]) -> None:
-    descriptor = os.environ.pop(PARENT_FD, "")
-    if not descriptor.isdecimal():
-        return
-    number = int(descriptor)
-    loop = asyncio.get_running_loop()
-
-    def readable() -> None:
-        if not os.read(number, 1_024):
-            loop.remove_reader(number)
-            ended()
-
-    loop.add_reader(number, readable)
-
-
-async def _feed_watchdog() -> None:
-    pause_s = watchdog_s()
-    while pause_s is not None:
-        notify(WATCHDOG)
-        await asyncio.sleep(pause_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,13 +173,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     set_up_logs()
     return asyncio.run(run_orchestrator(Home(given.home.absolute()), given.broker))
-
-
-def script(argv: Sequence[str] | None = None) -> int:
-    """As `main`, but each coded error is one line of the log and the exit code 3."""
-    try:
-        return main(argv)
-    except MeshError as exc:
-        for error in getattr(exc, "errors", (exc,)):
-            log.error("%s", error, extra={"code": error.code, "hint": error.hint})
-        return 3

@@ -140,7 +140,9 @@ CODES: dict[str, Code] = {
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
     # link, broker
     "link.down": Code("mesh", True, "imlmesh status", "ConnectionError"),
-    "link.full": Code("mesh", True, "the broker is slow; it goes on when it caught up", "ConnectionError"),
+    "link.full": Code(
+        "mesh", True, "the broker is slow; it goes on when it caught up", "ConnectionError"
+    ),
     "link.refused": Code(
         "mesh", False, "provision the node again, or check the mesh id", "ConnectionError"
     ),

@@ -19,7 +19,9 @@ BATCH_DISPATCHES = 128  # dispatches a delegate: one signature for many, still w
 BATCH_BYTES = 160 * 1024  # a delegate or complete is closed when its parts reach this
 WINDOW_UNACKED = 64  # PUBLISH packets without PUBACK before the link waits
 KEEPALIVE_S = 20  # a half-open TCP connection is noticed within 1.5 of it
-LINK_PACKET_BYTES = MESSAGE_BYTES + 16 * 1024  # a message with topic and headers; more closes the connection
+LINK_PACKET_BYTES = (
+    MESSAGE_BYTES + 16 * 1024
+)  # a message with topic and headers; more closes the connection
 LINK_WAITING_MESSAGES = 10_000  # held while the window is full: a burst to a whole fleet fits
 LINK_WAITING_BYTES = 64 * 1024 * 1024  # of them; a Pi keeps room for the rest
 LINK_CONNECT_MS = 10_000  # TCP, TLS, CONNACK and SUBACK together, on a busy Pi
@@ -96,7 +98,8 @@ ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
 
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
-NODE_HELD = 256  # dispatches accepted and not settled
+NODE_HELD = 256  # dispatches accepted and not finished: the window of the orchestrator
+NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again
 TIME_ASK_MS = 2_000  # an unanswered time request goes out again
 TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from imlmesh import supervise
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
@@ -138,9 +137,3 @@ asyncio.run(main())
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", parent)
     assert await process.wait() == -signal.SIGKILL
     await until(lambda: lines(modules) == ["a began", "a orphaned"])
-
-
-def test_the_pipe_has_the_name_that_children_look_for() -> None:
-    from imlmesh_node.main import PARENT_FD
-
-    assert supervise.PARENT_FD == PARENT_FD

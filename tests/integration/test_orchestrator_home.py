@@ -9,10 +9,11 @@ import pytest
 
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
-from imlmesh_orchestrator.main import RunningOrchestrator, load_setup, only_one
+from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_protocol.errors import InputError, InputErrors, StoreError
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_runtime.paths import Home
+from imlmesh_runtime.process import only_one
 
 NOWHERE = "127.0.0.1:9"
 PLAN = Plan.model_validate({"plan_id": "p", "actions": [{"id": "a", "module": "m", "action": "x"}]})
@@ -58,10 +59,11 @@ def test_a_home_without_a_mesh_is_refused(tmp_path):
 
 
 def test_one_home_holds_one_orchestrator(home):
-    with only_one(home), pytest.raises(InputError) as caught, only_one(home):
+    held = home.pid_file("orchestrator"), "orchestrator.running"
+    with only_one(*held), pytest.raises(InputError) as caught, only_one(*held):
         pass
     assert caught.value.code == "orchestrator.running"
-    with only_one(home):
+    with only_one(*held):
         assert home.pid_file("orchestrator").read_text().strip().isdecimal()
 
 

@@ -110,6 +110,15 @@ def test_heartbeats_may_be_opened_behind_later_results() -> None:
     assert ends.refused(BEAT, beat) == "message.replayed"
 
 
+def test_a_log_line_that_overtakes_a_result_does_not_void_it() -> None:
+    ends = Ends()
+    result = ends.seal()
+    line = ends.seal(Kind.EVENT, {"line": "quick", "stream": "log"})
+    log = topics.parse(topics.from_node("home", "pi", Kind.EVENT, "log"))
+    ends.opener.open(log, line, NOW_MS)
+    assert ends.opener.open(UP, result, NOW_MS).fields == RESULTS
+
+
 def test_an_old_session_is_refused_after_a_newer_one() -> None:
     ends = Ends()
     old = ends.seal()

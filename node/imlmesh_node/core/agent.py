@@ -20,6 +20,7 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import (
     NODE_HELD,
     NODE_SLOTS,
+    NODE_UNSETTLED,
     RESEND_MS,
     SETTLED_KEPT_MS,
     START_MS,
@@ -166,8 +167,9 @@ class Agent:
             return None
         if arrival.refusal is not None:
             return arrival.refusal
-        if len(self.state.records) - len(self._settled) >= self._config.held:
-            return Fault("node.full", f"it holds {self._config.held} dispatches")
+        if len(self.slots) >= self._config.held or len(self._unsettled) >= NODE_UNSETTLED:
+            text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
+            return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
         self._change(taken)
         self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms))

@@ -40,6 +40,10 @@ class Slots:
         self.running: dict[str, HeldRecord] = {}
         self.claims = Claims()
 
+    def __len__(self) -> int:
+        """How many dispatches are taken and not finished."""
+        return len(self.waiting) + len(self.running)
+
     def wait(self, held: HeldRecord) -> None:
         self.waiting[held.dispatch.id] = held
 

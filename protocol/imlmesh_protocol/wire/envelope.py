@@ -22,6 +22,8 @@ from imlmesh_protocol.wire.topics import Kind, Topic, Way
 VERSION = 1
 KEY_ID_BYTES = 8
 _DOMAIN = b"imlmesh1"
+# heartbeats may wait behind other messages, and events at QoS 0 may overtake those at QoS 1
+_OWN_LANE = frozenset({Kind.HEARTBEAT, Kind.EVENT})
 _HEADER_TYPES = {"mesh": str, "iss": str, "aud": str, "id": str, "iat": int, "exp": int, "seq": int}
 
 
@@ -90,8 +92,7 @@ class Opener:
         self._mesh = mesh
         self._me = me
         self._find_key = find_key
-        #: (sender, lane) → (term, session, seq) of the last message taken; heartbeats may wait
-        #: behind other messages and so count in a lane of their own
+        #: (sender, lane) → (term, session, seq) of the last message taken
         self.floors: dict[tuple[str, str], tuple[int, int, int]] = {}
 
     def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
@@ -129,7 +130,7 @@ class Opener:
         self._check_order(message)
 
     def _check_order(self, message: Message) -> None:
-        lane = "heartbeat" if message.kind is Kind.HEARTBEAT else ""
+        lane = message.kind if message.kind in _OWN_LANE else ""
         place = (message.term, message.session, message.seq)
         if place <= self.floors.get((message.iss, lane), (0, 0, 0)):
             raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")

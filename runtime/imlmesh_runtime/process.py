@@ -1,0 +1,110 @@
+"""What every process of ours does around its engine: one of it, until told to end.
+
+The one rule: it ends by itself when it should: on SIGTERM, SIGINT, the end of the pipe from the
+parent that started it, or when its engine cannot go on. Deliberately absent: what it is for.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from imlmesh_protocol.errors import InputError, MeshError
+from imlmesh_runtime.notify import READY, STOPPING, WATCHDOG, notify, watchdog_s
+
+log = logging.getLogger(__name__)
+
+#: descriptor of a pipe whose end means that the parent is gone
+PARENT_FD = "IMLMESH_PARENT_FD"
+_GC_THRESHOLD = 50_000  # short-lived events are freed by counting, not by the collector
+# the default of 5 ms lets a writer thread wait that long for a busy loop, and the loop for it
+_SWITCH_S = 0.0002
+
+
+@contextlib.contextmanager
+def only_one(lock_file: Path, code: str) -> Iterator[None]:
+    """Hold `lock_file` with our number in it; InputError `code` when another process does."""
+    try:
+        lock = lock_file.open("a+")
+    except OSError as exc:
+        raise InputError("config.invalid", f"{lock_file.parent}: {exc.strerror}") from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise InputError(code, f"another process already runs for {lock_file.parent}") from exc
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+async def until_told(failed: "asyncio.Future[None]") -> bool:
+    """Run until somebody ends the process, or `failed` is done; whether it was that."""
+    loop = asyncio.get_running_loop()
+    asked_to_end = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_end.set)
+    _watch_parent(asked_to_end.set)
+    tune()
+    notify(READY)
+    watching = asyncio.ensure_future(_feed_watchdog())
+    ending = asyncio.ensure_future(asked_to_end.wait())
+    either: set[asyncio.Future[Any]] = {ending, failed}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    notify(STOPPING)
+    watching.cancel()
+    ending.cancel()
+    return failed.done()
+
+
+def tune() -> None:
+    """Set the interpreter for a loop and writer threads that share few cores; once, after start."""
+    sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
+
+
+def logged(main: Callable[[], int]) -> int:
+    """The exit code of `main`; each coded error is one line of the log and the exit code 3."""
+    try:
+        return main()
+    except MeshError as exc:
+        for error in getattr(exc, "errors", (exc,)):
+            log.error("%s", error, extra={"code": error.code, "hint": error.hint})
+        return 3
+
+
+def _watch_parent(ended: Callable[[], None]) -> None:
+    descriptor = os.environ.pop(PARENT_FD, "")
+    if not descriptor.isdecimal():
+        return
+    number = int(descriptor)
+    # children of ours must not keep the parent's pipe open
+    os.set_inheritable(number, False)
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(number, 1_024):
+            loop.remove_reader(number)
+            ended()
+
+    loop.add_reader(number, readable)
+
+
+async def _feed_watchdog() -> None:
+    pause_s = watchdog_s()
+    while pause_s is not None:
+        notify(WATCHDOG)
+        await asyncio.sleep(pause_s)
