@@ -5,7 +5,6 @@ The one rule: everything of it lives in one temporary folder and ends with the `
 
 import asyncio
 import contextlib
-import gc
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_runtime.paths import Home
+from imlmesh_runtime.process import tune
 from imlmesh_runtime.trust import ControlKeys
 
 MESH = "bench"
@@ -34,14 +34,17 @@ class Field:
     authority: Authority
     broker: Mosquitto
     port: int
+    #: of a second Mosquitto with the same settings, so that raw pair and mesh can take turns:
+    #: both speak as the orchestrator, and a broker keeps one connection of a name
+    raw_port: int
 
-    def provision(self, name: str) -> Path:
+    def provision(self, name: str, port: int | None = None) -> Path:
         folder = self.home.node(name)
         if not folder.exists():
             self.authority.provision(
                 name,
                 folder,
-                brokers=(f"127.0.0.1:{self.port}",),
+                brokers=(f"127.0.0.1:{port or self.port}",),
                 timing="lan",
                 policy_text=POLICY,
                 profile="local_worker",
@@ -71,10 +74,10 @@ class Field:
 
     @contextlib.asynccontextmanager
     async def raw(self) -> AsyncIterator[RawPair]:
-        """The raw pair on the same broker."""
+        """The raw pair on a broker of the same kind."""
         keys = ControlKeys.load(self.home.ca, MESH)
-        with self.process("bench.raw", self.provision(ECHO)):
-            pair = await RawPair.connect(keys, self.port, MESH, ECHO)
+        with self.process("bench.raw", self.provision(ECHO, self.raw_port)):
+            pair = await RawPair.connect(keys, self.raw_port, MESH, ECHO)
             try:
                 yield pair
             finally:
@@ -92,9 +95,7 @@ class Field:
                     folder = self.provision(f"n{index}")
                     children.enter_context(self.process("imlmesh_node", folder))
                 await online(shell, nodes)
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(50_000)
+                tune()
                 yield shell
             finally:
                 await running.close()
@@ -103,17 +104,22 @@ class Field:
 @contextlib.asynccontextmanager
 async def field() -> AsyncIterator[Field]:
     """A home, its keys and its broker."""
-    with tempfile.TemporaryDirectory(prefix="imlmesh-bench-") as folder:
-        home = Home(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="imlmesh-bench-") as root:
+        home = Home(Path(root))
         authority = Authority.create(home, MESH, "orchestrator")
         keys = ControlKeys.load(home.ca, MESH)
-        place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
-        broker = Mosquitto(MESH, "orchestrator", place, keys.context)
-        port = await broker.start()
-        try:
-            yield Field(home, authority, broker, port)
-        finally:
-            await broker.stop()
+        async with contextlib.AsyncExitStack() as stack:
+            brokers = []
+            for folder_name in ("broker", "broker-raw"):
+                folder = home.root / folder_name
+                if not folder.exists():
+                    authority.issue_broker(folder)
+                place = BrokerPlace(folder, home.ca / "ca.pem", home.logs / f"{folder_name}.log")
+                broker = Mosquitto(MESH, "orchestrator", place, keys.context)
+                await broker.start()
+                stack.push_async_callback(broker.stop)
+                brokers.append(broker)
+            yield Field(home, authority, brokers[0], brokers[0].port, brokers[1].port)
 
 
 async def online(shell: Shell, nodes: int) -> None:

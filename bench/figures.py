@@ -5,7 +5,6 @@ import os
 import platform
 import sqlite3
 import ssl
-import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +28,6 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
         "p95_ms": ms(percentile(seconds, 0.95)),
         "p99_ms": ms(percentile(seconds, 0.99)),
     }
-
-
-def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Key by key, the median over rounds."""
-    return {key: round(statistics.median(one[key] for one in rounds), 3) for key in rounds[0]}
 
 
 def line(name: str, **figures: Any) -> dict[str, Any]:

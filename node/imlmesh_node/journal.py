@@ -64,7 +64,7 @@ class Journal:
     @classmethod
     def open(cls, path: Path) -> "Journal":
         """The journal of a file; StoreError when it cannot be used."""
-        return cls(Database(path, MIGRATIONS))
+        return cls(Database(path, MIGRATIONS, inline=True))
 
     async def load(self, wall_ms: int) -> Loaded:
         """Everything, and a new boot number, higher than all before and than `wall_ms` - 1."""

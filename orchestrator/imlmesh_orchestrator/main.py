@@ -103,7 +103,7 @@ class RunningOrchestrator:
         setup = self._setup
         setup.home.make()
         path = setup.home.orchestrator / "lifecycle.db"
-        self._database = Database(path, migrations("lifecycle"))
+        self._database = Database(path, migrations("lifecycle"), inline=True)
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)

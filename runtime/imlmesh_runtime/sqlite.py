@@ -10,6 +10,7 @@ import queue
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ Done = Callable[[Any, MeshError | None], None]
 # below the pre-sized WAL, so that the WAL is recycled instead of growing
 _AUTOCHECKPOINT_PAGES = 500
 _BUSY_MS = 5_000
+# a commit longer than this would delay heartbeats and timers if it ran on the loop
+_QUICK_NS = 3_000_000
+_PATIENCE = 16
 
 
 class Store(Protocol):
@@ -136,10 +140,27 @@ def transact(database: sqlite3.Connection, work: Work) -> Any:
 
 
 class Database:
-    """A file and its writer thread; use from one event loop."""
+    """A file and its writer thread; use from one event loop.
 
-    def __init__(self, path: Path, migrations: Sequence[str], *, synchronous: str = "FULL") -> None:
+    `inline` lets short work be committed on the loop itself for as long as the disk is quick:
+    two hops between threads cost more than such a commit (docs/adr/0006). One slow transaction
+    sends the next `_PATIENCE` ones to the thread.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        *,
+        synchronous: str = "FULL",
+        inline: bool = False,
+    ) -> None:
         self.path = path
+        self._inline = inline
+        #: transactions that go to the thread before the disk is trusted again
+        self._patience = _PATIENCE
+        #: work that the thread has and has not answered
+        self._pending = 0
         self._database = open_file(path, migrations, synchronous=synchronous)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
@@ -147,6 +168,10 @@ class Database:
         self._thread.start()
 
     def submit(self, work: Work, done: Done) -> None:
+        if self._inline and not self._pending and not self._patience:
+            done(*self._attempt(work))
+            return
+        self._pending += 1
         self._queue.put((work, done))
 
     async def close(self) -> None:
@@ -157,21 +182,33 @@ class Database:
     def _transact(self, work: Work) -> Any:
         return transact(self._database, work)
 
+    def _attempt(self, work: Work) -> tuple[Any, MeshError | None]:
+        """Result or error of one transaction; notes how long the disk took."""
+        result, error = None, None
+        began_ns = time.monotonic_ns()
+        try:
+            result = self._transact(work)
+        except MeshError as exc:
+            error = exc
+        except Exception as exc:
+            error = StoreError("store.failed", f"{type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+        slow = time.monotonic_ns() - began_ns > _QUICK_NS
+        self._patience = _PATIENCE if slow else max(0, self._patience - 1)
+        return result, error
+
     def _write(self) -> None:
         while (entry := self._queue.get()) is not None:
             work, done = entry
-            result, error = None, None
+            result, error = self._attempt(work)
             try:
-                result = self._transact(work)
-            except MeshError as exc:
-                error = exc
-            except Exception as exc:
-                error = StoreError("store.failed", f"{type(exc).__name__}: {exc}")
-                error.__cause__ = exc
-            try:
-                self._loop.call_soon_threadsafe(done, result, error)
+                self._loop.call_soon_threadsafe(self._answer, done, result, error)
             except RuntimeError:
                 return  # the loop is closed: nobody waits for this any more
+
+    def _answer(self, done: Done, result: Any, error: MeshError | None) -> None:
+        self._pending -= 1
+        done(result, error)
 
 
 class MemoryStore:

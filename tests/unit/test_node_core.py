@@ -10,6 +10,7 @@ from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import ResultRecord
 from imlmesh_node.core.commands import KillReason
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import RESEND_MS, SETTLED_KEPT_MS, START_MS
 from imlmesh_protocol.states import Effect
@@ -145,16 +146,27 @@ def test_the_guards_refusal_is_rejected_and_not_remembered() -> None:
     assert world.changes == []
 
 
-def test_a_full_node_rejects_until_something_is_settled() -> None:
+def test_a_full_node_rejects_until_something_is_finished() -> None:
     world = World(held=2)
     many = [dispatch(number, Effect.PURE) for number in range(3)]
     asked = world.delegate(10, *(arrival(one, instant=True) for one in many))
     refused = of(commands.SendReject, asked)
     assert [fault.code for _, fault in refused[0].refusals] == ["node.full"]
-    world.finish(10, many[0])
     assert of(commands.SendReject, world.delegate(20, arrival(many[2], instant=True)))
-    world.does(events.AckArrived(30, None, (many[0].id,)))
+    world.finish(30, many[0])
     assert not of(commands.SendReject, world.delegate(40, arrival(many[2], instant=True)))
+
+
+def test_results_that_nobody_settles_fill_a_node_too() -> None:
+    world = World()
+    for number in range(limits.NODE_UNSETTLED):
+        one = dispatch(number, Effect.PURE)
+        world.delegate(number + 10, arrival(one, instant=True))
+        world.finish(number + 10, one)
+    more = arrival(dispatch(limits.NODE_UNSETTLED, Effect.PURE), instant=True)
+    assert of(commands.SendReject, world.delegate(2_000, more))
+    world.does(events.AckArrived(2_001, None, (dispatch(0, Effect.PURE).id,)))
+    assert not of(commands.SendReject, world.delegate(2_002, more))
 
 
 def test_slots_bound_what_runs_and_the_oldest_goes_first() -> None:
