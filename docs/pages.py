@@ -10,7 +10,7 @@ from pathlib import Path
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
-from imlmesh_protocol.wire.messages import DISPATCH_CHECKS, FIELDS
+from imlmesh_protocol.wire.messages import DISPATCH_FIELDS, FIELDS
 from imlmesh_protocol.wire.topics import CHANNELS, KINDS, NAMED_CHANNELS, Way
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def protocol() -> Iterator[str]:
         yield ""
     yield "## A dispatch\n"
     yield "Each entry of `delegate.dispatches` is a msgpack map with exactly the fields "
-    yield ", ".join(f"`{name}`" for name in DISPATCH_CHECKS) + "."
+    yield ", ".join(f"`{name}`" for name in DISPATCH_FIELDS) + "."
     yield "\nThe SHA-256 of the entry names this attempt: accepts and results repeat it."
 
 

@@ -6,6 +6,7 @@ which are columns.
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import EnumType
@@ -23,6 +24,10 @@ from imlmesh_protocol.manifest import Manifest, manifest_from_wire
 
 VERSION = 1
 _COLUMNS = {"at_ms", "cause", "run"}
+
+# the plan is kept beside its text, so that its id cannot be another's
+_documents: OrderedDict[int, tuple[Plan, str]] = OrderedDict()
+_DOCUMENTS = 16
 
 Convert = Callable[[Any], Any]
 
@@ -75,11 +80,23 @@ def kind_of(change: Change) -> str:
     return FORMS[type(change)].kind
 
 
+def plan_document(plan: Plan) -> str:
+    """The plan as JSON text; remembered, for a commit needs it twice and a trigger again and again."""
+    known = _documents.get(id(plan))
+    if known is not None and known[0] is plan:
+        return known[1]
+    text = plan.model_dump_json(exclude_defaults=True)
+    _documents[id(plan)] = (plan, text)
+    if len(_documents) > _DOCUMENTS:
+        _documents.popitem(last=False)
+    return text
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Fault):
         return [value.code, value.message, value.details]
     if isinstance(value, Plan):
-        return value.model_dump_json(exclude_defaults=True)
+        return plan_document(value)
     if isinstance(value, Manifest):
         return value.to_wire()
     return dict(value)

@@ -4,6 +4,7 @@ The one rule: one transaction for each step of the engine; who watches hears of 
 it is committed, in the order of seq. Deliberately absent: deciding, and questions of people.
 """
 
+import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -128,10 +129,14 @@ class Lifecycle:
                     self._flowing.append((flow_seq, changes[-1].at_ms, rows))
             done(error)
             if error is None:
-                for watcher in self._watchers:
-                    watcher(numbered)
+                # who watches may wait until what was decided is on its way
+                asyncio.get_running_loop().call_soon(self._tell, numbered)
 
         self._store.submit(lambda database: _execute(database, statements), ended)
+
+    def _tell(self, numbered: Sequence[Numbered]) -> None:
+        for watcher in self._watchers:
+            watcher(numbered)
 
     def moved(self, seq: int) -> None:
         """The mover copied everything up to `seq`."""

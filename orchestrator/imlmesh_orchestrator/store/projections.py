@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.store.codec import encode
+from imlmesh_orchestrator.store.codec import encode, plan_document
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, DispatchState, RunState
 
@@ -175,7 +175,7 @@ class Batch:
 
     def _run_created(self, seq: int, change: c.RunCreated, source: Source | None) -> None:
         plan = change.plan
-        document = plan.model_dump_json(exclude_defaults=True)
+        document = plan_document(plan)
         self._other(_PLAN, change.digest, plan.plan_id, document, change.at_ms)
         self._other(
             _RUN,

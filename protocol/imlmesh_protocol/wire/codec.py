@@ -12,6 +12,7 @@ import msgpack
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
 
+_TEXT = frozenset({str})
 _SCALARS = frozenset({type(None), bool, int, str, bytes})
 
 
@@ -52,6 +53,8 @@ def check_values(value: Any) -> None:
             raise ProtocolError("message.invalid", f"nested deeper than {MESSAGE_DEPTH}")
         if count > MESSAGE_VALUES:
             raise ProtocolError("message.invalid", f"more than {MESSAGE_VALUES} values")
+        if _SCALARS.issuperset(map(type, level)):
+            return
         below: list[Any] = []
         for item in level:
             kind = type(item)
@@ -70,7 +73,6 @@ def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ProtocolError("message.invalid", "duplicate key")
-    for key in result:
-        if type(key) is not str:
-            raise ProtocolError("message.invalid", "a key is not text")
+    if not _TEXT.issuperset(map(type, result)):
+        raise ProtocolError("message.invalid", "a key is not text")
     return result
