@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from imlmesh import reference
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
@@ -103,8 +104,14 @@ def state_tables() -> Iterator[str]:
         yield "```\n"
 
 
+def command_line() -> Iterator[str]:
+    """docs/cli.md: every verb, as its own help says."""
+    yield reference.page()
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "PROTOCOL.md": protocol,
+    "cli.md": command_line,
     "errors.md": error_codes,
     "states.md": state_tables,
 }

@@ -154,3 +154,10 @@ def person(mosquitto: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     found = Person(tmp_path_factory.mktemp("person"))
     yield found
     found.leave()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A whole mesh each: beside other tests its nodes would starve and look lost."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.alone)

@@ -326,6 +326,7 @@ async def test_a_wrong_signature_is_refused_and_counted(
         assert f'"code": "{code}"' in log
 
 
+@pytest.mark.alone
 async def test_heartbeats_are_on_time_whatever_drivers_do(
     control: Control, node: NodeProcess
 ) -> None:
