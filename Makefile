@@ -25,7 +25,7 @@ test: setup ## all tests; ARGS="-k word" narrows
 	$(PYTEST) -m alone $(ARGS) tests || [ $$? -eq 5 ]
 
 unit: setup ## unit and architecture tests alone; under 10 s
-	$(PYTEST) $(ARGS) tests/unit tests/architecture
+	$(PYTEST) -n 2 $(ARGS) tests/unit tests/architecture
 
 check: setup ## style, types, import rules, vocabulary, sizes, generated files
 	.venv/bin/ruff check .
