@@ -28,7 +28,7 @@ _PINS = range(54)  # BCM numbers of the largest header
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """mesh.toml. `brokers` are (address, port), the first one is called."""
+    """mesh.toml. `brokers` are (address, port), called in turn."""
 
     mesh: str
     id: str

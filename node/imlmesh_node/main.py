@@ -33,9 +33,8 @@ async def run_node(folder: Path) -> int:
         config = setup.config
         journal = Journal.open(folder / "journal.db")
         loaded = await journal.load(time.time_ns() // 1_000_000)
-        address, port = config.brokers[0]
         subscriptions = node_subscriptions(config.mesh, config.id)
-        link = MqttLink(address, port, config.id, setup.keys.context(), subscriptions)
+        link = MqttLink(config.brokers, config.id, setup.keys.context(), subscriptions)
         node = RunningNode(setup, journal, loaded, link)
         node.start()
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)

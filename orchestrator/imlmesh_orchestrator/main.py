@@ -55,7 +55,7 @@ class Setup:
         """The way to the broker; nothing is connected yet."""
         address, _, port = self.broker.rpartition(":")
         subscriptions = orchestrator_subscriptions(self.mesh)
-        return MqttLink(address, int(port), self.me, self.keys.context(), subscriptions)
+        return MqttLink([(address, int(port))], self.me, self.keys.context(), subscriptions)
 
     def alias(self, node: str) -> str:
         """What people call an enrolled node."""

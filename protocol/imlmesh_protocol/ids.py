@@ -23,6 +23,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SUFFIX_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
 _SUFFIX_LENGTH = 4
 
+# ASCII, for int() refuses some of what str.isdigit takes, and bounded, for it refuses long ones
+_ATTEMPT = re.compile(r"[0-9]{1,9}")
+
 
 def check_name(what: str, value: str) -> str:
     """Return `value` when it is a valid id of a mesh, node or orchestrator, else raise `name.invalid`."""
@@ -51,6 +54,6 @@ def dispatch_id(run: str, action: str, node: str, attempt: int) -> DispatchId:
 def split_dispatch(dispatch: str) -> tuple[RunId, ActionId, NodeId, int]:
     """The four parts of a dispatch id; `message.invalid` when there are not four."""
     parts = dispatch.split("/")
-    if len(parts) != 4 or not parts[3].isdigit():
+    if len(parts) != 4 or not _ATTEMPT.fullmatch(parts[3]):
         raise InputError("message.invalid", f"{dispatch[:120]!r} is not run/action/node/attempt")
     return RunId(parts[0]), ActionId(parts[1]), NodeId(parts[2]), int(parts[3])

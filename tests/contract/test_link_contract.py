@@ -135,7 +135,7 @@ class MqttRig:
         else:
             keys = NodeKeys.load(self.home.node(client_id), "home")
         _, port = self.relays[client_id]
-        return MqttLink("127.0.0.1", port, client_id, keys.context(), subscriptions)
+        return MqttLink([("127.0.0.1", port)], client_id, keys.context(), subscriptions)
 
     async def cut(self, client_id: str) -> None:
         self.relays[client_id][0].cut()

@@ -116,9 +116,11 @@ async def listening(home: Home, broker: SlowBroker, *, proof: bool = True) -> As
         yield server.sockets[0].getsockname()[1]
 
 
-def link_to(port: int, home: Home) -> MqttLink:
+def link_to(port: int, home: Home, *before: int) -> MqttLink:
+    """A link that tries the ports `before` first."""
     context = NodeKeys.load(home.node("a"), "home").context()
-    return MqttLink("127.0.0.1", port, "a", context, ("imlmesh/1/home/to/a/+",), lambda: 0.0)
+    addresses = [("127.0.0.1", one) for one in (*before, port)]
+    return MqttLink(addresses, "a", context, ("imlmesh/1/home/to/a/+",), lambda: 0.0)
 
 
 async def why_down(port: int, home: Home) -> LinkError:
@@ -209,6 +211,20 @@ async def test_a_closed_port_is_link_down(home):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         assert (await why_down(unused.getsockname()[1], home)).code == "link.down"
+
+
+async def test_the_next_address_is_tried_when_one_is_closed(home):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = closed.getsockname()[1]
+        async with listening(home, SlowBroker()) as port:
+            link, heard = link_to(port, home, nobody), Heard()
+            link.start(heard)
+            async with asyncio.timeout(10):
+                reason = await heard.downs.get()
+                await heard.ups.get()
+            await link.close()
+    assert reason.startswith("link.down")
 
 
 async def test_a_broker_of_another_mesh_is_link_tls(home, tmp_path):

@@ -91,7 +91,7 @@ async def join(home: Home, broker: Mosquitto) -> AsyncIterator[Callable[..., obj
         context = context_of(home, name)
         filters = subscriptions or (f"{BASE}/all/+",)
         link, heard = (
-            MqttLink("127.0.0.1", broker.port, client_id or name, context, filters),
+            MqttLink([("127.0.0.1", broker.port)], client_id or name, context, filters),
             Heard(will),
         )
         links.append(link)
@@ -111,7 +111,7 @@ def context_of(home: Home, name: str) -> ssl.SSLContext:
 
 
 async def refused(home: Home, port: int) -> str:
-    link = MqttLink("127.0.0.1", port, "a", context_of(home, "a"), (f"{BASE}/to/a/+",))
+    link = MqttLink([("127.0.0.1", port)], "a", context_of(home, "a"), (f"{BASE}/to/a/+",))
     heard = Heard()
     link.start(heard)
     reason = await heard.downs.get()

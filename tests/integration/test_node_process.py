@@ -55,7 +55,7 @@ class Control:
         self.signer = keys.signer
         self.begin_epoch(1, keys.signer)
         filters = topics.orchestrator_subscriptions(MESH)
-        self.link = MqttLink("127.0.0.1", port, ME, keys.context(), filters)
+        self.link = MqttLink([("127.0.0.1", port)], ME, keys.context(), filters)
         self.up = asyncio.Event()
 
     def begin_epoch(self, epoch: int, signer: Signer) -> None:

@@ -305,7 +305,7 @@ async def test_a_forged_message_is_refused_counted_and_shown(mesh):
     await mesh.online("pi-1")
     await mesh.kill("pi-1", signal.SIGTERM)
     context = NodeKeys.load(mesh.home.node("pi-1"), MESH).context()
-    link = MqttLink("127.0.0.1", mesh.port, "pi-1", context, (f"imlmesh/1/{MESH}/all/+",))
+    link = MqttLink([("127.0.0.1", mesh.port)], "pi-1", context, (f"imlmesh/1/{MESH}/all/+",))
     opened = asyncio.Event()
     watched = mesh.events(opened)
 

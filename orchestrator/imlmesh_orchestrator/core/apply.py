@@ -174,6 +174,7 @@ def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
     action = state.runs[change.run].actions[dispatch.action]
     if change.state is DispatchState.REJECTED:
         action.refused_by = (*action.refused_by, dispatch.node)
+        action.fault = change.fault
     elif change.state is DispatchState.SUPERSEDED:
         action.lost_on = (*action.lost_on, dispatch.node)
 

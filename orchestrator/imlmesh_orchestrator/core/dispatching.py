@@ -157,7 +157,12 @@ def _params(
 
 
 def loss_policy(action: Action, effect: Effect) -> str:
-    """What the loss of its node means: the plan's word, else by effect and target."""
+    """What the loss of its node means: the plan's word, else by effect and target.
+
+    A plan's reroute was checked against the manifests of then; the node's own may be stricter.
+    """
+    if action.on_node_loss == "reroute" and not effect.repeatable:
+        return "ask"
     if action.on_node_loss is not None:
         return str(action.on_node_loss)
     if not effect.repeatable:
@@ -199,7 +204,6 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             turn.state.nodes[event.node].full = True
         ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, name, ended, fault))
-        record.fault = fault
         runs.wait_again(turn, run, record, {event.node: fault.code})
     turn.pools.room()
 
@@ -218,19 +222,32 @@ def take_results(turn: Turn, event: ResultsArrived) -> None:
 def _take(turn: Turn, node: str, result: Result) -> bool:
     dispatch = turn.state.dispatches.get(result.dispatch)
     if dispatch is None:
-        _keep(turn, result)
-        return True
+        return _take_forgotten(turn, node, result)
     if not _is_own(turn, node, dispatch, result.hash):
         return False
     if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
         run = turn.state.runs[dispatch.run]
         record = run.actions[dispatch.action]
         if record.ended:
-            _keep(turn, result)
+            _keep(turn, dispatch.run, result)
         elif _OUTCOME[result.outcome] is not dispatch.state:
             _decide(turn, run, record, dispatch, result)
     elif dispatch.state is DispatchState.SUPERSEDED:
-        _keep(turn, result)
+        _keep(turn, dispatch.run, result)
+    return True
+
+
+def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
+    """A result of a run that is over and forgotten: evidence, if it names the node that sent it."""
+    try:
+        run, _, owner, _ = split_dispatch(result.dispatch)
+    except InputError:
+        run, owner = "", ""
+    if owner != node:
+        text = f"{result.dispatch[:120]!r} is not a dispatch of {node}"
+        turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
+        return False
+    _keep(turn, run, result)
     return True
 
 
@@ -290,11 +307,7 @@ def _finish(
         runs.after_end(turn, run, record)
 
 
-def _keep(turn: Turn, result: Result) -> None:
-    try:
-        run = split_dispatch(result.dispatch)[0]
-    except InputError:
-        return
+def _keep(turn: Turn, run: str, result: Result) -> None:
     turn.change(
         c.ResultKept(
             turn.at_ms,
@@ -321,15 +334,18 @@ def _is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> b
 
 
 def give_up(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:
-    """The node is gone, or has forgotten the dispatch: do what was decided for that case."""
+    """The node is gone, or has forgotten the dispatch: do what was decided for that case.
+
+    What may not be repeated is never placed again without a person's word, whatever was decided.
+    """
     run = turn.state.runs[dispatch.run]
     record = run.actions[dispatch.action]
-    if dispatch.on_loss == "ask":
-        _end(turn, dispatch, DispatchState.UNKNOWN, fault)
-        ask_lost_effect(turn, run, record, dispatch, fault)
-    elif dispatch.on_loss == "fail":
+    if dispatch.on_loss == "fail":
         _end(turn, dispatch, DispatchState.UNKNOWN, fault)
         runs.fail(turn, run, record, fault)
+    elif dispatch.on_loss == "ask" or not dispatch.effect.repeatable:
+        _end(turn, dispatch, DispatchState.UNKNOWN, fault)
+        ask_lost_effect(turn, run, record, dispatch, fault)
     else:
         _end(turn, dispatch, DispatchState.SUPERSEDED, fault)
         runs.wait_again(turn, run, record, {dispatch.node: fault.code})

@@ -7,6 +7,7 @@ while our own connection to the broker is down.
 from collections.abc import Callable
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import runs
 from imlmesh_orchestrator.core.commands import AskInventory, AskRebirth, SendAck, SendCancel
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.dispatching import accepted, give_up, send
@@ -21,7 +22,7 @@ from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import Timing
-from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness
+from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
 
 
 def timing_of(node: NodeRecord) -> Timing:
@@ -58,7 +59,10 @@ def born(turn: Turn, event: NodeBirth) -> None:
 
 def _ask_inventory(turn: Turn, node: NodeRecord) -> None:
     presence = turn.state.presence[node.node]
-    presence.asked = f"{turn.cause}/{turn.at_ms}"
+    nonce = f"{turn.cause}/{turn.at_ms}"
+    if presence.asked == nonce:
+        return  # many dispatches may be overdue in one turn: one question is for all of them
+    presence.asked = nonce
     presence.expects = tuple(node.live)
     turn.command(AskInventory(node.node, presence.asked))
 
@@ -79,7 +83,7 @@ def take_inventory(turn: Turn, event: InventoryArrived) -> None:
             if never_accepted:
                 accepted(turn, dispatch)
         elif never_accepted:
-            send(turn, dispatch)
+            _never_arrived(turn, dispatch)
         else:
             give_up(turn, dispatch, Fault("node.lost", "the node's journal does not hold it"))
     strangers = tuple(name for name in event.held if not _wanted(turn, event.node, name))
@@ -88,10 +92,22 @@ def take_inventory(turn: Turn, event: InventoryArrived) -> None:
     turn.pools.room()
 
 
+def _never_arrived(turn: Turn, dispatch: DispatchRecord) -> None:
+    """What was sent before the question can arrive no more: nodes refuse what was overtaken."""
+    run = turn.state.runs[dispatch.run]
+    if run.state is RunState.CANCELLING:
+        runs.confirm_cancel(turn, run, run.actions[dispatch.action])
+    else:
+        send(turn, dispatch)
+
+
 def _wanted(turn: Turn, node: str, name: str) -> bool:
-    """Whether work that a node holds may go on: it is ours, and nobody else was given it."""
+    """Whether work that a node holds may go on: ours, not cancelled, and given to nobody else."""
     dispatch = turn.state.dispatches.get(name)
     if dispatch is None or dispatch.node != node:
+        return False
+    run = turn.state.runs[dispatch.run]
+    if run.state is RunState.CANCELLING or run.actions[dispatch.action].ended:
         return False
     return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
 
@@ -213,7 +229,11 @@ def _each_live(turn: Turn, node: NodeRecord, act: Callable[[DispatchRecord], Non
 def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
     """The lease is over on both sides: unless its node is back, the work may go elsewhere."""
     node = turn.state.nodes[dispatch.node]
-    if node.liveness in (Liveness.LOST, Liveness.OFFLINE):
+    if node.liveness not in (Liveness.LOST, Liveness.OFFLINE):
+        return
+    presence = turn.state.presence.get(dispatch.node)
+    # a node that came back and was lost again renewed its leases meanwhile; that loss has an entry
+    if presence is None or presence.last_heard_ms + dispatch.lease_ms * 11 // 10 <= turn.at_ms:
         give_up(turn, dispatch, Fault("node.lost", f"{node.alias} was lost"))
 
 
@@ -226,9 +246,15 @@ def overdue(turn: Turn, dispatch: DispatchRecord) -> None:
 
 
 def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
-    """No accept in time: the same bytes again, as long as the node may be listening."""
+    """No accept in time: the same bytes again, as long as the node may be listening.
+
+    What was cancelled meanwhile must not be sent again; the inventory tells whether it arrived.
+    """
     node = turn.state.nodes[dispatch.node]
-    if node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
+    if turn.state.runs[dispatch.run].state is RunState.CANCELLING:
+        if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
+            _ask_inventory(turn, node)
+    elif node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
         send(turn, dispatch)
 
 

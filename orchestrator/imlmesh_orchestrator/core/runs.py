@@ -209,6 +209,15 @@ def cancel(turn: Turn, event: CancelAsked) -> None:
     turn.command(Reply(event.cause, str(run.state)))
 
 
+def confirm_cancel(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """The node never had what it was to stop: the action ends as cancelled."""
+    fault = Fault("action.cancelled", "cancelled before it reached its node")
+    state, name = DispatchState.CANCELLED, record.dispatch
+    turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, name, state, fault))
+    _end_many(turn, run, [record.action.id], ActionState.CANCELLED, fault)
+    finish_if_done(turn, run)
+
+
 def send_cancels(turn: Turn, run: RunRecord) -> None:
     """Ask every node that works for this run to stop."""
     by_node: dict[str, list[str]] = {}
@@ -286,3 +295,6 @@ def expire(turn: Turn, run: RunRecord) -> None:
             fail(turn, run, record, fault)
     if run.starting:
         abort(turn, run, "", Fault("run.expired", "the run's ttl_seconds are over"))
+    if not run.ended:
+        # what still runs may lose its node later, and nothing waits for that one any more
+        turn.deadlines.add(turn.at_ms + limits.START_MS, Deadline.EXPIRY, run.run)

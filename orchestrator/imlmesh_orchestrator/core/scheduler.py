@@ -70,9 +70,10 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
                 Deadline.FINISH,
                 dispatch.dispatch,
             )
-            turn.deadlines.add(
-                turn.at_ms + dispatch.lease_ms * 11 // 10, Deadline.REROUTE, dispatch.dispatch
-            )
+            if dispatch.on_loss == "reroute":
+                turn.deadlines.add(
+                    turn.at_ms + dispatch.lease_ms * 11 // 10, Deadline.REROUTE, dispatch.dispatch
+                )
     for approval in state.approvals.values():
         turn.deadlines.add(approval.expires_at_ms, Deadline.APPROVAL, approval.approval)
     for run in list(state.runs.values()):

@@ -6,12 +6,13 @@ ended; all of that is done here. Deliberately absent: MQTT 5, QoS 2, stored sess
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,26 +39,26 @@ _SUBACK_REFUSED = 128
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _CONNACK_UNAVAILABLE = 3
 
+Address = tuple[str, int]
+
 
 class MqttLink:
-    """A `Link` to one broker address.
+    """A `Link` to a broker; each connection attempt takes the next of its `addresses`.
 
-    `context` verifies the broker under the name of its mesh, whatever `host` is. `draw` gives
-    the jitter of reconnects, in [0, 1).
+    `context` verifies the broker under the name of its mesh, whatever the address is. `draw`
+    gives the jitter of reconnects, in [0, 1).
     """
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        addresses: Sequence[Address],
         client_id: str,
         context: ssl.SSLContext,
         subscriptions: tuple[str, ...],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.last_error: MeshError | None = None
-        self._host = host
-        self._port = port
+        self._addresses = itertools.cycle(addresses)
         self._client_id = client_id
         self._context = context
         self._subscriptions = subscriptions
@@ -121,12 +122,13 @@ class MqttLink:
         except LinkError as exc:
             return exc
         self._session = session
+        host, port = next(self._addresses)
         try:
             async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
-                await session.connect(self._host, self._port, self._context, self._subscriptions)
+                await session.connect(host, port, self._context, self._subscriptions)
             return await session.ended
         except Exception as exc:
-            return _explain(exc, f"{self._host}:{self._port}")
+            return _explain(exc, f"{host}:{port}")
         finally:
             self._session = None
             session.abort()
