@@ -4,9 +4,10 @@ The one rule: cheap, and never an error: what a machine cannot tell is left out.
 0 to 100, sizes whole megabytes, temperatures degrees Celsius.
 """
 
+import contextlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ _MB = 1024 * 1024
 
 def health(folder: Path) -> dict[str, Any]:
     """CPU since the last call, memory, the disk of `folder`, the hottest sensor, load of a minute."""
-    told: dict[str, Any] = {
-        "cpu_percent": psutil.cpu_percent(),
-        "memory_percent": psutil.virtual_memory().percent,
-        "disk_percent": psutil.disk_usage(str(folder)).percent,
-        "load": round(os.getloadavg()[0], 2),
+    readings: dict[str, Callable[[], float | None]] = {
+        "cpu_percent": psutil.cpu_percent,
+        "memory_percent": lambda: psutil.virtual_memory().percent,
+        "disk_percent": lambda: psutil.disk_usage(str(folder)).percent,
+        "load": lambda: round(os.getloadavg()[0], 2),
+        "temperature_c": _temperature_c,
     }
-    temperature_c = _temperature_c()
-    if temperature_c is not None:
-        told["temperature_c"] = temperature_c
+    told: dict[str, Any] = {}
+    for name, read in readings.items():
+        # a card that was pulled, a sensor that hangs off a bus: psutil passes on what it met
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            value = read()
+            if value is not None:
+                told[name] = value
     return told
 
 

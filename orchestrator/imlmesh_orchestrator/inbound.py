@@ -17,7 +17,7 @@ from imlmesh_protocol.manifest import PROFILES, manifest_from_wire
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Opener
 from imlmesh_protocol.wire.messages import Message
-from imlmesh_protocol.wire.topics import Kind, Topic
+from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 
 #: what a retained status looks like when it comes again
@@ -76,6 +76,8 @@ class Inbound:
         at_ms = self._clock.now_ms()
         try:
             parsed = topics.parse(topic)
+            if parsed.way is not Way.FROM:
+                raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
             if parsed.kind is Kind.HEARTBEAT:
                 self._heartbeat(parsed, payload)
                 return
@@ -150,9 +152,11 @@ class Inbound:
         data = {"at_ms": at_ms, "run": run, "action": action, "node": node, "dispatch": dispatch}
         if message.channel == "log":
             data |= {"stream": body.get("stream", "log"), "line": body.get("line", "")}
+            data["line"] = data["line"][: limits.LOG_LINE_BYTES]
             self._stream.log_line(run, data)
         else:
             data |= {"fraction": body.get("fraction"), "message": body.get("message", "")}
+            data["message"] = data["message"][: limits.PROGRESS_CHARS]
             self._stream.progress(run, data)
 
 
@@ -200,7 +204,7 @@ def _complete(topic: Topic, message: Message, at_ms: int) -> e.Event:
             item["outcome"],
             item["duration_ms"],
             item.get("result"),
-            _fault(item["error"]) if item.get("error") else None,
+            _fault(item["error"]) if "error" in item else None,
         )
         for item in message.fields["results"]
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 MESSAGE_BYTES = 256 * 1024  # brokers of the field default near it; a Pi decodes it in ~5 ms
 MESSAGE_DEPTH = 16  # plans nest 4 to 6; C stacks of decoders are safe far beyond
 MESSAGE_VALUES = 20_000  # bounds the decode time of a 256 KiB message full of tiny values
+COUNT_MAX = (1 << 63) - 1  # of a number in a message: what a column of the stores holds
+DISPATCH_ID_CHARS = 192  # run, action (64), node (63) and attempt need at most 161
 PARAMS_BYTES = 192 * 1024  # leaves room for envelope and neighbours within one message
 RESULT_BYTES = 192 * 1024  # one message; results in chunks come with a later issue
 DELEGATE_EXPIRY_MS = 60_000  # a dispatch is re-sent every 5 s, so an old envelope is never needed
@@ -73,6 +75,7 @@ START_MS = 60_000  # accepted but not started (claims, slots): the node gives it
 RUN_TTL_MS = 24 * 3_600_000  # a run that waits longer than a day is no longer wanted
 CANCEL_MS = 30_000  # a node that has not confirmed a cancel by then: unconfirmed
 APPROVAL_MS = 60 * 60_000  # people answer within the hour or not at all
+WAITING_REASONS = 20  # nodes named by an action that waits; people read five of them
 OUTFLOW_ROWS = 10_000  # copied rows the mover may lag before dispatching stops
 OUTFLOW_AGE_MS = 5_000
 EVENT_SUBSCRIBERS = 64  # open watch streams
@@ -125,6 +128,16 @@ WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a grow
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
 
 
+def stop_ms(lease_ms: int) -> int:
+    """A cut-off node ends `stop` work after this long without an answered heartbeat."""
+    return lease_ms * 9 // 10
+
+
+def reroute_ms(lease_ms: int) -> int:
+    """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
+    return lease_ms * 11 // 10
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """How fast silence is noticed. `lost_ms` is also the lease of a dispatch."""
@@ -136,16 +149,6 @@ class Timing:
     def suspect_ms(self) -> int:
         """Silent this long without a will: shown as suspect, gets nothing new."""
         return self.lost_ms * 2 // 3
-
-    @property
-    def stop_ms(self) -> int:
-        """A cut-off node ends `stop` work after this long without an answered heartbeat."""
-        return self.lost_ms * 9 // 10
-
-    @property
-    def reroute_ms(self) -> int:
-        """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
-        return self.lost_ms * 11 // 10
 
 
 WAN = Timing(heartbeat_ms=15_000, lost_ms=30_000)

@@ -6,6 +6,7 @@ Deliberately absent: code; a manifest never runs anything.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from imlmesh_protocol.states import Effect
 
 #: least to most trusted; an action runs when the node's profile is at least its permission
 PROFILES = ("readonly", "local_worker", "power_user", "unrestricted")
+
+# only whole params may be named: what format_map does with attributes and indexes is not for nodes
+_CLAIM = re.compile(r"(?:[^{}]|\{[A-Za-z_][A-Za-z0-9_]*\})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,10 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
     impact = float(wire["impact"])
     if not 0 <= impact <= 1:
         raise ValueError(f"{module}.{action}: impact {impact} is not within 0..1")
+    claims = tuple(wire.get("claims", ()))
+    for pattern in claims:
+        if type(pattern) is not str or not _CLAIM.fullmatch(pattern):
+            raise ValueError(f"{module}.{action}: no claim pattern {pattern!r:.120}")
     return ActionSpec(
         module=module,
         action=action,
@@ -127,6 +135,6 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
         permission=permission,
         impact=impact,
         description=str(wire.get("description", "")),
-        claims=tuple(wire.get("claims", ())),
+        claims=claims,
         vouch=bool(wire.get("vouch", False)),
     )

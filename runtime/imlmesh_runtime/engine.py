@@ -118,12 +118,12 @@ class Engine(Generic[E, C, K]):
         except Exception as exc:
             self._fail(exc)
             return
-        if changes:
-            self._committing = True
-            self._commit(changes, self._committed)
-            if self.failed.done():
-                return
         try:
+            if changes:
+                self._committing = True
+                self._commit(changes, self._committed)
+                if self.failed.done():
+                    return
             self._performer.prepare(commands)
             if not self._committing:
                 self._performer.release()

@@ -136,6 +136,10 @@ def transact(database: sqlite3.Connection, work: Work) -> Any:
     except sqlite3.Error as exc:
         full = "full" in str(getattr(exc, "sqlite_errorname", "")).lower()
         raise StoreError("store.full" if full else "store.failed", f"commit: {exc}") from exc
+    except MeshError:
+        raise
+    except Exception as exc:
+        raise StoreError("store.failed", f"{type(exc).__name__}: {exc}") from exc
     return result
 
 
@@ -184,15 +188,13 @@ class Database:
 
     def _attempt(self, work: Work) -> tuple[Any, MeshError | None]:
         """Result or error of one transaction; notes how long the disk took."""
-        result, error = None, None
+        result: Any = None
+        error: MeshError | None = None
         began_ns = time.monotonic_ns()
         try:
             result = self._transact(work)
         except MeshError as exc:
             error = exc
-        except Exception as exc:
-            error = StoreError("store.failed", f"{type(exc).__name__}: {exc}")
-            error.__cause__ = exc
         slow = time.monotonic_ns() - began_ns > _QUICK_NS
         self._patience = _PATIENCE if slow else max(0, self._patience - 1)
         return result, error
@@ -222,7 +224,7 @@ class MemoryStore:
     def submit(self, work: Work, done: Done) -> None:
         try:
             result = transact(self.database, work)
-        except StoreError as exc:
+        except MeshError as exc:
             done(None, exc)
         else:
             done(result, None)

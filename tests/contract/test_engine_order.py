@@ -178,3 +178,16 @@ async def test_a_stopped_engine_does_nothing_more() -> None:
     rig.engine.post("a")
     await rig.turn()
     assert rig.core.handled == []
+
+
+async def test_a_commit_that_raises_stops_the_engine() -> None:
+    rig = Rig()
+
+    def commit(changes: list[str], done: Callable[[MeshError | None], None]) -> None:
+        raise OverflowError("a number that no store can hold")
+
+    rig.engine._commit = commit
+    rig.engine.post("a")
+    await rig.turn()
+    assert isinstance(rig.engine.failed.exception(), OverflowError)
+    assert rig.log == []

@@ -125,3 +125,10 @@ def test_the_log_is_grown_before_the_first_commit(tmp_path: Path) -> None:
     assert grown >= 4 * 1024 * 1024
     assert (tmp_path / "a.db-wal").stat().st_size == grown
     database.close()
+
+
+async def test_a_value_that_no_column_holds_is_a_coded_error(store: Store) -> None:
+    with pytest.raises(StoreError) as caught:
+        await run(store, insert(1 << 64))  # type: ignore[arg-type]
+    assert caught.value.code == "store.failed"
+    assert await run(store, texts) == []

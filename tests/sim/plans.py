@@ -46,6 +46,8 @@ def random_plan(dice: random.Random, nodes: list[str]) -> Plan:
             action["target_node"] = dice.choice(nodes)
         if do in ("look", "write") and dice.random() < 0.3:
             action["on_node_loss"] = dice.choice(("reroute", "wait", "fail", "ask"))
+        elif dice.random() < 0.3:
+            action["on_node_loss"] = dice.choice(("wait", "fail", "ask"))
         if dice.random() < 0.2:
             action["lease_seconds"] = 10
         actions.append(action)

@@ -69,6 +69,12 @@ class SimOrchestrator:
     def submit(self, plan: Plan) -> None:
         self._waiting.append(plan)
 
+    def cancel(self) -> None:
+        """A person stops whatever runs."""
+        for run in list(self.core.state.runs.values()):
+            if self.alive and not run.ended:
+                self.post(e.CancelAsked, run=run.run, by="eve")
+
     # the link's events
 
     def will(self) -> Will | None:
@@ -239,8 +245,15 @@ class SimOrchestrator:
     def replay_differs(self) -> list[str]:
         replayed = Scheduler({}, self.stored).state
         live = self.core.state
+        # a restart forgets ended runs, a replay of everything does not
+        known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
             for name in ("nodes", "groups", "approvals", "epoch", "active")
             if getattr(replayed, name) != getattr(live, name)
+        ] + [
+            f"a replay gives another {key}"
+            for name, records in known
+            for key, record in records.items()
+            if getattr(replayed, name).get(key) != record
         ]

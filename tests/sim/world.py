@@ -21,7 +21,18 @@ from sim_orchestrator import SimOrchestrator
 
 MESH = "sim"
 QUIET_MS = 1_500  # a person answers after this long
-FAULTS = ("kill", "kill", "cut", "half", "drop", "orchestrator", "broker", "replay", "replay")
+FAULTS = (
+    "kill",
+    "kill",
+    "cut",
+    "half",
+    "drop",
+    "orchestrator",
+    "broker",
+    "replay",
+    "replay",
+    "cancel",
+)
 SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
 
 
@@ -114,6 +125,8 @@ class World:
             self.hub.drop(node.name)
         elif fault == "replay":
             self._replay(node)
+        elif fault == "cancel":
+            self.orchestrator.cancel()
         elif fault == "orchestrator":
             self.orchestrator.kill()
             self.at(later_ms, self.orchestrator.start)

@@ -140,3 +140,21 @@ def test_a_told_dispatch_names_action_and_node():
         "failed",
     )
     assert event_data(1, made(c.ApprovalAsked), str)["approval_kind"] == "a kind"
+
+
+def test_a_watcher_gets_no_result_however_small_its_type():
+    taken = c.ResultTaken(
+        1,
+        "m",
+        "r-1-x",
+        "r-1-x/a/pi/1",
+        "a",
+        DispatchState.COMPLETED,
+        ActionState.COMPLETED,
+        "text" * 1_000,
+        None,
+        5,
+    )
+    data = event_data(7, taken, str)
+    assert "result" not in data
+    assert (data["action"], data["duration_ms"]) == ("a", 5)

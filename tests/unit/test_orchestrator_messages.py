@@ -334,3 +334,32 @@ def test_logs_and_refusals_are_bounded():
     shown = [i for i in watching._items if isinstance(i, Notice) and i.kind == "refusal"]
     assert len(shown) == limits.REFUSALS_PER_S
     assert stream.refused["message.invalid"] == limits.REFUSALS_PER_S + 7
+
+
+@pytest.mark.parametrize("kind", [Kind.DELEGATE, Kind.RESPONSE, Kind.REQUEST])
+def test_only_what_nodes_may_write_is_heard(kind):
+    listening = Listening()
+    signer = Signer.of_key(NODE_KEY)
+    down = Sealer(signer.sign, signer.key_id, MESH, "pi-9", Way.TO)
+    down.new_session(3, 1)
+    fields = {
+        Kind.DELEGATE: {"dispatches": [b"x"]},
+        Kind.RESPONSE: {"what": "inventory", "nonce": "n"},
+        Kind.REQUEST: {"what": "time", "nonce": "n"},
+    }[kind]
+    payload = down.seal(kind, ME, fields, listening.clock.now_ms(), 60_000)
+    listening.inbound.message(topics.to_node(MESH, "pi-1", kind), payload)
+    assert (listening.events, listening.answers) == ([], [])
+    assert dict(listening.stream.refused) == {"message.kind": 1}
+
+
+def test_what_is_kept_of_a_node_s_words_is_bounded():
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    name, long = "r-1-x/a/pi-1/1", "x" * 100_000
+    listening.say(Kind.EVENT, "log", dispatch=name, line=long)
+    listening.say(Kind.EVENT, "progress", dispatch=name, message=long)
+    listening.say(Kind.EVENT, "log", dispatch="r-1-x/a/pi-1/²", line="hello")
+    assert len(listening.stream.logs("r-1-x").lines[0]["line"]) == limits.LOG_LINE_BYTES
+    _, progress, refusal = watching._items
+    assert (len(progress.data["message"]), refusal.kind) == (limits.PROGRESS_CHARS, "refusal")

@@ -1,9 +1,13 @@
 """Dispatches as bytes, and the table of fields."""
 
+from typing import Any
+
 import msgpack
 import pytest
 
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.manifest import manifest_from_wire
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import messages, topics
 from imlmesh_protocol.wire.messages import decode_dispatch, encode_dispatch
@@ -69,3 +73,72 @@ def test_a_dispatch_with_other_fields_is_refused(change: dict[str, object]) -> N
 
 def test_every_kind_has_its_fields() -> None:
     assert set(messages.FIELDS) == set(topics.Kind)
+
+
+def fields_of(kind: topics.Kind) -> dict[str, Any]:
+    fault = {"code": "c", "message": "m"}
+    done = {"id": "r/a/pi/1", "hash": b"h", "outcome": "completed", "duration_ms": 1}
+    return {
+        topics.Kind.COMPLETE: {"results": [done]},
+        topics.Kind.REJECT: {"refusals": [{"id": "r/a/pi/1", **fault}]},
+        topics.Kind.ACCEPT: {"dispatches": [["r/a/pi/1", b"h"]], "started": ["r/a/pi/1"]},
+        topics.Kind.HEARTBEAT: {"beat": 1, "held": ["r/a/pi/1"], "health": {"load": 0.1}},
+    }[kind]
+
+
+HUGE_ID = "r/a/pi/" + "1" * limits.DISPATCH_ID_CHARS
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (topics.Kind.HEARTBEAT, "beat", limits.COUNT_MAX + 1),
+        (topics.Kind.HEARTBEAT, "held", [HUGE_ID]),
+        (topics.Kind.HEARTBEAT, "held", ["r/é/pi/1"]),
+        (topics.Kind.HEARTBEAT, "health", {"disk_percent": "full"}),
+        (topics.Kind.ACCEPT, "dispatches", [[HUGE_ID, b"h"]]),
+        (topics.Kind.ACCEPT, "started", [HUGE_ID]),
+        (topics.Kind.REJECT, "refusals", [{"id": HUGE_ID, "code": "c", "message": "m"}]),
+    ],
+)
+def test_what_stores_views_and_answers_could_not_hold_is_refused(
+    kind: topics.Kind, name: str, value: Any
+) -> None:
+    good = fields_of(kind)
+    messages.check_fields(kind, good)
+    with pytest.raises(ProtocolError) as caught:
+        messages.check_fields(kind, {**good, name: value})
+    assert caught.value.code == "message.invalid"
+
+
+@pytest.mark.parametrize(
+    "change", [{"duration_ms": limits.COUNT_MAX + 1}, {"error": 1}, {"id": HUGE_ID}]
+)
+def test_a_result_is_what_the_table_says(change: dict[str, Any]) -> None:
+    (good,) = fields_of(topics.Kind.COMPLETE)["results"]
+    with pytest.raises(ProtocolError):
+        messages.check_fields(topics.Kind.COMPLETE, {"results": [{**good, **change}]})
+
+
+def test_the_longest_dispatch_id_fits() -> None:
+    longest = f"r-{10**12}-bcdf/{'a' * 64}/{'n' * 63}/{10**8}"
+    assert len(longest) <= limits.DISPATCH_ID_CHARS
+    messages.check_fields(topics.Kind.ACCEPT, {"dispatches": [[longest, b"h"]]})
+
+
+@pytest.mark.parametrize("claims", [["{pin.real}"], ["{pin[0]}"], ["{pin!r}"], ["{"], [""], [17]])
+def test_a_manifest_with_claims_that_are_no_patterns_is_refused(claims: list[Any]) -> None:
+    action = {
+        "params": {},
+        "returns": [],
+        "effect": "pure",
+        "permission": "readonly",
+        "impact": 0.1,
+        "claims": ["gpio:{pin}"],
+    }
+    module = {"version": "1", "actions": {"read": action}}
+    manifest = manifest_from_wire({"modules": {"iot": module}})
+    assert manifest.modules["iot"].actions["read"].claims_for({"pin": 4}) == ("gpio:4",)
+    action["claims"] = claims
+    with pytest.raises(ProtocolError):
+        manifest_from_wire({"modules": {"iot": module}})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from imlmesh_node.core.claims import Claims
 from imlmesh_node.core.commands import KillReason
+from imlmesh_protocol.limits import stop_ms
 from imlmesh_protocol.wire.messages import Dispatch
 
 
@@ -28,7 +29,7 @@ class HeldRecord:
         """
         if self.dispatch.when_cut_off != "stop":
             return None
-        return max(self.arrived_ms, answered_ms) + self.dispatch.lease_ms * 9 // 10
+        return max(self.arrived_ms, answered_ms) + stop_ms(self.dispatch.lease_ms)
 
 
 class Slots:

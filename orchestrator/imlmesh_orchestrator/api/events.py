@@ -35,17 +35,21 @@ async def event_stream(
 
 async def _frames(shell: Shell, subscription: Subscription, after: int) -> AsyncIterator[bytes]:
     run = subscription.run
+    # asked before the changes are read: those of a run that had ended by then are all stored
+    ended = await shell.reader.ask(partial(run_ended, run=run)) if run is not None else None
     while True:
         before = shell.lifecycle.last_seq
         page = await shell.reader.ask(partial(changes_after, run=run, after=after, limit=_PAGE))
         for seq, change in page:
             yield _change(shell, seq, change)
             after = seq
+            if run is not None and isinstance(change, c.RunEnded):
+                ended = str(change.state)
         if len(page) < _PAGE:
             after = max(after, before)
             break
-    if run is not None and (state := await shell.reader.ask(partial(run_ended, run=run))):
-        yield frame("end", {"run": run, "state": state})
+    if ended:
+        yield frame("end", {"run": run, "state": ended})
         return
     while True:
         try:

@@ -70,8 +70,8 @@ async def check_plan(request: Request) -> Response:
 @router.get("/runs")
 async def list_runs(request: Request) -> Response:
     served = served_of(request)
-    limit = number_of(request, "limit") or _LISTED
-    before = number_of(request, "before")
+    limit = number_of(request.query_params, "limit") or _LISTED
+    before = number_of(request.query_params, "before")
     state = _one_of(request, "state", RunState)
     name_of = served.shell.name_of
     found = await served.ask(lambda db: runs.list_runs(db, name_of, limit, before, state))

@@ -4,6 +4,7 @@ The one rule: a body is read up to a limit, and what it holds is what the route 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from imlmesh_protocol.errors import InputError
 
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _LABEL_CHARS = 256
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def body_of(request: Request) -> dict[str, Any]:
@@ -36,7 +38,7 @@ async def body_of(request: Request) -> dict[str, Any]:
 def text_of(body: Mapping[str, Any], name: str) -> str:
     """A field that is text."""
     value = body.get(name)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_text(value):
         raise InputError("usage", f"{name} must be text")
     return value
 
@@ -49,7 +51,7 @@ def optional_text(body: Mapping[str, Any], name: str) -> str | None:
 def texts_of(body: Mapping[str, Any], name: str) -> list[str]:
     """A field that is a list of text."""
     value = body.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(map(_is_text, value)):
         raise InputError("usage", f"{name} must be a list of text")
     return value
 
@@ -62,16 +64,29 @@ def labels_of(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in labels.items():
         if not _LABEL.fullmatch(name):
             raise InputError("name.invalid", f"label {name[:80]!r} is not a name")
-        if not isinstance(value, str | int | float | None) or len(str(value)) > _LABEL_CHARS:
+        if not _is_label(value):
             raise InputError("usage", f"label {name} must be text, a number, true, false or null")
     return labels
 
 
-def number_of(request: Request, name: str) -> int | None:
-    """A whole number of the query, None when it is not given."""
-    value = request.query_params.get(name)
+def number_of(values: Mapping[str, str], name: str) -> int | None:
+    """A whole number of the query or the headers, None when it is not given."""
+    value = values.get(name)
     if value is None:
         return None
     if not value.isdecimal() or len(value) > 18:
         raise InputError("usage", f"{name} must be a whole number")
     return int(value)
+
+
+def _is_text(value: Any) -> bool:
+    """JSON escapes can make text that no file and no message can hold."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) <= limits.COUNT_MAX
+    return value is None or (_is_text(value) and len(value) <= _LABEL_CHARS)

@@ -15,7 +15,6 @@ from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
 from imlmesh_orchestrator.views.runs import find_run
-from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import Liveness
 
 router = APIRouter()
@@ -63,12 +62,8 @@ async def events(request: Request) -> Response:
     shell = served.shell
     name = request.query_params.get("run")
     run = await served.ask(lambda database: find_run(database, name)) if name else None
-    after = number_of(request, "after")
-    seen = request.headers.get("last-event-id", "")
-    if seen:
-        if not seen.isdecimal():
-            raise InputError("usage", "Last-Event-ID is not one of ours")
-        after = int(seen)
+    seen = number_of(request.headers, "last-event-id")
+    after = seen if seen is not None else number_of(request.query_params, "after")
     subscription = shell.stream.subscribe(run)
     if after is None:
         after = shell.lifecycle.last_seq

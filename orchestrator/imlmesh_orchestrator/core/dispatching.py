@@ -6,6 +6,7 @@ What a result means is decided by the dispatch's state and the result's code, ne
 
 import hashlib
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
@@ -19,7 +20,7 @@ from imlmesh_orchestrator.core.events import (
     Result,
     ResultsArrived,
 )
-from imlmesh_orchestrator.core.placement import exhausted, pick, refresh
+from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh
 from imlmesh_orchestrator.core.state import (
     ActionRecord,
     DispatchRecord,
@@ -75,15 +76,20 @@ def place_ready(turn: Turn) -> None:
                 fault = record.fault or Fault("place.no_node", "every node refused it")
                 runs.fail(turn, run, record, fault)
             else:
-                if not pool.eligible and record.state is ActionState.PENDING:
-                    turn.change(
-                        c.ActionWaiting(
-                            turn.at_ms, turn.cause, run.run, record.action.id, dict(pool.refused)
-                        )
-                    )
+                if not pool.eligible:
+                    _tell_waiting(turn, pool)
                 turn.pools.block(pool)
                 break
         turn.pools.drop_empty(pool)
+
+
+def _tell_waiting(turn: Turn, pool: Pool) -> None:
+    """Every run says what it waits for, not only the one whose action is the pool's first."""
+    reasons = dict(islice(pool.refused.items(), limits.WAITING_REASONS))
+    for run, record in [*islice(reversed(pool.waiting), pool.untold)][::-1]:
+        if record.state is ActionState.PENDING and run.starting:
+            turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.action.id, reasons))
+    pool.untold = 0
 
 
 def _dispatch(
@@ -241,9 +247,10 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
     """A result of a run that is over and forgotten: evidence, if it names the node that sent it."""
     try:
         run, _, owner, _ = split_dispatch(result.dispatch)
+        known = owner == node
     except InputError:
-        run, owner = "", ""
-    if owner != node:
+        known = False
+    if not known:
         text = f"{result.dispatch[:120]!r} is not a dispatch of {node}"
         turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
         return False

@@ -21,7 +21,7 @@ from imlmesh_orchestrator.core.events import (
 from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import Timing
+from imlmesh_protocol.limits import Timing, reroute_ms
 from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
 
 
@@ -210,7 +210,7 @@ def _lose(turn: Turn, node: NodeRecord, presence: Presence) -> None:
 
     def lose(dispatch: DispatchRecord) -> None:
         if dispatch.on_loss == "reroute":
-            lease_over_ms = presence.last_heard_ms + dispatch.lease_ms * 11 // 10
+            lease_over_ms = presence.last_heard_ms + reroute_ms(dispatch.lease_ms)
             turn.deadlines.add(lease_over_ms, Deadline.REROUTE, dispatch.dispatch)
         elif dispatch.on_loss != "wait":
             give_up(turn, dispatch, fault)
@@ -233,7 +233,7 @@ def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
         return
     presence = turn.state.presence.get(dispatch.node)
     # a node that came back and was lost again renewed its leases meanwhile; that loss has an entry
-    if presence is None or presence.last_heard_ms + dispatch.lease_ms * 11 // 10 <= turn.at_ms:
+    if presence is None or presence.last_heard_ms + reroute_ms(dispatch.lease_ms) <= turn.at_ms:
         give_up(turn, dispatch, Fault("node.lost", f"{node.alias} was lost"))
 
 

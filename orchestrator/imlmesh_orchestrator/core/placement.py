@@ -32,6 +32,8 @@ class Pool:
     specs: dict[str, ActionSpec] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     waiting: deque[tuple[RunRecord, ActionRecord]] = field(default_factory=deque)
+    #: how many of the last in `waiting` came since anybody was told that no node is eligible
+    untold: int = 0
     rotation: int = 0
 
 
@@ -51,6 +53,7 @@ class Pools:
         if pool is None:
             pool = self._pools[key] = Pool(key)
         pool.waiting.append((run, record))
+        pool.untold += 1
         self.due[key] = pool
 
     def block(self, pool: Pool) -> None:

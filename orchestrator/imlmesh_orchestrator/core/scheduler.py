@@ -71,9 +71,8 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
                 dispatch.dispatch,
             )
             if dispatch.on_loss == "reroute":
-                turn.deadlines.add(
-                    turn.at_ms + dispatch.lease_ms * 11 // 10, Deadline.REROUTE, dispatch.dispatch
-                )
+                over_ms = turn.at_ms + limits.reroute_ms(dispatch.lease_ms)
+                turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
     for approval in state.approvals.values():
         turn.deadlines.add(approval.expires_at_ms, Deadline.APPROVAL, approval.approval)
     for run in list(state.runs.values()):

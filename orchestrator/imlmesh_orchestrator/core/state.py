@@ -44,7 +44,7 @@ class NodeRecord:
     #: dispatches of this node that have not ended; a dict for its order
     live: dict[str, None] = field(default_factory=dict)
     #: volatile: the node said that it is full; cleared by its next heartbeat
-    full: bool = False
+    full: bool = field(default=False, compare=False)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class RunRecord:
     aborting: Fault | None = None
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dispatches: list[str] = field(default_factory=list)
-    #: index into `sequence` of the first action that may not have ended
-    cursor: int = 0
+    #: volatile: index into `sequence` of the first action that may not have ended
+    cursor: int = field(default=0, compare=False)
 
     @property
     def ended(self) -> bool:

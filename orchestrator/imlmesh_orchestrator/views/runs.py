@@ -5,6 +5,7 @@ later; one that has neither is pending.
 """
 
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Standing:
 
 def find_run(database: sqlite3.Connection, name: str) -> str:
     """The id that `name` is, or uniquely begins; `run.not_found`, `run.ambiguous`."""
-    end = name[:-1] + chr(ord(name[-1]) + 1) if name else ""
+    end = f"{name}{chr(sys.maxunicode)}" if name else ""
     sql = "SELECT run FROM runs WHERE run >= ? AND run < ? LIMIT 3"
     found = [row[0] for row in database.execute(sql, (name, end))]
     if name in found or len(found) == 1:

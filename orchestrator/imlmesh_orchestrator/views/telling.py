@@ -15,7 +15,8 @@ from imlmesh_protocol.ids import split_dispatch
 
 Alias = Callable[[str], str]
 
-_HEAD = frozenset({"at_ms", "cause", "run"})
+#: fields that stand elsewhere, and results, which may be large
+_LEFT_OUT = frozenset({"at_ms", "cause", "run", "result"})
 _NAMES = 5
 
 
@@ -40,7 +41,7 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
             data["code"], data["message"] = value.code, value.message
         elif field.name == "kind":
             data["approval_kind"] = value
-        elif field.name not in _HEAD and _is_small(value):
+        elif field.name not in _LEFT_OUT and _is_small(value):
             data[field.name] = list(value) if isinstance(value, tuple) else value
     if isinstance(change, c.LivenessChanged):
         data["state"] = str(change.liveness)

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from imlmesh_protocol.errors import ProtocolError, TrustError
-from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, MESSAGE_BYTES
+from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.messages import Message, check_fields
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
@@ -162,7 +162,9 @@ def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
     names = ("boot", "session") if topic.way is Way.FROM else ("epoch",)
     for name in (*_HEADER_TYPES, *names):
         value = body.pop(name, None)
-        if type(value) is not _HEADER_TYPES.get(name, int) or (type(value) is int and value < 0):
+        if type(value) is not _HEADER_TYPES.get(name, int) or (
+            type(value) is int and not 0 <= value <= COUNT_MAX
+        ):
             raise ProtocolError("message.invalid", f"header field {name} is not valid")
         header[name] = value
     if header["mesh"] != topic.mesh:

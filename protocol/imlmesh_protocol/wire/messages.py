@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.topics import Kind
@@ -47,7 +48,7 @@ def _text(value: Any) -> bool:
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= COUNT_MAX
 
 
 def _count_or_none(value: Any) -> bool:
@@ -70,8 +71,17 @@ def _number_or_none(value: Any) -> bool:
     return value is None or type(value) in (int, float)
 
 
-def _texts(value: Any) -> bool:
-    return type(value) is list and all(type(item) is str for item in value)
+def _dispatch_id(value: Any) -> bool:
+    # in ASCII a character is a byte: an answer that names as many ids as came still fits
+    return type(value) is str and len(value) <= DISPATCH_ID_CHARS and value.isascii()
+
+
+def _dispatch_ids(value: Any) -> bool:
+    return type(value) is list and all(_dispatch_id(item) for item in value)
+
+
+def _readings(value: Any) -> bool:
+    return type(value) is dict and all(_number_or_none(item) for item in value.values())
 
 
 def _bins(value: Any) -> bool:
@@ -80,7 +90,7 @@ def _bins(value: Any) -> bool:
 
 def _pairs(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is list and len(item) == 2 and type(item[0]) is str and type(item[1]) is bytes
+        type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and type(item[1]) is bytes
         for item in value
     )
 
@@ -103,17 +113,17 @@ def _results(value: Any) -> bool:
 def _result(item: Any) -> bool:
     return (
         type(item) is dict
-        and _text(item.get("id"))
+        and _dispatch_id(item.get("id"))
         and type(item.get("hash")) is bytes
         and item.get("outcome") in OUTCOMES
         and _count(item.get("duration_ms"))
-        and (item["outcome"] == "completed" or _fault(item.get("error")))
+        and ("error" not in item if item["outcome"] == "completed" else _fault(item.get("error")))
     )
 
 
 def _refusals(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is dict and _text(item.get("id")) and _fault(item) for item in value
+        type(item) is dict and _dispatch_id(item.get("id")) and _fault(item) for item in value
     )
 
 
@@ -121,7 +131,9 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     Kind.DELEGATE: {"dispatches": Field(_bins, "list of bin: encoded dispatches")},
     Kind.ACCEPT: {
         "dispatches": Field(_pairs, "list of [dispatch id, SHA-256 of the dispatch's bin]"),
-        "started": Field(_texts, "ids of accepted dispatches whose driver has started", False),
+        "started": Field(
+            _dispatch_ids, "ids of accepted dispatches whose driver has started", False
+        ),
     },
     Kind.REJECT: {"refusals": Field(_refusals, "list of {id, code, message}")},
     Kind.COMPLETE: {
@@ -133,11 +145,11 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.ACK: {
         "beat": Field(_count_or_none, "number of the heartbeat that this answers, or null"),
-        "settled": Field(_texts, "dispatch ids whose results are stored"),
+        "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
     },
     Kind.COMMAND: {
         "do": Field(_one_of("cancel", "rebirth"), "cancel, rebirth"),
-        "dispatches": Field(_texts, "dispatch ids to cancel", False),
+        "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
     },
     Kind.REQUEST: {
         "what": Field(_one_of("time", "inventory"), "time (from a node), inventory (to a node)"),
@@ -147,11 +159,13 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "what": Field(_one_of("time", "inventory"), "as in the request"),
         "nonce": Field(_text, "as in the request"),
         "at_ms": Field(_count, "time: the orchestrator's mesh time", False),
-        "held": Field(_texts, "inventory: dispatches accepted and not finished", False),
-        "unsettled": Field(_texts, "inventory: finished dispatches whose results are kept", False),
+        "held": Field(_dispatch_ids, "inventory: dispatches accepted and not finished", False),
+        "unsettled": Field(
+            _dispatch_ids, "inventory: finished dispatches whose results are kept", False
+        ),
     },
     Kind.EVENT: {
-        "dispatch": Field(_text, "the dispatch that it belongs to", False),
+        "dispatch": Field(_dispatch_id, "the dispatch that it belongs to", False),
         "line": Field(_text, "log: one line", False),
         "stream": Field(_text, "log: stdout, stderr or log", False),
         "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
@@ -168,8 +182,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.HEARTBEAT: {
         "beat": Field(_count, "rising number; the ack answers it"),
-        "held": Field(_texts, "dispatches whose leases this beat renews"),
-        "health": Field(_map, "cpu_percent, memory_percent, disk_percent, temperature_c, load"),
+        "held": Field(_dispatch_ids, "dispatches whose leases this beat renews"),
+        "health": Field(
+            _readings, "cpu_percent, memory_percent, disk_percent, temperature_c, load"
+        ),
     },
 }
 
