@@ -35,6 +35,11 @@ class ServerEvent:
     seq: int | None
     data: dict[str, Any]
 
+    def as_record(self) -> dict[str, Any]:
+        """As it is printed with -o json and jsonl; a change's `kind` says which change."""
+        head = {"schema": "imlmesh.event/1", "event": self.kind, "seq": self.seq}
+        return {**head, **self.data}
+
 
 class Client:
     """The API of one orchestrator. Every call raises MeshError."""
@@ -102,6 +107,8 @@ class Client:
         """Name the nearest node when a node is not known."""
         if error.code not in ("node.not_found", "place.unknown_node"):
             return error
+        if "did you mean" in error.message:
+            return error
         nodes = self.get("nodes")["nodes"]
         names = sorted({name for node in nodes for name in (node["alias"], node["node"])})
         words = [word.strip("\"'.,;:") for word in error.message.split()]
@@ -118,6 +125,7 @@ class Client:
         LinkError `orchestrator.unreachable` when the orchestrator stays away for CLIENT_RECONNECT_S.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_without_late_wakeups)
         last = after
         silent_since_s = loop.time()
         while True:
@@ -172,6 +180,12 @@ async def _server_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent
             data = json.loads(fields["data"])
             yield ServerEvent(fields.get("event", "message"), int(seq) if seq else None, data)
         fields = {}
+
+
+def _without_late_wakeups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Silence what anyio lets happen when a read ends in the turn in which its data came."""
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        loop.default_exception_handler(context)
 
 
 def _url(address: ApiAddress) -> str:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from imlmesh.foreign import as_json, printable
 from imlmesh.settings import settings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputErrors, MeshError
@@ -36,9 +37,7 @@ def show_records(
     """Show error records (`MeshError.as_record`) on stderr, warnings first."""
     if settings.output != "table":
         twin = {"schema": "imlmesh.error/1", "errors": list(errors), "warnings": list(warnings)}
-        import json
-
-        print(json.dumps(twin, ensure_ascii=False), file=sys.stderr)
+        print(as_json(twin), file=sys.stderr)
         return
     shown = [("warning", record) for record in warnings if not settings.quiet]
     shown += [("error", record) for record in errors]
@@ -51,15 +50,15 @@ def format_record(level: str, record: Mapping[str, Any], width: int) -> list[str
     """The lines of one error or warning for a window of `width` columns."""
     colour = _RED if level == "error" else _YELLOW
     label = _styled(f"{level}[{record['code']}]", _BOLD + colour)
-    lines = [f"{label}: {record['message']}"]
+    lines = [f"{label}: {printable(record['message'])}"]
     file, line = record.get("file"), record.get("line")
     if line is not None:
-        lines.append(f"  --> {file or '<plan>'}:{line}:{record.get('column', 1)}")
+        lines.append(f"  --> {printable(file or '<plan>')}:{line}:{record.get('column', 1)}")
         lines += _source(record, width)
     elif file or record.get("pointer"):
-        lines.append(f"  --> {file or ''}{record.get('pointer', '')}")
+        lines.append(printable(f"  --> {file or ''}{record.get('pointer', '')}"))
     if record.get("hint"):
-        lines.append(f"  try: {record['hint']}")
+        lines.append(f"  try: {printable(record['hint'])}")
     return lines
 
 
@@ -106,7 +105,7 @@ def _source(record: Mapping[str, Any], width: int) -> list[str]:
     if not 0 < number <= len(lines):
         return []
     # Everything that is not one column wide would move the caret.
-    text = "".join(" " if char < " " else char for char in lines[number - 1])
+    text = printable(lines[number - 1].replace("\t", " "))
     start = min(record.get("column", 1) - 1, len(text))
     same_line = record.get("end_line") == number
     end = record.get("end_column", start + 2) - 1 if same_line else len(text)

@@ -169,8 +169,7 @@ class JsonLines(Silent):
 
     def take(self, event: ServerEvent) -> None:
         """Print every event."""
-        # A change has a `kind` of its own, which says more than "change".
-        emit_json({"schema": "imlmesh.event/1", "kind": event.kind, **event.data}, line=True)
+        emit_json(event.as_record(), line=True)
 
 
 class Waves:

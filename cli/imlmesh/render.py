@@ -5,20 +5,21 @@ alone. In a narrow window a table leaves out its least important columns. Delibe
 the data means.
 """
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from imlmesh.foreign import as_json, printable
 from imlmesh.settings import settings
 
 #: state -> (shape, style)
@@ -74,11 +75,23 @@ def coloured() -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
 
 
+class _SafeConsole(Console):
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        # Everything that is printed or redrawn comes by here; control segments are rich's own.
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
 @cache
 def console(*, err: bool = False) -> Console:
     """The console of stdout or stderr; as wide as its terminal, a pipe has no width."""
     stream = sys.stderr if err else sys.stdout
-    return Console(
+    return _SafeConsole(
         stderr=err,
         width=None if stream.isatty() else _UNLIMITED,
         force_terminal=True if coloured() else None,
@@ -104,7 +117,7 @@ def emit_json(record: Mapping[str, Any], *, line: bool = False) -> None:
     """One JSON object on stdout; on one line for jsonl."""
     indent = None if line or settings.output == "jsonl" else 2
     # A plain write: rich would fold long lines.
-    sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=indent) + "\n")
+    sys.stdout.write(as_json(record, indent) + "\n")
     sys.stdout.flush()
 
 
@@ -185,6 +198,11 @@ def duration(milliseconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds / 86_400:.0f}d"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 action`, `2 actions`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def clock(at_ms: int) -> str:

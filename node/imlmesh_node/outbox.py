@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_protocol.errors import LinkError
-from imlmesh_protocol.limits import TIME_EXPIRY_MS
+from imlmesh_protocol.limits import MESSAGE_EXPIRY_MS
 from imlmesh_protocol.wire.envelope import Sealer
 from imlmesh_protocol.wire.topics import Kind, from_node
 from imlmesh_runtime.clock import Clock
@@ -85,7 +85,7 @@ class Outbox:
             self._address.orchestrator,
             letter.fields,
             self._clock.now_ms(),
-            TIME_EXPIRY_MS,
+            MESSAGE_EXPIRY_MS,
         )
         return self._topic(letter.kind, letter.channel), envelope, letter
 

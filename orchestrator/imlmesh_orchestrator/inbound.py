@@ -167,8 +167,9 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         raise ProtocolError("message.invalid", f"a birth lacks {', '.join(sorted(missing))}")
     if body["profile"] not in PROFILES:
         raise ProtocolError("message.invalid", f"no such profile: {body['profile'][:40]!r}")
-    if not 0 < body["heartbeat_ms"] < body["lost_ms"]:
-        raise ProtocolError("message.invalid", "lost_ms must be more than heartbeat_ms, above 0")
+    timing = limits.Timing(body["heartbeat_ms"], body["lost_ms"])
+    if timing not in limits.TIMINGS.values():
+        raise ProtocolError("message.invalid", f"no such timing: {timing}")
     return e.NodeBirth(
         at_ms,
         message.id,

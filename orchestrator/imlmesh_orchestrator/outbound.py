@@ -149,7 +149,9 @@ class Outbound:
     def _seal(
         self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False
     ) -> None:
-        payload = self._sealer.seal(kind, aud, fields, self._clock.now_ms(), limits.TIME_EXPIRY_MS)
+        payload = self._sealer.seal(
+            kind, aud, fields, self._clock.now_ms(), limits.MESSAGE_EXPIRY_MS
+        )
         self._sealed.append((topic, payload, retain))
 
     def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:

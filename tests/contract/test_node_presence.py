@@ -14,7 +14,7 @@ from imlmesh_drivers.base import Site
 from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.journal import MIGRATIONS, Journal
 from imlmesh_node.running import RunningNode, Setup
-from imlmesh_protocol.limits import LAN, TIME_ASK_MS, TIME_EXPIRY_MS
+from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -54,7 +54,7 @@ class Control:
         self.heard.put_nowait(message)
 
     def say(self, kind: Kind, fields: dict[str, Any], at_ms: int = START_MS) -> None:
-        envelope = self._sealer.seal(kind, NODE, fields, at_ms, TIME_EXPIRY_MS)
+        envelope = self._sealer.seal(kind, NODE, fields, at_ms, MESSAGE_EXPIRY_MS)
         self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
 
     def answer(self, question: Message, nonce: str | None = None) -> None:
@@ -153,7 +153,7 @@ async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
     rig: Rig, node: RunningNode
 ) -> None:
     await opened(rig)
-    rig.control.delegate(1, START_MS - 2 * TIME_EXPIRY_MS)
+    rig.control.delegate(1, START_MS - 2 * MESSAGE_EXPIRY_MS)
     question = await rig.control.next(Kind.REQUEST)
     assert node.refusals.counts == {"message.expired": 1}
     rig.control.answer(question)
@@ -208,7 +208,7 @@ async def test_what_a_node_does_not_serve_has_no_effect(
 ) -> None:
     await opened(rig)
     fields = {"what": "time", "nonce": "n"} if kind is Kind.REQUEST else {"state": "online"}
-    sealed = rig.control._sealer.seal(kind, NODE, fields, START_MS, TIME_EXPIRY_MS)
+    sealed = rig.control._sealer.seal(kind, NODE, fields, START_MS, MESSAGE_EXPIRY_MS)
     rig.control.link.publish(topic(MESH, NODE, kind), sealed)
     rig.control.delegate(1)
     await rig.control.next(Kind.COMPLETE)

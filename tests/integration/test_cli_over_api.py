@@ -333,7 +333,7 @@ def test_events_of_a_run_as_json_lines(
     api.streams.append(change(2, "sent") + END)
     assert main.run(["plan", "run", plan, "-o", "jsonl"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["kind"] for row in rows] == ["result-taken", "end"]
+    assert [(row["event"], row["seq"]) for row in rows] == [("change", 2), ("end", None)]
     assert {row["schema"] for row in rows} == {"imlmesh.event/1"}
 
 

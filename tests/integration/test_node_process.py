@@ -18,7 +18,7 @@ import pytest
 from imlmesh_broker import Mosquitto
 from imlmesh_broker.mosquitto import BrokerPlace
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_protocol.limits import LAN, TIME_EXPIRY_MS
+from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -89,7 +89,9 @@ class Control:
         settled = [item["id"] for item in message.fields["results"]]
         self.say(Kind.ACK, {"beat": None, "settled": settled})
 
-    def say(self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = TIME_EXPIRY_MS) -> bytes:
+    def say(
+        self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = MESSAGE_EXPIRY_MS
+    ) -> bytes:
         envelope = self.sealer.seal(kind, NODE, fields, now_ms(), lifetime_ms)
         self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
         return envelope

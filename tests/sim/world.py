@@ -137,7 +137,7 @@ class World:
     def _replay(self, node: SimNode) -> None:
         """Somebody at the broker sends again what this node was sent within the last minute."""
         for at_ms, topic, payload in self.orchestrator.published:
-            if at_ms > self.now_ms - limits.DELEGATE_EXPIRY_MS and f"/to/{node.name}/" in topic:
+            if at_ms > self.now_ms - limits.MESSAGE_EXPIRY_MS and f"/to/{node.name}/" in topic:
                 self.hub.publish("somebody", topic, payload)
 
     def _heal(self) -> None:

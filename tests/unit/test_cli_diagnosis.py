@@ -36,6 +36,13 @@ def test_an_error_shows_code_place_marked_line_and_what_to_try() -> None:
     ]
 
 
+def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
+    record = {**RECORD, "message": "action \x1b]0;owned\x07", "hint": "\x9b2J", "file": "\x1b[2J"}
+    text = "\n".join(format_record("error", record, 80))
+    assert not [char for char in text if (char < " " and char != "\n") or "\x7f" <= char <= "\x9f"]
+    assert "action ␛]0;owned␇" in text
+
+
 def test_the_caret_stays_under_the_place_in_a_narrow_window() -> None:
     lines = format_record("error", RECORD, 26)
     assert max(len(line) for line in lines[2:4]) <= 26

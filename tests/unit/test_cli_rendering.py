@@ -1,5 +1,7 @@
 """Tables that fit, states that do not need colour, times that people read."""
 
+import json
+
 import pytest
 from rich.cells import cell_len
 from rich.text import Text
@@ -50,6 +52,27 @@ def test_no_window_is_too_narrow(
     text = table(width, monkeypatch, capsys)
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert "NODE" in text
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    write_table([Column("TEXT")], [[Text("\x1b]0;owned\x07\x9b2J", style="red")]])
+    render.write("\x1b[2Jlog line")
+    out = capsys.readouterr().out
+    assert "␛]0;owned␇�2J" in out and "␛[2Jlog line" in out
+    assert "\x1b]" not in out and "\x1b[2J" not in out and "\x9b" not in out
+
+
+def test_json_is_exact_and_without_raw_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = {"text": "\x1b[2J\x7f\x9b ü"}
+    render.emit_json(record)
+    out = capsys.readouterr().out
+    assert json.loads(out) == record
+    assert "ü" in out and not {"\x1b", "\x7f", "\x9b"} & set(out)
 
 
 def test_the_least_important_column_goes_first(

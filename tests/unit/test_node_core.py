@@ -278,9 +278,16 @@ def test_cut_off_stop_work_ends_at_nine_tenths_of_its_lease() -> None:
     stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
     finish = dispatch(2, timeout_ms=100_000)
     world.delegate(100, arrival(stop), arrival(finish))
-    assert not of(commands.KillDriver, world.tick(100 + 5_399))
-    killed = of(commands.KillDriver, world.tick(100 + 5_400))
+    assert not of(commands.KillDriver, world.tick(5_399))
+    killed = of(commands.KillDriver, world.tick(5_400))
     assert killed == [commands.KillDriver(stop, KillReason.LEASE)]
+
+
+def test_a_late_arrival_does_not_lengthen_a_lease() -> None:
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(5_000, arrival(stop))
+    assert of(commands.KillDriver, world.tick(5_400))
 
 
 def test_an_answered_beat_renews_from_its_sending() -> None:

@@ -166,3 +166,19 @@ def test_a_result_of_a_forgotten_run_is_evidence() -> None:
     assert commands == [k.SendAck("pi", None, ("r-9-x/a/pi/1",))]
     (kept,) = [each for each in stage.changes if isinstance(each, ResultKept)]
     assert (kept.run, kept.result) == ("r-9-x", "late")
+
+
+def test_deadlines_of_what_has_ended_are_swept_out() -> None:
+    stage = Stage("pi")
+    heap = stage.scheduler._deadlines
+    for _ in range(6_000):
+        run = stage.scheduler.handle(
+            e.PlanSubmitted(stage.now_ms, "q", 7, plan(action("a")), "d", "eve")
+        )[1][0].value
+        dispatch = next(iter(stage.state.nodes["pi"].live))
+        result = e.Result(dispatch, stage.state.dispatches[dispatch].hash, "completed", 1)
+        stage.scheduler.handle(e.ResultsArrived(stage.now_ms, "r", "pi", (result,)))
+        assert stage.state.runs[run].ended
+    assert len(heap) < 10_000
+    stage.pass_time(6_000)
+    assert stage.liveness("pi") == "lost"

@@ -52,8 +52,7 @@ def _write_event(event: Any) -> None:
 
     data = event.data
     if settings.output != "table":
-        record = {"schema": "imlmesh.event/1", "event": event.kind, "seq": event.seq, **data}
-        emit_json(record, line=True)
+        emit_json(event.as_record(), line=True)
         return
     at = clock(data["at_ms"]) if "at_ms" in data else " " * 8
     number = "-" if event.seq is None else str(event.seq)

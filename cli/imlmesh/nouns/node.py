@@ -1,5 +1,6 @@
 """`imlmesh node`: the machines of the mesh, here and elsewhere."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,4 +156,7 @@ def run_node(
         raise InputError("config.invalid", f"{folder} is not the folder of a node", hint=hint)
     from imlmesh_node.main import main
 
+    if not settings.quiet:
+        # A plain line: the agent's memory stays free of the libraries that draw tables.
+        print(f"node of {folder}: Ctrl-C stops it; problems are told here", file=sys.stderr)
     return main([str(folder)])

@@ -223,11 +223,11 @@ def _waves(depends_on: dict[str, set[str]]) -> list[list[str]]:
 
 
 def _print_waves(found: dict[str, Any]) -> None:
-    from imlmesh.render import say, write
+    from imlmesh.render import counted, say, write
 
     write(
-        f"✔ {found['plan_id']}   {found['actions']} actions · {len(found['waves'])} waves"
-        f" · fingerprint {found['digest'][:12]}"
+        f"✔ {found['plan_id']}   {counted(found['actions'], 'action')}"
+        f" · {counted(len(found['waves']), 'wave')} · fingerprint {found['digest'][:12]}"
     )
     if not settings.quiet:
         for number, wave in enumerate(found["waves"], 1):

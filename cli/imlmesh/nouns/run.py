@@ -160,9 +160,14 @@ def logs(
 
     from imlmesh.client import Client
     from imlmesh.render import emit, say
+    from imlmesh_protocol.errors import InputError
 
     client = Client.connect(settings.home)
-    name = client.get(f"runs/{run}")["run"]
+    shown = client.get(f"runs/{run}")
+    name, ids = shown["run"], [one["id"] for one in shown["actions"]]
+    if action is not None and action not in ids:
+        hint = f"one of {', '.join(ids[:10])}"
+        raise InputError("usage", f"{name} has no action {action!r}", hint=hint)
     found = client.get(f"runs/{name}/logs", action=action)
     if settings.output != "table" and not follow:
         emit(found, "lines")
@@ -171,6 +176,8 @@ def logs(
         say(f"{found['dropped']} older lines were dropped")
     for line in found["lines"]:
         _write_log_line(line)
+    if not found["lines"] and not follow:
+        say("no log lines are kept of it: they live in the orchestrator's memory")
     if follow:
         asyncio.run(_follow_logs(client, name, action))
     return None

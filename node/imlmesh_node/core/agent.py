@@ -111,6 +111,7 @@ class Agent:
             return
         self._seen = max(self._seen, (event.epoch, 0))
         self.session = event.session
+        self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
 

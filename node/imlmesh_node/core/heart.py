@@ -15,7 +15,7 @@ class Heart:
         self._number = 0
         self._sent_ms: dict[int, int] = {}
         self.next_ms = 0
-        #: sending of the last answered beat
+        #: sending of the last answered beat, or the begin of the session
         self.answered_ms = 0
 
     def beat(self, at_ms: int) -> int:
@@ -36,6 +36,10 @@ class Heart:
         self._sent_ms = {n: at for n, at in self._sent_ms.items() if n > number}
         if not self._sent_ms:
             self.next_ms = sent_ms + self._interval_ms
+
+    def met(self, at_ms: int) -> None:
+        """The orchestrator answered this session's first question: as good as an answered beat."""
+        self.answered_ms = max(self.answered_ms, at_ms)
 
     def scatter(self, dice: int) -> None:
         """Come a little earlier: a fleet that comes back together must not beat in step."""

@@ -29,7 +29,7 @@ class HeldRecord:
         """
         if self.dispatch.when_cut_off != "stop":
             return None
-        return max(self.arrived_ms, answered_ms) + stop_ms(self.dispatch.lease_ms)
+        return answered_ms + stop_ms(self.dispatch.lease_ms)
 
 
 class Slots:

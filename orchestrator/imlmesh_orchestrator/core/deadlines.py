@@ -1,10 +1,11 @@
 """When something must be looked at again.
 
-The one rule: entries are never removed; whoever takes one asks the state whether it still means
+The one rule: nobody takes an entry back; whoever finds one asks the state whether it still means
 anything. That makes setting a deadline cheap and forgetting one impossible.
 """
 
 import heapq
+from collections.abc import Callable
 from enum import IntEnum
 
 
@@ -23,14 +24,29 @@ class Deadline(IntEnum):
 Key = str | tuple[str, ...]
 
 
+# entries that no longer mean anything are swept out when there are at least so many
+_SWEEP = 10_000
+
+
 class Deadlines:
-    def __init__(self) -> None:
+    """`matters(kind, key)` tells whether an entry still means anything."""
+
+    def __init__(self, matters: Callable[[Deadline, Key], bool]) -> None:
         self._heap: list[tuple[int, int, Deadline, Key]] = []
         self._count = 0
+        self._matters = matters
+        self._sweep_at = _SWEEP
 
     def add(self, at_ms: int, kind: Deadline, key: Key) -> None:
         self._count += 1
         heapq.heappush(self._heap, (at_ms, self._count, kind, key))
+        if len(self._heap) >= self._sweep_at:
+            self._heap = [entry for entry in self._heap if self._matters(entry[2], entry[3])]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(_SWEEP, 4 * len(self._heap))
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def take_due(self, now_ms: int) -> list[tuple[Deadline, Key]]:
         """All entries that are due, in the order of their times."""

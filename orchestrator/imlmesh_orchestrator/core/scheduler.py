@@ -38,7 +38,7 @@ class Scheduler:
     def __init__(self, env: Mapping[str, str], history: Iterable[c.Change] = ()) -> None:
         self.state = State()
         self._env = env
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(self._matters)
         self._pools = Pools()
         for change in history:
             apply(self.state, change)
@@ -56,6 +56,19 @@ class Scheduler:
     def next_deadline_ms(self) -> int | None:
         """When a `Tick` is wanted, in mesh time."""
         return self._deadlines.next_ms()
+
+    def _matters(self, kind: Deadline, key: Any) -> bool:
+        """Whether a deadline still means anything: what it is about has not ended."""
+        if kind is Deadline.NODE:
+            return True
+        if kind is Deadline.APPROVAL:
+            return key in self.state.approvals
+        if kind in (Deadline.EXPIRY, Deadline.CANCEL):
+            run = self.state.runs.get(key)
+            return run is not None and not run.ended
+        names = key if kind is Deadline.ACCEPT else (key,)
+        found = (self.state.dispatches.get(name) for name in names)
+        return any(one is not None and one.state in DISPATCH_LIVE for one in found)
 
 
 def _restarted(turn: Turn, event: e.Restarted) -> None:
