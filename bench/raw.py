@@ -5,7 +5,6 @@
 
 import asyncio
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -73,13 +72,10 @@ class RawPair:
 
     async def waves(self, waves: int, width: int) -> float:
         """Milliseconds of `waves` times `width` pairs, each wave after the last."""
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            for _ in range(waves):
-                await self._pairs(width, width)
-            took.append((time.perf_counter() - began) * 1_000)
-        return statistics.median(took)
+        began = time.perf_counter()
+        for _ in range(waves):
+            await self._pairs(width, width)
+        return (time.perf_counter() - began) * 1_000
 
     async def close(self) -> None:
         await self._client.disconnect()

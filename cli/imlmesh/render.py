@@ -159,7 +159,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> No
 
 
 def _as_text(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell)
+    return cell if isinstance(cell, Text) else Text(printable(cell))
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
