@@ -7,6 +7,7 @@ what the programs do, and the broker, which looks after itself.
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -78,7 +79,7 @@ class Supervised:
 
     def error(self, what: str) -> MeshError:
         """`process.failed` with the last line that the program wrote."""
-        last = _last_line(self.program.log)
+        last = _words(_last_line(self.program.log))
         text = f"{self.program.name} {what}" + (f": {last}" if last else "")
         return MeshError("process.failed", text, hint=f"look at {self.program.log}")
 
@@ -163,6 +164,15 @@ class Supervisor:
 
 def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _words(line: str) -> str:
+    """What a line of our JSON logs says; any other line as it is."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    return str(entry["message"]) if isinstance(entry, dict) and "message" in entry else line
 
 
 def _last_line(log: Path) -> str:

@@ -362,3 +362,12 @@ def test_a_full_node_is_left_alone_until_it_beats() -> None:
     assert stage.states(run) == {"a": "waiting"}
     stage.beat("pi")
     assert stage.states(run) == {"a": "running"}
+
+
+def test_a_birth_that_says_nothing_new_is_not_described_again() -> None:
+    stage = Stage("pi")
+    stage.birth("pi", session=2)
+    stage.birth("pi", boot=2, session=1, os="linux")
+    kinds = [type(c).__name__ for c in stage.changes if getattr(c, "node", "") == "pi"]
+    assert kinds == ["NodeDescribed", "LivenessChanged", "NodeReturned", "NodeDescribed"]
+    assert (stage.state.nodes["pi"].boot, stage.state.nodes["pi"].session) == (2, 1)

@@ -73,6 +73,11 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
     state.generation += 1
 
 
+def _node_returned(state: State, change: c.NodeReturned) -> None:
+    record = state.nodes[change.node]
+    record.boot, record.session = change.boot, change.session
+
+
 def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     record = state.nodes[change.node]
     record.liveness = _move(states.LIVENESS, change.node, record.liveness, change.liveness)
@@ -272,6 +277,7 @@ def _forget(state: State, run: str) -> None:
 _APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.EpochRaised: _epoch_raised,
     c.NodeDescribed: _node_described,
+    c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,

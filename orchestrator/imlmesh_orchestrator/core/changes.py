@@ -48,6 +48,15 @@ class NodeDescribed(Change):
 
 
 @dataclass(slots=True)
+class NodeReturned(Change):
+    """A birth that says nothing new but its session: described again, it would fill the store."""
+
+    node: str
+    boot: int
+    session: int
+
+
+@dataclass(slots=True)
 class LivenessChanged(Change):
     node: str
     liveness: Liveness

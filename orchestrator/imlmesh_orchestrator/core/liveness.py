@@ -33,21 +33,10 @@ def born(turn: Turn, event: NodeBirth) -> None:
     """A node is (again) here; what it still holds of our work it must now tell."""
     state = turn.state
     known = state.nodes.get(event.node)
-    turn.change(
-        c.NodeDescribed(
-            turn.at_ms,
-            turn.cause,
-            event.node,
-            event.alias,
-            event.boot,
-            event.session,
-            event.manifest,
-            event.facts,
-            event.profile,
-            event.heartbeat_ms,
-            event.lost_ms,
-        )
-    )
+    if known is not None and _says_nothing_new(known, event):
+        turn.change(c.NodeReturned(turn.at_ms, turn.cause, event.node, event.boot, event.session))
+    else:
+        turn.change(_described(turn, event))
     node = state.nodes[event.node]
     if known is None or node.liveness is not Liveness.ONLINE:
         _set_liveness(turn, node, Liveness.ONLINE, "birth")
@@ -55,6 +44,31 @@ def born(turn: Turn, event: NodeBirth) -> None:
     _watch(turn, node)
     _ask_inventory(turn, node)
     turn.pools.room()
+
+
+def _says_nothing_new(known: NodeRecord, event: NodeBirth) -> bool:
+    return (
+        known.manifest == event.manifest
+        and known.facts == event.facts
+        and (known.alias, known.profile) == (event.alias, event.profile)
+        and (known.heartbeat_ms, known.lost_ms) == (event.heartbeat_ms, event.lost_ms)
+    )
+
+
+def _described(turn: Turn, event: NodeBirth) -> c.NodeDescribed:
+    return c.NodeDescribed(
+        turn.at_ms,
+        turn.cause,
+        event.node,
+        event.alias,
+        event.boot,
+        event.session,
+        event.manifest,
+        event.facts,
+        event.profile,
+        event.heartbeat_ms,
+        event.lost_ms,
+    )
 
 
 def _ask_inventory(turn: Turn, node: NodeRecord) -> None:

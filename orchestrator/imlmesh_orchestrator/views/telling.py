@@ -156,6 +156,7 @@ def _run_ended(change: c.RunEnded, alias: Alias) -> str:
 _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.EpochRaised: lambda change, alias: f"the orchestrator started, epoch {change.epoch}",
     c.NodeDescribed: _described,
+    c.NodeReturned: lambda change, alias: f"{alias(change.node)} opened session {change.session}",
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
