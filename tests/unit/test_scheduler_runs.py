@@ -178,6 +178,9 @@ def test_a_result_after_an_unconfirmed_cancel_is_kept_as_evidence() -> None:
     assert commands == [k.SendAck("pi", None, (dispatch.dispatch,))]
     assert type(stage.changes[-1]).__name__ == "ResultKept"
     assert run.actions["a"].state == "cancelled"
+    before = len(stage.changes)
+    assert stage.report(dispatch) == commands
+    assert len(stage.changes) == before
 
 
 @pytest.mark.parametrize("state", ["completed", "failed"])

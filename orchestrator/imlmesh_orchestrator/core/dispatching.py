@@ -22,6 +22,7 @@ from imlmesh_orchestrator.core.events import (
 )
 from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh
 from imlmesh_orchestrator.core.state import (
+    RECENT_DISPATCHES,
     ActionRecord,
     DispatchRecord,
     NodeRecord,
@@ -315,6 +316,13 @@ def _finish(
 
 
 def _keep(turn: Turn, run: str, result: Result) -> None:
+    """Evidence, once: the node sends its result again until our ack arrives."""
+    kept = turn.state.kept
+    if result.dispatch in kept:
+        return
+    kept[result.dispatch] = None
+    if len(kept) > RECENT_DISPATCHES:
+        del kept[next(iter(kept))]
     turn.change(
         c.ResultKept(
             turn.at_ms,

@@ -180,6 +180,8 @@ class State:
     presence: dict[str, Presence] = field(default_factory=dict)
     bus_open: bool = False
     behind: bool = False
+    #: dispatches whose late result was kept as evidence, oldest first
+    kept: dict[str, None] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)
     recent_dispatches: int = 0
 
