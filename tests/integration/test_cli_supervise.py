@@ -25,7 +25,7 @@ say("began")
 os.read(int(os.environ["IMLMESH_PARENT_FD"]), 1)
 say("orphaned")
 """
-FAILING = "import sys; sys.exit('no such mesh')"
+FAILING = """import sys; sys.exit('{"level": "error", "message": "no such mesh"}')"""
 STUBBORN = """\
 import signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -93,7 +93,7 @@ async def test_what_cannot_stay_up_is_given_up_with_its_last_line(
     child = await start(supervisor, modules, "failing", "a")
     await until(lambda: child.failure() is not None)
     assert child.ends == limits.CHILD_RESTARTS + 1
-    with pytest.raises(MeshError, match="no such mesh") as caught:
+    with pytest.raises(MeshError, match=r"minute: no such mesh$") as caught:
         supervisor.check()
     assert caught.value.code == "process.failed"
 
