@@ -12,7 +12,9 @@ import io
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -49,6 +51,11 @@ class Written(TypedDict):
 class Appended(TypedDict):
     path: str
     bytes_appended: int
+
+
+class Copied(TypedDict):
+    source: str
+    destination: str
 
 
 class FileInfo(TypedDict):
@@ -127,8 +134,34 @@ class Filesystem(Driver):
             mode = _replaceable(opened, name)
             if mode is not None and not overwrite:
                 raise DriverError("driver.failed", f"{path} exists and overwrite is false")
-            _write_atomic(opened, name, data, mode=mode, overwrite=overwrite)
+            fill = partial(write_all, data=data)
+            _write_atomic(opened, name, fill, mode=mode, overwrite=overwrite)
         return {"path": full, "bytes_written": len(data)}
+
+    @action(effect="idempotent", impact=0.3, permission="local_worker")
+    def copy_file(
+        self, source: ReadPath, destination: WritePath, call: Call, overwrite: bool = False
+    ) -> Copied:
+        """Copy a file whole, with its permissions; a reader never sees a part of the copy."""
+        origin, full = absolute(self.site, source), absolute(self.site, destination)
+        with parent(origin, readable_roots(self.site)) as (held, origin_name):
+            reading = open_regular(held, origin_name, os.O_RDONLY)
+        with (
+            os.fdopen(reading, "rb") as file,
+            parent(full, self.site.write_roots) as (opened, name),
+        ):
+            there = _replaceable(opened, name)
+            if there is not None and not overwrite:
+                raise DriverError("driver.failed", f"{destination} exists and overwrite is false")
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+
+            def fill(descriptor: int) -> None:
+                while chunk := file.read(_CHUNK_BYTES):
+                    call.check()
+                    write_all(descriptor, chunk)
+
+            _write_atomic(opened, name, fill, mode=mode, overwrite=overwrite)
+        return {"source": origin, "destination": full}
 
     @action(effect="once", impact=0.5, permission="local_worker")
     def append_file(
@@ -283,7 +316,12 @@ def _replaceable(opened: int, name: str) -> int | None:
 
 
 def _write_atomic(
-    opened: int, name: str, data: bytes, *, mode: int | None, overwrite: bool
+    opened: int,
+    name: str,
+    fill: Callable[[int], None],
+    *,
+    mode: int | None,
+    overwrite: bool,
 ) -> None:
     draft = f".imlmesh-{secrets.token_hex(8)}"
     descriptor = open_regular(opened, draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -291,7 +329,7 @@ def _write_atomic(
         try:
             if mode is not None:
                 os.fchmod(descriptor, mode)
-            write_all(descriptor, data)
+            fill(descriptor)
         finally:
             os.close(descriptor)
         if overwrite:

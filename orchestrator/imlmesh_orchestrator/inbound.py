@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault, MeshError, ProtocolError, TrustError
+from imlmesh_protocol.errors import CODES, Fault, MeshError, ProtocolError, TrustError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.manifest import PROFILES, manifest_from_wire
 from imlmesh_protocol.wire import topics
@@ -22,6 +22,9 @@ from imlmesh_runtime.clock import Clock
 
 #: what a retained status looks like when it comes again
 _HINTS = frozenset({"message.expired", "message.replayed"})
+
+# the channel on which a node tells how often it refused what, by code
+_REFUSALS = "telemetry/refusals"
 
 
 class Heard(Protocol):
@@ -141,7 +144,9 @@ class Inbound:
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
-        """Log lines and progress; telemetry and sources have no reader yet and end here."""
+        """Log lines, progress, and what a node refused; other telemetry and sources end here."""
+        if message.channel == _REFUSALS:
+            self._refused_there(message, at_ms)
         if message.channel not in topics.CHANNELS:
             return
         body = message.fields
@@ -158,6 +163,13 @@ class Inbound:
             data |= {"fraction": body.get("fraction"), "message": body.get("message", "")}
             data["message"] = data["message"][: limits.PROGRESS_CHARS]
             self._stream.progress(run, data)
+
+    def _refused_there(self, message: Message, at_ms: int) -> None:
+        """Codes that a node counts; only known ones, or a node could grow our counters."""
+        for code, count in message.fields.get("values", {}).items():
+            if code in CODES and type(count) is int:
+                text = f"the node has refused {count} such messages"
+                self._stream.refusal(at_ms, {"node": message.iss}, code, text)
 
 
 def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:

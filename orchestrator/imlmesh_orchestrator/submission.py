@@ -69,6 +69,7 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
     if report.plan is None:
         return Checked(None, "", report.errors, report.warnings, [], Source(file, {}))
     plan = report.plan
+    warnings = [*report.warnings, *_unknown_names(plan, document, known)]
     homeless = [
         error
         for index, action in enumerate(plan.actions)
@@ -78,7 +79,7 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
         None if homeless else plan,
         plan_digest(plan),
         homeless,
-        report.warnings,
+        warnings,
         waves(plan),
         Source(file, _places(plan, document)),
     )
@@ -93,6 +94,21 @@ def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _unknown_names(plan: Plan, document: Document, known: Snapshot) -> list[MeshError]:
+    """`selector.name` for each name that no node has as a label or fact: it makes nothing true."""
+    have = {name for node in known.nodes for name in node.names}
+    return [
+        InputError(
+            "selector.name",
+            f'no node has a label or fact "{name}", so that part of the selector is false',
+            place=document.place(f"/actions/{index}/target_selector"),
+        )
+        for index, action in enumerate(plan.actions)
+        if action.target_selector is not None
+        for name in sorted(parse_selector(action.target_selector).names - have)
+    ]
+
+
 def _homeless(index: int, action: Action, document: Document, known: Snapshot) -> MeshError | None:
     """`place.no_node` when no known node could ever run the action, with each node's reason."""
     wanted = _wanted(action, known)
@@ -105,10 +121,11 @@ def _homeless(index: int, action: Action, document: Document, known: Snapshot) -
     told = [f"{alias}: {code}" for alias, code in list(reasons.items())[:_NAMED_NODES]]
     if len(reasons) > _NAMED_NODES:
         told.append(f"and {len(reasons) - _NAMED_NODES} more")
-    why = "; ".join(told) or "no node matches its target"
-    message = (
-        f'action "{action.id}" cannot be placed: none of {len(reasons)} nodes may run it: {why}'
-    )
+    if told:
+        why = f"none of {len(reasons)} nodes may run it: {'; '.join(told)}"
+    else:
+        why = "no node matches its target"
+    message = f'action "{action.id}" cannot be placed: {why}'
     return InputError("place.no_node", message, place=document.place(f"/actions/{index}"))
 
 

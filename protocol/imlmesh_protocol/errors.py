@@ -60,6 +60,7 @@ CODES: dict[str, Code] = {
     "plan.nonce_reused": Code("input", False, "use another nonce for another plan"),
     "plan.not_found": Code("input", False, "check the path"),
     "selector.syntax": Code("input", False, 'for example: os == "linux" and cpu >= 2'),
+    "selector.name": Code("input", False, "imlmesh node show NODE lists its labels and facts"),
     "template.syntax": Code("input", False, "for example: {{result.read.value}}"),
     "template.not_ancestor": Code("input", False, "add the action to depends_on"),
     "template.no_result": Code("input", False, "use a field that the action returns"),

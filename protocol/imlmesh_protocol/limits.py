@@ -75,6 +75,7 @@ RUN_TTL_MS = 24 * 3_600_000  # a run that waits longer than a day is no longer w
 CANCEL_MS = 30_000  # a node that has not confirmed a cancel by then: unconfirmed
 APPROVAL_MS = 60 * 60_000  # people answer within the hour or not at all
 WAITING_REASONS = 20  # nodes named by an action that waits; people read five of them
+EVIDENCE_PER_NODE = 1_000  # late results of forgotten runs, for each node and orchestrator start
 OUTFLOW_ROWS = 10_000  # copied rows the mover may lag before dispatching stops
 OUTFLOW_AGE_MS = 5_000
 EVENT_SUBSCRIBERS = 64  # open watch streams

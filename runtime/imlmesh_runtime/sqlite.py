@@ -77,6 +77,12 @@ def connect(path: Path | str, *, synchronous: str = "FULL", read_only: bool = Fa
     return database
 
 
+def check_space(path: Path) -> None:
+    """Raise `store.full` when the disk of this file has less free space than the floor."""
+    if shutil.disk_usage(path.parent).free < FREE_SPACE_BYTES:
+        raise StoreError("store.full", f"{path.parent}: less than {FREE_SPACE_BYTES >> 20} MB free")
+
+
 def open_file(path: Path, migrations: Sequence[str], *, synchronous: str = "FULL") -> Any:
     """Open, check and migrate a file; the connection is ready for one writer.
 
@@ -84,8 +90,7 @@ def open_file(path: Path, migrations: Sequence[str], *, synchronous: str = "FULL
     data is copied to `<name>.before-<version>` first.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if shutil.disk_usage(path.parent).free < FREE_SPACE_BYTES:
-        raise StoreError("store.full", f"{path.parent}: less than {FREE_SPACE_BYTES >> 20} MB free")
+    check_space(path)
     database = connect(path, synchronous=synchronous)
     try:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]

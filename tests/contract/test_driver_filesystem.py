@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,35 @@ def test_a_file_is_no_folder(fs: Rooted) -> None:
     assert fs.refusal("read_file", path="a/b") == "driver.failed"
     assert fs.refusal("list_directory", path="a") == "driver.failed"
     assert fs.refusal("write_file", path="a/b", content="x", create_dirs=True) == "driver.failed"
+
+
+def test_a_copy_has_content_and_permissions_of_its_source(fs: Rooted) -> None:
+    (fs.shared / "tool").write_bytes(b"\x00\xff" * 900_000)
+    (fs.shared / "tool").chmod(0o750)
+    copied = fs("copy_file", source=str(fs.shared / "tool"), destination="mine")
+    assert copied == {"source": str(fs.shared / "tool"), "destination": str(fs.files / "mine")}
+    assert (fs.files / "mine").read_bytes() == (fs.shared / "tool").read_bytes()
+    assert stat.S_IMODE((fs.files / "mine").stat().st_mode) == 0o750
+    assert [entry.name for entry in fs.files.iterdir()] == ["mine"]
+
+
+def test_a_copy_replaces_only_when_told_to(fs: Rooted) -> None:
+    fs("write_file", path="a", content="new")
+    fs("write_file", path="b", content="old")
+    assert fs.refusal("copy_file", source="a", destination="b") == "driver.failed"
+    assert (fs.files / "b").read_text() == "old"
+    fs("copy_file", source="a", destination="b", overwrite=True)
+    assert (fs.files / "b").read_text() == "new"
+
+
+def test_a_copy_stays_beneath_the_roots(fs: Rooted) -> None:
+    fs("write_file", path="a", content="x")
+    (fs.files / "link").symlink_to(fs.files / "a")
+    os.mkfifo(fs.files / "fifo")
+    assert fs.refusal("copy_file", source="link", destination="c") == "policy.path"
+    assert fs.refusal("copy_file", source="fifo", destination="c") == "driver.failed"
+    assert fs.refusal("copy_file", source="a", destination="link", overwrite=True) == "policy.path"
+    assert fs.refusal("copy_file", source="a", destination=str(fs.shared / "c")) == "policy.path"
+    assert fs.refusal("copy_file", source="../a", destination="c") == "policy.path"
+    assert fs.refusal("copy_file", source="none", destination="c") == "driver.not_found"
+    assert not (fs.files / "c").exists()

@@ -306,6 +306,17 @@ def test_log_lines_reach_watchers_of_their_run_alone():
     assert dict(listening.stream.refused) == {"dispatch.unknown": 1}
 
 
+def test_what_a_node_refused_is_shown_and_only_known_codes_count():
+    listening = Listening()
+    everything = listening.stream.subscribe(None)
+    values = {"signature.invalid": 3, "made.up": 1, "message.kind": "many"}
+    listening.say(Kind.EVENT, "telemetry/refusals", values=values)
+    assert [(item.kind, item.data["node"], item.data["code"]) for item in everything._items] == [
+        ("refusal", "pi-1", "signature.invalid")
+    ]
+    assert dict(listening.stream.refused) == {"signature.invalid": 1}
+
+
 async def test_a_slow_watcher_is_told_and_bounded():
     stream = Stream()
     slow = stream.subscribe()

@@ -59,6 +59,17 @@ def test_a_node_that_is_away_counts_and_one_that_never_could_does_not():
     assert "no node matches" in error.message
 
 
+def test_a_selector_that_asks_for_what_no_node_has_is_warned_about():
+    known = snapshot(fleet(a="local_worker"))
+    wanted = 'romm == "kitchen" or cpu >= 2'
+    checked = check(text(look("x", target_selector=wanted)), None, known, 9)
+    [warning] = checked.warnings
+    assert (warning.code, checked.errors) == ("selector.name", [])
+    assert '"romm"' in warning.message
+    assert warning.place is not None
+    assert warning.place.pointer == "/actions/0/target_selector"
+
+
 def test_everything_wrong_is_said_at_once():
     known = snapshot(fleet(a="local_worker"))
     bad = text(look("x", depends_on=["x"]), look("x"), look("z", target_node="nobody"))

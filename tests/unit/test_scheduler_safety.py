@@ -182,3 +182,17 @@ def test_deadlines_of_what_has_ended_are_swept_out() -> None:
     assert len(heap) < 10_000
     stage.pass_time(6_000)
     assert stage.liveness("pi") == "lost"
+
+
+def test_a_node_that_invents_results_fills_no_store() -> None:
+    stage = Stage("pi")
+    before = len(stage.changes)
+    for number in range(limits.EVIDENCE_PER_NODE + 5):
+        commands = stage.post(
+            e.ResultsArrived, node="pi", results=(late(f"r-{number}-xxxx/a/pi/1"),)
+        )
+        if number == limits.EVIDENCE_PER_NODE // 2:
+            stage.birth("pi", session=2)
+    kept = [c for c in stage.changes[before:] if isinstance(c, ResultKept)]
+    assert len(kept) == limits.EVIDENCE_PER_NODE
+    assert [type(one) for one in commands] == [k.ReportRefusal, k.SendAck]

@@ -16,6 +16,7 @@ from imlmesh_orchestrator.submission import Checked, check, snapshot
 from imlmesh_orchestrator.views import approvals, runs
 from imlmesh_protocol.errors import InputError, InputErrors
 from imlmesh_protocol.states import ApprovalState, RunState
+from imlmesh_runtime.sqlite import check_space
 
 router = APIRouter()
 
@@ -37,6 +38,7 @@ async def submit(request: Request) -> Response:
     if checked.plan is None:
         raise InputErrors(checked.errors)
     shell = served_of(request).shell
+    check_space(served_of(request).output_path)
     run, seq = await shell.submit_from(
         checked.plan, checked.digest, request.state.by, checked.source
     )

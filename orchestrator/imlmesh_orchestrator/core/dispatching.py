@@ -255,6 +255,12 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
         text = f"{result.dispatch[:120]!r} is not a dispatch of {node}"
         turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
         return False
+    presence = turn.state.presence.get(node)
+    if presence is None or presence.evidence >= limits.EVIDENCE_PER_NODE:
+        text = f"{node} has reported too many results of runs that are over"
+        turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
+        return True
+    presence.evidence += 1
     _keep(turn, run, result)
     return True
 

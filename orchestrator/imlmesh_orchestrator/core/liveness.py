@@ -40,7 +40,9 @@ def born(turn: Turn, event: NodeBirth) -> None:
     node = state.nodes[event.node]
     if known is None or node.liveness is not Liveness.ONLINE:
         _set_liveness(turn, node, Liveness.ONLINE, "birth")
-    state.presence[node.node] = Presence(turn.at_ms)
+    before = state.presence.get(node.node)
+    evidence = before.evidence if before else 0
+    state.presence[node.node] = Presence(turn.at_ms, evidence=evidence)
     _watch(turn, node)
     _ask_inventory(turn, node)
     turn.pools.room()

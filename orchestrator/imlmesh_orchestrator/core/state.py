@@ -61,6 +61,8 @@ class Presence:
     #: nonce of the inventory under way, and the dispatches that it must account for
     asked: str = ""
     expects: tuple[str, ...] = ()
+    #: late results of forgotten runs that were kept for it
+    evidence: int = 0
     #: whether the deadline heap holds an entry for this node
     watched: bool = False
 
