@@ -26,7 +26,11 @@ _AUTOCHECKPOINT_PAGES = 500
 _BUSY_MS = 5_000
 # a commit longer than this would delay heartbeats and timers if it ran on the loop
 _QUICK_NS = 3_000_000
-_PATIENCE = 16
+# doubt about the disk: a slow transaction adds, a quick one takes away; so one pause of the machine
+# changes nothing, and a slow disk is noticed at its third commit
+_SLOW_ADDS = 4
+_TOO_MUCH = 9
+_MOST = 32
 
 
 class Store(Protocol):
@@ -152,8 +156,7 @@ class Database:
     """A file and its writer thread; use from one event loop.
 
     `inline` lets short work be committed on the loop itself for as long as the disk is quick:
-    two hops between threads cost more than such a commit (docs/adr/0006). One slow transaction
-    sends the next `_PATIENCE` ones to the thread.
+    two hops between threads cost more than such a commit (docs/adr/0006).
     """
 
     def __init__(
@@ -166,8 +169,7 @@ class Database:
     ) -> None:
         self.path = path
         self._inline = inline
-        #: transactions that go to the thread before the disk is trusted again
-        self._patience = _PATIENCE
+        self._doubt = 0
         #: work that the thread has and has not answered
         self._pending = 0
         self._database = open_file(path, migrations, synchronous=synchronous)
@@ -177,7 +179,7 @@ class Database:
         self._thread.start()
 
     def submit(self, work: Work, done: Done) -> None:
-        if self._inline and not self._pending and not self._patience:
+        if self._inline and not self._pending and self._doubt < _TOO_MUCH:
             done(*self._attempt(work))
             return
         self._pending += 1
@@ -201,7 +203,7 @@ class Database:
         except MeshError as exc:
             error = exc
         slow = time.monotonic_ns() - began_ns > _QUICK_NS
-        self._patience = _PATIENCE if slow else max(0, self._patience - 1)
+        self._doubt = min(_MOST, self._doubt + _SLOW_ADDS) if slow else max(0, self._doubt - 1)
         return result, error
 
     def _write(self) -> None:
