@@ -18,6 +18,7 @@ from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol.iml.digest import plan_digest
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import RunState
+from imlmesh_runtime.sqlite import open_file, transact
 
 ROUNDS = 5
 TRIPS = 1_000
@@ -78,6 +79,8 @@ async def round_trips(place: Field) -> list[dict[str, Any]]:
     ratios: dict[str, list[float]] = {effect: [] for effect in EFFECTS}
     plans = {effect: one_action(effect) for effect in EFFECTS}
     digests = {effect: plan_digest(plan) for effect, plan in plans.items()}
+    disk = open_file(place.home.root / "disk.db", ["CREATE TABLE row (id INTEGER PRIMARY KEY)"])
+    commits: list[float] = []
     async with place.raw() as pair, place.mesh(1, serve=True) as shell:
         watch = Stopwatch(shell)
         for number in range(-WARM_UP_BLOCKS, TRIPS // BLOCK):
@@ -87,12 +90,14 @@ async def round_trips(place: Field) -> list[dict[str, Any]]:
                     await run_plan(shell, plan, digests[effect], watch) for _ in range(BLOCK)
                 ]
             if number >= 0:
+                commits += [_commit(disk) for _ in range(BLOCK)]
                 for effect, seconds in found.items():
                     taken[effect] += seconds
                 floor = statistics.median(found["raw"])
                 for effect in EFFECTS:
                     ratios[effect].append(statistics.median(found[effect]) / floor)
         http_ms = await _http_trip(place, shell)
+    disk.close()
     return [
         line(
             "round_trip",
@@ -101,11 +106,19 @@ async def round_trips(place: Field) -> list[dict[str, Any]]:
             **spread(taken[effect]),
             raw_p50_ms=ms(percentile(taken["raw"], 0.5)),
             raw_p99_ms=ms(percentile(taken["raw"], 0.99)),
+            commit_p50_ms=ms(percentile(commits, 0.5)),
             ratio=round(statistics.median(ratios[effect]), 2),
             http_p50_ms=round(http_ms, 3),
         )
         for effect in EFFECTS
     ]
+
+
+def _commit(disk: Any) -> float:
+    """Seconds of one durable commit of one row, nothing else."""
+    began = time.perf_counter()
+    transact(disk, lambda database: database.execute("INSERT INTO row DEFAULT VALUES"))
+    return time.perf_counter() - began
 
 
 async def _http_trip(place: Field, shell: Shell) -> float:
