@@ -50,6 +50,10 @@ class Outbound:
         self._stream = stream
         self._seq = seq
         self._sealed: deque[tuple[str, bytes, bool]] = deque()
+        #: acks by node: of the commit under way, and of those before it
+        self._decided: dict[str, k.SendAck] = {}
+        self._acks: dict[str, k.SendAck] = {}
+        self._ack_timer: asyncio.TimerHandle | None = None
         self._answers: list[k.Reply | k.Refuse] = []
         self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
@@ -74,19 +78,14 @@ class Outbound:
 
     def prepare(self, commands: Sequence[k.Command]) -> None:
         dispatches: dict[str, list[bytes]] = {}
-        acks: dict[str, k.SendAck] = {}
         rest: list[k.Command] = []
         for command in commands:
             if type(command) is k.SendDispatch:
                 dispatches.setdefault(command.node, []).append(command.bin)
             elif type(command) is k.SendAck:
-                merged = acks.get(command.node)
-                acks[command.node] = command if merged is None else _merge(merged, command)
+                _gather(self._decided, command)
             else:
                 rest.append(command)
-        # acks first: they make room on a full node for the dispatches that follow
-        for ack in acks.values():
-            self._seal_ack(ack)
         for node, bins in dispatches.items():
             for batch in _batches(bins):
                 self._seal_to(node, Kind.DELEGATE, {"dispatches": batch})
@@ -96,6 +95,8 @@ class Outbound:
     def release(self) -> None:
         while self._sealed:
             self._publish_next()
+        if self._decided:
+            self._settle()
         answers, self._answers = self._answers, []
         for answer in answers:
             future = self._requests.pop(answer.cause, None)
@@ -105,6 +106,28 @@ class Outbound:
                 future.set_result((answer.value, self._seq()))
             else:
                 future.set_exception(_error_of(answer.fault))
+
+    def _settle(self) -> None:
+        """Acks wait a moment for others, unless a heartbeat wants its answer or many gathered."""
+        decided, self._decided = self._decided, {}
+        for ack in decided.values():
+            whole = _gather(self._acks, ack)
+            if whole.beat is not None or len(whole.settled) >= limits.ACK_GATHERED:
+                self._send_ack(self._acks.pop(ack.node))
+        if self._acks and self._ack_timer is None:
+            wait_s = limits.ACK_WAIT_MS / 1_000
+            self._ack_timer = asyncio.get_running_loop().call_later(wait_s, self._send_acks)
+
+    def _send_acks(self) -> None:
+        self._ack_timer = None
+        acks, self._acks = self._acks, {}
+        for ack in acks.values():
+            self._send_ack(ack)
+
+    def _send_ack(self, ack: k.SendAck) -> None:
+        for start in range(0, max(1, len(ack.settled)), limits.ACK_SETTLED):
+            settled = list(ack.settled[start : start + limits.ACK_SETTLED])
+            self.send(ack.node, Kind.ACK, {"beat": ack.beat, "settled": settled})
 
     def send(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
         """A message that rests on no commit; it still keeps its place in the order."""
@@ -136,6 +159,8 @@ class Outbound:
                 future.set_exception(error)
         self._requests.clear()
         self._sealed.clear()
+        self._decided.clear()
+        self._acks.clear()
 
     def _publish_next(self) -> None:
         topic, payload, retain = self._sealed.popleft()
@@ -156,11 +181,6 @@ class Outbound:
 
     def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
         self._seal(topics.to_node(self._mesh, node, kind), kind, node, fields)
-
-    def _seal_ack(self, ack: k.SendAck) -> None:
-        for start in range(0, max(1, len(ack.settled)), limits.ACK_SETTLED):
-            settled = list(ack.settled[start : start + limits.ACK_SETTLED])
-            self._seal_to(ack.node, Kind.ACK, {"beat": ack.beat, "settled": settled})
 
     def _cancel(self, command: k.SendCancel) -> None:
         for start in range(0, len(command.dispatches), limits.ACK_SETTLED):
@@ -189,9 +209,15 @@ class Outbound:
         self._stream.refusal(at_ms, {"node": command.node}, fault.code, fault.message)
 
 
-def _merge(first: k.SendAck, second: k.SendAck) -> k.SendAck:
-    beats = [ack.beat for ack in (first, second) if ack.beat is not None]
-    return k.SendAck(first.node, max(beats, default=None), (*first.settled, *second.settled))
+def _gather(acks: dict[str, k.SendAck], ack: k.SendAck) -> k.SendAck:
+    """Add an ack to those of its node; returns the whole."""
+    before = acks.get(ack.node)
+    if before is not None:
+        beats = [one.beat for one in (before, ack) if one.beat is not None]
+        settled = (*before.settled, *ack.settled)
+        ack = k.SendAck(ack.node, max(beats, default=None), settled)
+    acks[ack.node] = ack
+    return ack
 
 
 def _batches(bins: Sequence[bytes]) -> Iterator[list[bytes]]:

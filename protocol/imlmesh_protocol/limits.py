@@ -97,6 +97,8 @@ MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would do
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer
+ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
+ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
 
 # node

@@ -1,5 +1,6 @@
 """What leaves and what comes in: order, merging, refusals, watchers."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -79,16 +80,39 @@ def test_nothing_leaves_before_release_and_then_in_order():
     speaking.out.release()
     first = speaking.heard()
     assert [message.kind for message in first] == [
-        Kind.ACK,
         Kind.DELEGATE,
         Kind.COMMAND,
         Kind.RESPONSE,
+        Kind.ACK,
     ]
-    assert first[0].fields == {"beat": 4, "settled": ["x", "y"]}
-    assert first[1].fields == {"dispatches": [b"1", b"3"]}
+    assert first[0].fields == {"dispatches": [b"1", b"3"]}
+    assert first[3].fields == {"beat": 4, "settled": ["x", "y"]}
     assert next(message.fields for message in speaking.heard("pi-2")) == {"dispatches": [b"2"]}
     speaking.out.send("pi-1", Kind.COMMAND, {"do": "rebirth"})
     assert speaking.heard()[-1].fields == {"do": "rebirth"}, "nothing is held any more"
+
+
+async def test_results_are_settled_together_a_moment_later(monkeypatch):
+    monkeypatch.setattr(limits, "ACK_WAIT_MS", 0)
+    speaking = Speaking()
+    speaking.out.prepare([k.SendAck("pi-1", None, ("x",))])
+    assert speaking.heard() == [], "its commit has not ended"
+    speaking.out.release()
+    speaking.out.prepare([k.SendAck("pi-1", None, ("y",))])
+    speaking.out.release()
+    assert speaking.heard() == [], "it waits for others"
+    async with asyncio.timeout(5):
+        while not speaking.heard():  # noqa: ASYNC110 - the timer is what is tested
+            await asyncio.sleep(0)
+    assert [message.fields["settled"] for message in speaking.heard()] == [["x", "y"]]
+
+
+async def test_many_results_are_settled_at_once():
+    speaking = Speaking()
+    names = tuple(f"d{number}" for number in range(limits.ACK_GATHERED))
+    speaking.out.prepare([k.SendAck("pi-1", None, names)])
+    speaking.out.release()
+    assert [len(message.fields["settled"]) for message in speaking.heard()] == [len(names)]
 
 
 def test_delegates_keep_within_count_and_size():
