@@ -39,6 +39,8 @@ class RunState(_State):
 
 class DispatchState(_State):
     PLANNED = "planned"
+    # not stored: a planned dispatch is sent as soon as its commit ends, and another commit would
+    # only say that
     SENT = "sent"
     ACCEPTED = "accepted"
     RUNNING = "running"

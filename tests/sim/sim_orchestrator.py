@@ -30,6 +30,7 @@ class SimOrchestrator:
         self.alive = False
         self._epoch = 0
         self._waiting: list[Plan] = []
+        self._asked: dict[str, tuple[str, str]] = {}
         #: (at_ms, topic, payload) of everything ever sent
         self.published: list[tuple[int, str, bytes]] = []
 
@@ -136,7 +137,9 @@ class SimOrchestrator:
     # the engine
 
     def post(self, kind: type[e.Event | Tick], **fields: Any) -> None:
-        """One turn: decide, commit, act; a kill may come between any two."""
+        """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
+        if not self.alive:
+            return
         self._causes += 1
         event = kind(self.world.now_ms, f"c{self._epoch}.{self._causes}", **fields)
         changes, commands = self.core.handle(event)
@@ -167,6 +170,10 @@ class SimOrchestrator:
             if getattr(change, name, None)
         }
         self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
+        if isinstance(change, c.ApprovalAsked):
+            self._asked[change.approval] = (change.run, change.action)
+        elif isinstance(change, c.ApprovalClosed) and change.option == "rerun":
+            self.world.reruns[self._asked[change.approval]] += 1
 
     def _perform(self, commands: list[k.Command]) -> None:
         delegates: dict[str, list[tuple[Any, bytes]]] = {}

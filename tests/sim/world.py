@@ -204,8 +204,6 @@ class World:
         """A person looks at the open questions and answers each in some way."""
         for approval in list(self.orchestrator.core.state.approvals.values()):
             option = self.dice.choice(approval.options)
-            if option == "rerun":
-                self.reruns[approval.run, approval.action] += 1
             self.tell(f"a person answers {approval.approval}: {option}")
             self.orchestrator.post(
                 e.AnswerGiven, approval=approval.approval, option=option, by="eve"

@@ -371,3 +371,16 @@ def test_a_birth_that_says_nothing_new_is_not_described_again() -> None:
     kinds = [type(c).__name__ for c in stage.changes if getattr(c, "node", "") == "pi"]
     assert kinds == ["NodeDescribed", "LivenessChanged", "NodeReturned", "NodeDescribed"]
     assert (stage.state.nodes["pi"].boot, stage.state.nodes["pi"].session) == (2, 1)
+
+
+def test_an_inventory_that_was_lost_on_its_way_is_asked_for_again() -> None:
+    stage = Stage("pi")
+    run = stage.submit(plan(action("a", target_node="pi")))
+    dispatch = stage.dispatch_of(run, "a")
+    stage.pass_time(8_000)
+    assert stage.liveness("pi") == "lost"
+    stage.birth("pi", boot=2)
+    stage.live("pi", for_ms=4_000)
+    stage.pass_time(1_000)
+    assert isinstance(stage.commands[-1], k.AskInventory)
+    assert k.SendDispatch("pi", dispatch.dispatch, dispatch.bin) in inventory(stage, "pi", ())

@@ -19,6 +19,7 @@ class Deadline(IntEnum):
     EXPIRY = 5  # a run: its time to live
     CANCEL = 6  # a run: nodes should have confirmed
     APPROVAL = 7  # an approval: nobody answered
+    INVENTORY = 8  # a node: has it answered what it holds?
 
 
 Key = str | tuple[str, ...]

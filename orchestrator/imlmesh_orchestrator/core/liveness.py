@@ -20,6 +20,7 @@ from imlmesh_orchestrator.core.events import (
 )
 from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
 from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import Timing, reroute_ms
 from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
@@ -81,6 +82,15 @@ def _ask_inventory(turn: Turn, node: NodeRecord) -> None:
     presence.asked = nonce
     presence.expects = tuple(node.live)
     turn.command(AskInventory(node.node, presence.asked))
+    turn.deadlines.add(turn.at_ms + limits.ACCEPT_MS, Deadline.INVENTORY, node.node)
+
+
+def inventory_due(turn: Turn, name: str) -> None:
+    """Question or answer was lost on the way: ask again, as long as the node is there."""
+    node = turn.state.nodes[name]
+    presence = turn.state.presence.get(name)
+    if presence is not None and presence.asked and node.liveness is Liveness.ONLINE:
+        _ask_inventory(turn, node)
 
 
 def take_inventory(turn: Turn, event: InventoryArrived) -> None:

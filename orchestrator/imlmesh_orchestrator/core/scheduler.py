@@ -59,7 +59,7 @@ class Scheduler:
 
     def _matters(self, kind: Deadline, key: Any) -> bool:
         """Whether a deadline still means anything: what it is about has not ended."""
-        if kind is Deadline.NODE:
+        if kind in (Deadline.NODE, Deadline.INVENTORY):
             return True
         if kind is Deadline.APPROVAL:
             return key in self.state.approvals
@@ -185,6 +185,7 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.EXPIRY: _run_expired,
     Deadline.CANCEL: _cancel_due,
     Deadline.APPROVAL: _approval_due,
+    Deadline.INVENTORY: liveness.inventory_due,
 }
 
 _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
