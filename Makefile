@@ -8,6 +8,8 @@ PYTEST := .venv/bin/pytest --durations=5
 GENERATORS := imlmesh_drivers.manifests
 # How many seeded worlds `make sim` runs.
 WORLDS ?= 200
+# The first seed: a long run can be cut into parts, and a failing world run again.
+FROM ?= 1
 
 .PHONY: help setup demo test unit check bench sim lock clean
 
@@ -41,7 +43,7 @@ bench: setup ## measure; a JSON line each
 	@.venv/bin/python -m bench
 
 sim: setup ## simulated worlds with faults, in virtual time; WORLDS=100000 for a long one
-	WORLDS=$(WORLDS) $(PYTEST) $(ARGS) tests/sim
+	WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim
 
 lock: ## write requirements/*.txt anew from pyproject.toml
 	@setup/lock.sh
