@@ -168,7 +168,9 @@ async def test_cancelling_ends_the_group(shell: Shell) -> None:
 
 async def test_what_a_command_leaves_behind_is_ended(shell: Shell) -> None:
     result = await asyncio.wait_for(shell("sh", "-c", "sleep 60 & echo $!"), 5)
-    await eventually(lambda: ended(int(result["stdout"])))
+    left_behind = int(result["stdout"])
+    await eventually(lambda: ended(left_behind))
+    assert ended(left_behind)
 
 
 def descriptors() -> int:
@@ -182,6 +184,7 @@ async def test_no_descriptor_is_left_open(shell: Shell) -> None:
         await shell("sh", "-c", "exit 0", stdin="x", working_directory=".")
         await shell.refusal("gone")
     await eventually(lambda: descriptors() <= before)
+    assert descriptors() <= before
 
 
 def test_system_information(shell: Shell) -> None:
