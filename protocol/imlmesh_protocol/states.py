@@ -5,7 +5,13 @@ against them. Right of the bar in DESIGN's words means terminal: no way out, but
 exceptions written beside their rows.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeVar
+
+from imlmesh_protocol.errors import InvariantError
+
+S = TypeVar("S", bound=StrEnum)
 
 
 class _State(StrEnum):
@@ -88,12 +94,25 @@ EFFECT_CARE = {Effect.PURE: 0, Effect.IDEMPOTENT: 1, Effect.ONCE: 2, Effect.PHYS
 A, R, D, N, P = ActionState, RunState, DispatchState, Liveness, ApprovalState
 
 ACTION: dict[ActionState, frozenset[ActionState]] = {
+    # completed at once: kept from the run that this one retries
     A.PENDING: frozenset(
-        {A.WAITING, A.AWAITING_APPROVAL, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}
+        {A.WAITING, A.AWAITING_APPROVAL, A.RUNNING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}
     ),
     A.WAITING: frozenset({A.AWAITING_APPROVAL, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}),
-    A.AWAITING_APPROVAL: frozenset({A.WAITING, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}),
-    A.RUNNING: frozenset({A.WAITING, A.UNKNOWN, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    # a person may say that a compensation which could not run is done
+    A.AWAITING_APPROVAL: frozenset({A.WAITING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    # awaiting approval: a compensation that failed asks what now
+    A.RUNNING: frozenset(
+        {
+            A.WAITING,
+            A.AWAITING_APPROVAL,
+            A.UNKNOWN,
+            A.COMPLETED,
+            A.FAILED,
+            A.SKIPPED,
+            A.CANCELLED,
+        }
+    ),
     A.UNKNOWN: frozenset({A.WAITING, A.RUNNING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
     A.COMPLETED: frozenset({A.ROLLED_BACK}),  # its compensation completed
     A.FAILED: frozenset({A.ROLLED_BACK}),  # likewise
@@ -103,9 +122,10 @@ ACTION: dict[ActionState, frozenset[ActionState]] = {
 }
 
 RUN: dict[RunState, frozenset[RunState]] = {
-    R.PENDING: frozenset({R.RUNNING, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
+    R.PENDING: frozenset({R.RUNNING, R.PAUSED, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
     R.RUNNING: frozenset({R.PAUSED, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
-    R.PAUSED: frozenset({R.RUNNING, R.CANCELLING, R.FAILED, R.CANCELLED}),
+    # a paused run ends when nothing is left to do
+    R.PAUSED: frozenset({R.RUNNING, R.CANCELLING, R.COMPLETED, R.FAILED, R.CANCELLED}),
     R.CANCELLING: frozenset({R.CANCELLED, R.COMPLETED, R.FAILED}),
     R.COMPLETED: frozenset(),
     R.FAILED: frozenset(),
@@ -148,3 +168,10 @@ RUN_ENDED = frozenset({R.COMPLETED, R.FAILED, R.CANCELLED})
 DISPATCH_LIVE = frozenset({D.PLANNED, D.SENT, D.ACCEPTED, D.RUNNING})
 
 del A, R, D, N, P
+
+
+def move(table: Mapping[S, frozenset[S]], what: str, old: S, new: S) -> S:
+    """`new`, when the table lets `old` become it; else a bug of ours (`internal.invariant`)."""
+    if new not in table[old]:
+        raise InvariantError("internal.invariant", f"{what}: {old} cannot become {new}")
+    return new

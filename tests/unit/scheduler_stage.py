@@ -132,8 +132,10 @@ class Stage:
             self.pass_time(HEARTBEAT_MS)
             self.beat(*nodes)
 
-    def submit(self, what: Plan) -> RunRecord:
-        commands = self.post(e.PlanSubmitted, dice=7, plan=what, digest="d", by="eve")
+    def submit(self, what: Plan, **more: Any) -> RunRecord:
+        commands = self.post(
+            e.PlanSubmitted, dice=7, plan=what, digest="d", by="eve", **more
+        )
         replies = [c for c in commands if isinstance(c, k.Reply)]
         run: RunRecord = self.state.runs[replies[0].value]
         return run

@@ -7,8 +7,9 @@ import pytest
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.changes import ActionWaiting, ResultKept
-from imlmesh_orchestrator.core.dispatching import loss_policy
+from imlmesh_orchestrator.core.placing import loss_policy
 from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_orchestrator.core.state import ActionRecord
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
@@ -53,7 +54,7 @@ def test_a_journal_that_lost_once_work_asks_although_the_plan_says_wait() -> Non
 
 
 def test_reroute_counts_only_for_what_may_be_repeated() -> None:
-    one = plan(action("a", on_node_loss="reroute")).actions[0]
+    one = ActionRecord("a", plan(action("a", on_node_loss="reroute")).actions[0], 1, False, [])
     assert loss_policy(one, Effect.PURE) == "reroute"
     assert loss_policy(one, Effect.ONCE) == "ask"
 

@@ -1,65 +1,20 @@
-"""Questions to people: asked, answered once, or expired.
+"""Answers of people, and what they lead to.
 
-The one rule: nobody's silence repeats an effect; the option chosen by silence is always `fail`.
+The one rule: the first answer counts, and nobody's silence repeats an effect or opens a gate.
 """
 
+from imlmesh_orchestrator.core import asking, flow
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import runs
 from imlmesh_orchestrator.core.commands import Refuse, Reply
-from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import AnswerGiven
-from imlmesh_orchestrator.core.state import (
-    ActionRecord,
-    ApprovalRecord,
-    DispatchRecord,
-    RunRecord,
-)
+from imlmesh_orchestrator.core.state import ActionRecord, ApprovalRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
-from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, ApprovalState, DispatchState
 
-LOST_EFFECT = "lost_effect"
-_OPTIONS = ("rerun", "done", "fail")
-_SYSTEM = "imlmesh"
-
-
-def ask_lost_effect(
-    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, fault: Fault
-) -> None:
-    """Nobody knows whether the effect happened: the action is unknown until a person says."""
-    turn.change(
-        c.ActionUnknown(turn.at_ms, turn.cause, run.run, record.action.id, dispatch.dispatch, fault)
-    )
-    counter = turn.state.approval_counter + 1
-    approval = f"a-{counter}"
-    alias = turn.state.nodes[dispatch.node].alias
-    message = (
-        f"{record.action.id} ({record.action.module}.{record.action.action}, effect "
-        f"{dispatch.effect}) may or may not have happened on {alias}: {fault.message}"
-    )
-    expires_at_ms = turn.at_ms + limits.APPROVAL_MS
-    turn.change(
-        c.ApprovalAsked(
-            turn.at_ms,
-            turn.cause,
-            run.run,
-            approval,
-            counter,
-            LOST_EFFECT,
-            record.action.id,
-            dispatch.dispatch,
-            message,
-            _OPTIONS,
-            "fail",
-            expires_at_ms,
-        )
-    )
-    turn.deadlines.add(expires_at_ms, Deadline.APPROVAL, approval)
-
 
 def answer(turn: Turn, event: AnswerGiven) -> None:
-    """A person's answer; the first one counts."""
+    """A person's answer; the first one counts, and with four eyes not that of who submitted."""
     approval = turn.state.approvals.get(event.approval)
     if approval is None:
         fault = Fault("approval.closed", f"{event.approval} is not open")
@@ -70,58 +25,68 @@ def answer(turn: Turn, event: AnswerGiven) -> None:
         fault = Fault("approval.option", f"{event.option[:40]!r} is none of {options}")
         turn.command(Refuse(event.cause, fault))
         return
-    closed = ApprovalState.DENIED if event.option == "fail" else ApprovalState.APPROVED
+    submitter = turn.state.runs[approval.run].by
+    if turn.four_eyes and approval.kind == asking.GATE and event.by == submitter:
+        fault = Fault("approval.four_eyes", f"{event.by} submitted {approval.run}")
+        turn.command(Refuse(event.cause, fault))
+        return
+    refused = event.option in (asking.DENY, asking.FAIL)
+    closed = ApprovalState.DENIED if refused else ApprovalState.APPROVED
     _settle(turn, approval, closed, event.option, event.by)
     turn.command(Reply(event.cause, event.option))
 
 
 def expire(turn: Turn, approval: ApprovalRecord) -> None:
     """Nobody answered: the option for silence is taken."""
-    _settle(turn, approval, ApprovalState.EXPIRED, approval.on_expiry, _SYSTEM)
-
-
-def close_for_dispatch(turn: Turn, dispatch: DispatchRecord) -> None:
-    """The node's journal answered first: the question is superseded."""
-    for approval in list(turn.state.approvals.values()):
-        if approval.dispatch == dispatch.dispatch:
-            _close(turn, approval, ApprovalState.SUPERSEDED, None, _SYSTEM)
+    _settle(turn, approval, ApprovalState.EXPIRED, approval.on_expiry, asking.SYSTEM)
 
 
 def _settle(
     turn: Turn, approval: ApprovalRecord, closed: ApprovalState, option: str, by: str
 ) -> None:
     run = turn.state.runs[approval.run]
-    record = run.actions[approval.action]
-    _close(turn, approval, closed, option, by)
-    if option == "rerun":
-        turn.change(
-            c.DispatchEnded(
-                turn.at_ms,
-                turn.cause,
-                run.run,
-                approval.dispatch,
-                DispatchState.SUPERSEDED,
-                Fault("action.failed_by_person", f"{by} asked to run it again"),
-            )
-        )
-        runs.wait_again(turn, run, record, {})
-    elif option == "done":
+    record = run.units[approval.action]
+    asking.close(turn, approval, closed, option, by)
+    if approval.kind == asking.GATE:
+        _pass_gate(turn, run, record, closed, option, by)
+    elif option == asking.RERUN:
+        _run_again(turn, run, record, approval.dispatch, by)
+    elif option == asking.DONE:
         fault = Fault("action.done_by_person", f"{by} says that it happened")
-        turn.change(
-            c.ActionEnded(
-                turn.at_ms, turn.cause, run.run, record.action.id, ActionState.COMPLETED, fault
-            )
-        )
-        runs.after_end(turn, run, record)
+        _end(turn, run, record, ActionState.COMPLETED, fault)
     else:
-        runs.fail(turn, run, record, Fault("action.failed_by_person", f"{by} chose {option}"))
+        flow.fail(turn, run, record, Fault("action.failed_by_person", f"{by} chose {option}"))
 
 
-def _close(
-    turn: Turn, approval: ApprovalRecord, closed: ApprovalState, option: str | None, by: str
+def _pass_gate(
+    turn: Turn,
+    run: RunRecord,
+    record: ActionRecord,
+    closed: ApprovalState,
+    option: str,
+    by: str,
 ) -> None:
-    turn.change(
-        c.ApprovalClosed(
-            turn.at_ms, turn.cause, approval.run, approval.approval, closed, option, by
-        )
-    )
+    if option == asking.SKIP:
+        fault = Fault("approval.expired", "nobody answered in time, so it was skipped")
+        _end(turn, run, record, ActionState.SKIPPED, fault)
+    elif closed is ApprovalState.EXPIRED:
+        flow.fail(turn, run, record, Fault("approval.expired", "nobody answered in time"))
+    elif closed is ApprovalState.DENIED:
+        flow.fail(turn, run, record, Fault("approval.denied", f"{by} chose {option}"))
+    else:
+        flow.wait_again(turn, run, record, {})
+
+
+def _run_again(turn: Turn, run: RunRecord, record: ActionRecord, dispatch: str, by: str) -> None:
+    """What nobody knew the end of is given up; whatever it still reports is only evidence."""
+    known = turn.state.dispatches.get(dispatch)
+    if known is not None and known.state is DispatchState.UNKNOWN:
+        fault = Fault("action.failed_by_person", f"{by} asked to run it again")
+        state = DispatchState.SUPERSEDED
+        turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, dispatch, state, fault))
+    flow.wait_again(turn, run, record, {})
+
+
+def _end(turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault) -> None:
+    turn.change(c.ActionEnded(turn.at_ms, turn.cause, run.run, record.key, new, fault))
+    flow.after_end(turn, run, record)

@@ -80,7 +80,39 @@ class GroupChanged(Change):
 
 
 @dataclass(slots=True)
+class MemoryWritten(Change):
+    """A value of a session's memory; `by` is the dispatch or the person that wrote it."""
+
+    session: str
+    key: str
+    value: Any
+    size: int
+    by: str
+
+
+@dataclass(slots=True)
+class MemoryDropped(Change):
+    """A value is gone: deleted by a person, or the oldest one made room."""
+
+    session: str
+    key: str
+    by: str
+
+
+@dataclass(slots=True)
+class NonceUsed(Change):
+    """From now on this nonce names the run `of`, as long as the plan's digest is the same."""
+
+    nonce: str
+    of: str
+    digest: str
+
+
+@dataclass(slots=True)
 class RunChange(Change):
+    """A change of one run. `action`, where there is one, is the key of the unit of work: the id of
+    an action, `ID@NODE` for a member, `ID~NODE` for the compensation of an action on a node."""
+
     run: str
 
 
@@ -91,6 +123,36 @@ class RunCreated(RunChange):
     digest: str
     by: str
     expires_at_ms: int
+    priority: int
+    starts_at_ms: int
+
+
+@dataclass(slots=True)
+class RunRetried(RunChange):
+    """The run takes over from an ended one; see `events.Retried` for the shapes."""
+
+    of: str
+    kept: Mapping[str, Any]
+    again: Mapping[str, str]
+    left: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RunPaused(RunChange):
+    by: str
+
+
+@dataclass(slots=True)
+class RunResumed(RunChange):
+    by: str
+
+
+@dataclass(slots=True)
+class MembersFixed(RunChange):
+    """The nodes that a member-wise action stands for, one member each, in the order of rolling."""
+
+    action: str
+    nodes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -161,6 +223,16 @@ class ResultTaken(RunChange):
 
 
 @dataclass(slots=True)
+class RetryPlanned(RunChange):
+    """A failure was reported; the action is tried again, not before `retry_at_ms`."""
+
+    action: str
+    failures: int
+    fault: Fault
+    retry_at_ms: int
+
+
+@dataclass(slots=True)
 class ResultKept(RunChange):
     """A result that came too late to count, kept as evidence. `run` may have been forgotten."""
 
@@ -199,7 +271,10 @@ class ActionUnknown(RunChange):
 
 @dataclass(slots=True)
 class ApprovalAsked(RunChange):
-    """A question to a person; `on_expiry` is the option that silence chooses."""
+    """A question to a person; `on_expiry` is the option that silence chooses.
+
+    `digest` is what a gate is bound to: plan, params and nodes; `risk` the plan's word, or "".
+    """
 
     approval: str
     counter: int
@@ -210,6 +285,8 @@ class ApprovalAsked(RunChange):
     options: tuple[str, ...]
     on_expiry: str
     expires_at_ms: int
+    risk: str
+    digest: str
 
 
 @dataclass(slots=True)
@@ -234,7 +311,26 @@ class RunAborting(RunChange):
 
 
 @dataclass(slots=True)
+class RollbackDue(RunChange):
+    """This action failed and wants itself and its ancestors undone, when all that runs has ended."""
+
+    action: str
+
+
+@dataclass(slots=True)
+class CompensationsPlanned(RunChange):
+    """What is undone, in this order: (key, key of what is undone, node, action, params) each.
+
+    Without params `action` is an action of the plan; with params it is the driver's own undo, and
+    they are its params, already filled in.
+    """
+
+    compensations: tuple[tuple[str, str, str, str, Mapping[str, Any] | None], ...]
+
+
+@dataclass(slots=True)
 class RunEnded(RunChange):
     state: RunState
     fault: Fault | None
     unconfirmed: bool
+    compensation_pending: bool

@@ -20,6 +20,8 @@ class Deadline(IntEnum):
     CANCEL = 6  # a run: nodes should have confirmed
     APPROVAL = 7  # an approval: nobody answered
     INVENTORY = 8  # a node: has it answered what it holds?
+    RETRY = 9  # (run, unit): its next try
+    START = 10  # a run: its not_before
 
 
 Key = str | tuple[str, ...]

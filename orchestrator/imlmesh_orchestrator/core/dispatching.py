@@ -1,17 +1,10 @@
-"""From a ready action to a dispatch, and from a node's words about it to the action's end.
+"""From a node's words about a dispatch to the end of the unit of work.
 
-The one rule: a dispatch is committed before it is sent, keeps its bytes for life, and ends once.
-What a result means is decided by the dispatch's state and the result's code, never by its text.
+The one rule: a dispatch ends once. What a result means is decided by the dispatch's state and the result's code, never by its text.
 """
 
-import hashlib
-from collections.abc import Mapping
-from itertools import islice
-from typing import Any
-
+from imlmesh_orchestrator.core import asking, flow, retry
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import runs
-from imlmesh_orchestrator.core.approvals import ask_lost_effect, close_for_dispatch
 from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import (
@@ -20,29 +13,22 @@ from imlmesh_orchestrator.core.events import (
     Result,
     ResultsArrived,
 )
-from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh
 from imlmesh_orchestrator.core.state import (
     RECENT_DISPATCHES,
     ActionRecord,
     DispatchRecord,
-    NodeRecord,
     RunRecord,
 )
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
-from imlmesh_protocol.ids import dispatch_id, split_dispatch
-from imlmesh_protocol.iml.plan import Action
-from imlmesh_protocol.iml.template import Scope, render
-from imlmesh_protocol.manifest import ActionSpec
+from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import (
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
-    Effect,
     RunState,
 )
-from imlmesh_protocol.wire.messages import encode_dispatch
 
 _OUTCOME = {
     "completed": DispatchState.COMPLETED,
@@ -55,126 +41,10 @@ _OUTCOME = {
 _AGAIN = frozenset({"action.not_started", "action.lease_lost", "node.interrupted"})
 
 
-def place_ready(turn: Turn) -> None:
-    """Dispatch all that is ready and has a node with room."""
-    state = turn.state
-    if not state.bus_open or state.behind:
-        return
-    while turn.pools.due:
-        _, pool = turn.pools.due.popitem()
-        refresh(state, pool)
-        while pool.waiting:
-            run, record = pool.waiting[0]
-            if record.ended or record.state is ActionState.RUNNING or not run.starting:
-                pool.waiting.popleft()
-                continue
-            node = pick(pool, record)
-            if node is not None:
-                pool.waiting.popleft()
-                _dispatch(turn, run, record, node, pool.specs[node.node])
-            elif exhausted(pool, record):
-                pool.waiting.popleft()
-                fault = record.fault or Fault("place.no_node", "every node refused it")
-                runs.fail(turn, run, record, fault)
-            else:
-                if not pool.eligible:
-                    _tell_waiting(turn, pool)
-                turn.pools.block(pool)
-                break
-        turn.pools.drop_empty(pool)
-
-
-def _tell_waiting(turn: Turn, pool: Pool) -> None:
-    """Every run says what it waits for, not only the one whose action is the pool's first."""
-    reasons = dict(islice(pool.refused.items(), limits.WAITING_REASONS))
-    for run, record in [*islice(reversed(pool.waiting), pool.untold)][::-1]:
-        if record.state is ActionState.PENDING and run.starting:
-            turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.action.id, reasons))
-    pool.untold = 0
-
-
-def _dispatch(
-    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
-) -> None:
-    action = record.action
-    try:
-        params = _params(turn, run, record, node) if record.templated else action.params
-        claims = spec.claims_for(params) if spec.claims else ()
-    except InputError as exc:
-        runs.fail(turn, run, record, Fault(exc.code, exc.message))
-        return
-    except KeyError as exc:
-        runs.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
-        return
-    effect = action.effect or spec.effect
-    on_loss = loss_policy(action, effect)
-    lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
-    attempt = record.attempt + 1
-    dispatch = dispatch_id(run.run, action.id, node.node, attempt)
-    encoded = encode_dispatch(
-        dispatch,
-        action.module,
-        action.action,
-        params,
-        effect,
-        action.timeout * 1_000,
-        lease_ms,
-        "stop" if on_loss == "reroute" else "finish",
-        claims,
-    )
-    turn.change(
-        c.DispatchPlanned(
-            turn.at_ms,
-            turn.cause,
-            run.run,
-            dispatch,
-            action.id,
-            node.node,
-            attempt,
-            encoded,
-            hashlib.sha256(encoded).digest(),
-            effect,
-            action.timeout * 1_000,
-            lease_ms,
-            on_loss,
-        )
-    )
-    turn.command(SendDispatch(node.node, dispatch, encoded))
-    turn.sent.append(dispatch)
-
-
 def send(turn: Turn, dispatch: DispatchRecord) -> None:
     """The dispatch's own bytes go out (again); they must be accepted in time."""
     turn.command(SendDispatch(dispatch.node, dispatch.dispatch, dispatch.bin))
     turn.sent.append(dispatch.dispatch)
-
-
-def _params(
-    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
-) -> Mapping[str, Any]:
-    results: dict[str, Any] = {}
-    for name in run.needed:
-        done = run.actions[name]
-        if done.state is ActionState.COMPLETED:
-            results[name] = done.result
-        elif done.ended and done.fault is not None:
-            results[name] = done.fault
-    rendered: Mapping[str, Any] = render(record.action.params, Scope(results, turn.env, node.node))
-    return rendered
-
-
-def loss_policy(action: Action, effect: Effect) -> str:
-    """What the loss of its node means: the plan's word, else by effect and target.
-
-    A plan's reroute was checked against the manifests of then; the node's own may be stricter.
-    """
-    if action.on_node_loss == "reroute" and not effect.repeatable:
-        return "ask"
-    if action.on_node_loss is not None:
-        return str(action.on_node_loss)
-    if not effect.repeatable:
-        return "ask"
-    return "wait" if action.target_node is not None else "reroute"
 
 
 def take_accepts(turn: Turn, event: AcceptArrived) -> None:
@@ -205,13 +75,13 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
         if dispatch is None or dispatch.node != event.node or dispatch.state not in DISPATCH_LIVE:
             continue
         run = turn.state.runs[dispatch.run]
-        record = run.actions[dispatch.action]
+        record = run.units[dispatch.action]
         full = fault.code == "node.full"
         if full:
             turn.state.nodes[event.node].full = True
         ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, name, ended, fault))
-        runs.wait_again(turn, run, record, {event.node: fault.code})
+        flow.wait_again(turn, run, record, {event.node: fault.code})
     turn.pools.room()
 
 
@@ -234,7 +104,7 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
         return False
     if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
         run = turn.state.runs[dispatch.run]
-        record = run.actions[dispatch.action]
+        record = run.units[dispatch.action]
         if record.ended:
             _keep(turn, dispatch.run, result)
         elif _OUTCOME[result.outcome] is not dispatch.state:
@@ -268,23 +138,69 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
 def _decide(
     turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
 ) -> None:
-    fault = result.error
+    fault = result.error or Fault("driver.failed", "the node gave no reason")
     if result.outcome == "completed":
         _finish(turn, run, record, dispatch, result, ActionState.COMPLETED)
+    elif record.state is ActionState.AWAITING_APPROVAL:
+        # a compensation that a person is asked about: only its success would change anything
+        _keep(turn, dispatch.run, result)
     elif result.outcome == "unknown":
-        if dispatch.on_loss == "fail":
-            _finish(turn, run, record, dispatch, result, runs.failed_state(record))
-            return
-        _finish(turn, run, record, dispatch, result, None)
-        fault = fault or Fault("node.interrupted", "the node does not know how it ended")
-        ask_lost_effect(turn, run, record, dispatch, fault)
+        _take_unknown(turn, run, record, dispatch, result)
     elif result.outcome == "cancelled" and run.state is RunState.CANCELLING:
         _finish(turn, run, record, dispatch, result, ActionState.CANCELLED)
-    elif fault is not None and fault.code in _AGAIN and _may_repeat(dispatch, fault):
+    elif fault.code in _AGAIN and _may_repeat(dispatch, fault):
         _finish(turn, run, record, dispatch, result, None)
-        runs.wait_again(turn, run, record, {dispatch.node: fault.code})
+        flow.wait_again(turn, run, record, {dispatch.node: fault.code})
     else:
-        _finish(turn, run, record, dispatch, result, runs.failed_state(record))
+        _take_failure(turn, run, record, dispatch, result)
+
+
+def _take_unknown(
+    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
+) -> None:
+    fault = result.error or Fault("node.interrupted", "the node does not know how it ended")
+    if dispatch.on_loss == "fail":
+        _finish(turn, run, record, dispatch, result, flow.failed_state(record))
+        return
+    _finish(turn, run, record, dispatch, result, None)
+    _ask(turn, run, record, dispatch, fault)
+
+
+def _take_failure(
+    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
+) -> None:
+    """The node reports that it failed: another try, a question, or the end."""
+    fault = result.error or Fault("driver.failed", "the node gave no reason")
+    wanted = run.starting or (record.undoes and run.state is not RunState.CANCELLING)
+    retry_at_ms = (
+        retry.next_try_ms(run, record, dispatch.effect, fault.code, turn.at_ms)
+        if wanted and result.outcome in ("failed", "timed_out")
+        else None
+    )
+    if retry_at_ms is not None:
+        _finish(turn, run, record, dispatch, result, None)
+        failures, key = record.failures + 1, record.key
+        turn.change(
+            c.RetryPlanned(turn.at_ms, turn.cause, run.run, key, failures, fault, retry_at_ms)
+        )
+        turn.deadlines.add(retry_at_ms, Deadline.RETRY, (run.run, key))
+    elif record.undoes:
+        _finish(turn, run, record, dispatch, result, None)
+        flow.break_off(turn, run, record, fault)
+    else:
+        _finish(turn, run, record, dispatch, result, flow.failed_state(record))
+
+
+def _ask(
+    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, fault: Fault
+) -> None:
+    """Nobody knows how it ended, and it may not simply be repeated."""
+    if record.undoes:
+        flow.break_off(turn, run, record, fault)
+        return
+    asking.ask_lost_effect(turn, run, record, dispatch, fault)
+    if record.parent is not None:
+        flow.advance(turn, run, record.parent)
 
 
 def _may_repeat(dispatch: DispatchRecord, fault: Fault) -> bool:
@@ -302,14 +218,14 @@ def _finish(
     action_state: ActionState | None,
 ) -> None:
     if dispatch.state is DispatchState.UNKNOWN:
-        close_for_dispatch(turn, dispatch)
+        asking.supersede_for(turn, dispatch)
     turn.change(
         c.ResultTaken(
             turn.at_ms,
             turn.cause,
             run.run,
             dispatch.dispatch,
-            record.action.id,
+            record.key,
             _OUTCOME[result.outcome],
             action_state,
             result.result,
@@ -318,7 +234,7 @@ def _finish(
         )
     )
     if action_state is not None:
-        runs.after_end(turn, run, record)
+        flow.after_end(turn, run, record)
 
 
 def _keep(turn: Turn, run: str, result: Result) -> None:
@@ -360,16 +276,16 @@ def give_up(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:
     What may not be repeated is never placed again without a person's word, whatever was decided.
     """
     run = turn.state.runs[dispatch.run]
-    record = run.actions[dispatch.action]
+    record = run.units[dispatch.action]
     if dispatch.on_loss == "fail":
         _end(turn, dispatch, DispatchState.UNKNOWN, fault)
-        runs.fail(turn, run, record, fault)
+        flow.fail(turn, run, record, fault)
     elif dispatch.on_loss == "ask" or not dispatch.effect.repeatable:
         _end(turn, dispatch, DispatchState.UNKNOWN, fault)
-        ask_lost_effect(turn, run, record, dispatch, fault)
+        _ask(turn, run, record, dispatch, fault)
     else:
         _end(turn, dispatch, DispatchState.SUPERSEDED, fault)
-        runs.wait_again(turn, run, record, {dispatch.node: fault.code})
+        flow.wait_again(turn, run, record, {dispatch.node: fault.code})
 
 
 def _end(turn: Turn, dispatch: DispatchRecord, new: DispatchState, fault: Fault) -> None:

@@ -38,18 +38,64 @@ class BusClosed(Event):
 
 
 @dataclass(slots=True)
+class Retried:
+    """What a run takes over from the ended run `of` that it retries, by action id.
+
+    `kept` completed there: {action: [[node, ...], result]}, the result of a member-wise action by
+    node; `again` is what may repeat an effect: {action: where it ran}; `left` stays skipped.
+    """
+
+    of: str
+    kept: Mapping[str, Any]
+    again: Mapping[str, str]
+    left: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class PlanSubmitted(Event):
-    """A validated plan; `by` is who asked, `dice` 64 random bits."""
+    """A validated plan; `by` is who asked, `dice` 64 random bits; nothing starts before `starts_at_ms`."""
 
     dice: int
     plan: Plan
     digest: str
     by: str
+    priority: int = 0
+    starts_at_ms: int = 0
+    retried: Retried | None = None
 
 
 @dataclass(slots=True)
 class CancelAsked(Event):
     run: str
+    by: str
+
+
+@dataclass(slots=True)
+class PauseAsked(Event):
+    run: str
+    by: str
+
+
+@dataclass(slots=True)
+class ResumeAsked(Event):
+    run: str
+    by: str
+
+
+@dataclass(slots=True)
+class MemorySet(Event):
+    """A person writes a value of a session's memory."""
+
+    session: str
+    key: str
+    value: Any
+    by: str
+
+
+@dataclass(slots=True)
+class MemoryDeleteAsked(Event):
+    session: str
+    key: str
     by: str
 
 

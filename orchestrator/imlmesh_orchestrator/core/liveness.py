@@ -122,7 +122,7 @@ def _never_arrived(turn: Turn, dispatch: DispatchRecord) -> None:
     """What was sent before the question can arrive no more: nodes refuse what was overtaken."""
     run = turn.state.runs[dispatch.run]
     if run.state is RunState.CANCELLING:
-        runs.confirm_cancel(turn, run, run.actions[dispatch.action])
+        runs.confirm_cancel(turn, run, run.units[dispatch.action])
     else:
         send(turn, dispatch)
 
@@ -133,7 +133,7 @@ def _wanted(turn: Turn, node: str, name: str) -> bool:
     if dispatch is None or dispatch.node != node:
         return False
     run = turn.state.runs[dispatch.run]
-    if run.state is RunState.CANCELLING or run.actions[dispatch.action].ended:
+    if run.state is RunState.CANCELLING or run.units[dispatch.action].ended:
         return False
     return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
 
@@ -299,3 +299,5 @@ def bus_opened(turn: Turn) -> None:
 
 def _set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) -> None:
     turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))
+    # who can go nowhere else must now hear that
+    turn.pools.room()

@@ -5,11 +5,13 @@ is answered once for all of them and again only when a node, group or label chan
 (`State.generation`). Deliberately absent: sending; a pool only says where.
 """
 
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from imlmesh_orchestrator.core.queues import Entry, FairQueue
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
-from imlmesh_protocol.iml.plan import Action
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.iml.requirements import satisfies
 from imlmesh_protocol.iml.selector import parse_selector
 from imlmesh_protocol.limits import NODE_WINDOW
 from imlmesh_protocol.manifest import PROFILES, ActionSpec
@@ -18,12 +20,13 @@ from imlmesh_protocol.states import Liveness
 # of the nodes in turn, how many are compared by load: two or more spread nearly as well as all
 _COMPARED = 4
 
-PoolKey = tuple[str, str, str, str | tuple[str, ...]]
+#: module, action, version wanted of the module, way of targeting, and what it names
+PoolKey = tuple[str, str, str, str, str | tuple[str, ...]]
 
 
 @dataclass(slots=True)
 class Pool:
-    """Actions that want the same module, action and target, and the nodes that may run them."""
+    """Units that want the same module, action and target, and the nodes that may run them."""
 
     key: PoolKey
     generation: int = -1
@@ -31,9 +34,11 @@ class Pool:
     #: what each eligible node's manifest says of the action
     specs: dict[str, ActionSpec] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    waiting: deque[tuple[RunRecord, ActionRecord]] = field(default_factory=deque)
-    #: how many of the last in `waiting` came since anybody was told that no node is eligible
-    untold: int = 0
+    #: whether a node that could run it is suspect: soon it will be back, or lost
+    undecided: bool = False
+    waiting: FairQueue = field(default_factory=FairQueue)
+    #: those that came since anybody was told that no node is eligible
+    untold: list[Entry] = field(default_factory=list)
     rotation: int = 0
 
 
@@ -42,22 +47,27 @@ class Pools:
 
     def __init__(self) -> None:
         self._pools: dict[PoolKey, Pool] = {}
-        #: pools with waiting actions that may have got room since they were last looked at
+        #: pools with waiting units that may have got room since they were last looked at
         self.due: dict[PoolKey, Pool] = {}
         self._blocked: dict[PoolKey, Pool] = {}
+        #: what the run served last had had; see `queues`
+        self.level = 0.0
 
     def add(self, run: RunRecord, record: ActionRecord) -> None:
-        """A ready action waits for a node."""
-        key = pool_key(run, record.action)
+        """A ready unit waits for a node."""
+        if record.queued:
+            return
+        record.queued = True
+        key = pool_key(run, record)
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = Pool(key)
-        pool.waiting.append((run, record))
-        pool.untold += 1
+        pool.waiting.add(run, record, self.level)
+        pool.untold.append((run, record))
         self.due[key] = pool
 
     def block(self, pool: Pool) -> None:
-        """Nobody can take the pool's first action now."""
+        """Nobody can take the pool's first unit now."""
         self._blocked[pool.key] = pool
 
     def room(self) -> None:
@@ -68,51 +78,73 @@ class Pools:
 
     def drop_empty(self, pool: Pool) -> None:
         """Forget a pool that nobody waits in once there are many: keys hold selectors of plans."""
-        if len(self._pools) > 1_000 and not pool.waiting:
+        if len(self._pools) > 1_000:
             self._pools.pop(pool.key, None)
 
 
-def pool_key(run: RunRecord, action: Action) -> PoolKey:
-    """What makes two actions askers of the same nodes."""
+def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
+    """What makes two units askers of the same nodes."""
+    action = record.action
+    version = run.plan.module_requirements.get(action.module, "")
+    if record.node:
+        return (action.module, action.action, version, "node", record.node)
+    if action.fallback_nodes and action.target_node is not None:
+        names = (action.target_node, *action.fallback_nodes)
+        return (action.module, action.action, version, "order", names)
     if action.target_node is not None:
-        return (action.module, action.action, "node", action.target_node)
+        return (action.module, action.action, version, "node", action.target_node)
     if action.target_group is not None:
-        return (action.module, action.action, "group", run.groups[action.target_group])
+        nodes = run.groups[action.target_group]
+        return (action.module, action.action, version, "group", nodes)
     if action.target_selector is not None:
-        return (action.module, action.action, "selector", action.target_selector)
-    return (action.module, action.action, "", "")
+        return (action.module, action.action, version, "selector", action.target_selector)
+    return (action.module, action.action, version, "", "")
+
+
+def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
+    """The known nodes that a target names, whatever they can do; a list of names in its order."""
+    way, wanted = key[3], key[4]
+    if way in ("node", "order"):
+        names = (wanted,) if isinstance(wanted, str) else wanted
+        return [node for name in names if (node := state.find_node(name)) is not None]
+    if way == "group":
+        return [state.nodes[name] for name in wanted if name in state.nodes]
+    if way == "selector":
+        selector = parse_selector(str(wanted))
+        return [node for node in state.nodes.values() if selector.matches(node.names)]
+    return state.nodes.values()
 
 
 def refresh(state: State, pool: Pool) -> None:
-    """Sort all nodes into eligible and refused, with the reason's code for each refused one."""
+    """Sort the candidates into eligible and refused, with the reason's code for each refused one."""
     if pool.generation == state.generation:
         return
     pool.generation = state.generation
     pool.eligible, pool.specs, pool.refused = [], {}, {}
-    module, action, way, wanted = pool.key
-    selector = parse_selector(str(wanted)) if way == "selector" else None
-    target = state.find_node(str(wanted)) if way == "node" else None
-    for record in state.nodes.values():
-        if way == "node" and record is not target:
-            continue
-        if way == "group" and record.node not in wanted:
-            continue
-        if selector is not None and not selector.matches(record.names):
-            continue
-        code = why_not(record, module, action)
-        if code is None and record.liveness is not Liveness.ONLINE:
-            code = "node.lost"
-        if code is None:
+    pool.undecided = False
+    module, action, version, way, _ = pool.key
+    for record in candidates(state, pool.key):
+        code = why_not(record, module, action, version)
+        if code is None and record.liveness is Liveness.ONLINE:
             pool.eligible.append(record)
             pool.specs[record.node] = record.manifest.modules[module].actions[action]
-        else:
-            pool.refused[record.node] = code
+            continue
+        pool.refused[record.node] = code or "node.lost"
+        if code is None and record.liveness is Liveness.SUSPECT:
+            pool.undecided = True
+            if way == "order":
+                return  # its turn comes before that of the names behind it
 
 
-def why_not(record: NodeRecord, module: str, action: str) -> str | None:
-    """The code of what keeps this node from ever running the action; None when it can."""
+def why_not(record: NodeRecord, module: str, action: str, version: str = "") -> str | None:
+    """The code of what keeps this node from ever running the action; None when it can.
+
+    `version` is what the plan wants of the module, a PEP 440 specifier; empty means any.
+    """
     if module not in record.manifest.modules:
         return "module.unknown"
+    if version and not satisfies(record.manifest.modules[module].version, version):
+        return "module.version"
     spec = record.manifest.find(module, action)
     if spec is None:
         return "action.unknown"
@@ -124,15 +156,19 @@ def why_not(record: NodeRecord, module: str, action: str) -> str | None:
 def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     """The least busy of the next few eligible nodes, None when all are full or refused it.
 
-    A node that was lost with this action is taken again only when there is no other.
+    A node that was lost with this action is taken again only when there is no other. Of names in
+    an order the first that has not refused it is the only choice.
     """
+    if pool.key[3] == "order":
+        open_to = [node for node in pool.eligible if node.node not in record.refused_by]
+        return open_to[0] if open_to and _has_room(open_to[0]) else None
     chosen, fallback = None, None
     count, compared, least = len(pool.eligible), 0, 0
     for offset in range(count):
         node = pool.eligible[(pool.rotation + offset) % count]
-        load = len(node.live)
-        if load >= NODE_WINDOW or node.full or node.node in record.refused_by:
+        if not _has_room(node) or node.node in record.refused_by:
             continue
+        load = len(node.live)
         if node.node in record.lost_on:
             fallback = fallback or node
             continue
@@ -145,6 +181,38 @@ def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     return chosen or fallback
 
 
+def _has_room(node: NodeRecord) -> bool:
+    return len(node.live) < NODE_WINDOW and not node.full
+
+
 def exhausted(pool: Pool, record: ActionRecord) -> bool:
     """Whether every node that could run it has already refused it."""
-    return bool(record.refused_by) and all(node.node in record.refused_by for node in pool.eligible)
+    if not record.refused_by or pool.undecided:
+        return False
+    return all(node.node in record.refused_by for node in pool.eligible)
+
+
+def stuck(state: State, run: RunRecord, record: ActionRecord) -> Fault | None:
+    """Why a unit that is bound to one node cannot run there, if so; a suspect one is waited for."""
+    node = state.nodes.get(record.node)
+    if node is None:
+        return Fault("place.unknown_node", f"no node {record.node}")
+    action = record.action
+    version = run.plan.module_requirements.get(action.module, "")
+    code = why_not(node, action.module, action.action, version)
+    if code is not None:
+        text = f"{node.alias} cannot run {action.module}.{action.action}"
+        return Fault(code, text)
+    if node.liveness in (Liveness.LOST, Liveness.OFFLINE):
+        return Fault("node.lost", f"{node.alias} is {node.liveness}")
+    return None
+
+
+def matching(state: State, run: RunRecord, record: ActionRecord) -> list[NodeRecord]:
+    """The nodes that a member-wise action stands for; without a target all that can run it."""
+    key = pool_key(run, record)
+    found = candidates(state, key)
+    if key[3]:
+        return list(found)
+    module, action, version = key[:3]
+    return [node for node in found if why_not(node, module, action, version) is None]

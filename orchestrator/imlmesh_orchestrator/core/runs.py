@@ -1,39 +1,35 @@
-"""A run from its plan to its end: what becomes ready, what an end means for the rest.
+"""What people and time do to a run: submit, pause, resume, cancel, expire.
 
-The one rule: an action's end is handled in one place, `after_end`, whichever way it came.
+The one rule: nothing here places or ends an action by itself; that is `flow`.
 """
 
+from imlmesh_orchestrator.core import asking, flow
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import Refuse, Reply, SendCancel
 from imlmesh_orchestrator.core.deadlines import Deadline
-from imlmesh_orchestrator.core.events import CancelAsked, PlanSubmitted
+from imlmesh_orchestrator.core.events import CancelAsked, PauseAsked, PlanSubmitted, ResumeAsked
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import run_id
-from imlmesh_protocol.states import (
-    ActionState,
-    ApprovalState,
-    DispatchState,
-    Liveness,
-    RunState,
-)
-
-_WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
-_DEPENDENCY = "an action that it waits for did not complete"
+from imlmesh_protocol.states import ActionState, DispatchState, Liveness, RunState
 
 
 def submit(turn: Turn, event: PlanSubmitted) -> None:
-    """A new run, and its first actions ready."""
+    """A new run, and its first actions ready; or the run that this nonce already names."""
     state = turn.state
+    nonce = event.plan.nonce if event.retried is None else None
+    if nonce is not None and nonce in state.nonces:
+        _answer_again(turn, event, nonce)
+        return
     if state.active >= limits.ACTIVE_RUNS:
         turn.command(Refuse(event.cause, Fault("run.too_many", f"{state.active} runs are active")))
         return
     counter = state.run_counter + 1
     run = run_id(counter, event.dice)
     ttl_ms = (event.plan.ttl_seconds or 0) * 1_000 or limits.RUN_TTL_MS
-    expires_at_ms = turn.at_ms + ttl_ms
+    expires_at_ms = max(turn.at_ms, event.starts_at_ms) + ttl_ms
     turn.change(
         c.RunCreated(
             turn.at_ms,
@@ -44,167 +40,115 @@ def submit(turn: Turn, event: PlanSubmitted) -> None:
             event.digest,
             event.by,
             expires_at_ms,
+            event.priority,
+            event.starts_at_ms,
         )
     )
+    if nonce is not None:
+        turn.change(c.NonceUsed(turn.at_ms, turn.cause, nonce, run, event.digest))
     turn.command(Reply(event.cause, run))
     turn.deadlines.add(expires_at_ms, Deadline.EXPIRY, run)
-    release_open(turn, state.runs[run])
+    if event.starts_at_ms > turn.at_ms:
+        turn.deadlines.add(event.starts_at_ms, Deadline.START, run)
+    record = state.runs[run]
+    if event.retried is not None:
+        _take_over(turn, record, event)
+    if not record.ended:
+        flow.release_open(turn, record)
 
 
-def release_open(turn: Turn, run: RunRecord) -> None:
-    """Make ready what no gate holds back: at the start of a run, and after a restart."""
-    if run.sequence is not None:
-        _release_next(turn, run)
+def _answer_again(turn: Turn, event: PlanSubmitted, nonce: str) -> None:
+    run, digest = turn.state.nonces[nonce]
+    if digest == event.digest:
+        turn.command(Reply(event.cause, run))
         return
-    for gate in run.gates:
-        if not gate.remaining:
-            for action in gate.members:
-                if run.actions[action].state in _WAITING:
-                    _ready(turn, run, run.actions[action])
+    text = f"the nonce {nonce!r} names {run}, which is of another plan"
+    turn.command(Refuse(event.cause, Fault("plan.nonce_reused", text)))
 
 
-def _release_next(turn: Turn, run: RunRecord) -> None:
-    """Sequential: the first action that has not ended, when it is not under way already."""
-    assert run.sequence is not None  # noqa: S101 - callers looked
-    while run.cursor < len(run.sequence):
-        record = run.actions[run.sequence[run.cursor]]
-        if not record.ended:
-            if record.state in _WAITING:
-                _ready(turn, run, record)
-            return
-        run.cursor += 1
-
-
-def _ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
-    """An action whose dependencies are satisfied waits for a node from now on."""
-    if not run.starting or record.ended:
-        return
-    group = record.action.target_group
-    if group is not None and group not in run.groups:
-        nodes = turn.state.groups.get(group, ())
-        turn.change(c.GroupFrozen(turn.at_ms, turn.cause, run.run, group, nodes))
-    if group is not None and not run.groups[group]:
-        fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
-        return
-    turn.pools.add(run, record)
-
-
-def wait_again(turn: Turn, run: RunRecord, record: ActionRecord, reasons: dict[str, str]) -> None:
-    """The action has no dispatch any more and looks for a node again."""
-    turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.action.id, reasons))
-    if run.starting:
-        turn.pools.add(run, record)
-    else:
-        _end_waiting(turn, run)
-
-
-def fail(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
-    """The action ends without a result of its own; on_error says what that means."""
+def _take_over(turn: Turn, run: RunRecord, event: PlanSubmitted) -> None:
+    """Keep what the run that is retried completed; leave out what nobody wants again."""
+    retried = event.retried
+    assert retried is not None  # noqa: S101 - the caller looked
     turn.change(
-        c.ActionEnded(
-            turn.at_ms, turn.cause, run.run, record.action.id, failed_state(record), fault
+        c.RunRetried(
+            turn.at_ms,
+            turn.cause,
+            run.run,
+            retried.of,
+            retried.kept,
+            retried.again,
+            retried.left,
         )
     )
-    after_end(turn, run, record)
+    for name in retried.left:
+        flow.skip_descendants(turn, run, run.actions[name])
+    flow.finish_if_done(turn, run)
 
 
-def failed_state(record: ActionRecord) -> ActionState:
-    """What a failed action becomes: with on_error skip it counts as skipped."""
-    return ActionState.SKIPPED if record.action.on_error == "skip" else ActionState.FAILED
-
-
-def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
-    """An action has just ended: release, skip or abort what depends on it, end the run."""
-    if run.ended:
-        return
-    if record.satisfied:
-        if run.sequence is None:
-            for gate in record.opens:
-                if not gate.remaining:
-                    for action in gate.members:
-                        _ready(turn, run, run.actions[action])
-    elif record.state is ActionState.SKIPPED and run.starting:
-        _skip(turn, run, _descendants(run, record))
-    elif record.state is ActionState.FAILED and run.starting:
-        abort(turn, run, record.action.id, record.fault or Fault("internal", ""))
-    if run.ended:
-        return
-    if run.sequence is not None and run.starting:
-        _release_next(turn, run)
-    finish_if_done(turn, run)
-
-
-def abort(turn: Turn, run: RunRecord, action: str, fault: Fault) -> None:
-    """Nothing new starts; what runs may end; the rest is skipped."""
-    turn.change(c.RunAborting(turn.at_ms, turn.cause, run.run, fault, action))
-    _end_waiting(turn, run)
-
-
-def _end_waiting(turn: Turn, run: RunRecord) -> None:
-    waiting = [name for name, record in run.actions.items() if record.state in _WAITING]
-    if run.state is RunState.CANCELLING:
-        _end_many(turn, run, waiting, ActionState.CANCELLED, Fault("action.cancelled", "cancelled"))
-    else:
-        _skip(turn, run, waiting)
-    finish_if_done(turn, run)
-
-
-def _skip(turn: Turn, run: RunRecord, actions: list[str]) -> None:
-    _end_many(turn, run, actions, ActionState.SKIPPED, Fault("action.dependency", _DEPENDENCY))
-
-
-def _end_many(
-    turn: Turn, run: RunRecord, actions: list[str], new: ActionState, fault: Fault
-) -> None:
-    if actions:
-        turn.change(c.ActionsEnded(turn.at_ms, turn.cause, run.run, tuple(actions), new, fault))
-
-
-def _descendants(run: RunRecord, record: ActionRecord) -> list[str]:
-    """All that can now never start, in the order of the plan."""
-    found: set[str] = set()
-    todo = [record]
-    while todo:
-        for gate in todo.pop().opens:
-            for name in gate.members:
-                below = run.actions[name]
-                if name not in found and not below.ended:
-                    found.add(name)
-                    todo.append(below)
-    return [name for name in run.actions if name in found]
-
-
-def finish_if_done(turn: Turn, run: RunRecord) -> None:
-    """End the run when its last action has ended."""
-    if run.open or run.ended:
+def pause(turn: Turn, event: PauseAsked) -> None:
+    """Nothing new starts until it is resumed; what runs goes on."""
+    run = _open_run(turn, event)
+    if run is None:
         return
     if run.state is RunState.CANCELLING:
-        end_run(turn, run, RunState.CANCELLED, None)
-    elif run.aborting is not None:
-        end_run(turn, run, RunState.FAILED, run.aborting)
+        turn.command(Refuse(event.cause, Fault("run.ended", f"{run.run} is {run.state}")))
+        return
+    if run.state is not RunState.PAUSED:
+        turn.change(c.RunPaused(turn.at_ms, turn.cause, run.run, event.by))
+    turn.command(Reply(event.cause, str(run.state)))
+
+
+def resume(turn: Turn, event: ResumeAsked) -> None:
+    """A paused run goes on."""
+    run = _open_run(turn, event)
+    if run is None:
+        return
+    if run.state is not RunState.PAUSED:
+        turn.command(Refuse(event.cause, Fault("run.not_paused", f"{run.run} is {run.state}")))
+        return
+    turn.change(c.RunResumed(turn.at_ms, turn.cause, run.run, event.by))
+    turn.command(Reply(event.cause, str(run.state)))
+    flow.release_open(turn, run)
+
+
+def _open_run(turn: Turn, event: PauseAsked | ResumeAsked | CancelAsked) -> RunRecord | None:
+    """The run that is asked for, unless it is unknown or over; then the request is refused."""
+    run = turn.state.runs.get(event.run)
+    if run is None:
+        turn.command(Refuse(event.cause, Fault("run.not_found", f"no run {event.run}")))
+        return None
+    if run.ended:
+        turn.command(Refuse(event.cause, Fault("run.ended", f"{run.run} is {run.state}")))
+        return None
+    return run
+
+
+def start_due(turn: Turn, run: RunRecord) -> None:
+    """Its not_before has come."""
+    flow.release_open(turn, run)
+
+
+def retry_due(turn: Turn, run: RunRecord, key: str) -> None:
+    """A failed unit has waited long enough for its next try."""
+    record = run.units[key]
+    if record.state is not ActionState.WAITING or record.retry_at_ms > turn.at_ms:
+        return
+    if record.undoes:
+        flow.compensate_next(turn, run)
     else:
-        end_run(turn, run, RunState.COMPLETED, None)
-
-
-def end_run(
-    turn: Turn, run: RunRecord, new: RunState, fault: Fault | None, *, unconfirmed: bool = False
-) -> None:
-    turn.change(c.RunEnded(turn.at_ms, turn.cause, run.run, new, fault, unconfirmed))
+        flow.seek(turn, run, record)
 
 
 def cancel(turn: Turn, event: CancelAsked) -> None:
     """A person wants the run to stop: what waits ends now, what runs when its node confirms."""
-    run = turn.state.runs.get(event.run)
+    run = _open_run(turn, event)
     if run is None:
-        turn.command(Refuse(event.cause, Fault("run.not_found", f"no run {event.run}")))
-        return
-    if run.ended:
-        turn.command(Refuse(event.cause, Fault("run.ended", f"{run.run} is {run.state}")))
         return
     if run.state is not RunState.CANCELLING:
         turn.change(c.RunCancelling(turn.at_ms, turn.cause, run.run, event.by))
         turn.deadlines.add(turn.at_ms + limits.CANCEL_MS, Deadline.CANCEL, run.run)
-        _end_waiting(turn, run)
+        flow.end_waiting(turn, run)
     send_cancels(turn, run)
     turn.command(Reply(event.cause, str(run.state)))
 
@@ -214,15 +158,14 @@ def confirm_cancel(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     fault = Fault("action.cancelled", "cancelled before it reached its node")
     state, name = DispatchState.CANCELLED, record.dispatch
     turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, name, state, fault))
-    _end_many(turn, run, [record.action.id], ActionState.CANCELLED, fault)
-    finish_if_done(turn, run)
+    flow.end_cancelled(turn, run, [record.key], fault)
 
 
 def send_cancels(turn: Turn, run: RunRecord) -> None:
     """Ask every node that works for this run to stop."""
     by_node: dict[str, list[str]] = {}
-    for record in run.actions.values():
-        if record.state is ActionState.RUNNING:
+    for record in run.units.values():
+        if record.state is ActionState.RUNNING and record.dispatch:
             node = turn.state.dispatches[record.dispatch].node
             by_node.setdefault(node, []).append(record.dispatch)
     for node, dispatches in by_node.items():
@@ -232,51 +175,28 @@ def send_cancels(turn: Turn, run: RunRecord) -> None:
 def end_unconfirmed(turn: Turn, run: RunRecord) -> None:
     """No answer to a cancel in time: the run ends, and says that it does not know."""
     fault = Fault("action.cancelled", "the node has not confirmed the cancel")
-    left = []
-    for record in run.actions.values():
-        if record.ended:
-            continue
-        left.append(record.action.id)
-        dispatch = turn.state.dispatches[record.dispatch]
-        if dispatch.state is not DispatchState.UNKNOWN:
-            turn.change(
-                c.DispatchEnded(
-                    turn.at_ms,
-                    turn.cause,
-                    run.run,
-                    record.dispatch,
-                    DispatchState.UNKNOWN,
-                    fault,
-                )
-            )
-    close_approvals(turn, run, left)
-    _end_many(turn, run, left, ActionState.CANCELLED, fault)
-    end_run(turn, run, RunState.CANCELLED, None, unconfirmed=True)
-
-
-def close_approvals(turn: Turn, run: RunRecord, actions: list[str]) -> None:
-    """Questions that no longer matter are superseded."""
-    for approval in list(turn.state.approvals.values()):
-        if approval.run == run.run and approval.action in actions:
-            turn.change(
-                c.ApprovalClosed(
-                    turn.at_ms,
-                    turn.cause,
-                    run.run,
-                    approval.approval,
-                    ApprovalState.SUPERSEDED,
-                    None,
-                    "imlmesh",
-                )
-            )
+    left = [
+        record
+        for record in run.units.values()
+        if not record.ended and record.key not in run.compensation_only
+    ]
+    for record in left:
+        dispatch = turn.state.dispatches.get(record.dispatch)
+        if dispatch is not None and dispatch.state is not DispatchState.UNKNOWN:
+            state, name = DispatchState.UNKNOWN, record.dispatch
+            turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, name, state, fault))
+    keys = [record.key for record in left]
+    asking.supersede(turn, run, keys)
+    turn.change(
+        c.ActionsEnded(turn.at_ms, turn.cause, run.run, tuple(keys), ActionState.CANCELLED, fault)
+    )
+    flow.end_run(turn, run, RunState.CANCELLED, None, unconfirmed=True)
 
 
 def expire(turn: Turn, run: RunRecord) -> None:
     """The run's time to live is over: what still waits, for a node or for its return, fails."""
-    if run.ended:
-        return
-    for record in list(run.actions.values()):
-        if record.state is not ActionState.RUNNING:
+    for record in list(run.units.values()):
+        if record.state is not ActionState.RUNNING or not record.dispatch:
             continue
         dispatch = turn.state.dispatches[record.dispatch]
         node = turn.state.nodes[dispatch.node]
@@ -292,9 +212,9 @@ def expire(turn: Turn, run: RunRecord) -> None:
                     fault,
                 )
             )
-            fail(turn, run, record, fault)
+            flow.break_off(turn, run, record, fault)
     if run.starting:
-        abort(turn, run, "", Fault("run.expired", "the run's ttl_seconds are over"))
+        flow.abort(turn, run, "", Fault("run.expired", "the run's ttl_seconds are over"))
     if not run.ended:
         # what still runs may lose its node later, and nothing waits for that one any more
         turn.deadlines.add(turn.at_ms + limits.START_MS, Deadline.EXPIRY, run.run)

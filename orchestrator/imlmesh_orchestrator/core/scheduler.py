@@ -8,20 +8,16 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import approvals, liveness, runs
+from imlmesh_orchestrator.core import approvals, flow, liveness, memory, runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.commands import Command, Refuse, Reply
 from imlmesh_orchestrator.core.deadlines import Deadline, Deadlines
-from imlmesh_orchestrator.core.dispatching import (
-    place_ready,
-    take_accepts,
-    take_rejects,
-    take_results,
-)
+from imlmesh_orchestrator.core.dispatching import take_accepts, take_rejects, take_results
 from imlmesh_orchestrator.core.placement import Pools
-from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.core.placing import place_ready
+from imlmesh_orchestrator.core.state import RunRecord, State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -32,12 +28,20 @@ from imlmesh_protocol.tick import Tick
 class Scheduler:
     """Holds the state; `env` are the IML_ variables that templates may read.
 
-    `history` are the stored changes of all nodes, groups and runs that have not ended.
+    `history` are the stored changes of nodes, groups, memory and runs that have not ended. With
+    `four_eyes` nobody opens a gate of a run that they submitted.
     """
 
-    def __init__(self, env: Mapping[str, str], history: Iterable[c.Change] = ()) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        history: Iterable[c.Change] = (),
+        *,
+        four_eyes: bool = False,
+    ) -> None:
         self.state = State()
         self._env = env
+        self._four_eyes = four_eyes
         self._deadlines = Deadlines(self._matters)
         self._pools = Pools()
         for change in history:
@@ -45,7 +49,15 @@ class Scheduler:
 
     def handle(self, event: e.Event | Tick) -> tuple[list[c.Change], list[Command]]:
         """Decide on one event; its changes are already applied to `state`."""
-        turn = Turn(self.state, self._deadlines, self._pools, self._env, event.at_ms, event.cause)
+        turn = Turn(
+            self.state,
+            self._deadlines,
+            self._pools,
+            self._env,
+            self._four_eyes,
+            event.at_ms,
+            event.cause,
+        )
         _HANDLE[type(event)](turn, event)
         place_ready(turn)
         if turn.sent:
@@ -63,8 +75,8 @@ class Scheduler:
             return True
         if kind is Deadline.APPROVAL:
             return key in self.state.approvals
-        if kind in (Deadline.EXPIRY, Deadline.CANCEL):
-            run = self.state.runs.get(key)
+        if kind in (Deadline.EXPIRY, Deadline.CANCEL, Deadline.START, Deadline.RETRY):
+            run = self.state.runs.get(key[0] if kind is Deadline.RETRY else key)
             return run is not None and not run.ended
         names = key if kind is Deadline.ACCEPT else (key,)
         found = (self.state.dispatches.get(name) for name in names)
@@ -94,7 +106,12 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
         turn.deadlines.add(run.expires_at_ms, Deadline.EXPIRY, run.run)
         if run.state is RunState.CANCELLING:
             turn.deadlines.add(turn.at_ms + limits.CANCEL_MS, Deadline.CANCEL, run.run)
-        runs.release_open(turn, run)
+        if run.starts_at_ms > turn.at_ms:
+            turn.deadlines.add(run.starts_at_ms, Deadline.START, run.run)
+        for unit in run.units.values():
+            if unit.retry_at_ms > turn.at_ms:
+                turn.deadlines.add(unit.retry_at_ms, Deadline.RETRY, (run.run, unit.key))
+        flow.release_open(turn, run)
 
 
 def _bus_opened(turn: Turn, event: e.BusOpened) -> None:
@@ -159,16 +176,27 @@ def _unaccepted(turn: Turn, sent: tuple[str, ...]) -> None:
             liveness.unanswered(turn, dispatch)
 
 
-def _run_expired(turn: Turn, key: str) -> None:
-    run = turn.state.runs.get(key)
-    if run is not None:
-        runs.expire(turn, run)
-
-
 def _cancel_due(turn: Turn, key: str) -> None:
     run = turn.state.runs.get(key)
     if run is not None and run.state is RunState.CANCELLING:
         runs.end_unconfirmed(turn, run)
+
+
+def _open_run_due(act: Callable[[Turn, RunRecord], None]) -> Callable[[Turn, str], None]:
+    """Look at a run, when it has not ended."""
+
+    def due(turn: Turn, key: str) -> None:
+        run = turn.state.runs.get(key)
+        if run is not None and not run.ended:
+            act(turn, run)
+
+    return due
+
+
+def _retry_due(turn: Turn, key: tuple[str, str]) -> None:
+    run = turn.state.runs.get(key[0])
+    if run is not None and not run.ended:
+        runs.retry_due(turn, run, key[1])
 
 
 def _approval_due(turn: Turn, key: str) -> None:
@@ -182,7 +210,9 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.ACCEPT: _unaccepted,
     Deadline.FINISH: _dispatch_due(liveness.overdue),
     Deadline.REROUTE: _dispatch_due(liveness.reroute),
-    Deadline.EXPIRY: _run_expired,
+    Deadline.EXPIRY: _open_run_due(runs.expire),
+    Deadline.START: _open_run_due(runs.start_due),
+    Deadline.RETRY: _retry_due,
     Deadline.CANCEL: _cancel_due,
     Deadline.APPROVAL: _approval_due,
     Deadline.INVENTORY: liveness.inventory_due,
@@ -194,6 +224,10 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.BusClosed: _bus_closed,
     e.PlanSubmitted: runs.submit,
     e.CancelAsked: runs.cancel,
+    e.PauseAsked: runs.pause,
+    e.ResumeAsked: runs.resume,
+    e.MemorySet: memory.put,
+    e.MemoryDeleteAsked: memory.delete,
     e.AnswerGiven: approvals.answer,
     e.GroupSet: _group_set,
     e.LabelsSet: _labels_set,

@@ -1,4 +1,4 @@
-"""What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals.
+"""What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals, memory.
 
 The one rule: only `core/apply.py` writes the durable part, and it does so from changes alone;
 `Presence` and `bus_open` are volatile, empty after a restart, and outside the replay comparison.
@@ -77,6 +77,12 @@ class Gate:
 
 @dataclass(slots=True)
 class ActionRecord:
+    """A unit of work: an action of the plan, one member of it, or the compensation of one.
+
+    `key` names it within the run: `ID`, `ID@NODE` (a member), `ID~NODE` (a compensation).
+    """
+
+    key: str
     action: Action
     wave: int
     templated: bool
@@ -91,6 +97,23 @@ class ActionRecord:
     #: nodes that refused it, and nodes that were lost with it
     refused_by: tuple[str, ...] = ()
     lost_on: tuple[str, ...] = ()
+    #: failures that a node reported, and when it is tried again (0: not waiting for that)
+    failures: int = 0
+    retry_at_ms: int = 0
+    #: what the approved gate was bound to, "" without one
+    approved: str = ""
+    #: node of the last dispatch that may have had an effect, and how many ended before this one
+    worked_on: str = ""
+    order: int = 0
+    #: members by key, once they are fixed; a member's or compensation's own node and superior
+    members: dict[str, "ActionRecord"] | None = None
+    node: str = ""
+    parent: "ActionRecord | None" = field(default=None, repr=False, compare=False)
+    #: of a compensation: key of what it undoes, and the params of a driver's own undo
+    undoes: str = ""
+    undo_params: Mapping[str, Any] | None = None
+    #: volatile: already in a pool
+    queued: bool = field(default=False, compare=False)
 
     @property
     def ended(self) -> bool:
@@ -103,6 +126,11 @@ class ActionRecord:
             return True
         return self.state is ActionState.FAILED and self.action.on_error == "continue"
 
+    @property
+    def member_wise(self) -> bool:
+        """Whether several nodes do it, each on its own."""
+        return self.action.target_mode != "any" and not self.node
+
 
 @dataclass(slots=True)
 class RunRecord:
@@ -111,20 +139,37 @@ class RunRecord:
     digest: str
     by: str
     expires_at_ms: int
+    priority: int
+    starts_at_ms: int
+    #: the actions of the plan by id, and all units of work by key: these, members, compensations
     actions: dict[str, ActionRecord]
+    units: dict[str, ActionRecord]
     gates: list[Gate]
     #: ids in the order of a sequential run; None when actions go as soon as they can
     sequence: list[str] | None
-    #: actions whose results templates of this plan read
+    #: actions that run only when something is undone
+    compensation_only: frozenset[str]
+    #: actions whose results are read later: by templates, by memory, by an undo
     needed: frozenset[str]
+    #: with a barrier: how many actions of each wave (from 1) have not ended
+    waves: list[int] | None
     state: RunState = RunState.PENDING
-    #: actions that have not ended
+    #: actions that have not ended, but for compensation-only ones; and how many units have
     open: int = 0
+    ended_units: int = 0
     aborting: Fault | None = None
+    #: actions that failed with on_error rollback; the compensations planned for them, in order
+    rollbacks: tuple[str, ...] = ()
+    compensations: tuple[str, ...] | None = None
+    compensation_pending: bool = False
+    #: actions that may repeat an effect of the run that this one retries, and where they ran
+    again: Mapping[str, str] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dispatches: list[str] = field(default_factory=list)
     #: volatile: index into `sequence` of the first action that may not have ended
     cursor: int = field(default=0, compare=False)
+    #: volatile: the share of nodes that it has had, weighted by priority
+    served: float = field(default=0.0, compare=False)
 
     @property
     def ended(self) -> bool:
@@ -132,12 +177,23 @@ class RunRecord:
 
     @property
     def starting(self) -> bool:
-        """Whether new actions may start."""
-        return self.aborting is None and self.state in (RunState.PENDING, RunState.RUNNING)
+        """Whether new actions of the plan may still start, now or later."""
+        return self.aborting is None and self.state in _STARTING
+
+    def may_place(self, record: ActionRecord) -> bool:
+        """Whether this unit may be given to a node now."""
+        if self.state is RunState.PAUSED:
+            return False
+        return self.starting or (bool(record.undoes) and self.state is RunState.RUNNING)
+
+
+_STARTING = frozenset({RunState.PENDING, RunState.RUNNING, RunState.PAUSED})
 
 
 @dataclass(slots=True)
 class DispatchRecord:
+    """`action` is the key of the unit of work that it is an attempt of."""
+
     dispatch: str
     run: str
     action: str
@@ -161,6 +217,7 @@ class ApprovalRecord:
     options: tuple[str, ...]
     on_expiry: str
     expires_at_ms: int
+    digest: str = ""
     state: ApprovalState = ApprovalState.PENDING
 
 
@@ -175,6 +232,12 @@ class State:
     runs: dict[str, RunRecord] = field(default_factory=dict)
     dispatches: dict[str, DispatchRecord] = field(default_factory=dict)
     approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
+    #: values by (session, key), the oldest-written first; their sizes in bytes, and the sum
+    memory: dict[tuple[str, str], Any] = field(default_factory=dict)
+    memory_sizes: dict[tuple[str, str], int] = field(default_factory=dict)
+    memory_bytes: int = 0
+    #: nonce to (run, digest), the oldest first
+    nonces: dict[str, tuple[str, str]] = field(default_factory=dict)
     active: int = 0
     #: rises when anything that decides who may run what has changed
     generation: int = 0
@@ -182,6 +245,8 @@ class State:
     presence: dict[str, Presence] = field(default_factory=dict)
     bus_open: bool = False
     behind: bool = False
+    #: highest impact by (module, action) that drivers declare, with the generation of that answer
+    impacts: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict, compare=False)
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)

@@ -23,6 +23,7 @@ class Turn:
         "commands",
         "deadlines",
         "env",
+        "four_eyes",
         "pools",
         "sent",
         "state",
@@ -34,6 +35,7 @@ class Turn:
         deadlines: Deadlines,
         pools: Pools,
         env: Mapping[str, str],
+        four_eyes: bool,
         at_ms: int,
         cause: str,
     ) -> None:
@@ -41,6 +43,7 @@ class Turn:
         self.deadlines = deadlines
         self.pools = pools
         self.env = env
+        self.four_eyes = four_eyes
         self.at_ms = at_ms
         self.cause = cause
         self.changes: list[Change] = []

@@ -1,20 +1,37 @@
 """The shape of a plan: gates, waves and the order of a sequential run.
 
 The one rule: one gate for each distinct `depends_on` set, so that 100 actions behind the same 100
-others cost 100 counts and not 10,000. Deliberately absent: states; a shape never changes.
+others cost 100 counts and not 10,000. What runs only as a compensation is in no wave.
+Deliberately absent: states; a shape never changes.
 """
 
 import heapq
+from dataclasses import dataclass
 
 from imlmesh_orchestrator.core.state import Gate
-from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.iml.compensation import compensation_only
+from imlmesh_protocol.iml.plan import Action, Plan
 
 
-def gates_of(plan: Plan) -> tuple[list[Gate], dict[str, list[Gate]], dict[str, int]]:
-    """All gates, the gates that each action opens, and the wave (from 1) of each action."""
+@dataclass(slots=True)
+class Shape:
+    """All gates; by action id the gates it opens, and its wave from 1.
+
+    Compensation-only actions open nothing and have wave 0.
+    """
+
+    gates: list[Gate]
+    opens: dict[str, list[Gate]]
+    wave: dict[str, int]
+    compensation_only: frozenset[str]
+
+
+def shape_of(plan: Plan) -> Shape:
+    """How the actions of this plan wait for each other."""
+    left_out = compensation_only(plan)
     gates: dict[tuple[str, ...], Gate] = {}
     opens: dict[str, list[Gate]] = {action.id: [] for action in plan.actions}
-    for action in plan.actions:
+    for action in _in_waves(plan, left_out):
         gate = gates.get(action.depends_on)
         if gate is None:
             needed = set(action.depends_on)
@@ -22,7 +39,12 @@ def gates_of(plan: Plan) -> tuple[list[Gate], dict[str, list[Gate]], dict[str, i
             for dependency in needed:
                 opens[dependency].append(gate)
         gate.members.append(action.id)
-    return list(gates.values()), opens, _depths(gates, opens)
+    wave = _depths(gates, opens) | dict.fromkeys(left_out, 0)
+    return Shape(list(gates.values()), opens, wave, left_out)
+
+
+def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
+    return [action for action in plan.actions if action.id not in left_out]
 
 
 def _depths(gates: dict[tuple[str, ...], Gate], opens: dict[str, list[Gate]]) -> dict[str, int]:
@@ -43,27 +65,28 @@ def _depths(gates: dict[tuple[str, ...], Gate], opens: dict[str, list[Gate]]) ->
 
 
 def waves(plan: Plan) -> list[list[str]]:
-    """Action ids by wave, each wave in the order of the plan."""
-    depth = gates_of(plan)[2]
-    result: list[list[str]] = [[] for _ in range(max(depth.values(), default=0))]
-    for action in plan.actions:
-        result[depth[action.id] - 1].append(action.id)
+    """Action ids by wave, each wave in the order of the plan; without what only undoes."""
+    shape = shape_of(plan)
+    result: list[list[str]] = [[] for _ in range(max(shape.wave.values(), default=0))]
+    for action in _in_waves(plan, shape.compensation_only):
+        result[shape.wave[action.id] - 1].append(action.id)
     return result
 
 
-def sequence_of(plan: Plan) -> list[str]:
+def sequence_of(plan: Plan, left_out: frozenset[str]) -> list[str]:
     """One action after the other: topological, and where free in the order of the plan."""
-    place = {action.id: index for index, action in enumerate(plan.actions)}
-    missing = {action.id: len(set(action.depends_on)) for action in plan.actions}
-    dependents: dict[str, list[str]] = {action.id: [] for action in plan.actions}
-    for action in plan.actions:
+    actions = _in_waves(plan, left_out)
+    place = {action.id: index for index, action in enumerate(actions)}
+    missing = {action.id: len(set(action.depends_on)) for action in actions}
+    dependents: dict[str, list[str]] = {action.id: [] for action in actions}
+    for action in actions:
         for dependency in set(action.depends_on):
             dependents[dependency].append(action.id)
     ready = [place[name] for name, count in missing.items() if not count]
     heapq.heapify(ready)
     order: list[str] = []
     while ready:
-        name = plan.actions[heapq.heappop(ready)].id
+        name = actions[heapq.heappop(ready)].id
         order.append(name)
         for dependent in dependents[name]:
             missing[dependent] -= 1

@@ -1,33 +1,51 @@
-"""Who waits for whom: ids, dependencies, cycles, and whose results a template may use.
+"""Who waits for whom: ids, dependencies, cycles, and which results are there for an action.
 
 The one rule: works on the plan as written, so that a wrong field elsewhere hides nothing here.
 Deliberately absent: waves and order of execution; the scheduler makes them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from imlmesh_protocol.iml import template
 from imlmesh_protocol.iml.builder import pointer_of
+from imlmesh_protocol.iml.compensation import check_rollbacks
 from imlmesh_protocol.iml.fields import name_of
 from imlmesh_protocol.iml.findings import Findings
-from imlmesh_protocol.iml.unsupported import TEMPLATE_ROOTS
 
 
-def check_graph(actions: Sequence[Any], findings: Findings) -> None:
-    """plan.duplicate_id, plan.self_dependency, plan.unknown_dependency, plan.cycle, template.*."""
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The actions by index. A set of indexes is the bits of an int: 500 fit into 63 bytes."""
+
+    index_of: dict[str, int]
+    #: index of an action with a rollback → index of the one that undoes it
+    undone_by: dict[int, int]
+    #: whose results an action may use; None when it waits for a cycle
+    usable: list[int | None]
+
+    def usable_when_undone(self, index: int) -> int | None:
+        """Whose results the undoing of an action may use: its own and those that it may use."""
+        usable = self.usable[index]
+        return None if usable is None else usable | 1 << index
+
+
+def check_graph(actions: Sequence[Any], findings: Findings) -> Graph:
+    """Read who waits for whom and who undoes whom; reports all that is wrong with it.
+
+    plan.duplicate_id, plan.self_dependency, plan.unknown_dependency, plan.cycle,
+    plan.depends_on_compensation, plan.unknown_rollback, plan.rollback_cycle.
+    """
     index_of = _index_of_ids(actions, findings)
-    needs = [_needs(index, actions, index_of, findings) for index in range(len(actions))]
+    undone_by = check_rollbacks(actions, index_of, findings)
+    undoing = set(undone_by.values())
+    needs = [_needs(index, actions, index_of, undoing, findings) for index in range(len(actions))]
     order, cycles = _walk(needs)
     for cycle in cycles:
         _report_cycle(actions, needs, cycle, findings)
-    in_order = set(order)
-    ancestors = _ancestors(needs, order)
-    _add_compensations(actions, index_of, ancestors)
-    for index, action in enumerate(actions):
-        if isinstance(action, dict):
-            usable = ancestors[index] if index in in_order else None
-            _check_templates(index, actions, index_of, usable, findings)
+    graph = Graph(index_of, undone_by, _ancestors(needs, order))
+    _add_undone(graph)
+    return graph
 
 
 def _index_of_ids(actions: Sequence[Any], findings: Findings) -> dict[str, int]:
@@ -45,9 +63,16 @@ def _index_of_ids(actions: Sequence[Any], findings: Findings) -> dict[str, int]:
 
 
 def _needs(
-    index: int, actions: Sequence[Any], index_of: dict[str, int], findings: Findings
+    index: int,
+    actions: Sequence[Any],
+    index_of: dict[str, int],
+    undoing: set[int],
+    findings: Findings,
 ) -> dict[int, int]:
-    """Index of each action that this one waits for → which entry of depends_on says so."""
+    """Index of each action that this one waits for → which entry of depends_on says so.
+
+    What only undoes others waits for nobody: its own depends_on is read and then left.
+    """
     action = actions[index]
     names = action.get("depends_on") if isinstance(action, dict) else None
     needs: dict[int, int] = {}
@@ -65,7 +90,13 @@ def _needs(
         elif name == action.get("id"):
             message = f"{name_of(actions, index)} waits for itself"
             findings.error("plan.self_dependency", pointer, message)
-        else:
+        elif needed in undoing and index not in undoing:
+            message = (
+                f'{name_of(actions, index)} waits for "{name}", which runs only when another '
+                f"action is undone"
+            )
+            findings.error("plan.depends_on_compensation", pointer, message)
+        elif index not in undoing:
             needs.setdefault(needed, entry)
     return needs
 
@@ -112,55 +143,20 @@ def _report_cycle(
     findings.error("plan.cycle", pointer, f"actions wait for each other: {names}")
 
 
-def _ancestors(needs: Sequence[dict[int, int]], order: Sequence[int]) -> list[int]:
-    """Per action a set of the indexes before it, as bits: 500 actions fit into 63 bytes each."""
-    ancestors = [0] * len(needs)
+def _ancestors(needs: Sequence[dict[int, int]], order: Sequence[int]) -> list[int | None]:
+    ancestors: list[int | None] = [None] * len(needs)
     for index in order:
+        before = 0
         for needed in needs[index]:
-            ancestors[index] |= ancestors[needed] | 1 << needed
+            # the order has needed ones first
+            before |= (ancestors[needed] or 0) | 1 << needed
+        ancestors[index] = before
     return ancestors
 
 
-def _add_compensations(
-    actions: Sequence[Any], index_of: dict[str, int], ancestors: list[int]
-) -> None:
-    """What undoes X may use the results of X and of X's ancestors."""
-    before = list(ancestors)
-    for index, action in enumerate(actions):
-        rollback = action.get("rollback") if isinstance(action, dict) else None
-        name = rollback.get("action") if isinstance(rollback, dict) else None
-        if isinstance(name, str) and name in index_of:
-            ancestors[index_of[name]] |= before[index] | 1 << index
-
-
-def _check_templates(
-    index: int,
-    actions: Sequence[Any],
-    index_of: dict[str, int],
-    usable: int | None,
-    findings: Findings,
-) -> None:
-    """Every template of one action; `usable` is None when it waits for a cycle."""
-    subject = name_of(actions, index)
-    base = pointer_of("actions", index, "params")
-    found, flaws = template.scan(actions[index].get("params"))
-    for flaw in flaws:
-        findings.error(flaw.code, base + flaw.pointer, f"{subject}: {flaw.message}")
-    for reference in found:
-        pointer = base + reference.pointer
-        if reference.root in TEMPLATE_ROOTS:
-            message = f"{subject}: {{{{{reference.root}…}}}} is not filled by this version"
-            findings.error("plan.unsupported", pointer, message)
-        if reference.root != "result":
-            continue
-        name = reference.path[0]
-        source = index_of.get(name)
-        if source is None:
-            near = findings.did_you_mean(name, index_of)
-            message = (
-                f'{subject} uses the result of "{name}", which is no action of this plan{near}'
-            )
-            findings.error("template.not_ancestor", pointer, message)
-        elif usable is not None and not usable >> source & 1:
-            message = f'{subject} uses the result of "{name}" but does not wait for it'
-            findings.error("template.not_ancestor", pointer, message)
+def _add_undone(graph: Graph) -> None:
+    """What undoes several actions may use what any of them gives; each run fills what it has."""
+    given = {index: graph.usable_when_undone(index) for index in graph.undone_by}
+    for index, undoing in graph.undone_by.items():
+        more, already = given[index], graph.usable[undoing]
+        graph.usable[undoing] = None if more is None or already is None else already | more

@@ -4,7 +4,7 @@ The one rule: a template's value is not known yet, so nothing is said about it; 
 it is checked. Deliberately absent: where an action could run (placement decides).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,10 +12,11 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml import template
 from imlmesh_protocol.iml.builder import pointer_of
+from imlmesh_protocol.iml.calls import CallParams
 from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.plan import Action
-from imlmesh_protocol.iml.unsupported import IMPACT_WITHOUT_APPROVAL
-from imlmesh_protocol.manifest import ActionSpec, Manifest
+from imlmesh_protocol.iml.requirements import satisfies
+from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import EFFECT_CARE, Effect
 
 #: keywords that say something about a container as a whole, so a template inside it leaves them open
@@ -45,28 +46,34 @@ def effect_of(action: Action, spec: ActionSpec) -> Effect:
 
 
 class Catalogue:
-    """What the given manifests can do; several nodes may offer one action in several versions."""
+    """What the given manifests can do; several nodes may offer one action in several versions.
 
-    def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self._manifests = manifests
+    `requirements`: version specifiers by module; modules of other versions are left out.
+    """
+
+    def __init__(self, manifests: Sequence[Manifest], requirements: Mapping[str, str]) -> None:
+        self._offers: dict[str, list[Module]] = {}
+        for manifest in manifests:
+            for name, module in manifest.modules.items():
+                if name not in requirements or satisfies(module.version, requirements[name]):
+                    self._offers.setdefault(name, []).append(module)
         self._specs: dict[tuple[str, str], list[ActionSpec]] = {}
         self._validators: dict[int, Any] = {}
 
-    def modules(self) -> set[str]:
-        return {module for manifest in self._manifests for module in manifest.modules}
+    def modules(self) -> Collection[str]:
+        return self._offers.keys()
 
     def actions(self, module: str) -> list[str]:
         """The actions of a module, in all its versions."""
-        offers = [m.modules[module].actions for m in self._manifests if module in m.modules]
-        return sorted({action for actions in offers for action in actions})
+        return sorted({action for offer in self._offers[module] for action in offer.actions})
 
     def specs(self, module: str, action: str) -> list[ActionSpec]:
         """The different specs of an action, the most careful first; empty when there is none."""
         key = (module, action)
         if key not in self._specs:
             different: list[ActionSpec] = []
-            for manifest in self._manifests:
-                spec = manifest.find(module, action)
+            for offer in self._offers.get(module, ()):
+                spec = offer.actions.get(action)
                 if spec is not None and spec not in different:
                     different.append(spec)
             different.sort(key=lambda spec: (EFFECT_CARE[spec.effect], spec.impact), reverse=True)
@@ -84,32 +91,48 @@ class Catalogue:
 
 
 def check_action(
-    index: int, action: Action, catalogue: Catalogue, has_fleet: bool, findings: Findings
+    index: int,
+    action: Action,
+    calls: Sequence[CallParams],
+    catalogue: Catalogue,
+    has_fleet: bool,
+    findings: Findings,
 ) -> None:
     """One action, whose fields are right, against all that is offered."""
-    _check_size(index, action, findings)
+    _check_size(action, calls, findings)
     specs = catalogue.specs(action.module, action.action)
     if not specs:
         _report_unknown(index, action, catalogue, has_fleet, findings)
         _check_reroute(index, action, action.effect, findings)
-        _check_impact(index, action, None, findings)
         return
-    spec = specs[0]
-    _check_effect(index, action, spec, findings)
-    _check_impact(index, action, spec, findings)
-    problems = [
-        list(
-            islice(
-                _problems(action.params, catalogue.validator(spec), findings), limits.PLAN_ERRORS
+    _check_effect(index, action, specs[0], findings)
+    _check_impact(index, action, specs[0], findings)
+    _check_params(action, calls, specs, catalogue, findings)
+
+
+def _check_params(
+    action: Action,
+    calls: Sequence[CallParams],
+    specs: Sequence[ActionSpec],
+    catalogue: Catalogue,
+    findings: Findings,
+) -> None:
+    # several calls may show the same mistake of the action's own params
+    told: dict[tuple[str, str], bool] = {}
+    for call in calls:
+        problems = [
+            list(
+                islice(
+                    _problems(call.merged, catalogue.validator(spec), findings), limits.PLAN_ERRORS
+                )
             )
-        )
-        for spec in specs
-    ]
-    if all(problems):
-        base = pointer_of("actions", index, "params")
-        for path, message, at_key in problems[0]:
-            text = f'action "{action.id}": {message}'
-            findings.error("action.params", base + pointer_of(*path), text, key=at_key)
+            for spec in specs
+        ]
+        if all(problems):
+            for path, message, at_key in problems[0]:
+                told[call.place(path), message] = at_key
+    for (pointer, message), at_key in told.items():
+        findings.error("action.params", pointer, f'action "{action.id}": {message}', key=at_key)
 
 
 def _report_unknown(
@@ -128,12 +151,12 @@ def _report_unknown(
     report("module.unknown", pointer_of("actions", index, "module"), message)
 
 
-def _check_size(index: int, action: Action, findings: Findings) -> None:
-    try:
-        template.check_size(action.params)
-    except InputError as exc:
-        pointer = pointer_of("actions", index, "params")
-        findings.error(exc.code, pointer, f'action "{action.id}": {exc.message}')
+def _check_size(action: Action, calls: Sequence[CallParams], findings: Findings) -> None:
+    for call in calls:
+        try:
+            template.check_size(call.merged)
+        except InputError as exc:
+            findings.error(exc.code, call.pointer, f'action "{action.id}": {exc.message}')
 
 
 def _check_effect(index: int, action: Action, spec: ActionSpec, findings: Findings) -> None:
@@ -154,20 +177,13 @@ def _check_reroute(index: int, action: Action, effect: Effect | None, findings: 
         findings.error("plan.reroute", pointer_of("actions", index, "on_node_loss"), message)
 
 
-def _check_impact(index: int, action: Action, spec: ActionSpec | None, findings: Findings) -> None:
-    pointer = pointer_of("actions", index, "action" if action.impact is None else "impact")
-    name = f"{action.module}.{action.action}"
-    drivers = spec.impact if spec else 0.0
-    impact = drivers if action.impact is None else action.impact
-    if impact < drivers:
-        message = f'action "{action.id}": the impact of {name} is {drivers}; {impact} is lower'
-        findings.error("plan.impact", pointer, message)
-    if max(impact, drivers) > IMPACT_WITHOUT_APPROVAL:
+def _check_impact(index: int, action: Action, spec: ActionSpec, findings: Findings) -> None:
+    if action.impact is not None and action.impact < spec.impact:
         message = (
-            f'action "{action.id}": an impact of {max(impact, drivers)} needs an approval, '
-            f"which this version cannot ask for; at most {IMPACT_WITHOUT_APPROVAL}"
+            f'action "{action.id}": the impact of {action.module}.{action.action} is '
+            f"{spec.impact}; {action.impact} is lower"
         )
-        findings.error("plan.unsupported", pointer, message)
+        findings.error("plan.impact", pointer_of("actions", index, "impact"), message)
 
 
 _Path = tuple[str | int, ...]

@@ -5,6 +5,7 @@ The one rule: a model says what a field may be, never what it means together wit
 reading documents (`document`), refusing what this version does not act on (`unsupported`).
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,9 +16,30 @@ from imlmesh_protocol.states import Effect
 
 ActionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", min_length=1, max_length=64)]
 DriverWord = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+MemoryKey = Annotated[
+    str, Field(pattern=r"^[^.{}\s]+$", min_length=1, max_length=limits.MEMORY_KEY_CHARS)
+]
+#: literal, so what looks like a template or a pattern is a mistake
+Claim = Annotated[str, Field(pattern=r"^[^{}]+$", min_length=1, max_length=128)]
 NodeName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+def instant_ms(written: str) -> int:
+    """The milliseconds since 1970 of an RFC 3339 time; `ValueError` when there is no such time."""
+    return round(datetime.fromisoformat(written.upper()).timestamp() * 1_000)
+
+
+def _existing(written: str) -> str:
+    try:
+        instant_ms(written)
+    except ValueError as exc:
+        raise PydanticCustomError("no_time", "is a time that does not exist") from exc
+    return written
+
+
 Rfc3339 = Annotated[
     str,
+    AfterValidator(_existing),
     Field(
         pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
         r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
@@ -105,8 +127,8 @@ class Perception(_Model):
 class Memory(_Model):
     """Which values of the plan's session an action reads and writes."""
 
-    read_keys: tuple[str, ...] = _list(title="Keys that templates of this action may name")
-    write_key: str | None = None
+    read_keys: tuple[MemoryKey, ...] = _list(title="Keys that templates of this action may name")
+    write_key: MemoryKey | None = None
     vector_search: str | None = None
     top_k: int = Field(3, ge=1, le=20)
 
@@ -170,9 +192,7 @@ class Action(_Model):
         None, strict=False, description="More careful than the driver's, never less"
     )
     impact: float | None = Field(None, ge=0, le=1, description="At least the driver's")
-    claims: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = _list(
-        title="Added to what the driver claims", max_length=16
-    )
+    claims: tuple[Claim, ...] = _list(title="Added to what the driver claims", max_length=16)
     on_busy: Literal["wait", "fail"] = "wait"
     lease_seconds: int | None = Field(
         None, ge=1, le=limits.LEASE_S, description="By default the lost window of the mesh"

@@ -1,4 +1,4 @@
-"""Where an action wants to run, against the fleet: node, group, selector.
+"""Where an action wants to run, against the fleet: node, group, selector, one node or several.
 
 The one rule: a name that nobody has is an error here, before anything is sent; a known node that
 is away is not. Deliberately absent: choosing a node.
@@ -25,19 +25,26 @@ class Fleet:
 
 
 def check_targets(index: int, action: Action, fleet: Fleet | None, findings: Findings) -> None:
-    """plan.targets, selector.syntax, and with a fleet place.*."""
+    """plan.targets, plan.target_mode, plan.quorum, plan.fallback, selector.syntax; with a fleet place.*."""
     set_targets = [name for name in _TARGETS if getattr(action, name) is not None]
     if len(set_targets) > 1:
         message = f'action "{action.id}" has {" and ".join(set_targets)}'
         findings.error("plan.targets", pointer_of("actions", index, set_targets[1]), message)
     if action.target_selector is not None:
         _check_selector(index, action.target_selector, findings)
+    _check_mode(index, action, findings)
+    _check_quorum(index, action, fleet, findings)
+    if action.fallback_nodes and action.target_node is None:
+        message = f'action "{action.id}" has fallback_nodes but no target_node'
+        findings.error("plan.fallback", pointer_of("actions", index, "fallback_nodes"), message)
     if fleet is None:
         return
-    if action.target_node is not None and action.target_node not in fleet.nodes:
-        near = findings.did_you_mean(action.target_node, fleet.nodes)
-        message = f'there is no node "{action.target_node}"{near}'
-        findings.error("place.unknown_node", pointer_of("actions", index, "target_node"), message)
+    if action.target_node is not None:
+        _check_node(
+            action.target_node, pointer_of("actions", index, "target_node"), fleet, findings
+        )
+    for entry, name in enumerate(action.fallback_nodes):
+        _check_node(name, pointer_of("actions", index, "fallback_nodes", entry), fleet, findings)
     if action.target_group is not None:
         _check_group(index, action.target_group, fleet, findings)
 
@@ -47,6 +54,36 @@ def _check_selector(index: int, selector: str, findings: Findings) -> None:
         parse_selector(selector)
     except InputError as exc:
         findings.error(exc.code, pointer_of("actions", index, "target_selector"), exc.message)
+
+
+def _check_mode(index: int, action: Action, findings: Findings) -> None:
+    if action.quorum != "all" and action.target_mode == "any":
+        message = f'action "{action.id}": a quorum is for target_mode all and rolling'
+        findings.error("plan.target_mode", pointer_of("actions", index, "quorum"), message)
+    if action.rolling is not None and action.target_mode != "rolling":
+        message = f'action "{action.id}": "rolling" is for target_mode rolling'
+        findings.error("plan.target_mode", pointer_of("actions", index, "rolling"), message)
+
+
+def _check_quorum(index: int, action: Action, fleet: Fleet | None, findings: Findings) -> None:
+    if action.quorum == "all" or action.target_mode == "any":
+        return
+    if action.target_node is not None:
+        count, what = 1, "one node is meant"
+    elif fleet is not None and action.target_group is not None:
+        count = len(fleet.groups.get(action.target_group, ()))
+        what = f'the group "{action.target_group}" has {count}'
+    else:
+        return
+    if action.quorum > count > 0:
+        message = f'action "{action.id}": a quorum of {action.quorum} nodes, but {what}'
+        findings.error("plan.quorum", pointer_of("actions", index, "quorum"), message)
+
+
+def _check_node(name: str, pointer: str, fleet: Fleet, findings: Findings) -> None:
+    if name not in fleet.nodes:
+        near = findings.did_you_mean(name, fleet.nodes)
+        findings.error("place.unknown_node", pointer, f'there is no node "{name}"{near}')
 
 
 def _check_group(index: int, group: str, fleet: Fleet, findings: Findings) -> None:

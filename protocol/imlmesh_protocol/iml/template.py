@@ -1,6 +1,7 @@
 """Templates in params: finding them, and putting values in their place.
 
-    {{result.ID.field.0}}   {{env.IML_NAME}}   {{node.id}}
+    {{result.ID.field.0}}   {{result.ID.NODE.field}}   {{result.ID.*.field}}
+    {{memory.KEY}}   {{env.IML_NAME}}   {{node.id}}
 
 The one rule: one pass over whole-value paths; what was put in is never looked at again, and
 nothing is computed. Deliberately absent: filters, expressions, templates in keys, escapes.
@@ -8,8 +9,8 @@ nothing is computed. Deliberately absent: filters, expressions, templates in key
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -18,11 +19,14 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.iml.builder import pointer_of
 
-_TEMPLATE = re.compile(r"\{\{\s*([\w-]+(?:\.[\w-]+)*)\s*\}\}")
+# a key of memory may hold more than a name does, see plan.MemoryKey
+_TEMPLATE = re.compile(r"\{\{\s*(memory\.[^.{}\s]+(?:\.[\w-]+)*|[\w-]+(?:\.(?:[\w-]+|\*))*)\s*\}\}")
 _OPENING = "{{"
 ENV_PREFIX = "IML_"
 #: the path element under which the error of a failed, continued action stands
 ERROR_KEY = "_error"
+#: in place of a node: the values of all nodes, as a list in the order of node ids
+EACH_NODE = "*"
 _ROOTS = frozenset({"result", "env", "node", "memory", "trigger"})
 _INDEX = re.compile(r"[0-9]{1,9}")
 
@@ -47,11 +51,17 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What templates of one dispatch may take: results by action id, IML_ variables, the node's id."""
+    """What templates of one dispatch may take.
+
+    `results` by action id (a `Fault` for a failed, continued one; {node id: result} where several
+    nodes took part), IML_ variables, the id of the node, `memory` by key, `aliases` to node ids.
+    """
 
     results: Mapping[str, Any]
     env: Mapping[str, str]
     node: str
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def has_templates(params: Any) -> bool:
@@ -105,11 +115,30 @@ def scan(params: Any) -> tuple[list[Reference], list[Flaw]]:
 def render(params: Any, scope: Scope) -> Any:
     """The params with every template filled; the same object when there is none.
 
-    Raises `InputError` template.no_result, template.env or template.too_large.
+    Raises `InputError` template.no_result, template.env, memory.not_found or template.too_large.
     """
     if not has_templates(params):
         return params
-    filled = _Filling(scope).value(params)
+    filled = _Filling(lambda path: _look_up(scope, path)).value(params)
+    check_size(filled)
+    return filled
+
+
+def render_undo(template: Any, params: Mapping[str, Any], result: Any) -> Any:
+    """The params of a driver's undo: {{params.x}} and {{result.y}} are those of the undone call.
+
+    `result` is None when the call did not complete. Raises as `render` does; template.no_result
+    also for a param that the call did not give.
+    """
+
+    def look_up(path: str) -> Any:
+        root, *rest = path.split(".")
+        value = {"params": params, "result": result}.get(root)
+        if value is None:
+            raise InputError("template.no_result", f"{{{{{path}}}}}: the call has no {root}")
+        return _walk(value, root, rest)
+
+    filled = _Filling(look_up).value(template)
     check_size(filled)
     return filled
 
@@ -133,8 +162,8 @@ def check_size(params: Any) -> None:
 class _Filling:
     """One rendering; stops as soon as what was put in cannot fit, before it is copied together."""
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, look_up: Callable[[str], Any]) -> None:
+        self._look_up = look_up
         self._room = limits.PARAMS_BYTES
 
     def value(self, value: Any) -> Any:
@@ -165,22 +194,42 @@ class _Filling:
         if self._room < 0:
             raise _too_large(f"take more than {limits.PARAMS_BYTES:,} bytes once filled in")
 
-    def _look_up(self, path: str) -> Any:
-        root, name, *rest = path.split(".")
-        if root == "node":
-            return self._scope.node
-        if root == "env":
-            if name not in self._scope.env:
-                raise InputError("template.env", f"the orchestrator has no variable {name}")
-            return self._scope.env[name]
-        if root != "result" or name not in self._scope.results:
-            raise InputError("template.no_result", f"{{{{{path}}}}} has no result")
-        result = self._scope.results[name]
-        if isinstance(result, Fault):
-            return _of_fault(result, name, rest)
-        for depth, key in enumerate(rest):
-            result = _inside(result, key, ".".join((name, *rest[: depth + 1])))
-        return result
+
+def _look_up(scope: Scope, path: str) -> Any:
+    root, name, *rest = path.split(".")
+    if root == "node":
+        return scope.node
+    if root == "env":
+        if name not in scope.env:
+            raise InputError("template.env", f"the orchestrator has no variable {name}")
+        return scope.env[name]
+    if root == "memory":
+        if name not in scope.memory:
+            raise InputError("memory.not_found", f'the memory has no key "{name}"')
+        return _walk(scope.memory[name], f"memory.{name}", rest)
+    if root != "result" or name not in scope.results:
+        raise InputError("template.no_result", f"{{{{{path}}}}} has no result")
+    result = scope.results[name]
+    if isinstance(result, Fault):
+        return _of_fault(result, name, rest)
+    if rest and rest[0] == EACH_NODE:
+        return _of_each(result, f"result.{name}", rest[1:])
+    if rest and isinstance(result, dict) and rest[0] not in result:
+        rest[0] = scope.aliases.get(rest[0], rest[0])
+    return _walk(result, f"result.{name}", rest)
+
+
+def _of_each(result: Any, path: str, rest: list[str]) -> list[Any]:
+    if not isinstance(result, dict):
+        raise InputError("template.no_result", f"{path} is not the result of several nodes")
+    return [_walk(result[node], f"{path}.{node}", rest) for node in sorted(result)]
+
+
+def _walk(value: Any, path: str, keys: list[str]) -> Any:
+    for key in keys:
+        path = f"{path}.{key}"
+        value = _inside(value, key, path)
+    return value
 
 
 def _texts(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | None, str]]:
@@ -200,9 +249,13 @@ def _texts(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | None
 
 def _flaw(root: str, path: list[str], written: str) -> tuple[str, str] | None:
     if root not in _ROOTS:
-        return "template.syntax", f"{written} begins with none of result, env and node"
+        return "template.syntax", f"{written} begins with none of result, memory, env and node"
     if not path:
         return "template.syntax", f"{written} does not say which {root}"
+    if EACH_NODE in path and (
+        root != "result" or path.index(EACH_NODE) != 1 or path.count(EACH_NODE) > 1
+    ):
+        return "template.syntax", f"{written}: * stands for all nodes, right after the action's id"
     if root == "node" and path != ["id"]:
         return "template.syntax", f"{written}: of a node only {{{{node.id}}}} can be named"
     if root == "env":
@@ -230,14 +283,12 @@ def _inside(value: Any, key: str, path: str) -> Any:
         if key in value:
             return value[key]
         known = ", ".join(map(str, list(value)[:8])) or "none"
-        raise InputError(
-            "template.no_result", f"result.{path} does not exist; fields there: {known}"
-        )
+        raise InputError("template.no_result", f"{path} does not exist; fields there: {known}")
     if isinstance(value, list | tuple) and _INDEX.fullmatch(key):
         if int(key) < len(value):
             return value[int(key)]
-        raise InputError("template.no_result", f"result.{path}: the list has {len(value)} entries")
-    raise InputError("template.no_result", f"result.{path} does not exist")
+        raise InputError("template.no_result", f"{path}: the list has {len(value)} entries")
+    raise InputError("template.no_result", f"{path} does not exist")
 
 
 def _compact(value: Any, path: str) -> str:

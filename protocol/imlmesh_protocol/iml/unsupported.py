@@ -13,12 +13,10 @@ from pydantic import BaseModel
 from imlmesh_protocol.iml.builder import pointer_of
 from imlmesh_protocol.iml.fields import name_of
 from imlmesh_protocol.iml.findings import Findings
-from imlmesh_protocol.iml.plan import Action, Plan
+from imlmesh_protocol.iml.plan import Action, Memory, Plan
 
-#: impacts above it need a person's approval
-IMPACT_WITHOUT_APPROVAL = 0.7
 #: first words of templates that have nothing to read yet
-TEMPLATE_ROOTS = ("memory", "trigger")
+TEMPLATE_ROOTS = ("trigger",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +32,9 @@ TABLE = (
     Row(Plan, "execution_mode", ("reactive",)),
     Row(Plan, "plan_mode", ("compiler",)),
     Row(Plan, "compiler_trace"),
-    Row(Plan, "module_requirements"),
-    Row(Plan, "nonce"),
-    Row(Plan, "not_before"),
-    Row(Plan, "barrier"),
-    Row(Action, "on_error", ("retry", "rollback")),
-    Row(Action, "retry"),
-    Row(Action, "rollback"),
-    Row(Action, "requires_approval"),
-    Row(Action, "approval"),
     Row(Action, "perception"),
-    Row(Action, "memory"),
-    Row(Action, "target_mode", ("all", "rolling")),
-    Row(Action, "quorum"),
-    Row(Action, "rolling"),
-    Row(Action, "fallback_nodes"),
-    Row(Action, "claims"),
-    Row(Action, "on_busy"),
+    Row(Memory, "vector_search"),
+    Row(Memory, "top_k"),
 )
 
 
@@ -61,9 +45,14 @@ def refuse_unsupported(data: Mapping[str, Any], actions: Sequence[Any], findings
             _refuse(row, data, (), "", findings)
             continue
         for index, action in enumerate(actions):
-            if isinstance(action, dict):
-                subject = name_of(actions, index) + ": "
+            if not isinstance(action, dict):
+                continue
+            subject = name_of(actions, index) + ": "
+            if row.model is Action:
                 _refuse(row, action, ("actions", index), subject, findings)
+            elif isinstance(action.get("memory"), dict):
+                path = ("actions", index, "memory")
+                _refuse(row, action["memory"], path, subject, findings)
 
 
 def _refuse(

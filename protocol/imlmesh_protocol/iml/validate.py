@@ -10,15 +10,19 @@ from dataclasses import dataclass
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.iml.calls import calls_of
 from imlmesh_protocol.iml.digest import plan_digest
 from imlmesh_protocol.iml.document import Document
 from imlmesh_protocol.iml.fields import read_fields
 from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.graph import check_graph
+from imlmesh_protocol.iml.no_effect import warn_of_no_effect
 from imlmesh_protocol.iml.params import Catalogue, check_action, effect_of
 from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.iml.requirements import check_requirements
 from imlmesh_protocol.iml.targets import Fleet, check_targets
 from imlmesh_protocol.iml.unsupported import refuse_unsupported
+from imlmesh_protocol.iml.uses import check_templates
 from imlmesh_protocol.manifest import Manifest
 
 __all__ = ["Fleet", "Report", "effect_of", "validate"]
@@ -61,13 +65,17 @@ def validate(
     plan, actions = read_fields(document, findings)
     raw_actions = written if isinstance(written, list) else []
     refuse_unsupported(data, raw_actions, findings)
-    check_graph(raw_actions, findings)
-    catalogue = Catalogue(manifests)
+    graph = check_graph(raw_actions, findings)
+    catalogue = Catalogue(manifests, check_requirements(data, manifests, findings))
+    check_templates(raw_actions, graph, catalogue, fleet, findings)
     for index, action in actions.items():
         if findings.full:
             break
-        check_action(index, action, catalogue, fleet is not None, findings)
+        calls = calls_of(index, actions, graph)
+        check_action(index, action, calls, catalogue, fleet is not None, findings)
         check_targets(index, action, fleet, findings)
+    if plan is not None:
+        warn_of_no_effect(plan, catalogue, findings)
     if plan is None or findings.errors:
         return Report(None, findings.errors, findings.warnings)
     return Report(_named(plan), [], findings.warnings)

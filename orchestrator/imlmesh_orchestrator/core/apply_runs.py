@@ -1,0 +1,361 @@
+"""Changes of runs, units of work and dispatches become state.
+
+The one rule is that of `apply`, which alone calls this: nothing is decided here, and a change that
+was once decided cannot fail.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.state import (
+    RECENT_DISPATCHES,
+    RECENT_RUNS,
+    ActionRecord,
+    DispatchRecord,
+    RunRecord,
+    State,
+)
+from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
+from imlmesh_protocol import states
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.iml.template import has_templates, references
+from imlmesh_protocol.states import (
+    DISPATCH_LIVE,
+    ActionState,
+    DispatchState,
+    RunState,
+    move,
+)
+
+
+def _run_created(state: State, change: c.RunCreated) -> None:
+    plan = change.plan
+    shape = shape_of(plan)
+    actions = {
+        action.id: ActionRecord(
+            action.id,
+            action,
+            shape.wave[action.id],
+            bool(action.params) and has_templates(action.params),
+            shape.opens[action.id],
+        )
+        for action in plan.actions
+    }
+    one_by_one = plan.execution_mode == "sequential"
+    state.runs[change.run] = RunRecord(
+        run=change.run,
+        plan=plan,
+        digest=change.digest,
+        by=change.by,
+        expires_at_ms=change.expires_at_ms,
+        priority=change.priority,
+        starts_at_ms=change.starts_at_ms,
+        actions=actions,
+        units=dict(actions),
+        gates=shape.gates,
+        sequence=sequence_of(plan, shape.compensation_only) if one_by_one else None,
+        compensation_only=shape.compensation_only,
+        needed=_needed(plan),
+        waves=_wave_counts(shape) if plan.barrier and not one_by_one else None,
+        open=len(actions) - len(shape.compensation_only),
+    )
+    state.run_counter = change.counter
+    state.active += 1
+
+
+def _needed(plan: Plan) -> frozenset[str]:
+    """Actions whose results are read after they ended; all, when some may have to be undone."""
+    if any(action.on_error == "rollback" for action in plan.actions):
+        return frozenset(action.id for action in plan.actions)
+    needed: set[str] = set()
+    for action in plan.actions:
+        if action.params and has_templates(action.params):
+            needed.update(r.path[0] for r in references(action.params) if r.root == "result")
+        if action.memory is not None and action.memory.write_key is not None:
+            needed.add(action.id)
+    return frozenset(needed)
+
+
+def _wave_counts(shape: Shape) -> list[int]:
+    counts = [0] * (max(shape.wave.values(), default=0) + 1)
+    for wave in shape.wave.values():
+        counts[wave] += wave > 0
+    return counts
+
+
+def _run_retried(state: State, change: c.RunRetried) -> None:
+    run = state.runs[change.run]
+    run.again = change.again
+    for name, (nodes, result) in change.kept.items():
+        record = run.actions[name]
+        if record.member_wise:
+            _fix_members(run, record, nodes)
+            for member in (record.members or {}).values():
+                member.result, member.worked_on = result[member.node], member.node
+                _end_unit(run, member, ActionState.COMPLETED, None)
+        record.worked_on = nodes[0] if nodes else ""
+        record.result = result if name in run.needed else None
+        _end_unit(run, record, ActionState.COMPLETED, None)
+    fault = Fault("action.not_needed", f"left alone by the retry of {change.of}")
+    for name in change.left:
+        _end_unit(run, run.actions[name], ActionState.SKIPPED, fault)
+
+
+def _run_paused(state: State, change: c.RunPaused) -> None:
+    run = state.runs[change.run]
+    run.state = move(states.RUN, change.run, run.state, RunState.PAUSED)
+
+
+def _run_resumed(state: State, change: c.RunResumed) -> None:
+    run = state.runs[change.run]
+    run.state = move(states.RUN, change.run, run.state, RunState.RUNNING)
+
+
+def _group_frozen(state: State, change: c.GroupFrozen) -> None:
+    state.runs[change.run].groups[change.group] = change.nodes
+
+
+def _members_fixed(state: State, change: c.MembersFixed) -> None:
+    run = state.runs[change.run]
+    _fix_members(run, run.actions[change.action], change.nodes)
+
+
+def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -> None:
+    record.members = {}
+    for node in nodes:
+        key = f"{record.key}@{node}"
+        member = ActionRecord(
+            key, record.action, record.wave, record.templated, [], node=node, parent=record
+        )
+        record.members[key] = run.units[key] = member
+
+
+def _action_waiting(state: State, change: c.ActionWaiting) -> None:
+    record = state.runs[change.run].units[change.action]
+    record.state = move(states.ACTION, change.action, record.state, ActionState.WAITING)
+    record.dispatch = ""
+
+
+def _retry_planned(state: State, change: c.RetryPlanned) -> None:
+    record = state.runs[change.run].units[change.action]
+    record.state = move(states.ACTION, change.action, record.state, ActionState.WAITING)
+    record.dispatch, record.fault = "", change.fault
+    record.failures, record.retry_at_ms = change.failures, change.retry_at_ms
+    # a failure says nothing against its node, unlike the losses that the list is for
+    record.lost_on = record.lost_on[:-1]
+
+
+def _dispatch_planned(state: State, change: c.DispatchPlanned) -> None:
+    run = state.runs[change.run]
+    record = run.units[change.action]
+    record.state = move(states.ACTION, change.action, record.state, ActionState.RUNNING)
+    record.attempt, record.dispatch, record.retry_at_ms = change.attempt, change.dispatch, 0
+    if record.parent is not None and record.parent.state is not ActionState.RUNNING:
+        parent = record.parent
+        parent.state = move(states.ACTION, parent.key, parent.state, ActionState.RUNNING)
+    elif record.undoes and record.undo_params is None:
+        # all compensations by one action on one node share its dispatch ids
+        run.actions[record.action.id].attempt = change.attempt
+    if run.state is RunState.PENDING:
+        run.state = RunState.RUNNING
+    run.dispatches.append(change.dispatch)
+    state.dispatches[change.dispatch] = DispatchRecord(
+        change.dispatch,
+        change.run,
+        change.action,
+        change.node,
+        change.bin,
+        change.hash,
+        change.effect,
+        change.timeout_ms,
+        change.lease_ms,
+        change.on_loss,
+    )
+    state.nodes[change.node].live[change.dispatch] = None
+
+
+def _dispatch_accepted(state: State, change: c.DispatchAccepted) -> None:
+    record = state.dispatches[change.dispatch]
+    record.state = move(states.DISPATCH, change.dispatch, record.state, DispatchState.ACCEPTED)
+
+
+def _dispatch_started(state: State, change: c.DispatchStarted) -> None:
+    record = state.dispatches[change.dispatch]
+    record.state = move(states.DISPATCH, change.dispatch, record.state, DispatchState.RUNNING)
+
+
+def _end_dispatch(state: State, dispatch: str, new: DispatchState) -> DispatchRecord:
+    record = state.dispatches[dispatch]
+    record.state = move(states.DISPATCH, dispatch, record.state, new)
+    if new not in DISPATCH_LIVE:
+        state.nodes[record.node].live.pop(dispatch, None)
+    return record
+
+
+def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
+    dispatch = _end_dispatch(state, change.dispatch, change.state)
+    record = state.runs[change.run].units[dispatch.action]
+    if change.state is DispatchState.REJECTED:
+        record.refused_by = (*record.refused_by, dispatch.node)
+        record.fault = change.fault
+    elif change.state is DispatchState.SUPERSEDED:
+        record.lost_on = (*record.lost_on, dispatch.node)
+    elif change.state is DispatchState.UNKNOWN:
+        record.worked_on = dispatch.node
+
+
+def _result_taken(state: State, change: c.ResultTaken) -> None:
+    run = state.runs[change.run]
+    dispatch = _end_dispatch(state, change.dispatch, change.state)
+    record = run.units[change.action]
+    if change.fault is None or change.fault.code != "action.not_started":
+        record.worked_on = dispatch.node
+    if change.action_state is not None:
+        if record.action.id in run.needed:
+            record.result = change.result
+        _end_unit(run, record, change.action_state, change.fault)
+    elif change.state is not DispatchState.UNKNOWN:
+        record.lost_on = (*record.lost_on, dispatch.node)
+
+
+def _result_kept(state: State, change: c.ResultKept) -> None:
+    """Evidence lives in the store; the core does not need it."""
+
+
+def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None) -> None:
+    record.state = move(states.ACTION, record.key, record.state, new)
+    if new is ActionState.ROLLED_BACK:
+        return
+    record.fault, record.retry_at_ms = fault, 0
+    run.ended_units += 1
+    record.order = run.ended_units
+    if record.undoes:
+        run.compensation_pending |= new is not ActionState.COMPLETED
+    elif record.parent is None and record.key not in run.compensation_only:
+        _count_end(run, record)
+
+
+def _count_end(run: RunRecord, record: ActionRecord) -> None:
+    run.open -= 1
+    if run.waves is not None:
+        run.waves[record.wave] -= 1
+    if record.members is not None and record.action.id in run.needed:
+        done = ActionState.COMPLETED
+        record.result = {m.node: m.result for m in record.members.values() if m.state is done}
+    if record.satisfied:
+        for gate in record.opens:
+            gate.remaining -= 1
+
+
+def _action_ended(state: State, change: c.ActionEnded) -> None:
+    run = state.runs[change.run]
+    _end_unit(run, run.units[change.action], change.state, change.fault)
+
+
+def _actions_ended(state: State, change: c.ActionsEnded) -> None:
+    run = state.runs[change.run]
+    for key in change.actions:
+        _end_unit(run, run.units[key], change.state, change.fault)
+
+
+def _action_unknown(state: State, change: c.ActionUnknown) -> None:
+    record = state.runs[change.run].units[change.action]
+    record.state = move(states.ACTION, change.action, record.state, ActionState.UNKNOWN)
+
+
+def _run_cancelling(state: State, change: c.RunCancelling) -> None:
+    run = state.runs[change.run]
+    run.state = move(states.RUN, change.run, run.state, RunState.CANCELLING)
+
+
+def _run_aborting(state: State, change: c.RunAborting) -> None:
+    state.runs[change.run].aborting = change.fault
+
+
+def _rollback_due(state: State, change: c.RollbackDue) -> None:
+    run = state.runs[change.run]
+    run.rollbacks = (*run.rollbacks, change.action)
+
+
+def _compensations_planned(state: State, change: c.CompensationsPlanned) -> None:
+    run = state.runs[change.run]
+    for key, undone, node, action, params in change.compensations:
+        run.units[key] = _compensation(run, key, run.units[undone], node, action, params)
+    run.compensations = tuple(row[0] for row in change.compensations)
+
+
+def _compensation(
+    run: RunRecord, key: str, undone: ActionRecord, node: str, action: str, params: Any
+) -> ActionRecord:
+    if params is None:
+        named = run.actions[action].action
+        rollback = undone.action.rollback
+        overlaid = {**named.params, **(rollback.params if rollback else {})}
+        call = named.model_copy(update={"params": overlaid})
+    else:
+        plain = {name: undone.action.__class__.model_fields[name].default for name in _UNDO_PLAIN}
+        call = undone.action.model_copy(
+            update={**plain, "action": action, "params": params, "claims": (), "rollback": None}
+        )
+    return ActionRecord(
+        key,
+        call,
+        0,
+        params is None and has_templates(call.params),
+        [],
+        attempt=0 if params is None else undone.attempt,
+        node=node,
+        undoes=undone.key,
+        undo_params=params,
+    )
+
+
+#: what a plan says of an action and does not mean for the driver's undo of it
+_UNDO_PLAIN = ("on_error", "retry", "requires_approval", "memory", "effect", "impact")
+
+
+def _run_ended(state: State, change: c.RunEnded) -> None:
+    run = state.runs[change.run]
+    run.state = move(states.RUN, change.run, run.state, change.state)
+    state.active -= 1
+    state.recent.append(change.run)
+    state.recent_dispatches += len(run.dispatches)
+    while len(state.recent) > RECENT_RUNS or (
+        state.recent_dispatches > RECENT_DISPATCHES and len(state.recent) > 1
+    ):
+        _forget(state, state.recent.popleft())
+
+
+def _forget(state: State, run: str) -> None:
+    record = state.runs.pop(run)
+    state.recent_dispatches -= len(record.dispatches)
+    for dispatch in record.dispatches:
+        del state.dispatches[dispatch]
+
+
+APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
+    c.RunCreated: _run_created,
+    c.RunRetried: _run_retried,
+    c.RunPaused: _run_paused,
+    c.RunResumed: _run_resumed,
+    c.GroupFrozen: _group_frozen,
+    c.MembersFixed: _members_fixed,
+    c.ActionWaiting: _action_waiting,
+    c.RetryPlanned: _retry_planned,
+    c.DispatchPlanned: _dispatch_planned,
+    c.DispatchAccepted: _dispatch_accepted,
+    c.DispatchStarted: _dispatch_started,
+    c.DispatchEnded: _dispatch_ended,
+    c.ResultTaken: _result_taken,
+    c.ResultKept: _result_kept,
+    c.ActionEnded: _action_ended,
+    c.ActionsEnded: _actions_ended,
+    c.ActionUnknown: _action_unknown,
+    c.RunCancelling: _run_cancelling,
+    c.RunAborting: _run_aborting,
+    c.RollbackDue: _rollback_due,
+    c.CompensationsPlanned: _compensations_planned,
+    c.RunEnded: _run_ended,
+}

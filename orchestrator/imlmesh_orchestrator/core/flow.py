@@ -1,0 +1,398 @@
+"""How a run flows: what becomes ready, what an end means for the rest, when the run is over.
+
+The one rule: the end of any unit of work is handled in one place, `after_end`, whichever way it
+came. Deliberately absent: choosing nodes (`placement`), what results mean (`dispatching`).
+"""
+
+from collections.abc import Iterable
+
+from imlmesh_orchestrator.core import asking, gates, members, memory, rollback
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.placement import stuck
+from imlmesh_orchestrator.core.rendering import session_of
+from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol.errors import Fault, InputError
+from imlmesh_protocol.states import ActionState, RunState
+
+_WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
+_UNDER_WAY = frozenset({ActionState.RUNNING, ActionState.UNKNOWN})
+_DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
+_CANCELLED = Fault("action.cancelled", "cancelled")
+_UNUSED = Fault("action.not_needed", "it runs only to undo something, and nothing had to be undone")
+
+
+def release_open(turn: Turn, run: RunRecord) -> None:
+    """Make ready all that nothing holds back: at the start of a run, of a wave, after a pause or
+    a restart."""
+    if run.compensations is not None:
+        compensate_next(turn, run)
+        return
+    for record in run.actions.values():
+        if record.members is not None and not record.ended:
+            advance(turn, run, record)
+    if run.sequence is not None:
+        _release_next(turn, run)
+        return
+    for gate in run.gates:
+        if not gate.remaining:
+            for action in gate.members:
+                if run.actions[action].state in _WAITING:
+                    _ready(turn, run, run.actions[action])
+
+
+def _release_next(turn: Turn, run: RunRecord) -> None:
+    """Sequential: the first action that has not ended, when it is not under way already."""
+    sequence = run.sequence or []
+    while run.cursor < len(sequence):
+        record = run.actions[sequence[run.cursor]]
+        if not record.ended:
+            if record.state in _WAITING:
+                _ready(turn, run, record)
+            return
+        run.cursor += 1
+
+
+def _ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """An action whose dependencies are satisfied asks for approval, then waits for a node."""
+    if not run.may_place(record) or record.ended or turn.at_ms < run.starts_at_ms:
+        return
+    if record.state is ActionState.AWAITING_APPROVAL:
+        return
+    if run.waves is not None and any(run.waves[: record.wave]):
+        return
+    group = record.action.target_group
+    if group is not None and group not in run.groups:
+        nodes = turn.state.groups.get(group, ())
+        turn.change(c.GroupFrozen(turn.at_ms, turn.cause, run.run, group, nodes))
+    if group is not None and not run.groups[group]:
+        fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
+    elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
+        return
+    else:
+        seek(turn, run, record)
+
+
+def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
+    """Decide once which nodes a member-wise action stands for; False when that ended it."""
+    nodes = members.nodes_of(turn.state, run, record)
+    if not nodes:
+        fail(turn, run, record, Fault("place.no_node", "no node matches its target"))
+        return False
+    turn.change(c.MembersFixed(turn.at_ms, turn.cause, run.run, record.key, nodes))
+    if members.needed(record) > len(nodes):
+        text = f"{members.needed(record)} nodes are needed, there are {len(nodes)}"
+        _end_many(turn, run, list(record.members or ()), ActionState.SKIPPED, _DEPENDENCY)
+        fail(turn, run, record, Fault("action.partial", text))
+        return False
+    return True
+
+
+def seek(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """Through the gate, if there is one, then to a node."""
+    if record.retry_at_ms > turn.at_ms or not run.may_place(record):
+        return
+    reason = gates.reason_for(turn.state, run, record)
+    if reason is not None and record.parent is None and not record.approved:
+        hold(turn, run, record, reason)
+    elif record.member_wise:
+        advance(turn, run, record)
+    else:
+        turn.pools.add(run, record)
+
+
+def hold(turn: Turn, run: RunRecord, record: ActionRecord, reason: str) -> None:
+    """Ask a person whether this may run as it would run now."""
+    try:
+        digest = gates.digest_of(turn.state, turn.env, run, record)
+    except InputError as exc:
+        fail(turn, run, record, Fault(exc.code, exc.message))
+        return
+    asking.ask_gate(turn, run, record, reason, digest)
+
+
+def advance(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """Give the next members of a member-wise action to their nodes, or end it."""
+    while not record.ended and record.state is not ActionState.AWAITING_APPROVAL:
+        if members.overdrawn(record):
+            rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
+            asking.supersede(turn, run, rest)
+            _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
+        verdict = members.verdict(record)
+        if verdict is not None:
+            _end_whole(turn, run, record, verdict)
+            return
+        failed = False
+        for member in members.startable(record):
+            fault = stuck(turn.state, run, member)
+            if fault is None:
+                seek(turn, run, member)
+            elif run.may_place(member):
+                failed = True
+                _end_one(turn, run, member, ActionState.FAILED, fault)
+        if not failed:
+            return
+
+
+def _end_whole(turn: Turn, run: RunRecord, record: ActionRecord, verdict: Fault | bool) -> None:
+    unknown = [m for m in (record.members or {}).values() if m.state is ActionState.UNKNOWN]
+    if unknown:
+        keys = [member.key for member in unknown]
+        asking.supersede(turn, run, keys)
+        fault = Fault("node.lost", "the others sufficed, so nobody waits for this node's word")
+        _end_many(turn, run, keys, ActionState.FAILED, fault)
+    if isinstance(verdict, Fault):
+        if run.state is RunState.CANCELLING:
+            _end_one(turn, run, record, ActionState.CANCELLED, _CANCELLED)
+            after_end(turn, run, record)
+        else:
+            fail(turn, run, record, verdict)
+    else:
+        _end_one(turn, run, record, ActionState.COMPLETED, None)
+        after_end(turn, run, record)
+
+
+def wait_again(turn: Turn, run: RunRecord, record: ActionRecord, reasons: dict[str, str]) -> None:
+    """The unit has no dispatch any more and looks for a node again."""
+    turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.key, reasons))
+    if record.undoes and run.state is not RunState.CANCELLING:
+        compensate_next(turn, run)
+    elif run.starting:
+        seek(turn, run, record)
+    else:
+        end_waiting(turn, run)
+
+
+def fail(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
+    """The unit ends without a result of its own; on_error says what that means."""
+    _end_one(turn, run, record, failed_state(record), fault)
+    after_end(turn, run, record)
+
+
+def break_off(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
+    """The unit cannot go on: it failed, but what could not be undone is a person's question, and
+    meanwhile the next compensation runs."""
+    if record.undoes:
+        asking.ask_compensation(turn, run, record, fault)
+        compensate_next(turn, run)
+    else:
+        fail(turn, run, record, fault)
+
+
+def failed_state(record: ActionRecord) -> ActionState:
+    """What a failed unit becomes: an action with on_error skip counts as skipped."""
+    if record.action.on_error == "skip" and record.parent is None and not record.undoes:
+        return ActionState.SKIPPED
+    return ActionState.FAILED
+
+
+def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """A unit has just ended: release, skip, abort or undo what depends on that; end the run."""
+    if run.ended:
+        return
+    if record.parent is not None:
+        advance(turn, run, record.parent)
+        return
+    if record.state is ActionState.COMPLETED:
+        _remember(turn, run, record)
+    if record.undoes:
+        _after_compensation(turn, run, record)
+        return
+    if record.satisfied:
+        if run.sequence is None:
+            _release_behind(turn, run, record)
+    elif record.state is ActionState.SKIPPED:
+        skip_descendants(turn, run, record)
+    elif record.state is ActionState.FAILED and run.state is not RunState.CANCELLING:
+        if record.action.on_error == "rollback":
+            turn.change(c.RollbackDue(turn.at_ms, turn.cause, run.run, record.key))
+        if run.starting:
+            abort(turn, run, record.key, record.fault or Fault("internal", ""))
+    if run.ended:
+        return
+    if run.starting:
+        if run.sequence is not None:
+            _release_next(turn, run)
+        elif run.waves is not None and not run.waves[record.wave]:
+            release_open(turn, run)
+    finish_if_done(turn, run)
+
+
+def _release_behind(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    for gate in record.opens:
+        if not gate.remaining:
+            for action in gate.members:
+                _ready(turn, run, run.actions[action])
+
+
+def _remember(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    wanted = record.action.memory
+    if wanted is not None and wanted.write_key is not None and record.fault is None:
+        key = wanted.write_key
+        memory.write(turn, session_of(run), key, record.result, f"{run.run}/{record.key}")
+
+
+def abort(turn: Turn, run: RunRecord, action: str, fault: Fault) -> None:
+    """Nothing new starts; what runs may end; the rest is skipped."""
+    turn.change(c.RunAborting(turn.at_ms, turn.cause, run.run, fault, action))
+    end_waiting(turn, run)
+
+
+def end_waiting(turn: Turn, run: RunRecord) -> None:
+    """All that waits ends, since nothing new starts any more: skipped, or cancelled with the run.
+
+    What failed and waited for its next try has failed.
+    """
+    cancelling = run.state is RunState.CANCELLING
+    waiting = [
+        record
+        for record in run.units.values()
+        if record.state in _WAITING
+        and record.key not in run.compensation_only
+        and (cancelling or not record.undoes)
+    ]
+    asking.supersede(turn, run, {record.key for record in waiting})
+    if cancelling:
+        _end_many(turn, run, _keys(waiting), ActionState.CANCELLED, _CANCELLED)
+    else:
+        tried = [record for record in waiting if record.failures]
+        for record in tried:
+            _end_one(turn, run, record, ActionState.FAILED, record.fault)
+        untried = [record for record in waiting if not record.failures]
+        _end_many(turn, run, _keys(untried), ActionState.SKIPPED, _DEPENDENCY)
+    for record in run.actions.values():
+        if record.members is not None and not record.ended:
+            advance(turn, run, record)
+    finish_if_done(turn, run)
+
+
+def _keys(records: Iterable[ActionRecord]) -> list[str]:
+    return [record.key for record in records]
+
+
+def skip_descendants(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """What can now never start is skipped."""
+    found: set[str] = set()
+    todo = [record]
+    while todo:
+        for gate in todo.pop().opens:
+            for name in gate.members:
+                below = run.actions[name]
+                if name not in found and not below.ended:
+                    found.add(name)
+                    todo.append(below)
+    names = [name for name in run.actions if name in found]
+    _end_many(turn, run, names, ActionState.SKIPPED, _DEPENDENCY)
+
+
+def _end_one(
+    turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None
+) -> None:
+    turn.change(c.ActionEnded(turn.at_ms, turn.cause, run.run, record.key, new, fault))
+
+
+def _end_many(turn: Turn, run: RunRecord, keys: list[str], new: ActionState, fault: Fault) -> None:
+    if keys:
+        turn.change(c.ActionsEnded(turn.at_ms, turn.cause, run.run, tuple(keys), new, fault))
+
+
+def end_cancelled(turn: Turn, run: RunRecord, keys: list[str], fault: Fault) -> None:
+    """Units whose node confirmed, or never had, what was to be stopped."""
+    _end_many(turn, run, keys, ActionState.CANCELLED, fault)
+    for key in keys:
+        whole = run.units[key].parent
+        if whole is not None:
+            advance(turn, run, whole)
+    finish_if_done(turn, run)
+
+
+def finish_if_done(turn: Turn, run: RunRecord) -> None:
+    """Undo what must be undone, and end the run when its last unit has ended."""
+    if run.open or run.ended:
+        return
+    if run.rollbacks and run.compensations is None and run.state is not RunState.CANCELLING:
+        _plan_compensations(turn, run)
+        return
+    if any(not run.units[key].ended for key in run.compensations or ()):
+        return
+    if run.state is RunState.CANCELLING:
+        end_run(turn, run, RunState.CANCELLED, None)
+    elif run.aborting is not None:
+        end_run(turn, run, RunState.FAILED, run.aborting)
+    else:
+        end_run(turn, run, RunState.COMPLETED, None)
+
+
+def _plan_compensations(turn: Turn, run: RunRecord) -> None:
+    found = rollback.undoings(turn.state, run)
+    rows = tuple(one.row for one in found)
+    turn.change(c.CompensationsPlanned(turn.at_ms, turn.cause, run.run, rows))
+    for one in found:
+        if one.fault is not None:
+            _end_one(turn, run, run.units[one.key], ActionState.FAILED, one.fault)
+    compensate_next(turn, run)
+
+
+def compensate_next(turn: Turn, run: RunRecord) -> None:
+    """One after the other; one that waits for a person's word on its failure holds nobody up."""
+    records = [run.units[key] for key in run.compensations or ()]
+    if any(record.state in _UNDER_WAY or record.queued for record in records):
+        return
+    for record in records:
+        if record.ended or not run.may_place(record):
+            continue
+        if record.state is ActionState.AWAITING_APPROVAL:
+            if asking.kind_of_question(turn, run, record.key) == asking.GATE:
+                return
+            continue
+        fault = stuck(turn.state, run, record)
+        if fault is None:
+            seek(turn, run, record)
+            if not record.ended:
+                return
+        else:
+            asking.ask_compensation(turn, run, record, fault)
+    finish_if_done(turn, run)
+
+
+def _after_compensation(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    undone = run.units[record.undoes]
+    if record.state is ActionState.COMPLETED:
+        _end_one(turn, run, undone, ActionState.ROLLED_BACK, None)
+        whole = undone.parent
+        if whole is not None and _all_undone(run, whole):
+            _end_one(turn, run, whole, ActionState.ROLLED_BACK, None)
+    compensate_next(turn, run)
+
+
+def _all_undone(run: RunRecord, whole: ActionRecord) -> bool:
+    """Whether every compensation of a member-wise action has completed."""
+    own = [u for u in map(run.units.__getitem__, run.compensations or ()) if _of(u, whole)]
+    return all(unit.state is ActionState.COMPLETED for unit in own)
+
+
+def _of(unit: ActionRecord, whole: ActionRecord) -> bool:
+    return whole.members is not None and unit.undoes in whole.members
+
+
+def end_run(
+    turn: Turn, run: RunRecord, new: RunState, fault: Fault | None, *, unconfirmed: bool = False
+) -> None:
+    """Close what only undoes, then the run."""
+    for name in sorted(run.compensation_only):
+        _end_compensating(turn, run, run.actions[name])
+    pending = run.compensation_pending or (bool(run.rollbacks) and run.compensations is None)
+    turn.change(c.RunEnded(turn.at_ms, turn.cause, run.run, new, fault, unconfirmed, pending))
+
+
+def _end_compensating(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """What an action that only undoes became in the end: what its uses became."""
+    units = map(run.units.__getitem__, run.compensations or ())
+    uses = [u for u in units if u.action.id == record.key and u.undo_params is None]
+    if not uses:
+        _end_one(turn, run, record, ActionState.SKIPPED, _UNUSED)
+    elif all(unit.state is ActionState.COMPLETED for unit in uses):
+        _end_one(turn, run, record, ActionState.COMPLETED, None)
+    else:
+        fault = next(unit.fault for unit in uses if unit.state is not ActionState.COMPLETED)
+        _end_one(turn, run, record, ActionState.FAILED, fault)

@@ -1,0 +1,204 @@
+"""From a ready unit of work to a dispatch on a node.
+
+The one rule: a dispatch is committed before it is sent and keeps its bytes for life; the run that
+has had the least goes first. Deliberately absent: what nodes answer; `dispatching` knows.
+"""
+
+import hashlib
+import heapq
+from itertools import islice
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import flow, gates
+from imlmesh_orchestrator.core.commands import SendDispatch
+from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh, stuck
+from imlmesh_orchestrator.core.queues import Entry, cost_of
+from imlmesh_orchestrator.core.rendering import params_of
+from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault, InputError
+from imlmesh_protocol.ids import dispatch_id
+from imlmesh_protocol.manifest import ActionSpec
+from imlmesh_protocol.states import ActionState, Effect
+from imlmesh_protocol.wire.messages import encode_dispatch
+
+_SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
+
+
+def place_ready(turn: Turn) -> None:
+    """Dispatch all that is ready and has a node with room, the least served run first."""
+    state = turn.state
+    if not state.bus_open or state.behind:
+        return
+    while turn.pools.due:
+        due = list(turn.pools.due.values())
+        turn.pools.due.clear()
+        # pools may want the same nodes, so they take turns by what their first runs have had
+        queue = [(first[0].served, place, due[place]) for place, first in _firsts(turn, due)]
+        heapq.heapify(queue)
+        while queue:
+            _, place, pool = queue[0]
+            first = _first(turn, pool)
+            if first is None:
+                turn.pools.drop_empty(pool)
+                heapq.heappop(queue)
+            elif _place(turn, pool, first):
+                heapq.heapreplace(queue, (first[0].served, place, pool))
+            else:
+                turn.pools.block(pool)
+                heapq.heappop(queue)
+
+
+def _firsts(turn: Turn, due: list[Pool]) -> list[tuple[int, Entry]]:
+    found = []
+    for place, pool in enumerate(due):
+        refresh(turn.state, pool)
+        first = _first(turn, pool)
+        if first is None:
+            turn.pools.drop_empty(pool)
+        else:
+            found.append((place, first))
+    return found
+
+
+def _first(turn: Turn, pool: Pool) -> Entry | None:
+    """Whose turn it is, of those that still want a node."""
+    while (first := pool.waiting.first()) is not None:
+        run, record = first
+        if record.state in _SEEKING and record.retry_at_ms <= turn.at_ms and run.may_place(record):
+            return first
+        _take_out(pool, record)
+    return None
+
+
+def _take_out(pool: Pool, record: ActionRecord) -> None:
+    pool.waiting.pop()
+    record.queued = False
+
+
+def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
+    """Settle the pool's first unit: dispatched, failed or held; False when it must wait."""
+    run, record = first
+    node = pick(pool, record)
+    if node is not None:
+        _take_out(pool, record)
+        run.served += cost_of(run.priority)
+        turn.pools.level = run.served
+        pool.untold.clear()
+        _dispatch(turn, run, record, node, pool.specs[node.node])
+        return True
+    if exhausted(pool, record):
+        _take_out(pool, record)
+        fault = record.fault or Fault("place.no_node", "every node refused it")
+        flow.break_off(turn, run, record, fault)
+        return True
+    bound = stuck(turn.state, run, record) if record.node else None
+    if bound is not None:
+        _take_out(pool, record)
+        flow.break_off(turn, run, record, bound)
+        return True
+    if not pool.eligible:
+        _tell_waiting(turn, pool)
+    return False
+
+
+def _tell_waiting(turn: Turn, pool: Pool) -> None:
+    """Every run says what it waits for, not only the one whose action is the pool's first."""
+    reasons = dict(islice(pool.refused.items(), limits.WAITING_REASONS))
+    for run, record in pool.untold:
+        if record.queued and record.state is ActionState.PENDING:
+            turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.key, reasons))
+    pool.untold.clear()
+
+
+def _dispatch(
+    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
+) -> None:
+    action = record.action
+    try:
+        params = params_of(turn.state, turn.env, run, record, node.node)
+        claims = spec.claims_for(params) if spec.claims else ()
+        if _must_ask(turn, run, record):
+            return
+    except InputError as exc:
+        flow.fail(turn, run, record, Fault(exc.code, exc.message))
+        return
+    except KeyError as exc:
+        flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
+        return
+    if action.claims:
+        claims = tuple(dict.fromkeys((*claims, *action.claims)))
+    effect = action.effect or spec.effect
+    on_loss = loss_policy(record, effect)
+    lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
+    attempt = _next_attempt(run, record)
+    dispatch = dispatch_id(run.run, action.id, node.node, attempt)
+    encoded = encode_dispatch(
+        dispatch,
+        action.module,
+        action.action,
+        params,
+        effect,
+        action.timeout * 1_000,
+        lease_ms,
+        "stop" if on_loss == "reroute" else "finish",
+        claims,
+        action.on_busy,
+    )
+    turn.change(
+        c.DispatchPlanned(
+            turn.at_ms,
+            turn.cause,
+            run.run,
+            dispatch,
+            record.key,
+            node.node,
+            attempt,
+            encoded,
+            hashlib.sha256(encoded).digest(),
+            effect,
+            action.timeout * 1_000,
+            lease_ms,
+            on_loss,
+        )
+    )
+    turn.command(SendDispatch(node.node, dispatch, encoded))
+    turn.sent.append(dispatch)
+
+
+def _next_attempt(run: RunRecord, record: ActionRecord) -> int:
+    """Compensations by one action share its dispatch ids, and so count together."""
+    if record.undoes and record.undo_params is None:
+        return max(record.attempt, run.actions[record.action.id].attempt) + 1
+    return record.attempt + 1
+
+
+def _must_ask(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
+    """Ask (again) when what would run now is not what a person agreed to."""
+    whole = record.parent or record
+    reason = gates.reason_for(turn.state, run, whole)
+    if reason is None:
+        return False
+    if gates.approved(record, gates.digest_of(turn.state, turn.env, run, record)):
+        return False
+    flow.hold(turn, run, record, reason)
+    return True
+
+
+def loss_policy(record: ActionRecord, effect: Effect) -> str:
+    """What the loss of its node means: the plan's word, else by effect and target.
+
+    A plan's reroute was checked against the manifests of then; the node's own may be stricter.
+    Nobody else can do what is bound to one node: a member fails, an undoing asks.
+    """
+    action = record.action
+    wanted = action.on_node_loss
+    if record.undoes or (wanted in (None, "reroute") and not effect.repeatable):
+        return "ask"
+    if record.node:
+        return "fail" if wanted in (None, "reroute") else str(wanted)
+    if wanted is not None:
+        return str(wanted)
+    bound = action.target_node is not None and not action.fallback_nodes
+    return "wait" if bound else "reroute"
