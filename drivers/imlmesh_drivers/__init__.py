@@ -16,6 +16,7 @@ from imlmesh_drivers.base import (
     WritePath,
     action,
 )
+from imlmesh_protocol.manifest import Undo
 
 __all__ = [
     "Argv",
@@ -27,6 +28,7 @@ __all__ = [
     "PinRules",
     "ReadPath",
     "Site",
+    "Undo",
     "WritePath",
     "action",
 ]

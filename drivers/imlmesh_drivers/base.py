@@ -16,7 +16,7 @@ from annotated_types import Interval
 
 from imlmesh_protocol.errors import DriverDenied, DriverError
 from imlmesh_protocol.limits import LOG_LINE_BYTES, LOG_LINES_PER_ACTION
-from imlmesh_protocol.manifest import PROFILES
+from imlmesh_protocol.manifest import PROFILES, Undo
 from imlmesh_protocol.states import Effect
 
 Runs = Literal["loop", "thread", "process"]
@@ -204,6 +204,10 @@ class Declaration:
     call_parameter: str | None
     #: fields that every result has
     returns: tuple[str, ...]
+    undo: Undo | None
+    #: params that the action takes, and those without a default
+    takes: frozenset[str]
+    needs: frozenset[str]
 
 
 def action(
@@ -214,11 +218,13 @@ def action(
     claims: str | tuple[str, ...] = (),
     vouch: bool = False,
     runs: Runs | None = None,
+    undo: Undo | None = None,
 ) -> Callable[[_Method], _Method]:
     """Make a method an action; its docstring's first line becomes the description.
 
-    `claims` are patterns such as "gpio:{pin}"; `runs` overrides the driver's own. The return
-    type is a TypedDict whose required fields every result has, or a plain dict.
+    `claims` are patterns such as "gpio:{pin}"; `runs` overrides the driver's own. `undo` is
+    declared when it restores what was there, from params and result alone. The return type is a
+    TypedDict whose required fields every result has, or a plain dict.
     """
     if permission not in PROFILES or not 0 <= impact <= 1:
         raise ValueError(f"permission {permission!r} or impact {impact} is out of range")
@@ -227,6 +233,9 @@ def action(
         hints = typing.get_type_hints(method)
         result = hints.pop("return", dict)
         required: frozenset[str] = getattr(result, "__required_keys__", frozenset())
+        call_parameter = next((name for name, hint in hints.items() if hint is Call), None)
+        own = list(inspect.signature(method).parameters.values())[1:]
+        taken = [parameter for parameter in own if parameter.name != call_parameter]
         declaration = Declaration(
             name=method.__name__,
             effect=Effect(effect),
@@ -237,10 +246,13 @@ def action(
             runs=runs,
             description=(inspect.getdoc(method) or "").partition("\n")[0],
             waits=inspect.iscoroutinefunction(method),
-            call_parameter=next((name for name, hint in hints.items() if hint is Call), None),
+            call_parameter=call_parameter,
             returns=tuple(
                 name for name in getattr(result, "__annotations__", {}) if name in required
             ),
+            undo=undo,
+            takes=frozenset(p.name for p in taken),
+            needs=frozenset(p.name for p in taken if p.default is p.empty),
         )
         setattr(method, "__action__", declaration)  # noqa: B010 - mypy knows no such attribute
         return method
@@ -264,6 +276,9 @@ class Driver:
     def __init_subclass__(cls) -> None:
         found = ((name, getattr(cls, name)) for name in sorted(dir(cls)))
         cls.actions = {n: m.__action__ for n, m in found if hasattr(m, "__action__")}
+        for declared in cls.actions.values():
+            if declared.undo is not None:
+                _check_undo(declared, declared.undo, cls.actions)
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -283,3 +298,17 @@ class Driver:
     def ends_at_once(cls, name: str) -> bool:
         """Whether an action is called directly on the loop and takes no slot."""
         return cls.runs_of(name) == "loop" and not cls.actions[name].waits
+
+
+def _check_undo(undone: Declaration, undo: Undo, actions: Mapping[str, Declaration]) -> None:
+    """An undo calls an action of its driver with what every call and every result has."""
+    undoing = actions.get(undo.action)
+    if undoing is None:
+        raise ValueError(f"{undone.name}: the driver has no action {undo.action!r} to undo it")
+    given = frozenset(undo.params)
+    if not undoing.needs <= given <= undoing.takes:
+        raise ValueError(f"{undone.name}: {undo.action!r} does not take {sorted(given)}")
+    sure = {("params", name) for name in undone.needs} | {("result", n) for n in undone.returns}
+    unsure = undo.uses() - sure - {("result", "")}
+    if unsure:
+        raise ValueError(f"{undone.name}: not every call has {sorted(unsure)} for its undo")

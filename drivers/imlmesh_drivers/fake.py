@@ -16,9 +16,13 @@ from imlmesh_drivers.base import Call, Driver, Site, action
 from imlmesh_drivers.files import append_beneath
 from imlmesh_protocol.errors import CODES, DriverError
 from imlmesh_protocol.limits import TIMEOUT_S
+from imlmesh_protocol.manifest import Undo
 
 #: past the frame limit of a driver child, so that a too large result can be asked for
 _RESULT_MAX = 16 * 1024 * 1024
+
+#: the marker that the undo of `act` leaves its line in
+UNDONE = "undone"
 
 
 class Nothing(TypedDict):
@@ -59,7 +63,13 @@ class Fake(Driver):
         """Return the given value."""
         return {"value": value}
 
-    @action(effect="once", impact=0.1, permission="local_worker", runs="process")
+    @action(
+        effect="once",
+        impact=0.1,
+        permission="local_worker",
+        runs="process",
+        undo=Undo("act", {"value": "{{result.value}}", "marker": UNDONE}),
+    )
     async def act(
         self,
         call: Call,
@@ -75,7 +85,8 @@ class Fake(Driver):
     ) -> Acted:
         """Leave a line in `marker`, log, wait, then fail `fail_times` times, crash, hang or return.
 
-        The marker's line is the dispatch id and is written first, so that every beginning counts.
+        The marker's line is the dispatch id and is written first, so that every beginning counts;
+        the undo leaves its own line in the file "undone".
         """
         if code not in CODES:
             raise DriverError("driver.params", f"code: {code!r} is not an error code")

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from imlmesh_drivers.base import Driver, Pin, PinRules, Site, action
 from imlmesh_protocol.errors import DriverDenied, DriverError
+from imlmesh_protocol.manifest import Undo
 
 
 class PinValue(TypedDict):
@@ -15,6 +16,12 @@ class PinValue(TypedDict):
 
     pin: int
     value: int
+
+
+class PinSet(PinValue):
+    """A pin, its level now, and the level that it had before."""
+
+    previous: int
 
 
 class Gpio(Driver):
@@ -41,12 +48,21 @@ class Gpio(Driver):
             )
         return {"pin": pin, "value": int(self._devices[pin][0].value)}
 
-    @action(effect="physical", impact=0.5, permission="local_worker", claims="gpio:{pin}")
-    async def digital_write(self, pin: Pin, value: Literal[0, 1]) -> PinValue:
-        """Make a pin an output and set its level."""
+    @action(
+        effect="physical",
+        impact=0.5,
+        permission="local_worker",
+        claims="gpio:{pin}",
+        undo=Undo("digital_write", {"pin": "{{params.pin}}", "value": "{{result.previous}}"}),
+    )
+    async def digital_write(self, pin: Pin, value: Literal[0, 1]) -> PinSet:
+        """Make a pin an output and set its level; `previous` is the level that it had.
+
+        The undo sets that level again; a pin that was an input stays an output.
+        """
         self._check(pin)
-        self._set(pin, value)
-        return {"pin": pin, "value": value}
+        previous = self._set(pin, value)
+        return {"pin": pin, "value": value, "previous": previous}
 
     def safe(self) -> None:
         """Set every pin that the policy gives a safe level to that level."""
@@ -62,14 +78,18 @@ class Gpio(Driver):
         if pin not in self._rules().allow:
             raise DriverDenied("policy.pin", f"pin {pin} is not in [pins] allow of the policy")
 
-    def _set(self, pin: int, level: int) -> None:
+    def _set(self, pin: int, level: int) -> int:
+        """Drive a pin; gives the level that it had before."""
         device, is_output = self._devices.get(pin, (None, False))
+        if device is None:
+            device = self._open("InputDevice", pin, pull_up=None, active_state=True)
+        previous = int(device.value)
         if is_output:
             device.value = level
-            return
-        if device is not None:
-            device.close()
+            return previous
+        device.close()
         self._devices[pin] = (self._open("OutputDevice", pin, initial_value=bool(level)), True)
+        return previous
 
     def _open(self, kind: str, pin: int, **options: Any) -> Any:
         if self._factory is None:

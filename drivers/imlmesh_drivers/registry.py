@@ -60,7 +60,7 @@ def driver_class(module: str) -> type[Driver]:
     source, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(source), name)
-    except (ImportError, AttributeError) as exc:
+    except (ImportError, AttributeError, ValueError) as exc:
         raise DriverError(
             "driver.missing", f"the driver of {module!r} does not load: {exc}"
         ) from exc
@@ -86,6 +86,7 @@ def module_of(driver: type[Driver]) -> Module:
                 description=declared.description,
                 claims=declared.claims,
                 vouch=declared.vouch,
+                undo=declared.undo,
             )
             for name, declared in driver.actions.items()
         },

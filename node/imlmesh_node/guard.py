@@ -116,7 +116,7 @@ class Guard:
         spec = known.spec
         if not spec.vouch and EFFECT_CARE[dispatch.effect] < EFFECT_CARE[spec.effect]:
             return dispatch, Fault("plan.effect", f"the driver says {spec.effect}")
-        if spec.claims:
+        if spec.claims or dispatch.claims:
             try:
                 claims = {*dispatch.claims, *spec.claims_for(dispatch.params)}
             except KeyError as exc:

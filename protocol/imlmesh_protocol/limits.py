@@ -104,6 +104,7 @@ HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on to
 HEARTBEAT_ROWS = 500  # written at once, or after HEARTBEAT_WRITE_MS
 HEARTBEAT_WRITE_MS = 1_000
 HEARTBEATS_KEPT_MS = 48 * 3_600_000  # raw beats; longer histories are made of summaries
+PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes

@@ -7,7 +7,7 @@ Deliberately absent: code; a manifest never runs anything.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,46 @@ PROFILES = ("readonly", "local_worker", "power_user", "unrestricted")
 
 # only whole params may be named: what format_map does with attributes and indexes is not for nodes
 _CLAIM = re.compile(r"(?:[^{}]|\{[A-Za-z_][A-Za-z0-9_]*\})+")
+_UNDO_TEMPLATE = re.compile(
+    r"\{\{\s*(?:(params)\.([\w-]+)|(result)(?:\.([\w-]+))?)(?:\.[\w-]+)*\s*\}\}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """The call of the same module that undoes a completed one.
+
+    Texts in `params` may hold {{params.x}}, {{result}} and {{result.y}} of the undone call.
+    """
+
+    action: str
+    params: Mapping[str, Any]
+
+    def uses(self) -> frozenset[tuple[str, str]]:
+        """What its templates name: ("params", "x"), ("result", "y"), or ("result", "") for all.
+
+        Raises `ValueError` for anything else between {{ and }}.
+        """
+        found = set()
+        for text in _texts(self.params):
+            for params, param, result, field_name in _UNDO_TEMPLATE.findall(text):
+                found.add((params or result, param or field_name))
+            if "{{" in _UNDO_TEMPLATE.sub("", text):
+                raise ValueError(
+                    f"an undo takes params and result of the call alone: {text!r:.120}"
+                )
+        return frozenset(found)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +81,8 @@ class ActionSpec:
     claims: tuple[str, ...] = ()
     #: whether a plan may state a less careful effect (vouched)
     vouch: bool = False
+    #: what undoes a completed call, when params and result say all that it takes
+    undo: Undo | None = None
 
     def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The claims of one call: each pattern with its {param} filled in."""
@@ -93,6 +135,7 @@ def _spec_to_wire(spec: ActionSpec) -> dict[str, Any]:
     wire["returns"] = list(spec.returns)
     wire["claims"] = list(spec.claims)
     wire["effect"] = str(spec.effect)
+    wire["undo"] = spec.undo and {"action": spec.undo.action, "params": dict(spec.undo.params)}
     return wire
 
 
@@ -100,19 +143,27 @@ def manifest_from_wire(wire: Any) -> Manifest:
     """Read a manifest that came from a file or a node; `message.invalid` when it is not one."""
     try:
         modules = {
-            str(name): Module(
-                version=str(module["version"]),
-                description=str(module.get("description", "")),
-                actions={
-                    str(action): _spec_from_wire(str(name), str(action), spec)
-                    for action, spec in module["actions"].items()
-                },
-            )
+            str(name): _module_from_wire(str(name), module)
             for name, module in wire["modules"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise ProtocolError("message.invalid", f"not a manifest: {exc!r}") from exc
     return Manifest(modules)
+
+
+def _module_from_wire(name: str, wire: Mapping[str, Any]) -> Module:
+    actions = {
+        str(action): _spec_from_wire(name, str(action), spec)
+        for action, spec in wire["actions"].items()
+    }
+    for spec in actions.values():
+        if spec.undo is not None and spec.undo.action not in actions:
+            raise ValueError(f"{name}.{spec.action}: no action {spec.undo.action!r:.80} undoes it")
+    return Module(
+        version=str(wire["version"]),
+        description=str(wire.get("description", "")),
+        actions=actions,
+    )
 
 
 def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> ActionSpec:
@@ -126,6 +177,7 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
     for pattern in claims:
         if type(pattern) is not str or not _CLAIM.fullmatch(pattern):
             raise ValueError(f"{module}.{action}: no claim pattern {pattern!r:.120}")
+    undo = wire.get("undo")
     return ActionSpec(
         module=module,
         action=action,
@@ -137,4 +189,11 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
         description=str(wire.get("description", "")),
         claims=claims,
         vouch=bool(wire.get("vouch", False)),
+        undo=None if undo is None else _undo_from_wire(undo),
     )
+
+
+def _undo_from_wire(wire: Mapping[str, Any]) -> Undo:
+    undo = Undo(str(wire["action"]), dict(wire["params"]))
+    undo.uses()
+    return undo

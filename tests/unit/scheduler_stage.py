@@ -15,7 +15,7 @@ from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Plan
-from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
+from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo
 from imlmesh_protocol.states import Effect, Liveness
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.messages import Dispatch, decode_dispatch
@@ -23,8 +23,8 @@ from imlmesh_protocol.wire.messages import Dispatch, decode_dispatch
 HEARTBEAT_MS, LOST_MS = 2_000, 6_000
 
 
-def spec(name: str, effect: Effect, **more: Any) -> ActionSpec:
-    return ActionSpec("toy", name, {"type": "object"}, (), effect, "readonly", 0.1, **more)
+def spec(name: str, effect: Effect, impact: float = 0.1, **more: Any) -> ActionSpec:
+    return ActionSpec("toy", name, {"type": "object"}, (), effect, "readonly", impact, **more)
 
 
 TOY = Manifest(
@@ -36,6 +36,12 @@ TOY = Manifest(
                 "write": spec("write", Effect.IDEMPOTENT),
                 "send": spec("send", Effect.ONCE, vouch=True),
                 "push": spec("push", Effect.PHYSICAL, claims=("pin:{pin}",)),
+                "blast": spec("blast", Effect.ONCE, impact=0.9),
+                "turn": spec(
+                    "turn",
+                    Effect.PHYSICAL,
+                    undo=Undo("turn", {"to": "{{result.before}}", "pin": "{{params.pin}}"}),
+                ),
             },
         )
     }
@@ -60,8 +66,10 @@ def plan(*actions: Mapping[str, Any], **more: Any) -> Plan:
 
 
 class Stage:
-    def __init__(self, *nodes: str, history: Iterable[Change] = ()) -> None:
-        self.scheduler = Scheduler({"IML_SITE": "garden"}, history)
+    def __init__(
+        self, *nodes: str, history: Iterable[Change] = (), four_eyes: bool = False
+    ) -> None:
+        self.scheduler = Scheduler({"IML_SITE": "garden"}, history, four_eyes=four_eyes)
         self.now_ms = 1_000_000
         self.changes: list[Change] = list(history)
         self.commands: list[k.Command] = []
@@ -133,15 +141,13 @@ class Stage:
             self.beat(*nodes)
 
     def submit(self, what: Plan, **more: Any) -> RunRecord:
-        commands = self.post(
-            e.PlanSubmitted, dice=7, plan=what, digest="d", by="eve", **more
-        )
+        commands = self.post(e.PlanSubmitted, dice=7, plan=what, digest="d", by="eve", **more)
         replies = [c for c in commands if isinstance(c, k.Reply)]
         run: RunRecord = self.state.runs[replies[0].value]
         return run
 
     def dispatch_of(self, run: RunRecord, name: str) -> DispatchRecord:
-        record: DispatchRecord = self.state.dispatches[run.actions[name].dispatch]
+        record: DispatchRecord = self.state.dispatches[run.units[name].dispatch]
         return record
 
     def sent(self, run: RunRecord, name: str) -> Dispatch:
@@ -176,8 +182,27 @@ class Stage:
     def states(self, run: RunRecord) -> dict[str, str]:
         return {name: str(record.state) for name, record in run.actions.items()}
 
+    def units(self, run: RunRecord) -> dict[str, str]:
+        """States of all units of work: actions, members, compensations."""
+        return {key: str(record.state) for key, record in run.units.items()}
+
     def record(self, run: RunRecord, name: str) -> ActionRecord:
         return run.actions[name]
+
+    def set_group(self, group: str, *nodes: str) -> None:
+        self.post(e.GroupSet, group=group, nodes=nodes)
+
+    def answer(self, option: str, by: str = "adam") -> list[k.Command]:
+        """Answer the one open approval."""
+        return self.post(e.AnswerGiven, approval=self.question(), option=option, by=by)
+
+    def running(self, run: RunRecord) -> list[str]:
+        """Keys of the units that a node works on."""
+        return [key for key, unit in run.units.items() if unit.state == "running" and unit.dispatch]
+
+    def replayed(self) -> Any:
+        """The state that a restart makes of all changes."""
+        return Scheduler({}, self.changes).state
 
     def liveness(self, node: str) -> Liveness:
         found: Liveness = self.state.nodes[node].liveness

@@ -13,6 +13,7 @@ from imlmesh_protocol.iml.template import (
     is_template,
     references,
     render,
+    render_undo,
     scan,
 )
 
@@ -23,9 +24,12 @@ SCOPE = Scope(
         "sly": {"text": "{{env.IML_SITE}}"},
         "bad": Fault("driver.busy", "pin 17 is busy"),
         "raw": {"bytes": b"x"},
+        "many": {"pi-2": {"t": 7, "ok": True}, "pi-1": {"t": 5}},
     },
     env={"IML_SITE": "garden"},
     node="pi-1",
+    memory={"user:last": {"name": "ada"}, "n": 3},
+    aliases={"attic": "pi-2", "away": "pi-3", "sum-a": "pi-2"},
 )
 
 
@@ -51,6 +55,16 @@ SCOPE = Scope(
         ("{{result.sly.text}}", "{{env.IML_SITE}}"),
         ("<{{result.sly.text}}>", "<{{env.IML_SITE}}>"),
         ("{{result.raw.bytes}}", b"x"),
+        ("{{memory.n}}", 3),
+        ("{{memory.user:last}}", {"name": "ada"}),
+        ("hello {{ memory.user:last.name }}", "hello ada"),
+        ("{{result.many}}", {"pi-2": {"t": 7, "ok": True}, "pi-1": {"t": 5}}),
+        ("{{result.many.pi-2.t}}", 7),
+        ("{{result.many.attic.t}}", 7),
+        ("{{result.many.attic}}", {"t": 7, "ok": True}),
+        ("{{result.many.*.t}}", [5, 7]),
+        ("{{result.many.*}}", [{"t": 5}, {"t": 7, "ok": True}]),
+        ("all: {{result.many.*.t}}", "all: [5,7]"),
         ({"a": ["{{node.id}}", 1], "b": {"c": "x"}}, {"a": ["pi-1", 1], "b": {"c": "x"}}),
     ],
 )
@@ -73,7 +87,13 @@ def test_render(params, expected):
         ("{{result.bad.checksum}}", "template.no_result"),
         ("{{result.bad}}", "template.no_result"),
         ("{{result.bad._error.details}}", "template.no_result"),
-        ("{{memory.sum-a}}", "template.no_result"),
+        ("{{memory.sum-a}}", "memory.not_found"),
+        ("{{memory.user:last.age}}", "template.no_result"),
+        ("{{result.many.away.t}}", "template.no_result"),
+        ("{{result.many.pi-9.t}}", "template.no_result"),
+        ("{{result.many.*.ok}}", "template.no_result"),
+        ("{{result.flag.*}}", "template.no_result"),
+        ("{{result.bad.*}}", "template.no_result"),
         ("{{env.IML_NONE}}", "template.env"),
         ("x{{result.raw.bytes}}", "template.no_result"),
     ],
@@ -133,6 +153,49 @@ def test_the_largest_params_fit():
         check_size([deep])
 
 
+def test_a_node_that_lacks_the_field_is_named():
+    with pytest.raises(InputError, match=r"result\.many\.pi-1\.ok does not exist"):
+        render("{{result.many.*.ok}}", SCOPE)
+
+
+def test_an_undo_takes_params_and_result_of_its_call():
+    template = {
+        "pin": "{{params.pin}}",
+        "value": "{{result.previous}}",
+        "was": "{{result}}",
+        "n": 1,
+    }
+    assert render_undo(template, {"pin": 4, "value": 1}, {"previous": 0}) == {
+        "pin": 4,
+        "value": 0,
+        "was": {"previous": 0},
+        "n": 1,
+    }
+    assert render_undo({"pin": "{{params.pin}}"}, {"pin": 4}, None) == {"pin": 4}
+
+
+@pytest.mark.parametrize(
+    ("template", "result"),
+    [
+        ("{{result}}", None),
+        ("{{result.previous}}", None),
+        ("{{result.previous}}", {"value": 1}),
+        ("{{params.bin}}", {}),
+        ("{{node.id}}", {}),
+    ],
+)
+def test_an_undo_that_cannot_be_filled(template, result):
+    with pytest.raises(InputError) as caught:
+        render_undo({"x": template}, {"pin": 4}, result)
+    assert caught.value.code == "template.no_result"
+
+
+def test_an_undo_is_bounded_too():
+    with pytest.raises(InputError) as caught:
+        render_undo({"x": "{{result}}{{result}}"}, {}, "x" * 100_000)
+    assert caught.value.code == "template.too_large"
+
+
 def test_references_come_with_their_pointer():
     params = {"a/b": ["x", "{{result.sum-a.size}} {{env.IML_X}}"], "c": "{{node.id}}"}
     assert [(r.root, r.path, r.pointer) for r in references(params)] == [
@@ -152,7 +215,13 @@ def test_references_come_with_their_pointer():
         ("{{result.a + 1}}", "template.syntax"),
         ("{{result['a']}}", "template.syntax"),
         ("{{__import__('os')}}", "template.syntax"),
-        ("{{result.a.*.f}}", "template.syntax"),
+        ("{{result.a.f.*}}", "template.syntax"),
+        ("{{result.a.*.*}}", "template.syntax"),
+        ("{{result.*}}", "template.syntax"),
+        ("{{env.*}}", "template.syntax"),
+        ("{{memory.k.*}}", "template.syntax"),
+        ("{{memory}}", "template.syntax"),
+        ("{{memory.a b}}", "template.syntax"),
         ("{{result..a}}", "template.syntax"),
         ("{{result}}", "template.syntax"),
         ("{{results.a}}", "template.syntax"),

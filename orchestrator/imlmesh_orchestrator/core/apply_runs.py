@@ -17,9 +17,9 @@ from imlmesh_orchestrator.core.state import (
     State,
 )
 from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
-from imlmesh_protocol import states
+from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.iml.template import has_templates, references
 from imlmesh_protocol.states import (
     DISPATCH_LIVE,
@@ -39,6 +39,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
             action,
             shape.wave[action.id],
             bool(action.params) and has_templates(action.params),
+            _asks(action),
             shape.opens[action.id],
         )
         for action in plan.actions
@@ -63,6 +64,10 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     )
     state.run_counter = change.counter
     state.active += 1
+
+
+def _asks(action: Action) -> bool:
+    return action.requires_approval or (action.impact or 0.0) > limits.IMPACT_WITHOUT_APPROVAL
 
 
 def _needed(plan: Plan) -> frozenset[str]:
@@ -127,7 +132,14 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
     for node in nodes:
         key = f"{record.key}@{node}"
         member = ActionRecord(
-            key, record.action, record.wave, record.templated, [], node=node, parent=record
+            key,
+            record.action,
+            record.wave,
+            record.templated,
+            record.asks,
+            [],
+            node=node,
+            parent=record,
         )
         record.members[key] = run.units[key] = member
 
@@ -304,6 +316,7 @@ def _compensation(
         call,
         0,
         params is None and has_templates(call.params),
+        _asks(call),
         [],
         attempt=0 if params is None else undone.attempt,
         node=node,

@@ -13,7 +13,7 @@ class Deadline(IntEnum):
     """What to look at; the key of an entry names it."""
 
     NODE = 1  # a node: still heard?
-    ACCEPT = 2  # dispatches sent in one turn: accepted?
+    ACCEPT = 2  # dispatches sent within a moment: accepted?
     FINISH = 3  # a dispatch: should have ended long ago
     REROUTE = 4  # a dispatch of a lost node: its lease is over
     EXPIRY = 5  # a run: its time to live
@@ -24,7 +24,10 @@ class Deadline(IntEnum):
     START = 10  # a run: its not_before
 
 
-Key = str | tuple[str, ...]
+Key = str | tuple[str, ...] | list[str]
+
+# dispatches that must be accepted share an entry with others of the same tenth of a second
+_GATHER_MS = 100
 
 
 # entries that no longer mean anything are swept out when there are at least so many
@@ -39,6 +42,8 @@ class Deadlines:
         self._count = 0
         self._matters = matters
         self._sweep_at = _SWEEP
+        self._gathered: list[str] = []
+        self._gathered_ms = 0
 
     def add(self, at_ms: int, kind: Deadline, key: Key) -> None:
         self._count += 1
@@ -47,6 +52,15 @@ class Deadlines:
             self._heap = [entry for entry in self._heap if self._matters(entry[2], entry[3])]
             heapq.heapify(self._heap)
             self._sweep_at = max(_SWEEP, 4 * len(self._heap))
+            self._gathered_ms = 0  # the entry that was gathered for may be among the swept
+
+    def add_sent(self, at_ms: int, dispatches: list[str]) -> None:
+        """Look whether these were accepted, at this time or a moment later."""
+        due_ms = -(-at_ms // _GATHER_MS) * _GATHER_MS
+        if due_ms != self._gathered_ms:
+            self._gathered, self._gathered_ms = [], due_ms
+            self.add(due_ms, Deadline.ACCEPT, self._gathered)
+        self._gathered += dispatches
 
     def __len__(self) -> int:
         return len(self._heap)

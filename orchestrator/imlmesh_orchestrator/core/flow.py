@@ -92,10 +92,12 @@ def seek(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """Through the gate, if there is one, then to a node."""
     if record.retry_at_ms > turn.at_ms or not run.may_place(record):
         return
-    reason = gates.reason_for(turn.state, run, record)
-    if reason is not None and record.parent is None and not record.approved:
-        hold(turn, run, record, reason)
-    elif record.member_wise:
+    if record.parent is None and not record.approved and gates.may_ask(turn.state, run, record):
+        reason = gates.reason_for(turn.state, run, record)
+        if reason is not None:
+            hold(turn, run, record, reason)
+            return
+    if record.member_wise:
         advance(turn, run, record)
     else:
         turn.pools.add(run, record)

@@ -7,12 +7,11 @@ something else than was approved must ask again. Deliberately absent: asking; `a
 import hashlib
 from collections.abc import Mapping
 
-import msgpack
-
 from imlmesh_orchestrator.core.placement import candidates, matching, pool_key, why_not
 from imlmesh_orchestrator.core.rendering import params_of
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord, State
 from imlmesh_protocol.limits import IMPACT_WITHOUT_APPROVAL
+from imlmesh_protocol.wire.codec import pack
 
 #: stands for the node in what is approved: which of them runs it is decided later
 _ANY_NODE = "{{node.id}}"
@@ -25,13 +24,19 @@ def reason_for(state: State, run: RunRecord, record: ActionRecord) -> str | None
         return f"it already ran in the run that this one retries: {run.again[record.key]}"
     if action.requires_approval:
         return "the plan requires approval"
-    impact = max(action.impact or 0.0, _driver_impact(state, record))
+    impact = max(action.impact or 0.0, driver_impact(state, record))
     if impact > IMPACT_WITHOUT_APPROVAL:
         return f"its impact is {impact:g}"
     return None
 
 
-def _driver_impact(state: State, record: ActionRecord) -> float:
+def may_ask(state: State, run: RunRecord, record: ActionRecord) -> bool:
+    """Whether `reason_for` need be asked at all: nearly never."""
+    risky = driver_impact(state, record) > IMPACT_WITHOUT_APPROVAL
+    return record.asks or risky or bool(run.again)
+
+
+def driver_impact(state: State, record: ActionRecord) -> float:
     """The highest that any known node's driver declares."""
     module, action = record.action.module, record.action.action
     place = (module, action)
@@ -46,9 +51,7 @@ def _driver_impact(state: State, record: ActionRecord) -> float:
 def digest_of(state: State, env: Mapping[str, str], run: RunRecord, record: ActionRecord) -> str:
     """SHA-256 (hex) of what would be approved; InputError when a template cannot be filled."""
     params = params_of(state, env, run, record, _ANY_NODE)
-    packed: bytes = msgpack.packb(
-        [run.digest, record.action.action, params, _nodes(state, run, record)]
-    )
+    packed = pack([run.digest, record.action.action, params, _nodes(state, run, record)])
     return hashlib.sha256(packed).hexdigest()
 
 

@@ -6,19 +6,18 @@ is a change of its own.
 
 from typing import Any
 
-import msgpack
-
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.events import MemoryDeleteAsked, MemorySet
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.wire.codec import pack
 
 
 def write(turn: Turn, session: str, key: str, value: Any, by: str) -> None:
     """Keep a value, and let go of the oldest ones that do not fit beside it."""
-    size = len(msgpack.packb(value))
+    size = len(pack(value))
     turn.change(c.MemoryWritten(turn.at_ms, turn.cause, session, key, value, size, by))
     state = turn.state
     while len(state.memory) > 1 and (

@@ -47,9 +47,10 @@ class Pools:
 
     def __init__(self) -> None:
         self._pools: dict[PoolKey, Pool] = {}
-        #: pools with waiting units that may have got room since they were last looked at
-        self.due: dict[PoolKey, Pool] = {}
-        self._blocked: dict[PoolKey, Pool] = {}
+        #: pools that units wait in
+        self.hungry: dict[PoolKey, Pool] = {}
+        #: whether any of them may have got a node since they were last looked at
+        self.stirred = False
         #: what the run served last had had; see `queues`
         self.level = 0.0
 
@@ -64,20 +65,16 @@ class Pools:
             pool = self._pools[key] = Pool(key)
         pool.waiting.add(run, record, self.level)
         pool.untold.append((run, record))
-        self.due[key] = pool
-
-    def block(self, pool: Pool) -> None:
-        """Nobody can take the pool's first unit now."""
-        self._blocked[pool.key] = pool
+        self.hungry[key] = pool
+        self.stirred = True
 
     def room(self) -> None:
-        """A node got room or changed: whoever is blocked may try again."""
-        if self._blocked:
-            self.due.update(self._blocked)
-            self._blocked.clear()
+        """A node got room or changed: whoever waits may try again."""
+        self.stirred = True
 
     def drop_empty(self, pool: Pool) -> None:
-        """Forget a pool that nobody waits in once there are many: keys hold selectors of plans."""
+        """Nobody waits here; once there are many such pools forget them, for keys hold selectors."""
+        self.hungry.pop(pool.key, None)
         if len(self._pools) > 1_000:
             self._pools.pop(pool.key, None)
 
@@ -166,9 +163,9 @@ def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     count, compared, least = len(pool.eligible), 0, 0
     for offset in range(count):
         node = pool.eligible[(pool.rotation + offset) % count]
-        if not _has_room(node) or node.node in record.refused_by:
-            continue
         load = len(node.live)
+        if load >= NODE_WINDOW or node.full or node.node in record.refused_by:
+            continue
         if node.node in record.lost_on:
             fallback = fallback or node
             continue

@@ -6,7 +6,9 @@ has had the least goes first. Deliberately absent: what nodes answer; `dispatchi
 
 import hashlib
 import heapq
+from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import flow, gates
@@ -28,38 +30,46 @@ _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 
 def place_ready(turn: Turn) -> None:
     """Dispatch all that is ready and has a node with room, the least served run first."""
-    state = turn.state
-    if not state.bus_open or state.behind:
+    if not turn.state.bus_open or turn.state.behind:
         return
-    while turn.pools.due:
-        due = list(turn.pools.due.values())
-        turn.pools.due.clear()
-        # pools may want the same nodes, so they take turns by what their first runs have had
-        queue = [(first[0].served, place, due[place]) for place, first in _firsts(turn, due)]
-        heapq.heapify(queue)
-        while queue:
-            _, place, pool = queue[0]
-            first = _first(turn, pool)
-            if first is None:
-                turn.pools.drop_empty(pool)
-                heapq.heappop(queue)
-            elif _place(turn, pool, first):
-                heapq.heapreplace(queue, (first[0].served, place, pool))
-            else:
-                turn.pools.block(pool)
-                heapq.heappop(queue)
+    pools = turn.pools
+    while pools.stirred:
+        pools.stirred = False
+        if len(pools.hungry) == 1:
+            _drain(turn, next(iter(pools.hungry.values())))
+        else:
+            _take_turns(turn, list(pools.hungry.values()))
 
 
-def _firsts(turn: Turn, due: list[Pool]) -> list[tuple[int, Entry]]:
-    found = []
-    for place, pool in enumerate(due):
+def _drain(turn: Turn, pool: Pool) -> None:
+    refresh(turn.state, pool)
+    while (first := _first(turn, pool)) is not None:
+        if not _place(turn, pool, first):
+            return
+    turn.pools.drop_empty(pool)
+
+
+def _take_turns(turn: Turn, pools: list[Pool]) -> None:
+    """Pools may want the same nodes, so what counts is what their first runs have had."""
+    queue: list[tuple[float, int, Pool]] = []
+    for place, pool in enumerate(pools):
         refresh(turn.state, pool)
         first = _first(turn, pool)
         if first is None:
             turn.pools.drop_empty(pool)
         else:
-            found.append((place, first))
-    return found
+            queue.append((first[0].served, place, pool))
+    heapq.heapify(queue)
+    while queue:
+        _, place, pool = queue[0]
+        first = _first(turn, pool)
+        if first is None:
+            turn.pools.drop_empty(pool)
+            heapq.heappop(queue)
+        elif _place(turn, pool, first):
+            heapq.heapreplace(queue, (first[0].served, place, pool))
+        else:
+            heapq.heappop(queue)
 
 
 def _first(turn: Turn, pool: Pool) -> Entry | None:
@@ -115,20 +125,11 @@ def _tell_waiting(turn: Turn, pool: Pool) -> None:
 def _dispatch(
     turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
 ) -> None:
+    filled = _filled(turn, run, record, node, spec)
+    if filled is None:
+        return
+    params, claims = filled
     action = record.action
-    try:
-        params = params_of(turn.state, turn.env, run, record, node.node)
-        claims = spec.claims_for(params) if spec.claims else ()
-        if _must_ask(turn, run, record):
-            return
-    except InputError as exc:
-        flow.fail(turn, run, record, Fault(exc.code, exc.message))
-        return
-    except KeyError as exc:
-        flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
-        return
-    if action.claims:
-        claims = tuple(dict.fromkeys((*claims, *action.claims)))
     effect = action.effect or spec.effect
     on_loss = loss_policy(record, effect)
     lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
@@ -165,6 +166,26 @@ def _dispatch(
     )
     turn.command(SendDispatch(node.node, dispatch, encoded))
     turn.sent.append(dispatch)
+
+
+def _filled(
+    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
+) -> tuple[Mapping[str, Any], tuple[str, ...]] | None:
+    """Params and claims of the call on this node; None when that ended the unit or asks a person."""
+    try:
+        params = params_of(turn.state, turn.env, run, record, node.node)
+        claims = spec.claims_for(params) if spec.claims else ()
+        may_ask = record.asks or spec.impact > limits.IMPACT_WITHOUT_APPROVAL or run.again
+        if may_ask and _must_ask(turn, run, record):
+            return None
+    except InputError as exc:
+        flow.fail(turn, run, record, Fault(exc.code, exc.message))
+        return None
+    except KeyError as exc:
+        flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
+        return None
+    wanted = record.action.claims
+    return params, tuple(dict.fromkeys((*claims, *wanted))) if wanted else claims
 
 
 def _next_attempt(run: RunRecord, record: ActionRecord) -> int:

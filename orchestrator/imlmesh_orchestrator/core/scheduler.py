@@ -61,8 +61,7 @@ class Scheduler:
         _HANDLE[type(event)](turn, event)
         place_ready(turn)
         if turn.sent:
-            at_ms = event.at_ms + limits.ACCEPT_MS
-            self._deadlines.add(at_ms, Deadline.ACCEPT, tuple(turn.sent))
+            self._deadlines.add_sent(event.at_ms + limits.ACCEPT_MS, turn.sent)
         return turn.changes, turn.commands
 
     def next_deadline_ms(self) -> int | None:
@@ -89,7 +88,7 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
     turn.change(c.EpochRaised(turn.at_ms, turn.cause, event.epoch))
     for dispatch in state.dispatches.values():
         if dispatch.state in DISPATCH_LIVE:
-            turn.deadlines.add(turn.at_ms, Deadline.ACCEPT, (dispatch.dispatch,))
+            turn.deadlines.add_sent(turn.at_ms, [dispatch.dispatch])
             turn.deadlines.add(
                 turn.at_ms + limits.START_MS + dispatch.timeout_ms,
                 Deadline.FINISH,
@@ -169,7 +168,7 @@ def _dispatch_due(act: Callable[[Turn, Any], None]) -> Callable[[Turn, str], Non
     return due
 
 
-def _unaccepted(turn: Turn, sent: tuple[str, ...]) -> None:
+def _unaccepted(turn: Turn, sent: Iterable[str]) -> None:
     for name in sent:
         dispatch = turn.state.dispatches.get(name)
         if dispatch is not None and dispatch.state is DispatchState.PLANNED:

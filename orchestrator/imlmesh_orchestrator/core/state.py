@@ -86,6 +86,8 @@ class ActionRecord:
     action: Action
     wave: int
     templated: bool
+    #: whether the plan itself wants a person asked
+    asks: bool
     #: gates that count this action
     opens: list[Gate]
     state: ActionState = ActionState.PENDING
@@ -182,11 +184,10 @@ class RunRecord:
 
     def may_place(self, record: ActionRecord) -> bool:
         """Whether this unit may be given to a node now."""
-        if self.state is RunState.PAUSED:
-            return False
-        return self.starting or (bool(record.undoes) and self.state is RunState.RUNNING)
+        return self.state in _PLACING and (self.aborting is None or record.undoes != "")
 
 
+_PLACING = frozenset({RunState.PENDING, RunState.RUNNING})
 _STARTING = frozenset({RunState.PENDING, RunState.RUNNING, RunState.PAUSED})
 
 

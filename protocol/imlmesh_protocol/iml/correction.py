@@ -60,45 +60,47 @@ def correction(
         lines += ["", f"{wrong}:"]
     shown = errors[: limits.CORRECTION_ERRORS]
     source = _LINE_END.split(text)
+    told: dict[str, int] = {}
     for number, error in enumerate(shown, 1):
         lines += ["", f"{number}. [{error.code}] {error.message}"]
-        lines += [f"   {line}" for line in _details(error, source, document, manifests)]
+        lines += [f"   {line}" for line in _details(error, source)]
+        rule = _rule(error, document, manifests)
+        if rule and told.setdefault(rule, number) == number:
+            clipped = rule[: limits.CORRECTION_RULE_CHARS]
+            lines.append(f"   rule: {clipped}" + ("…" if len(rule) > len(clipped) else ""))
+        elif rule:
+            lines.append(f"   rule: as for {told[rule]}")
     if len(errors) > len(shown):
         lines += ["", f"{len(errors) - len(shown)} more are told when these are corrected."]
     return "\n".join(lines) + "\n"
 
 
-def _details(
-    error: MeshError,
-    source: Sequence[str],
-    document: Document | None,
-    manifests: Sequence[Manifest],
-) -> Iterator[str]:
+def _details(error: MeshError, source: Sequence[str]) -> Iterator[str]:
     place = error.place
     pointer = place.pointer if place else ""
     if place is not None and place.line is not None and place.column is not None:
-        written = source[place.line - 1]
-        begin = max(0, place.column - limits.CORRECTION_LINE_CHARS // 4)
-        if begin <= len(written) - len(written.lstrip()):
-            begin = 0
-        shown = written[begin:].strip()[: limits.CORRECTION_LINE_CHARS]
         where = f"line {place.line}, column {place.column}"
         yield f"at: {pointer}, {where}" if pointer else f"at: {where}"
-        if shown:
+        if shown := _around(source[place.line - 1], place.column):
             yield f"there: {shown}"
     elif pointer:
         yield f"at: {pointer}"
     if error.hint:
         yield f"try: {error.hint}"
-    rule = _rule(error.code, pointer, document, manifests)
-    if rule:
-        clipped = rule[: limits.CORRECTION_RULE_CHARS]
-        yield f"rule: {clipped}" + ("…" if len(rule) > len(clipped) else "")
 
 
-def _rule(
-    code: str, pointer: str, document: Document | None, manifests: Sequence[Manifest]
-) -> str | None:
+def _around(line: str, column: int) -> str:
+    """A line as it is, or of a long one what stands around a column."""
+    line = line.rstrip()
+    if len(line) <= limits.CORRECTION_LINE_CHARS:
+        return line.strip()
+    begin = max(0, column - limits.CORRECTION_LINE_CHARS // 4)
+    return ("…" if begin else "") + line[begin : begin + limits.CORRECTION_LINE_CHARS].strip()
+
+
+def _rule(error: MeshError, document: Document | None, manifests: Sequence[Manifest]) -> str | None:
+    code = error.code
+    pointer = error.place.pointer if error.place else ""
     if code in ("plan.syntax", "plan.duplicate_key"):
         return None if document and document.format == "yaml" else _JSON_RULE
     if told := _RULES.get(code) or _RULES.get(code.partition(".")[0]):

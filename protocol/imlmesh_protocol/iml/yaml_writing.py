@@ -76,31 +76,33 @@ class _Writer:
             else:
                 self._list(value, path, inner)
 
-    def _list(self, items: list[Any], path: Path, indent: str) -> None:
+    def _list(self, items: list[Any], path: Path, indent: str, *, led: bool = False) -> None:
+        """The items; what leads to the first one was written already when `led`."""
+        head, inner = f"{indent}-", indent + _INDENT
         for index, value in enumerate(items):
             at = (*path, index)
-            self.lead(self._comments.before.get(at, ()), indent)
-            head = f"{indent}-"
-            inner = indent + _INDENT
+            if index > 0 or not led:
+                self.lead(self._leading(value, at, indent), indent)
             if (inline := self._inline(value, at, len(head) + 1)) is not None:
                 self.lines.append(f"{head} {inline}{self._behind(at)}")
             elif isinstance(value, str):
                 self._block_text(head, value, self._behind(at), inner)
+            elif isinstance(value, dict):
+                self.mapping(value, at, inner, f"{head} ")
             else:
-                # behind a dash a comment would be read as one of what follows
-                self.lead(
-                    [self._comments.behind[at]] if at in self._comments.behind else [], indent
-                )
-                self._container(value, at, head, inner)
+                self.lines.append(head)
+                self._list(value, at, inner, led=True)
 
-    def _container(self, value: Any, path: Path, head: str, inner: str) -> None:
+    def _leading(self, value: Any, path: Path, indent: str) -> list[str]:
+        """What stands before an item; a reader takes what its first part has for the item's."""
+        lines = list(self._comments.before.get(path, ()))
+        if isinstance(value, str) or self._inline(value, path, len(indent) + 2) is not None:
+            return lines
+        if path in self._comments.behind:
+            lines.append(self._comments.behind[path])
         if isinstance(value, dict):
-            first = (*path, next(iter(value)))
-            self.lead(self._comments.before.get(first, ()), inner.removesuffix(_INDENT))
-            self.mapping(value, path, inner, f"{head} ")
-        else:
-            self.lines.append(head)
-            self._list(value, path, inner)
+            return lines + self._comments.before.get((*path, next(iter(value))), [])
+        return lines + self._leading(value[0], (*path, 0), indent + _INDENT)
 
     def _behind(self, path: Path) -> str:
         comment = self._comments.behind.get(path)

@@ -6,6 +6,7 @@ part that is a name, so no name can climb into another's subtree.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.ids import NAME, check_name
@@ -115,6 +116,7 @@ def acl_rules(mesh: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+@lru_cache(maxsize=1_024)
 def parse(topic: str) -> Topic:
     """Read a topic of ours; `message.kind` when it is not in the table."""
     parts = topic.split("/")

@@ -1,0 +1,135 @@
+"""Fifty runs at once in virtual time: who waits how long for a node, and what the scheduler costs.
+
+Two nodes with four slots each take ten virtual milliseconds for an action. A wait is the time from
+the end of an action's last dependency (or its run's submission) to its dispatch.
+"""
+
+import gc
+import heapq
+import itertools
+import statistics
+import time
+from collections import deque
+from typing import Any
+
+from bench.core import FAKE, layered
+from bench.figures import line
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import commands as k
+from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.limits import NODE_SLOTS
+
+ACTIONS = 500
+RUNS = 50
+NODES = ("n1", "n2")
+TAKES_MS = 10
+ROUNDS = 3
+
+
+class Stage:
+    """A scheduler, its nodes and a clock that jumps from end to end."""
+
+    def __init__(self) -> None:
+        self._scheduler = Scheduler({})
+        self.now_ms = 1
+        self.cpu_s = 0.0
+        self.waits_ms: list[int] = []
+        self.ended = 0
+        self._ready_ms: dict[tuple[str, str], int] = {}
+        self._waiting: dict[str, deque[str]] = {node: deque() for node in NODES}
+        self._busy = dict.fromkeys(NODES, 0)
+        self._ends: list[tuple[int, int, str, str]] = []
+        self._count = itertools.count()
+        self._handle(e.Restarted(0, "start", 1))
+        self._handle(e.BusOpened(0, "bus"))
+        for name in NODES:
+            self._handle(
+                # so long a silence is allowed that nobody need beat
+                e.NodeBirth(0, name, name, name, 1, 1, FAKE, {}, "readonly", 2_000, 1 << 40)
+            )
+        self.cpu_s = 0.0
+
+    def submit(self, plan: Plan, number: int) -> None:
+        self._handle(e.PlanSubmitted(self.now_ms, f"q{number}", number, plan, "digest", "bench"))
+
+    def play(self) -> None:
+        """Until nothing is under way."""
+        while self._ends:
+            self.now_ms, _, node, dispatch = heapq.heappop(self._ends)
+            self._busy[node] -= 1
+            self._start(node)
+            digest = self._scheduler.state.dispatches[dispatch].hash
+            results = (e.Result(dispatch, digest, "completed", TAKES_MS),)
+            self._handle(e.ResultsArrived(self.now_ms, "r", node, results))
+
+    def _handle(self, event: e.Event) -> None:
+        began = time.process_time()
+        changes, commands = self._scheduler.handle(event)
+        self.cpu_s += time.process_time() - began
+        for change in changes:
+            self._look(change)
+        for command in commands:
+            if type(command) is k.SendDispatch:
+                self._waiting[command.node].append(command.dispatch)
+                self._start(command.node)
+
+    def _look(self, change: c.Change) -> None:
+        if type(change) is c.RunCreated:
+            for action in change.plan.actions:
+                self._ready_ms[change.run, action.id] = change.at_ms
+        elif type(change) is c.DispatchPlanned:
+            self.waits_ms.append(change.at_ms - self._ready_ms[change.run, change.action])
+        elif type(change) is c.ResultTaken:
+            for gate in self._scheduler.state.runs[change.run].actions[change.action].opens:
+                for name in gate.members:
+                    self._ready_ms[change.run, name] = change.at_ms
+        elif type(change) is c.RunEnded:
+            self.ended += 1
+
+    def _start(self, node: str) -> None:
+        while self._waiting[node] and self._busy[node] < NODE_SLOTS:
+            dispatch = self._waiting[node].popleft()
+            self._busy[node] += 1
+            end_ms = self.now_ms + TAKES_MS
+            heapq.heappush(self._ends, (end_ms, next(self._count), node, dispatch))
+
+
+def measure(runs: int, plan: Plan) -> Stage:
+    """All runs submitted at once and played to their end."""
+    gc.collect()
+    stage = Stage()
+    for number in range(runs):
+        stage.submit(plan, number)
+    stage.play()
+    if stage.ended != runs:
+        raise RuntimeError(f"{stage.ended} of {runs} runs ended")
+    return stage
+
+
+def run() -> list[dict[str, Any]]:
+    """One run alone is measured as often as it takes to have as many actions."""
+    plan = layered(ACTIONS)
+    gc.set_threshold(50_000)
+    alone, together = [], []
+    many = measure(1, plan)
+    for _ in range(ROUNDS):
+        alone += [measure(1, plan).cpu_s / ACTIONS * 1e6 for _ in range(RUNS // 5)]
+        many = measure(RUNS, plan)
+        together.append(many.cpu_s / (ACTIONS * RUNS) * 1e6)
+    median_ms, max_ms = statistics.median(many.waits_ms), max(many.waits_ms)
+    one_us, many_us = statistics.median(alone), statistics.median(together)
+    return [
+        line(
+            "fairness",
+            runs=RUNS,
+            actions=ACTIONS,
+            wait_median_ms=median_ms,
+            wait_max_ms=max_ms,
+            wait_ratio=round(max_ms / median_ms, 2),
+            us_per_action=round(many_us, 2),
+            us_per_action_alone=round(one_us, 2),
+            cost_ratio=round(many_us / one_us, 2),
+        )
+    ]
