@@ -28,6 +28,9 @@ class SimNode:
         self.name = name
         self.boot = 0
         self.journal: list[Change] = []
+        #: commits so far, and at which of them the power goes
+        self.commits = 0
+        self.cut_at: int | None = None
         self.agent: Agent | None = None
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
 
@@ -137,6 +140,12 @@ class SimNode:
 
     def _power_cut(self, where: str, matters: bool) -> bool:
         world = self.world
+        if matters:
+            self.commits += 1
+            if self.commits == self.cut_at:
+                self.kill()
+                world.at(world.now_ms + 2_000, self.start)
+                return True
         if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.01:
             return False
         world.tell(f"{self.name}: power cut {where}")
@@ -171,7 +180,7 @@ class SimNode:
 
     def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
         at_ms = self.world.now_ms
-        if dispatch.params["fail"]:
+        if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
         return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from world import World
 
 NAME = "orchestrator"
+BEFORE, AFTER = "before its commit", "after its commit"
 
 
 class SimOrchestrator:
@@ -29,6 +30,9 @@ class SimOrchestrator:
         self.core: Scheduler = Scheduler({})
         self.alive = False
         self._epoch = 0
+        #: commits so far, and at which of them, on which side, the power goes
+        self.commits = 0
+        self.cut_at: tuple[int, str] | None = None
         self._waiting: list[Plan] = []
         self._asked: dict[str, tuple[str, str]] = {}
         #: (at_ms, topic, payload) of everything ever sent
@@ -75,6 +79,17 @@ class SimOrchestrator:
         for run in list(self.core.state.runs.values()):
             if self.alive and not run.ended:
                 self.post(e.CancelAsked, run=run.run, by="eve")
+
+    def pause(self) -> None:
+        """A person lets nothing new start."""
+        for run in list(self.core.state.runs.values()):
+            if self.alive and not run.ended and run.state in ("pending", "running"):
+                self.post(e.PauseAsked, run=run.run, by="eve")
+
+    def resume(self) -> None:
+        for run in list(self.core.state.runs.values()):
+            if self.alive and run.state == "paused":
+                self.post(e.ResumeAsked, run=run.run, by="eve")
 
     # the link's events
 
@@ -143,12 +158,12 @@ class SimOrchestrator:
         self._causes += 1
         event = kind(self.world.now_ms, f"c{self._epoch}.{self._causes}", **fields)
         changes, commands = self.core.handle(event)
-        if self._power_cut("before its commit", bool(changes)):
+        if self._power_cut(BEFORE, bool(changes)):
             return
         self.stored += changes
         for change in changes:
             self._tell(change)
-        if self._power_cut("after its commit", bool(changes)):
+        if self._power_cut(AFTER, bool(changes)):
             return
         self._perform(commands)
         if self.core.state.approvals and self._answer_ms is None:
@@ -156,6 +171,12 @@ class SimOrchestrator:
 
     def _power_cut(self, where: str, matters: bool) -> bool:
         world = self.world
+        self.commits += matters and where == AFTER
+        if matters and self.cut_at == (self.commits, where):
+            self.cut_at = None
+            self.kill()
+            world.at(world.now_ms + 2_000, self.start)
+            return True
         if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.004:
             return False
         world.tell(f"orchestrator: power cut {where}")
@@ -170,7 +191,11 @@ class SimOrchestrator:
             if getattr(change, name, None)
         }
         self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
-        if isinstance(change, c.ApprovalAsked):
+        if isinstance(change, c.DispatchPlanned):
+            self.world.unit_of[change.dispatch] = (change.run, change.action)
+        elif isinstance(change, c.RetryPlanned):
+            self.world.reruns[change.run, change.action] += 1
+        elif isinstance(change, c.ApprovalAsked):
             self._asked[change.approval] = (change.run, change.action)
         elif isinstance(change, c.ApprovalClosed) and change.option == "rerun":
             self.world.reruns[self._asked[change.approval]] += 1
@@ -256,7 +281,7 @@ class SimOrchestrator:
         known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
-            for name in ("nodes", "groups", "approvals", "epoch", "active")
+            for name in ("nodes", "groups", "approvals", "memory", "epoch", "active")
             if getattr(replayed, name) != getattr(live, name)
         ] + [
             f"a replay gives another {key}"

@@ -15,7 +15,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink
-from plans import random_plan
+from plans import GROUP, random_plan
 from sim_node import SimNode
 from sim_orchestrator import SimOrchestrator
 
@@ -32,6 +32,7 @@ FAULTS = (
     "replay",
     "replay",
     "cancel",
+    "pause",
 )
 SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
 
@@ -48,12 +49,14 @@ class World:
         self.letters: list[Any] = []
         self.hub = MemoryHub(random.Random(seed + 1))
         self.hub.deliver(self.now_ms)
-        #: (run, action) → how often the effect of a once or physical action began
+        #: (run, unit) → how often the effect of a once or physical unit of work began
         self.effects: Counter[tuple[str, str]] = Counter()
         #: (node, dispatch) of once and physical drivers that were started
         self.started: Counter[tuple[str, str]] = Counter()
-        #: (run, action) → how often a person asked to run it again
+        #: (run, unit) → how often a person or the plan's own retry asked to run it again
         self.reruns: Counter[tuple[str, str]] = Counter()
+        #: unit of work by dispatch
+        self.unit_of: dict[str, tuple[str, str]] = {}
         self._script: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.orchestrator = SimOrchestrator(self)
@@ -83,7 +86,7 @@ class World:
 
     def run(self) -> None:
         """Let one world pass from the first plan to the last answer."""
-        self.advance(3_000)
+        self.settle()
         for _ in range(self.dice.randint(1, 3)):
             self.orchestrator.submit(random_plan(self.dice, list(self.nodes)))
         self.hub.faults = Faults(
@@ -100,6 +103,11 @@ class World:
         while self.now_ms < end_ms and not self.orchestrator.idle():
             self.advance(1_000)
         self.check_end()
+
+    def settle(self) -> None:
+        """All nodes are there, and stand in a group."""
+        self.advance(3_000)
+        self.orchestrator.post(e.GroupSet, group=GROUP, nodes=tuple(self.nodes))
 
     def _plan_faults(self) -> None:
         for _ in range(self.dice.randint(0, 6)):
@@ -127,6 +135,9 @@ class World:
             self._replay(node)
         elif fault == "cancel":
             self.orchestrator.cancel()
+        elif fault == "pause":
+            self.orchestrator.pause()
+            self.at(later_ms, self.orchestrator.resume)
         elif fault == "orchestrator":
             self.orchestrator.kill()
             self.at(later_ms, self.orchestrator.start)
@@ -150,6 +161,7 @@ class World:
             self.hub.heal(node.name)
             node.start()
         self.orchestrator.start()
+        self.orchestrator.resume()
         self.hub.restart()
 
     def advance(self, by_ms: int) -> None:
@@ -177,8 +189,7 @@ class World:
 
     def count_effect(self, node: str, dispatch: str) -> None:
         """A once or physical driver begins on a node."""
-        run, action = dispatch.split("/")[:2]
-        self.effects[run, action] += 1
+        self.effects[self.unit_of[dispatch]] += 1
         self.started[node, dispatch] += 1
 
     def check(self) -> None:
@@ -201,8 +212,11 @@ class World:
             raise AssertionError("; ".join(problems))
 
     def now_answer(self) -> None:
-        """A person looks at the open questions and answers each in some way."""
+        """A person looks at the open questions and answers each in some way; some gates they let
+        expire."""
         for approval in list(self.orchestrator.core.state.approvals.values()):
+            if approval.kind == "gate" and self.dice.random() < 0.3:
+                continue
             option = self.dice.choice(approval.options)
             self.tell(f"a person answers {approval.approval}: {option}")
             self.orchestrator.post(

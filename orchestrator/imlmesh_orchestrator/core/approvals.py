@@ -53,7 +53,7 @@ def _settle(
         _run_again(turn, run, record, approval.dispatch, by)
     elif option == asking.DONE:
         fault = Fault("action.done_by_person", f"{by} says that it happened")
-        _end(turn, run, record, ActionState.COMPLETED, fault)
+        flow.end(turn, run, record, ActionState.COMPLETED, fault)
     else:
         flow.fail(turn, run, record, Fault("action.failed_by_person", f"{by} chose {option}"))
 
@@ -68,7 +68,7 @@ def _pass_gate(
 ) -> None:
     if option == asking.SKIP:
         fault = Fault("approval.expired", "nobody answered in time, so it was skipped")
-        _end(turn, run, record, ActionState.SKIPPED, fault)
+        flow.end(turn, run, record, ActionState.SKIPPED, fault)
     elif closed is ApprovalState.EXPIRED:
         flow.fail(turn, run, record, Fault("approval.expired", "nobody answered in time"))
     elif closed is ApprovalState.DENIED:
@@ -85,8 +85,3 @@ def _run_again(turn: Turn, run: RunRecord, record: ActionRecord, dispatch: str, 
         state = DispatchState.SUPERSEDED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, dispatch, state, fault))
     flow.wait_again(turn, run, record, {})
-
-
-def _end(turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault) -> None:
-    turn.change(c.ActionEnded(turn.at_ms, turn.cause, run.run, record.key, new, fault))
-    flow.after_end(turn, run, record)

@@ -12,6 +12,7 @@ from imlmesh_orchestrator.core.placement import stuck
 from imlmesh_orchestrator.core.rendering import session_of
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.states import ActionState, RunState
 
@@ -82,7 +83,6 @@ def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
     turn.change(c.MembersFixed(turn.at_ms, turn.cause, run.run, record.key, nodes))
     if members.needed(record) > len(nodes):
         text = f"{members.needed(record)} nodes are needed, there are {len(nodes)}"
-        _end_many(turn, run, list(record.members or ()), ActionState.SKIPPED, _DEPENDENCY)
         fail(turn, run, record, Fault("action.partial", text))
         return False
     return True
@@ -166,9 +166,8 @@ def wait_again(turn: Turn, run: RunRecord, record: ActionRecord, reasons: dict[s
 
 
 def fail(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
-    """The unit ends without a result of its own; on_error says what that means."""
-    _end_one(turn, run, record, failed_state(record), fault)
-    after_end(turn, run, record)
+    """The unit failed without a result of its own; on_error says what that means."""
+    end(turn, run, record, failed_state(record), fault)
 
 
 def break_off(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
@@ -274,17 +273,17 @@ def _keys(records: Iterable[ActionRecord]) -> list[str]:
 
 def skip_descendants(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """What can now never start is skipped."""
-    found: set[str] = set()
-    todo = [record]
-    while todo:
-        for gate in todo.pop().opens:
-            for name in gate.members:
-                below = run.actions[name]
-                if name not in found and not below.ended:
-                    found.add(name)
-                    todo.append(below)
-    names = [name for name in run.actions if name in found]
+    names = descendants(run.actions, record)
     _end_many(turn, run, names, ActionState.SKIPPED, _DEPENDENCY)
+
+
+def end(turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault) -> None:
+    """The unit ends without a result of its own; members that have not begun never will."""
+    rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
+    asking.supersede(turn, run, rest)
+    _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
+    _end_one(turn, run, record, new, fault)
+    after_end(turn, run, record)
 
 
 def _end_one(
@@ -369,12 +368,9 @@ def _after_compensation(turn: Turn, run: RunRecord, record: ActionRecord) -> Non
 
 def _all_undone(run: RunRecord, whole: ActionRecord) -> bool:
     """Whether every compensation of a member-wise action has completed."""
-    own = [u for u in map(run.units.__getitem__, run.compensations or ()) if _of(u, whole)]
-    return all(unit.state is ActionState.COMPLETED for unit in own)
-
-
-def _of(unit: ActionRecord, whole: ActionRecord) -> bool:
-    return whole.members is not None and unit.undoes in whole.members
+    own = [run.units[key] for key in run.compensations or ()]
+    done = ActionState.COMPLETED
+    return all(unit.state is done for unit in own if unit.undoes in (whole.members or ()))
 
 
 def end_run(

@@ -2,13 +2,14 @@
 
 The one rule: one gate for each distinct `depends_on` set, so that 100 actions behind the same 100
 others cost 100 counts and not 10,000. What runs only as a compensation is in no wave.
-Deliberately absent: states; a shape never changes.
+Deliberately absent: what becomes ready; a shape never changes.
 """
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from imlmesh_orchestrator.core.state import Gate
+from imlmesh_orchestrator.core.state import ActionRecord, Gate
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Action, Plan
 
@@ -93,3 +94,17 @@ def sequence_of(plan: Plan, left_out: frozenset[str]) -> list[str]:
             if not missing[dependent]:
                 heapq.heappush(ready, place[dependent])
     return order
+
+
+def descendants(actions: Mapping[str, ActionRecord], record: ActionRecord) -> list[str]:
+    """All that waits for this action, however far below, and has not ended; in the plan's order."""
+    found: set[str] = set()
+    todo = [record]
+    while todo:
+        for gate in todo.pop().opens:
+            for name in gate.members:
+                below = actions[name]
+                if name not in found and not below.ended:
+                    found.add(name)
+                    todo.append(below)
+    return [name for name in actions if name in found]
