@@ -26,8 +26,8 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._of_run: dict[str, deque[Entry]] = {}
-        #: (served, tie-breaker, run) of each run in `_of_run`; `served` may be out of date
-        self._heap: list[tuple[float, int, str]] = []
+        #: (served, tie-breaker, run, its queue); `served` may be out of date
+        self._heap: list[tuple[float, int, RunRecord, deque[Entry]]] = []
         self._count = 0
 
     def add(self, run: RunRecord, record: ActionRecord, level: float) -> None:
@@ -37,32 +37,23 @@ class FairQueue:
             run.served = max(run.served, level)
             queue = self._of_run[run.run] = deque()
             self._count += 1
-            heapq.heappush(self._heap, (run.served, self._count, run.run))
+            heapq.heappush(self._heap, (run.served, self._count, run, queue))
         queue.append((run, record))
 
     def first(self) -> Entry | None:
         """Whose turn it is."""
-        while self._heap:
-            served, place, name = self._heap[0]
-            queue = self._of_run[name]
+        heap = self._heap
+        while heap:
+            served, place, run, queue = heap[0]
             if not queue:
-                heapq.heappop(self._heap)
-                del self._of_run[name]
-                continue
-            now = queue[0][0].served
-            if now > served:
-                heapq.heapreplace(self._heap, (now, place, name))
-                continue
-            return queue[0]
+                heapq.heappop(heap)
+                del self._of_run[run.run]
+            elif len(heap) > 1 and run.served > served:
+                heapq.heapreplace(heap, (run.served, place, run, queue))
+            else:
+                return queue[0]
         return None
 
     def pop(self) -> None:
         """Take away what `first` gave."""
-        self._of_run[self._heap[0][2]].popleft()
-
-    def __bool__(self) -> bool:
-        return self.first() is not None
-
-    def __iter__(self) -> Iterator[Entry]:
-        for queue in self._of_run.values():
-            yield from queue
+        self._heap[0][3].popleft()
