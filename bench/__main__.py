@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, core, lag, mesh
+from bench import agent, core, lag, mesh, preview
 from bench.figures import line, machine
 
 BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "core": core.run,
+    "preview": preview.run,
     "cli": agent.run_cli,
     "agent": agent.run,
     "lag": lag.run,
@@ -34,6 +35,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **throughput**: one plan of 10,000 independent actions; **dag_10x100**: ten waves of 100, each action behind the whole
   wave before it.
 - **core**: CPU of the scheduler alone, plan and run, in layers of 100.
+- **preview**: from a plan's text to the answer of `plan preview`, 500 actions with every kind of target over 200 nodes that
+  each offer everything we ship; median of 5.
 - **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
   under way.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.

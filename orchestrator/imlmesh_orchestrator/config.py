@@ -13,14 +13,16 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 
 _MAX_ACTIONS = 100_000  # ten times the largest plan that is measured
-_TABLES = {"plans": {"max_actions"}}
+_TABLES = {"plans": {"max_actions"}, "approvals": {"four_eyes"}}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`max_actions` is how many actions a plan may have."""
+    """`max_actions` is how many actions a plan may have; with `four_eyes` nobody answers the
+    questions of a run that they submitted."""
 
     max_actions: int = limits.PLAN_ACTIONS
+    four_eyes: bool = False
 
 
 def load_config(path: Path) -> Config:
@@ -34,20 +36,29 @@ def load_config(path: Path) -> Config:
     errors = [
         _wrong(path, f"/{name}", f"no such key: {name}") for name in tables.keys() - _TABLES.keys()
     ]
-    plans = tables.get("plans", {})
-    if not isinstance(plans, dict):
-        raise InputErrors([*errors, _wrong(path, "/plans", "plans is a table")])
-    errors += [
-        _wrong(path, f"/plans/{name}", f"no such key: plans.{name}")
-        for name in plans.keys() - _TABLES["plans"]
-    ]
-    max_actions: Any = plans.get("max_actions", limits.PLAN_ACTIONS)
+    found = {name: _table(path, name, tables.get(name, {}), errors) for name in _TABLES}
+    max_actions: Any = found["plans"].get("max_actions", limits.PLAN_ACTIONS)
     if type(max_actions) is not int or not 1 <= max_actions <= _MAX_ACTIONS:
         text = f"plans.max_actions must be a whole number from 1 to {_MAX_ACTIONS}"
         errors.append(_wrong(path, "/plans/max_actions", text))
+    four_eyes: Any = found["approvals"].get("four_eyes", False)
+    if type(four_eyes) is not bool:
+        text = "approvals.four_eyes must be true or false"
+        errors.append(_wrong(path, "/approvals/four_eyes", text))
     if errors:
         raise InputErrors(sorted(errors, key=lambda error: error.message))
-    return Config(max_actions)
+    return Config(max_actions, four_eyes)
+
+
+def _table(path: Path, name: str, table: Any, errors: list[InputError]) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        errors.append(_wrong(path, f"/{name}", f"{name} is a table"))
+        return {}
+    errors += [
+        _wrong(path, f"/{name}/{key}", f"no such key: {name}.{key}")
+        for key in table.keys() - _TABLES[name]
+    ]
+    return table
 
 
 def _wrong(path: Path, pointer: str, text: str) -> InputError:

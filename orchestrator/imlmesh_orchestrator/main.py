@@ -112,7 +112,10 @@ class RunningOrchestrator:
         )
         stores = Stores(self._database, self._reader, self._files.store)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
-        shell = self.shell = Shell(voice, setup.link(), clock, stores, held, env)
+        four_eyes = setup.config.four_eyes
+        shell = self.shell = Shell(
+            voice, setup.link(), clock, stores, held, env, four_eyes=four_eyes
+        )
         await shell.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, clock.now_ms()))

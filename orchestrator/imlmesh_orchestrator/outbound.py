@@ -93,8 +93,7 @@ class Outbound:
             self._rare[type(command)](command)
 
     def release(self) -> None:
-        while self._sealed:
-            self._publish_next()
+        self._publish_sealed()
         if self._decided:
             self._settle()
         answers, self._answers = self._answers, []
@@ -134,7 +133,7 @@ class Outbound:
         held = bool(self._sealed)
         self._seal_to(node, kind, fields)
         if not held:
-            self._publish_next()
+            self._publish_sealed()
 
     def announce(self, state: str) -> None:
         """Our own status, retained: online or offline."""
@@ -142,7 +141,7 @@ class Outbound:
         topic = topics.orchestrator_status(self._mesh, self._me)
         self._seal(topic, Kind.STATUS, EVERYBODY, {"state": state}, retain=True)
         if not held:
-            self._publish_next()
+            self._publish_sealed()
 
     def will(self) -> Will:
         """What the broker says when we vanish."""
@@ -162,14 +161,16 @@ class Outbound:
         self._decided.clear()
         self._acks.clear()
 
-    def _publish_next(self) -> None:
-        topic, payload, retain = self._sealed.popleft()
-        try:
-            self._link.publish(topic, payload, retain=retain)
-        except LinkError as exc:
-            # down or full: the core sends again what is not accepted in time
-            self.unsent += 1
-            log.debug("%s: %s", topic, exc)
+    def _publish_sealed(self) -> None:
+        while self._sealed:
+            topic, payload, retain = self._sealed.popleft()
+            try:
+                self._link.publish(topic, payload, retain=retain)
+            except LinkError as exc:
+                # down or full: the core sends again what is not accepted in time
+                self.unsent += 1
+                log.debug("%s: %s", topic, exc)
+        self._link.flush()
 
     def _seal(
         self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False

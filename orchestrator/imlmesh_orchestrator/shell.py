@@ -11,6 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -64,8 +65,16 @@ class Stores:
     open_store: OpenStore
 
 
+def starts_at_ms(plan: Plan) -> int:
+    """`not_before` of a plan in ms of mesh time; 0 without."""
+    if plan.not_before is None:
+        return 0
+    return max(0, round(datetime.fromisoformat(plan.not_before.upper()).timestamp() * 1_000))
+
+
 class Shell:
-    """One running orchestrator. `replay` is what its store held; `env` the IML_ variables."""
+    """One running orchestrator. `replay` is what its store held; `env` the IML_ variables; with
+    `four_eyes` nobody opens a gate of a run that they submitted."""
 
     def __init__(
         self,
@@ -75,6 +84,8 @@ class Shell:
         stores: Stores,
         replay: Replay,
         env: Mapping[str, str],
+        *,
+        four_eyes: bool = False,
     ) -> None:
         self._voice = voice
         self.link = link
@@ -83,7 +94,8 @@ class Shell:
         self.stream = Stream()
         self.epoch = replay.marks.epoch + 1
         self.lifecycle = Lifecycle(stores.lifecycle, replay.marks)
-        scheduler = Scheduler(env, replay.changes)
+        self.env = env
+        scheduler = Scheduler(env, replay.changes, four_eyes=four_eyes)
         self.state: State = scheduler.state
         # ended runs are not replayed, but their numbers are never used again
         self.state.run_counter = replay.marks.run_counter
@@ -147,13 +159,33 @@ class Shell:
         return run
 
     async def submit_from(
-        self, plan: Plan, digest: str, by: str, source: Source | None = None
+        self,
+        plan: Plan,
+        digest: str,
+        by: str,
+        source: Source | None = None,
+        *,
+        priority: int = 0,
+        retried: e.Retried | None = None,
     ) -> tuple[str, int]:
-        """As `submit`, with the seq after which everything about the run comes."""
+        """As `submit`, with the seq after which everything about a new run comes.
+
+        `retried` is what the run takes over from the ended one that it retries.
+        """
         cause = self._next_cause()
         if source is not None:
             self.lifecycle.expect(cause, source)
-        event = e.PlanSubmitted(self.clock.now_ms(), cause, secrets.randbits(64), plan, digest, by)
+        event = e.PlanSubmitted(
+            self.clock.now_ms(),
+            cause,
+            secrets.randbits(64),
+            plan,
+            digest,
+            by,
+            priority,
+            starts_at_ms(plan),
+            retried,
+        )
         try:
             return await self._ask(event)
         finally:
@@ -163,6 +195,28 @@ class Shell:
         """The state of the run, now that cancelling it is stored."""
         event = e.CancelAsked(self.clock.now_ms(), self._next_cause(), run, by)
         return str((await self._ask(event))[0])
+
+    async def pause(self, run: str, by: str) -> str:
+        """Nothing new starts in the run until it is resumed; its state, now that this is stored."""
+        event = e.PauseAsked(self.clock.now_ms(), self._next_cause(), run, by)
+        return str((await self._ask(event))[0])
+
+    async def resume(self, run: str, by: str) -> str:
+        """The paused run goes on; its state, now that this is stored."""
+        event = e.ResumeAsked(self.clock.now_ms(), self._next_cause(), run, by)
+        return str((await self._ask(event))[0])
+
+    async def set_memory(self, session: str, key: str, value: Any, by: str) -> None:
+        """Write a value of a session's memory; `memory.too_large` when it can never fit."""
+        await self._ask(
+            e.MemorySet(self.clock.now_ms(), self._next_cause(), session, key, value, by)
+        )
+
+    async def delete_memory(self, session: str, key: str, by: str) -> None:
+        """Take a value away; `memory.not_found`."""
+        await self._ask(
+            e.MemoryDeleteAsked(self.clock.now_ms(), self._next_cause(), session, key, by)
+        )
 
     async def answer_approval(self, approval: str, option: str, by: str) -> None:
         """A person's choice, stored; `approval.closed`, `approval.option` when it does not count."""

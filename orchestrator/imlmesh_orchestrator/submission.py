@@ -4,12 +4,11 @@ The one rule: `plan check` and a submission answer the same, and a plan that no 
 ever run is refused before anything is stored. Deliberately absent: deciding where it runs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imlmesh_orchestrator.core.placement import why_not
-from imlmesh_orchestrator.core.state import NodeRecord, State
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.core.waves import waves
+from imlmesh_orchestrator.outlook import Outlook
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.iml.digest import plan_digest
@@ -24,26 +23,26 @@ _NAMED_NODES = 5
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The fleet at one moment, for a thread to look at."""
+    """The fleet at one moment, for a thread to look at. `state` holds nodes and groups alone."""
 
-    nodes: tuple[NodeRecord, ...]
+    state: State
     fleet: Fleet
 
     def manifests(self) -> list[Manifest]:
         """Those of all nodes, without repeats."""
-        found: list[Manifest] = []
-        for node in self.nodes:
-            if node.manifest not in found:
-                found.append(node.manifest)
-        return found
+        found: dict[int, Manifest] = {id(n.manifest): n.manifest for n in self.state.nodes.values()}
+        distinct: list[Manifest] = []
+        for manifest in found.values():
+            if manifest not in distinct:
+                distinct.append(manifest)
+        return distinct
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a plan's text came to; `plan` is None when there are errors."""
+    """What a plan's text came to. `outlook` is None when it is no plan; with errors it must not run."""
 
-    plan: Plan | None
-    digest: str
+    outlook: Outlook | None
     errors: list[MeshError]
     warnings: list[MeshError]
     waves: list[list[str]]
@@ -52,9 +51,10 @@ class Checked:
 
 def snapshot(state: State) -> Snapshot:
     """All known nodes, and the names that plans may use."""
-    nodes = tuple(state.nodes.values())
-    names = {node.alias: node.node for node in nodes} | {node.node: node.node for node in nodes}
-    return Snapshot(nodes, Fleet(names, dict(state.groups)))
+    nodes, aliases, groups = dict(state.nodes), dict(state.aliases), dict(state.groups)
+    names = {**aliases, **dict.fromkeys(nodes)}
+    fleet = Fleet({name: node or name for name, node in names.items()}, groups)
+    return Snapshot(State(nodes=nodes, aliases=aliases, groups=groups), fleet)
 
 
 def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Checked:
@@ -62,27 +62,22 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
     try:
         document = parse(text, file)
     except InputErrors as exc:
-        return Checked(None, "", list(exc.errors), [], [], Source(file, {}))
+        return Checked(None, list(exc.errors), [], [], Source(file, {}))
     except InputError as exc:
-        return Checked(None, "", [exc], [], [], Source(file, {}))
+        return Checked(None, [exc], [], [], Source(file, {}))
     report = validate(document, known.manifests(), fleet=known.fleet, max_actions=max_actions)
     if report.plan is None:
-        return Checked(None, "", report.errors, report.warnings, [], Source(file, {}))
+        return Checked(None, report.errors, report.warnings, [], Source(file, {}))
     plan = report.plan
     warnings = [*report.warnings, *_unknown_names(plan, document, known)]
+    outlook = Outlook(plan, plan_digest(plan), known.state)
     homeless = [
         error
         for index, action in enumerate(plan.actions)
-        if (error := _homeless(index, action, document, known)) is not None
+        if (error := _homeless(index, action, document, outlook)) is not None
     ]
-    return Checked(
-        None if homeless else plan,
-        plan_digest(plan),
-        homeless,
-        warnings,
-        waves(plan),
-        Source(file, _places(plan, document)),
-    )
+    source = Source(file, _places(plan, document))
+    return Checked(outlook, homeless, warnings, waves(plan), source)
 
 
 def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
@@ -96,7 +91,7 @@ def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
 
 def _unknown_names(plan: Plan, document: Document, known: Snapshot) -> list[MeshError]:
     """`selector.name` for each name that no node has as a label or fact: it makes nothing true."""
-    have = {name for node in known.nodes for name in node.names}
+    have = {name for node in known.state.nodes.values() for name in node.names}
     return [
         InputError(
             "selector.name",
@@ -109,34 +104,18 @@ def _unknown_names(plan: Plan, document: Document, known: Snapshot) -> list[Mesh
     ]
 
 
-def _homeless(index: int, action: Action, document: Document, known: Snapshot) -> MeshError | None:
+def _homeless(index: int, action: Action, document: Document, outlook: Outlook) -> MeshError | None:
     """`place.no_node` when no known node could ever run the action, with each node's reason."""
-    wanted = _wanted(action, known)
-    reasons: dict[str, str] = {}
-    for node in wanted:
-        code = why_not(node, action.module, action.action)
-        if code is None:
-            return None
-        reasons[node.alias] = code
-    told = [f"{alias}: {code}" for alias, code in list(reasons.items())[:_NAMED_NODES]]
-    if len(reasons) > _NAMED_NODES:
-        told.append(f"and {len(reasons) - _NAMED_NODES} more")
+    answer = outlook.answer(action)
+    if len(answer.reasons) < len(answer.nodes):
+        return None
+    named = [(node.alias, answer.reasons[node.node]) for node in answer.nodes[:_NAMED_NODES]]
+    told = [f"{alias}: {code}" for alias, code in named]
+    if len(answer.nodes) > _NAMED_NODES:
+        told.append(f"and {len(answer.nodes) - _NAMED_NODES} more")
     if told:
-        why = f"none of {len(reasons)} nodes may run it: {'; '.join(told)}"
+        why = f"none of {len(answer.nodes)} nodes may run it: {'; '.join(told)}"
     else:
         why = "no node matches its target"
     message = f'action "{action.id}" cannot be placed: {why}'
     return InputError("place.no_node", message, place=document.place(f"/actions/{index}"))
-
-
-def _wanted(action: Action, known: Snapshot) -> Sequence[NodeRecord]:
-    if action.target_node is not None:
-        node_id = known.fleet.nodes.get(action.target_node)
-        return [node for node in known.nodes if node.node == node_id]
-    if action.target_group is not None:
-        members = known.fleet.groups.get(action.target_group, ())
-        return [node for node in known.nodes if node.node in members]
-    if action.target_selector is not None:
-        selector = parse_selector(action.target_selector)
-        return [node for node in known.nodes if selector.matches(node.names)]
-    return known.nodes

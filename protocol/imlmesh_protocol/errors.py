@@ -114,6 +114,15 @@ CODES: dict[str, Code] = {
     "node.running": Code("input", False, "an agent already runs for this folder"),
     "action.not_started": Code("mesh", True, "it waited too long for a slot or a claim"),
     "action.cancelled": Code("input", False, ""),
+    "action.partial": Code("mesh", True, "imlmesh run show RUN tells how each node ended"),
+    "action.not_needed": Code("input", False, ""),
+    "approval.denied": Code(
+        "input", False, "imlmesh approval show ID tells who", "PermissionError"
+    ),
+    "approval.expired": Code(
+        "input", False, "answer in time: imlmesh approval list", "TimeoutError"
+    ),
+    "run.not_paused": Code("input", False, "imlmesh run show RUN"),
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),

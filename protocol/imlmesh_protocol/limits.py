@@ -107,6 +107,7 @@ HEARTBEATS_KEPT_MS = 48 * 3_600_000  # raw beats; longer histories are made of s
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
+PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer

@@ -8,7 +8,7 @@ Deliberately absent: code; a manifest never runs anything.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -129,14 +129,17 @@ class Manifest:
 
 
 def _spec_to_wire(spec: ActionSpec) -> dict[str, Any]:
-    wire = asdict(spec)
-    del wire["module"], wire["action"]
-    wire["params"] = dict(spec.params)
-    wire["returns"] = list(spec.returns)
-    wire["claims"] = list(spec.claims)
-    wire["effect"] = str(spec.effect)
-    wire["undo"] = spec.undo and {"action": spec.undo.action, "params": dict(spec.undo.params)}
-    return wire
+    return {
+        "params": dict(spec.params),
+        "returns": list(spec.returns),
+        "effect": str(spec.effect),
+        "permission": spec.permission,
+        "impact": spec.impact,
+        "description": spec.description,
+        "claims": list(spec.claims),
+        "vouch": spec.vouch,
+        "undo": spec.undo and {"action": spec.undo.action, "params": dict(spec.undo.params)},
+    }
 
 
 def manifest_from_wire(wire: Any) -> Manifest:

@@ -17,9 +17,9 @@ from imlmesh_runtime.sqlite import MemoryStore
 RUN = "r-1-bcdf"
 ACTIONS = [{"id": "a", "module": "toy", "action": "look"}]
 CREATED = c.RunCreated(
-    1, "q", RUN, 1, Plan.model_validate({"plan_id": "p", "actions": ACTIONS}), "d", "me", 99
+    1, "q", RUN, 1, Plan.model_validate({"plan_id": "p", "actions": ACTIONS}), "d", "me", 99, 0, 0
 )
-ENDED = c.RunEnded(2, "m", RUN, RunState.COMPLETED, None, False)
+ENDED = c.RunEnded(2, "m", RUN, RunState.COMPLETED, None, False, False)
 
 
 class Reader(MemoryReader):

@@ -81,6 +81,27 @@ async def test_what_was_committed_is_there_after_a_restart(
     assert loaded.records[1].result == FAILED
 
 
+async def test_what_was_held_at_a_restart_goes_on_as_the_same_row(
+    make_store: Callable[[], Store],
+) -> None:
+    await commit(
+        Journal(make_store()),
+        DispatchTaken("r/a/pi/1", b"1", Effect.ONCE, 5),
+        DispatchTaken("r/c/pi/1", b"3", Effect.ONCE, 5),
+    )
+    journal = Journal(make_store())
+    await journal.load(1)
+    await commit(
+        journal,
+        DispatchSettled("r/a/pi/1"),
+        ResultRecorded(FAILED),
+        DispatchTaken("r/e/pi/1", b"5", Effect.ONCE, 7),
+    )
+    loaded = await Journal(make_store()).load(1)
+    assert [record.dispatch for record in loaded.records] == ["r/c/pi/1", "r/e/pi/1"]
+    assert [record.result for record in loaded.records] == [FAILED, None]
+
+
 async def test_a_boot_number_is_higher_than_all_before(make_store: Callable[[], Store]) -> None:
     journal = Journal(make_store())
     assert (await journal.load(7_000)).boot == 7_000

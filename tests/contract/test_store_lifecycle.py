@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_orchestrator.store.reading import FailingReader, FileReader, MemoryReader, Reader
-from imlmesh_orchestrator.views import approvals, runs
+from imlmesh_orchestrator.views import approvals, runs, stories
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError, StoreError
 from imlmesh_protocol.iml.plan import Plan
@@ -91,7 +91,8 @@ def created(run: str, *names: str) -> c.RunCreated:
             "actions": [{"id": name, "module": "toy", "action": "look"} for name in names],
         }
     )
-    return c.RunCreated(10, "q-1-1", run, int(run.split("-")[1]), plan, f"digest-{run}", "me", 999)
+    counter, digest = int(run.split("-")[1]), f"digest-{run}"
+    return c.RunCreated(10, "q-1-1", run, counter, plan, digest, "me", 999, 0, 0)
 
 
 def planned(run: str, action: str, node: str = "pi-1", attempt: int = 1) -> c.DispatchPlanned:
@@ -120,7 +121,7 @@ def taken(run: str, action: str, result: Any = None, attempt: int = 1) -> c.Resu
 
 
 def ended(run: str) -> c.RunEnded:
-    return c.RunEnded(30, "m-3", run, RunState.COMPLETED, None, False)
+    return c.RunEnded(30, "m-3", run, RunState.COMPLETED, None, False, False)
 
 
 async def test_seqs_rise_and_watchers_hear_after_the_commit(twin):
@@ -202,6 +203,8 @@ async def test_a_run_is_shown_as_its_changes_say(twin):
             ("done", "fail"),
             "fail",
             99,
+            "",
+            "",
         ),
         c.ActionWaiting(26, "m", RUN, "c", {"pi-1": "node.lost"}),
     )
@@ -236,7 +239,7 @@ async def test_a_run_is_shown_as_its_changes_say(twin):
         lifecycle,
         taken(RUN, "b", attempt=2),
         c.ActionsEnded(50, "m", RUN, ("c", "d"), ActionState.SKIPPED, lost),
-        c.RunEnded(50, "m", RUN, RunState.FAILED, lost, True),
+        c.RunEnded(50, "m", RUN, RunState.FAILED, lost, True, False),
     )
     last = await ask(lambda db: runs.show_run(db, RUN, str, {}))
     assert (last["state"], last["unconfirmed"], last["error"]["code"]) == (
@@ -253,7 +256,7 @@ async def test_a_run_is_shown_as_its_changes_say(twin):
     assert last["waits_for"] == []
     answered = await ask(lambda db: approvals.show_approval(db, "a-1"))
     assert (answered["state"], answered["option"], answered["by"]) == ("approved", "rerun", "me")
-    assert len(await ask(lambda db: runs.story(db, RUN, str))) == last["seq"]
+    assert len(await ask(lambda db: stories.story(db, RUN, str))) == last["seq"]
     with pytest.raises(InputError, match=r"run\.not_found"):
         await ask(lambda db: runs.find_run(db, "r-9"))
 
@@ -268,6 +271,24 @@ async def test_prefixes_find_one_run_or_say_which(twin):
     assert caught.value.code == "run.ambiguous"
     listed = await ask(lambda db: runs.list_runs(db, str, 1, 2, ""))
     assert [run["run"] for run in listed] == [RUN]
+
+
+async def test_a_plan_is_written_once_however_often_it_runs(twin):
+    lifecycle, _ = await twin.lifecycle()
+    first = created(RUN, "a")
+    again = replace(created(OTHER, "a"), digest=first.digest)
+    await commit(lifecycle, first)
+    await commit(lifecycle, again)
+    assert await twin.rows("lifecycle", "SELECT digest FROM plans") == [(first.digest,)]
+    assert await twin.rows("lifecycle", "SELECT seq, id FROM outflow") == [(1, first.digest)]
+    # who starts anew knows nothing of it, and doubles nothing
+    restarted, _ = await twin.lifecycle()
+    await commit(restarted, replace(again, run="r-3-bcdf", counter=3))
+    assert await twin.rows("lifecycle", "SELECT digest FROM plans") == [(first.digest,)]
+    ask = twin.readers["lifecycle"].ask
+    assert [
+        action.id for action in (await ask(lambda db: runs.plan_of(db, first.digest))).actions
+    ] == ["a"]
 
 
 async def test_the_mover_copies_once_and_lets_go(twin):

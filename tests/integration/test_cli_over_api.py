@@ -1,18 +1,22 @@
 """The verbs of the command line against a small API that answers as the orchestrator does."""
 
+from __future__ import annotations
+
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imlmesh import main, render
+import cli_records
+from cli_records import action
+from imlmesh import main
 from imlmesh_runtime.paths import ApiAddress, Home, write_api
+
+if TYPE_CHECKING:
+    from conftest import Api
 
 NOW_MS = 1_700_000_000_000
 PLAN = """\
@@ -47,49 +51,11 @@ def node(name: str, liveness: str = "online", **fields: Any) -> dict[str, Any]:
 
 
 def run(state: str = "completed", **fields: Any) -> dict[str, Any]:
-    look = {
-        "id": "look",
-        "label": None,
-        "module": "os_exec",
-        "action": "get_system_info",
-        "state": state,
-        "wave": 1,
-        "node": "pi",
-        "node_alias": "pi",
-        "attempt": 1,
-        "effect": "pure",
-        "target": "",
-        "error": None,
-        "result": None,
-        "planned_at_ms": NOW_MS,
-        "ended_at_ms": NOW_MS + 900,
-        "duration_ms": 900,
-        "reasons": None,
-        "line": 5,
-        "column": 5,
-        "dispatches": [],
-    }
-    found = {
-        "schema": "imlmesh.run/1",
-        "run": "r-1-abcd",
-        "plan_id": "two",
-        "description": "Two actions",
-        "state": state,
-        "waits_for": [],
-        "unconfirmed": False,
-        "by": "me",
-        "submitted_at_ms": NOW_MS,
-        "ended_at_ms": NOW_MS + 1_000,
-        "counts": {state: 1},
-        "file": "two.yaml",
-        "digest": "d" * 64,
-        "error": None,
-        "waves": [["look"]],
-        "seq": 3,
-        "actions": [look],
-        "approvals": [],
-    }
-    return {**found, **fields}
+    """A run of one action that has `state`."""
+    look = action("look", state, line=5, column=5)
+    head = {"run": "r-1-abcd", "plan_id": "two", "file": "two.yaml", "description": "Two actions"}
+    ended = {"state": state, "ended_at_ms": NOW_MS + 1_000}
+    return cli_records.run([look], **{**head, **ended, **fields})
 
 
 def change(seq: int, text: str, **fields: Any) -> str:
@@ -98,93 +64,6 @@ def change(seq: int, text: str, **fields: Any) -> str:
 
 
 END = 'event: end\ndata: {"run": "r-1-abcd", "state": "completed"}\n\n'
-
-
-class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers from a table; notes what was asked."""
-
-    daemon_threads = True
-    #: an open event stream is no reason to wait
-    block_on_close = False
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, Handler)
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[tuple[str, str, Any]] = []
-        #: one entry per connection to /v1/events?run=…
-        self.streams: list[str] = []
-        self.stream_queries: list[dict[str, list[str]]] = []
-        self.stopping = threading.Event()
-
-    def answer(self, key: str, body: Any, status: int = 200) -> None:
-        self.answers[key] = (status, body)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Api
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        if parts.path == "/v1/events":
-            self._stream(parse_qs(parts.query))
-        else:
-            self._answer(f"GET {parts.path}", None)
-
-    def do_POST(self) -> None:
-        self._answer(f"POST {self.path}", self._body())
-
-    def do_PUT(self) -> None:
-        self._answer(f"PUT {self.path}", self._body())
-
-    def _body(self) -> Any:
-        length = int(self.headers.get("Content-Length", 0))
-        return json.loads(self.rfile.read(length)) if length else None
-
-    def _answer(self, key: str, body: Any) -> None:
-        self.server.asked.append((key, self.path, body))
-        missing = {"code": "run.not_found", "message": f"no {key}", "hint": "imlmesh run list"}
-        status, found = self.server.answers.get(key, (404, missing))
-        data = json.dumps(found).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _stream(self, query: dict[str, list[str]]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        self.close_connection = True
-        if "run" not in query:
-            self.server.stopping.wait(30)
-            return
-        self.server.stream_queries.append(query)
-        if self.server.streams:
-            self.wfile.write(self.server.streams.pop(0).encode())
-        else:
-            self.server.stopping.wait(30)
-
-    def address_string(self) -> str:
-        return "socket"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    home = Home(tmp_path / "home")
-    home.make()
-    server = Api(str(home.api_socket))
-    write_api(home, ApiAddress("http://imlmesh", str(home.api_socket)))
-    monkeypatch.setenv("IMLMESH_HOME", str(home.root))
-    monkeypatch.setenv("NO_COLOR", "1")
-    render.console.cache_clear()
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.stopping.set()
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -311,7 +190,7 @@ def test_a_run_is_followed_line_by_line_without_a_terminal(
         "look completed",
     ]
     assert lines[-1] == "✔ r-1-abcd completed after 1.0s   1 completed"
-    assert api.asked[0][2] == {"text": PLAN, "file": plan}
+    assert api.asked[0][2] == {"text": PLAN, "file": plan, "priority": 0, "expect": None}
     assert api.stream_queries[0] == {"run": ["r-1-abcd"], "after": ["0"]}
 
 
@@ -444,38 +323,6 @@ def test_logs_carry_action_and_node(api: Api, capsys: pytest.CaptureFixture[str]
     assert "action=look" in api.asked[-1][1]
 
 
-def test_approvals(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = {
-        "approval": "a-3",
-        "kind": "lost_effect",
-        "run": "r-1-abcd",
-        "action": "feed",
-        "node": "pi",
-        "message": "did feed happen?",
-        "options": ["rerun", "done", "fail"],
-        "on_expiry": "fail",
-        "expires_at_ms": NOW_MS,
-        "state": "pending",
-        "option": None,
-        "by": None,
-        "asked_at_ms": NOW_MS,
-    }
-    api.answer("GET /v1/approvals", {"schema": "imlmesh.approval-list/1", "approvals": [asked]})
-    assert main.run(["approval", "list"]) == 0
-    assert "rerun|done|fail" in capsys.readouterr().out
-    api.answer("GET /v1/approvals/a-3", asked)
-    assert main.run(["approval", "show", "a-3"]) == 0
-    assert "it happened: go on as if it had completed" in capsys.readouterr().out
-    answered = {**asked, "state": "approved", "option": "done", "by": "me"}
-    api.answer("POST /v1/approvals/a-3/answer", answered)
-    assert main.run(["approval", "answer", "a-3", "done"]) == 0
-    assert api.asked[-1][2] == {"option": "done"}
-    assert "answered: done by me" in capsys.readouterr().out
-    closed = {"code": "approval.closed", "message": "answered already", "status": 409}
-    api.answer("POST /v1/approvals/a-3/answer", closed, 409)
-    assert main.run(["approval", "answer", "a-3", "fail"]) == 1
-
-
 def test_events_of_a_run_are_printed_with_their_kind(
     api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -512,7 +359,7 @@ def test_an_unreadable_token_is_not_allowed(
 def test_the_token_travels_with_every_call(api: Api, tmp_path: Path) -> None:
     seen: list[str | None] = []
 
-    class Guarded(Handler):
+    class Guarded(api.RequestHandlerClass):  # type: ignore[misc, name-defined]
         def _answer(self, key: str, body: Any) -> None:
             seen.append(self.headers.get("Authorization"))
             super()._answer(key, body)

@@ -84,6 +84,52 @@ def test_version(imlmesh: Run) -> None:
     assert json.loads(imlmesh("version", "--json").stdout)["schema"] == "imlmesh.version/1"
 
 
+def test_docs_explain_a_code_and_know_the_nearest(imlmesh: Run) -> None:
+    shown = imlmesh("docs", "plan.cycle").stdout.splitlines()
+    assert shown[0] == "plan.cycle"
+    assert "  exit code  3" in shown
+    assert "  try        " + 'remove one of the "depends_on"' in shown
+    assert "plan.cycle" in imlmesh("docs").stdout
+    assert imlmesh("docs", "approval").stdout.count("approval.") >= 4
+    assert "--detailed-exitcode" in imlmesh("docs", "exit-codes").stdout
+    record = json.loads(imlmesh("docs", "driver.timeout", "--json").stdout)
+    assert (record["schema"], record["matches"]) == ("imlmesh.code/1", "TimeoutError")
+    wrong = imlmesh("docs", "plan.cycel")
+    assert wrong.returncode == 2
+    assert "did you mean 'plan.cycle'?" in wrong.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_that_asks_us(imlmesh: Run, shell: str) -> None:
+    done = imlmesh("completion", shell)
+    assert done.returncode == 0
+    assert "_IMLMESH_COMPLETE" in done.stdout
+    assert f"complete_{shell}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("imlmesh ru", {"run"}),
+        ("imlmesh run re", {"retry", "resume"}),
+        ("imlmesh plan pre", {"preview"}),
+    ],
+)
+def test_the_shell_is_offered_verbs(imlmesh: Run, typed: str, offered: set[str]) -> None:
+    count = str(typed.count(" "))
+    asked = {"_IMLMESH_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": count}
+    assert set(imlmesh(**asked).stdout.split()) == offered
+
+
+def test_completion_installs_where_the_shell_looks(imlmesh: Run, tmp_path: Path) -> None:
+    done = imlmesh("completion", "install", "fish", HOME=str(tmp_path))
+    assert done.returncode == 0
+    script = tmp_path / ".config" / "fish" / "completions" / "imlmesh.fish"
+    assert done.stdout.strip() == str(script)
+    assert "complete --command imlmesh" in script.read_text()
+    assert imlmesh("completion", "install", "tcsh", HOME=str(tmp_path)).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

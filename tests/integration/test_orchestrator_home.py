@@ -30,12 +30,18 @@ def test_settings_have_defaults_and_all_errors_are_told(tmp_path):
     path = tmp_path / "orchestrator.toml"
     assert load_config(path) == Config()
     path.write_text("[plans]\nmax_actions = 20_000\n")
-    assert load_config(path).max_actions == 20_000
-    path.write_text("[plans]\nmax_actions = 0\nmin = 1\n[meshh]\n")
+    assert load_config(path) == Config(max_actions=20_000)
+    path.write_text("[approvals]\nfour_eyes = true\n")
+    assert load_config(path) == Config(four_eyes=True)
+    path.write_text(
+        "[plans]\nmax_actions = 0\nmin = 1\n[meshh]\n[approvals]\nfour_eyes = 4\nsix = 1\n"
+    )
     with pytest.raises(InputErrors) as caught:
         load_config(path)
     assert {error.code for error in caught.value.errors} == {"config.invalid"}
     assert [error.place.pointer for error in caught.value.errors] == [
+        "/approvals/four_eyes",
+        "/approvals/six",
         "/meshh",
         "/plans/min",
         "/plans/max_actions",

@@ -1,158 +1,24 @@
 """An orchestrator process on a real broker with real nodes, asked through its API."""
 
 import asyncio
-import contextlib
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
+from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
-from imlmesh_broker import Mosquitto
-from imlmesh_broker.mosquitto import BrokerPlace
-from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.link.mqtt import MqttLink
-from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import ControlKeys, NodeKeys
+from imlmesh_runtime.trust import NodeKeys
 
 pytestmark = pytest.mark.mosquitto
-
-MESH, ME = "home", "orchestra"
-WITHIN_S = 40
-POLICY = """
-profile = "local_worker"
-[roots]
-write = ["files"]
-[modules]
-allow = ["fake", "filesystem"]
-"""
-ENDED = {"completed", "failed", "cancelled"}
-
-
-def action(name: str, do: str = "noop", after: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    module = "fake" if do in ("noop", "echo", "act") else "filesystem"
-    return {"id": name, "module": module, "action": do, "depends_on": list(after), **more}
-
-
-def plan(*actions: dict[str, Any], **more: Any) -> str:
-    head = {"protocol_version": "2.0", "plan_id": "test", "description": "A test"}
-    return json.dumps({**head, "execution_mode": "parallel", **more, "actions": list(actions)})
-
-
-class Mesh:
-    """A home with a broker; processes are started and killed by name."""
-
-    def __init__(self, home: Home, port: int) -> None:
-        self.home = home
-        self.port = port
-        self.processes: dict[str, asyncio.subprocess.Process] = {}
-        self.http = httpx2.AsyncClient(
-            base_url="http://imlmesh/v1/",
-            transport=httpx2.AsyncHTTPTransport(uds=str(home.api_socket)),
-            timeout=WITHIN_S,
-            trust_env=False,
-        )
-
-    async def start(self, name: str, *command: str) -> asyncio.subprocess.Process:
-        with (self.home.logs / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", *command), stdout=log, stderr=log, start_new_session=True
-            )
-        self.processes[name] = process
-        return process
-
-    async def orchestrator(self, name: str = ME) -> asyncio.subprocess.Process:
-        arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.port}")
-        return await self.start(name, "imlmesh_orchestrator", *arguments)
-
-    async def node(self, name: str) -> None:
-        folder = self.home.node(name)
-        if not folder.exists():
-            Authority.open(self.home).provision(
-                name,
-                folder,
-                brokers=(f"127.0.0.1:{self.port}",),
-                timing="lan",
-                policy_text=POLICY,
-                profile="local_worker",
-            )
-        await self.start(name, "imlmesh_node", str(folder))
-
-    async def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        process = self.processes.pop(name)
-        if process.returncode is None:
-            os.killpg(process.pid, number)
-        return await process.wait()
-
-    async def get(self, path: str) -> dict[str, Any]:
-        answer = await self.http.get(path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def until(self, path: str, holds: Any) -> dict[str, Any]:
-        """The answer to `path` as soon as it holds; also across a restart of the API."""
-        while True:
-            with contextlib.suppress(httpx2.TransportError):
-                answer = await self.http.get(path)
-                if answer.status_code == 200 and holds(found := answer.json()):
-                    return found
-            await asyncio.sleep(0.05)
-
-    async def online(self, *names: str) -> None:
-        def all_online(found: dict[str, Any]) -> bool:
-            online = {n["node"] for n in found["nodes"] if n["liveness"] == "online"}
-            return online >= set(names)
-
-        await self.until("nodes", all_online)
-
-    async def submit(self, text: str, status: int = 202) -> dict[str, Any]:
-        answer = await self.http.post("runs", json={"text": text, "file": "plan.iml.json"})
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    async def ended(self, run: str) -> dict[str, Any]:
-        return await self.until(f"runs/{run}", lambda found: found["state"] in ENDED)
-
-    async def events(
-        self, opened: asyncio.Event | None = None, **params: Any
-    ) -> AsyncIterator[tuple[str, int | None, Any]]:
-        async with self.http.stream("GET", "events", params=params) as answer:
-            assert answer.status_code == 200
-            if opened is not None:
-                opened.set()
-            kind, seq = "", None
-            async for line in answer.aiter_lines():
-                name, _, value = line.partition(": ")
-                if name == "event":
-                    kind = value
-                elif name == "id":
-                    seq = int(value)
-                elif name == "data":
-                    yield kind, seq, json.loads(value)
-                    kind, seq = "", None
 
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    home = Home(tmp_path / "h")
-    Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
-    broker = Mosquitto(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
-    await broker.start()
-    made = Mesh(home, broker.port)
-    try:
-        async with asyncio.timeout(60):
-            yield made
-    finally:
-        await made.http.aclose()
-        for name in list(made.processes):
-            await made.kill(name)
-        await broker.stop()
+    async with opened_mesh(tmp_path) as made:
+        yield made
 
 
 async def test_a_plan_runs_and_its_story_is_told(mesh):

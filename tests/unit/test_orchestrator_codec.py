@@ -64,6 +64,10 @@ def sample(name: str, hint: Any) -> Any:
         return sample(name, typing.get_args(hint)[0])
     origin = typing.get_origin(hint)
     if origin is tuple:
+        inner = typing.get_args(hint)
+        if typing.get_origin(inner[0]) is tuple:
+            row = tuple(sample(name, part) for part in typing.get_args(inner[0]))
+            return (row, (*row[:-1], None))
         return ("x", "y")
     if origin is not None:
         return {"x": "y"}
@@ -95,7 +99,9 @@ def test_all_changes_have_a_form_and_a_kind_of_their_own():
     def below(kind: type) -> set[type]:
         return {kind, *(each for sub in kind.__subclasses__() for each in below(sub))}
 
-    assert set(FORMS) == below(c.Change) - {c.Change, c.RunChange}
+    # by name: what slots make anew stays among the subclasses until it is collected
+    names = {kind.__name__ for kind in below(c.Change) - {c.Change, c.RunChange}}
+    assert {form.__name__ for form in FORMS} == names
     assert len({form.kind for form in FORMS.values()}) == len(FORMS)
     assert kind_of(made(c.DispatchPlanned)) == "dispatch-planned"
 
@@ -140,6 +146,37 @@ def test_a_told_dispatch_names_action_and_node():
         "failed",
     )
     assert event_data(1, made(c.ApprovalAsked), str)["approval_kind"] == "a kind"
+
+
+def test_a_told_unit_names_its_action_and_its_node():
+    fault = Fault("node.lost", "silent")
+    member = c.ActionEnded(1, "m", "r-1-x", "read@pi-1", ActionState.FAILED, fault)
+    data = event_data(1, member, str.upper)
+    assert (data["unit"], data["action"], data["node"]) == ("read@pi-1", "read", "pi-1")
+    assert data["text"] == "read on PI-1 failed: node.lost: silent"
+    undoing = c.ActionWaiting(1, "m", "r-1-x", "read~pi-1", {})
+    assert sentence(undoing, str.upper) == "undoing read on PI-1 waits for a node"
+    rows = (
+        ("read~pi-1", "read", "pi-1", "note", None),
+        ("read~pi-2", "read@pi-2", "pi-2", "n", {}),
+    )
+    planned = c.CompensationsPlanned(1, "m", "r-1-x", rows)
+    assert event_data(1, planned, str)["compensations"] == ["read~pi-1", "read~pi-2"]
+    assert sentence(planned, str) == "what is undone, in this order: read, read on pi-2"
+
+
+def test_a_retry_says_how_often_it_failed_and_when_it_goes_on():
+    fault = Fault("driver.timeout", "too slow")
+    change = c.RetryPlanned(1_000, "m", "r-1-x", "read", 2, fault, 3_500)
+    assert sentence(change, str) == (
+        "read failed 2 times, is tried again in 2.5 s: driver.timeout: too slow"
+    )
+
+
+def test_values_of_memory_are_not_told():
+    data = event_data(1, c.MemoryWritten(1, "m", "s", "k", "secret" * 99, 594, "me"), str)
+    assert "value" not in data
+    assert (data["key"], data["size"], data["unit"]) == ("k", 594, None)
 
 
 def test_a_watcher_gets_no_result_however_small_its_type():

@@ -30,6 +30,8 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, bool]] = []
+        #: how many messages had been handed over at the last flush
+        self.flushed = 0
         self.error: LinkError | None = None
 
     def start(self, events: Any) -> None: ...
@@ -38,6 +40,9 @@ class FakeLink:
         if self.error:
             raise self.error
         self.sent.append((topic, payload, retain))
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
 
     async def close(self) -> None: ...
 
@@ -78,6 +83,7 @@ def test_nothing_leaves_before_release_and_then_in_order():
     speaking.out.send("pi-1", Kind.RESPONSE, {"what": "time", "nonce": "n", "at_ms": 1})
     assert speaking.link.sent == []
     speaking.out.release()
+    assert speaking.link.flushed >= 4
     first = speaking.heard()
     assert [message.kind for message in first] == [
         Kind.DELEGATE,

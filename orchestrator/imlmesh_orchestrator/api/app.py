@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imlmesh_orchestrator.api import fleet, plans, status
+from imlmesh_orchestrator.api import approvals, fleet, memory, plans, runs, status
 from imlmesh_orchestrator.api.problems import log, problem
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_protocol.errors import MeshError
@@ -17,7 +17,7 @@ def make_app(served: Served) -> FastAPI:
     """The application that answers from `served`."""
     app = FastAPI(title="imlmesh", version=served.version, docs_url=None, redoc_url=None)
     app.state.served = served
-    for part in (status, plans, fleet):
+    for part in (status, plans, runs, approvals, memory, fleet):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(Exception, _broken)

@@ -13,7 +13,8 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.stream import Notice, Subscription
 from imlmesh_orchestrator.views.plain import to_json
-from imlmesh_orchestrator.views.runs import changes_after, run_ended
+from imlmesh_orchestrator.views.runs import run_ended
+from imlmesh_orchestrator.views.stories import changes_after
 from imlmesh_orchestrator.views.telling import event_data
 from imlmesh_protocol import limits
 

@@ -1,8 +1,10 @@
-"""Routes about nodes and groups.
+"""Routes about nodes, groups, and the actions that nodes offer.
 
 The one rule: names that people use become node ids here; the core hears ids alone. Deliberately
 absent: enrolling nodes, which is the CA's.
 """
+
+import asyncio
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -11,6 +13,7 @@ from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import body_of, labels_of, texts_of
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.views.nodes import actions_view, find_node, groups_view, node_view
+from imlmesh_orchestrator.views.offers import list_offers, show_offer
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.ids import check_name
 
@@ -64,6 +67,19 @@ async def set_group(request: Request, group: str) -> Response:
         raise InputErrors(errors)
     await served.shell.set_group(group, tuple(found))
     return answer({"schema": "imlmesh.group/1", "group": group, "nodes": list(found)})
+
+
+@router.get("/actions")
+async def list_actions(request: Request) -> Response:
+    nodes = list(served_of(request).shell.state.nodes.values())
+    found = await asyncio.to_thread(list_offers, nodes, request.query_params.get("module"))
+    return answer({"schema": "imlmesh.action-list/1", "actions": found})
+
+
+@router.get("/actions/{module}/{action}")
+async def show_action(request: Request, module: str, action: str) -> Response:
+    nodes = list(served_of(request).shell.state.nodes.values())
+    return answer(show_offer(nodes, module, action))
 
 
 async def _node(served: Served, name: str) -> Response:

@@ -1,66 +1,85 @@
-"""Routes about plans, runs and approvals.
+"""Routes about plans: what is wrong with one, what it would do, and running it.
 
 The one rule: a plan is parsed and checked in a thread, and only a plan without errors becomes an
 event. Deliberately absent: what is right about a plan; `submission` knows.
 """
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, number_of, optional_text, text_of
-from imlmesh_orchestrator.api.served import Served, served_of
-from imlmesh_orchestrator.submission import Checked, check, snapshot
-from imlmesh_orchestrator.views import approvals, runs
+from imlmesh_orchestrator.api.requests import body_of, optional_text, priority_of, text_of
+from imlmesh_orchestrator.api.served import served_of
+from imlmesh_orchestrator.fingerprint import basis_of
+from imlmesh_orchestrator.preview import make_preview
+from imlmesh_orchestrator.submission import check, snapshot
+from imlmesh_orchestrator.views.last_run import last_run
+from imlmesh_orchestrator.views.stories import first_seq
 from imlmesh_protocol.errors import InputError, InputErrors
-from imlmesh_protocol.states import ApprovalState, RunState
+from imlmesh_protocol.iml.plan import Plan
 from imlmesh_runtime.sqlite import check_space
 
 router = APIRouter()
 
-_LISTED = 50
-
-
-async def _check(request: Request) -> Checked:
-    served = served_of(request)
-    body = await body_of(request)
-    text, file = text_of(body, "text"), optional_text(body, "file")
-    known = snapshot(served.shell.state)
-    return await asyncio.to_thread(check, text, file, known, served.config.max_actions)
-
 
 @router.post("/runs")
 async def submit(request: Request) -> Response:
-    checked = await _check(request)
+    served = served_of(request)
+    body = await body_of(request)
+    text, file = text_of(body, "text"), optional_text(body, "file")
+    priority, expected = priority_of(body), optional_text(body, "expect")
+    known = snapshot(served.shell.state)
+    checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
     request.state.warnings = checked.warnings
-    if checked.plan is None:
+    outlook = checked.outlook
+    if outlook is None or checked.errors:
         raise InputErrors(checked.errors)
-    shell = served_of(request).shell
-    check_space(served_of(request).output_path)
-    run, seq = await shell.submit_from(
-        checked.plan, checked.digest, request.state.by, checked.source
+    if expected is not None:
+        found = await asyncio.to_thread(basis_of, outlook)
+        if found.fingerprint != expected.lower():
+            raise InputError("plan.fingerprint", served.previewed.why_not(expected.lower(), found))
+    check_space(served.output_path)
+    plan, digest = outlook.plan, outlook.digest
+    reused = plan.nonce is not None and plan.nonce in served.shell.state.nonces
+    run, seq = await served.shell.submit_from(
+        plan, digest, request.state.by, checked.source, priority=priority
     )
-    body = {
+    warnings = [warning.as_record() for warning in checked.warnings]
+    told = {**submitted(run, seq, plan, digest), "warnings": warnings}
+    if reused:
+        began = await served.ask(lambda db: first_seq(db, run))
+        return answer({**told, "seq": began - 1, "reused": True})
+    return answer(told, 202, {"location": f"/v1/runs/{run}"})
+
+
+def submitted(run: str, seq: int, plan: Plan, digest: str) -> dict[str, Any]:
+    """What is said of a run that begins; everything about it comes after `seq`."""
+    return {
         "schema": "imlmesh.submitted/1",
         "run": run,
         "seq": seq,
-        "plan_id": checked.plan.plan_id,
-        "digest": checked.digest,
-        "warnings": [warning.as_record() for warning in checked.warnings],
+        "plan_id": plan.plan_id,
+        "digest": digest,
+        "warnings": [],
     }
-    return answer(body, 202, {"location": f"/v1/runs/{run}"})
 
 
 @router.post("/plans/check")
 async def check_plan(request: Request) -> Response:
-    checked = await _check(request)
+    served = served_of(request)
+    body = await body_of(request)
+    text, file = text_of(body, "text"), optional_text(body, "file")
+    known = snapshot(served.shell.state)
+    checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
+    fit = None if checked.errors else checked.outlook
     return answer(
         {
             "schema": "imlmesh.check/1",
-            "plan_id": checked.plan.plan_id if checked.plan else None,
-            "digest": checked.digest or None,
+            "plan_id": fit.plan.plan_id if fit else None,
+            "digest": fit.digest if fit else None,
             "actions": sum(map(len, checked.waves)),
             "waves": checked.waves,
             "errors": [error.as_record() for error in checked.errors],
@@ -69,87 +88,17 @@ async def check_plan(request: Request) -> Response:
     )
 
 
-@router.get("/runs")
-async def list_runs(request: Request) -> Response:
+@router.post("/plans/preview")
+async def preview_plan(request: Request) -> Response:
     served = served_of(request)
-    limit = number_of(request.query_params, "limit") or _LISTED
-    before = number_of(request.query_params, "before")
-    state = _one_of(request, "state", RunState)
-    name_of = served.shell.name_of
-    found = await served.ask(lambda db: runs.list_runs(db, name_of, limit, before, state))
-    return answer({"schema": "imlmesh.run-list/1", "runs": found})
-
-
-@router.get("/runs/{run}")
-async def show_run(request: Request, run: str) -> Response:
-    served = served_of(request)
-    effects = {
-        (spec.module, spec.action): str(spec.effect)
-        for record in served.shell.state.nodes.values()
-        for module in record.manifest.modules.values()
-        for spec in module.actions.values()
-    }
-    name_of = served.shell.name_of
-    return answer(await served.ask(lambda db: runs.show_run(db, run, name_of, effects)))
-
-
-@router.get("/runs/{run}/story")
-async def story(request: Request, run: str) -> Response:
-    served = served_of(request)
-    entries = await served.ask(lambda db: runs.story(db, run, served.shell.name_of))
-    return answer({"schema": "imlmesh.story/1", "entries": entries})
-
-
-@router.get("/runs/{run}/logs")
-async def logs(request: Request, run: str) -> Response:
-    served = served_of(request)
-    kept = served.shell.stream.logs(await _run_id(served, run))
-    action = request.query_params.get("action")
-    lines = [line for line in kept.lines if action in (None, line["action"])]
-    return answer({"schema": "imlmesh.logs/1", "lines": lines, "dropped": kept.dropped})
-
-
-@router.post("/runs/{run}/cancel")
-async def cancel(request: Request, run: str) -> Response:
-    served = served_of(request)
-    name = await _run_id(served, run)
-    ended = await served.ask(lambda db: runs.run_ended(db, name))
-    if ended:
-        raise InputError("run.ended", f"{name} is {ended}")
-    state = await served.shell.cancel(name, request.state.by)
-    return answer({"schema": "imlmesh.cancelled/1", "run": name, "state": state}, 202)
-
-
-@router.get("/approvals")
-async def list_approvals(request: Request) -> Response:
-    state = _one_of(request, "state", ApprovalState)
-    found = await served_of(request).ask(lambda db: approvals.list_approvals(db, state))
-    return answer({"schema": "imlmesh.approval-list/1", "approvals": found})
-
-
-@router.get("/approvals/{approval}")
-async def show_approval(request: Request, approval: str) -> Response:
-    return answer(await served_of(request).ask(lambda db: approvals.show_approval(db, approval)))
-
-
-@router.post("/approvals/{approval}/answer")
-async def answer_approval(request: Request, approval: str) -> Response:
-    served = served_of(request)
-    option = text_of(await body_of(request), "option")
-    found = await served.ask(lambda db: approvals.show_approval(db, approval))
-    if found["state"] != ApprovalState.PENDING:
-        text = f"{approval} is {found['state']}: {found['by']} chose {found['option']}"
-        raise InputError("approval.closed", text)
-    await served.shell.answer_approval(approval, option, request.state.by)
-    return answer(await served.ask(lambda db: approvals.show_approval(db, approval)))
-
-
-async def _run_id(served: Served, name: str) -> str:
-    return await served.ask(lambda db: runs.find_run(db, name))
-
-
-def _one_of(request: Request, name: str, states: type[RunState] | type[ApprovalState]) -> str:
-    value = request.query_params.get(name, "")
-    if value and value not in set(states):
-        raise InputError("usage", f"{name} must be one of {', '.join(states)}")
-    return value
+    body = await body_of(request)
+    text, file = text_of(body, "text"), optional_text(body, "file")
+    known = snapshot(served.shell.state)
+    checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
+    outlook = checked.outlook
+    if outlook is None:
+        raise InputErrors(checked.errors)
+    last = await served.ask(lambda db: last_run(db, outlook.plan.plan_id))
+    basis = await asyncio.to_thread(basis_of, outlook)
+    served.previewed.add(basis)
+    return answer(await asyncio.to_thread(make_preview, checked, outlook, basis.fingerprint, last))

@@ -17,20 +17,26 @@ log = logging.getLogger(__name__)
 _STATUS = {
     "access.denied": 403,
     "approval.closed": 409,
+    "approval.four_eyes": 403,
+    "plan.fingerprint": 409,
+    "plan.nonce_reused": 409,
     "run.ended": 409,
+    "run.not_ended": 409,
+    "run.not_paused": 409,
     "run.ambiguous": 409,
     "run.too_many": 503,
     "message.too_large": 413,
     "internal": 500,
     "internal.invariant": 500,
 }
+_NOT_FOUND = frozenset({f"{noun}.not_found" for noun in ("run", "node", "approval", "memory")})
 
 
 def status_of(code: str) -> int:
     """The HTTP status that fits a code."""
     if code in _STATUS:
         return _STATUS[code]
-    if code.endswith(".not_found") and code.partition(".")[0] in ("run", "node", "approval"):
+    if code in _NOT_FOUND:
         return 404
     return 422 if CODES[code].blame == "input" else 503
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from starlette.requests import Request
@@ -38,7 +39,7 @@ async def body_of(request: Request) -> dict[str, Any]:
 def text_of(body: Mapping[str, Any], name: str) -> str:
     """A field that is text."""
     value = body.get(name)
-    if not isinstance(value, str) or not _is_text(value):
+    if not isinstance(value, str) or not is_text(value):
         raise InputError("usage", f"{name} must be text")
     return value
 
@@ -51,7 +52,7 @@ def optional_text(body: Mapping[str, Any], name: str) -> str | None:
 def texts_of(body: Mapping[str, Any], name: str) -> list[str]:
     """A field that is a list of text."""
     value = body.get(name)
-    if not isinstance(value, list) or not all(map(_is_text, value)):
+    if not isinstance(value, list) or not all(map(is_text, value)):
         raise InputError("usage", f"{name} must be a list of text")
     return value
 
@@ -79,7 +80,32 @@ def number_of(values: Mapping[str, str], name: str) -> int | None:
     return int(value)
 
 
-def _is_text(value: Any) -> bool:
+def flag_of(values: Mapping[str, Any], name: str) -> bool:
+    """A field, or a word of the query, that is true or false; false when it is not given."""
+    value = values.get(name, False)
+    if type(value) is not bool and value not in ("true", "false"):
+        raise InputError("usage", f"{name} must be true or false")
+    return value in (True, "true")
+
+
+def priority_of(body: Mapping[str, Any]) -> int:
+    """0 when it is not given."""
+    value = body.get("priority", 0)
+    most = limits.PRIORITY
+    if type(value) is not int or not -most <= value <= most:
+        raise InputError("usage", f"priority must be a whole number from -{most} to {most}")
+    return value
+
+
+def one_of(values: Mapping[str, str], name: str, words: type[StrEnum]) -> str:
+    """A word of the query, "" when it is not given."""
+    value = values.get(name, "")
+    if value and value not in set(words):
+        raise InputError("usage", f"{name} must be one of {', '.join(words)}")
+    return value
+
+
+def is_text(value: Any) -> bool:
     """JSON escapes can make text that no file and no message can hold."""
     return isinstance(value, str) and not _SURROGATE.search(value)
 
@@ -89,4 +115,4 @@ def _is_label(value: Any) -> bool:
         return math.isfinite(value)
     if isinstance(value, int):
         return abs(value) <= limits.COUNT_MAX
-    return value is None or (_is_text(value) and len(value) <= _LABEL_CHARS)
+    return value is None or (is_text(value) and len(value) <= _LABEL_CHARS)

@@ -3,15 +3,17 @@
 The one rule: routes reach shell, stores and settings through this and nothing else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import Request
 
 from imlmesh_orchestrator.config import Config
+from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
 from imlmesh_orchestrator.views.nodes import Counts, beat_counts, since
+from imlmesh_orchestrator.views.runs import find_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,24 @@ class Served:
     broker: str
     version: str
     started_at_ms: int
+    previewed: Previewed = field(default_factory=Previewed)
 
     async def ask(self, question: Question[T]) -> T:
         """A question to lifecycle."""
         return await self.shell.reader.ask(question)
+
+    async def run_id(self, name: str) -> str:
+        """The run that `name` is, or uniquely begins; `run.not_found`, `run.ambiguous`."""
+        return await self.ask(lambda database: find_run(database, name))
+
+    def effects(self) -> dict[tuple[str, str], str]:
+        """The drivers' own effects, by module and action."""
+        return {
+            (spec.module, spec.action): str(spec.effect)
+            for record in self.shell.state.nodes.values()
+            for module in record.manifest.modules.values()
+            for spec in module.actions.values()
+        }
 
     async def beats(self) -> Counts:
         """Heartbeats of the last half hour; none before the first was kept."""

@@ -14,7 +14,6 @@ from imlmesh_orchestrator.api.events import event_stream
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
-from imlmesh_orchestrator.views.runs import find_run
 from imlmesh_protocol.states import Liveness
 
 router = APIRouter()
@@ -61,7 +60,7 @@ async def events(request: Request) -> Response:
     served = served_of(request)
     shell = served.shell
     name = request.query_params.get("run")
-    run = await served.ask(lambda database: find_run(database, name)) if name else None
+    run = await served.run_id(name) if name else None
     seen = number_of(request.headers, "last-event-id")
     after = seen if seen is not None else number_of(request.query_params, "after")
     subscription = shell.stream.subscribe(run)

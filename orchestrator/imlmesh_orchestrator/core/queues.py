@@ -7,7 +7,6 @@ others nor claims what it did not ask for. Deliberately absent: nodes.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
 
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
 

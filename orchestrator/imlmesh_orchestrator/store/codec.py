@@ -114,10 +114,16 @@ def _reader(hint: Any) -> Convert | None:
         read = reads[0]
         return read and (lambda value: None if value is None else read(value))
     if get_origin(hint) is tuple:
-        return tuple
+        # rows of a tuple are tuples too; what they hold is plain
+        inner = get_args(hint)[0]
+        return _rows if get_origin(inner) is tuple else tuple
     if isinstance(hint, EnumType):
         return hint
     return _READERS.get(hint)
+
+
+def _rows(value: Any) -> tuple[tuple[Any, ...], ...]:
+    return tuple(map(tuple, value))
 
 
 _READERS: dict[Any, Convert] = {

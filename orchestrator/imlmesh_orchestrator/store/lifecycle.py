@@ -14,6 +14,7 @@ from typing import Any
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import decode
 from imlmesh_orchestrator.store.projections import Batch, Source, Statement
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
 from imlmesh_runtime.sqlite import Store
@@ -25,7 +26,8 @@ _COLUMNS = "run, at_ms, cause, kind, version, body"
 _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT max(seq) FROM epochs UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
-    SELECT seq FROM labels UNION ALL SELECT seq FROM groups) ORDER BY seq"""  # noqa: S608
+    SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
+    SELECT seq FROM memory UNION ALL SELECT seq FROM nonces) ORDER BY seq"""  # noqa: S608
 _OF_OPEN_RUNS = f"""SELECT {_COLUMNS} FROM changes
     WHERE run IN (SELECT run FROM runs WHERE ended_at_ms IS NULL) ORDER BY seq"""  # noqa: S608
 _MARKS = """SELECT
@@ -53,7 +55,8 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `apply` needs after a restart: nodes, labels, groups, epoch, then all of open runs."""
+    """What `apply` needs after a restart: nodes, labels, groups, epoch, memory, nonces, then all of
+    open runs."""
 
     marks: Marks
     changes: list[c.Change]
@@ -87,6 +90,8 @@ class Lifecycle:
         self._next_seq = marks.seq + 1
         self._watchers: list[Watcher] = []
         self._sources: dict[str, Source] = {}
+        #: digests of plans that this process has stored: a large plan is not written again and again
+        self._plans: set[str] = set()
         #: rows on their way to other files, by commit: (seq of the last, at_ms, rows)
         self._flowing: deque[tuple[int, int, int]] = deque()
         if marks.outflow_rows:
@@ -109,7 +114,9 @@ class Lifecycle:
 
     def commit(self, changes: list[c.Change], done: Callable[[MeshError | None], None]) -> None:
         """What the engine commits with: one transaction, then `done(error)`, then the watchers."""
-        batch = Batch()
+        if len(self._plans) > limits.PLANS_KNOWN:
+            self._plans.clear()
+        batch = Batch(self._plans)
         first = self._next_seq
         numbered = list(enumerate(changes, first))
         for seq, change in numbered:

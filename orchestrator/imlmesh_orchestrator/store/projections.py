@@ -14,6 +14,7 @@ import msgpack
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, DispatchState, RunState
 
@@ -22,16 +23,24 @@ Statement = tuple[str, Sequence[Sequence[Any]]]
 _CHANGE = "INSERT INTO changes (seq, run, at_ms, cause, kind, version, body) VALUES (?,?,?,?,?,?,?)"
 _OUTFLOW = "INSERT INTO outflow (seq, file, id, body) VALUES (?,?,?,?)"
 _ACTION = """INSERT OR REPLACE INTO actions
-    (run, action, seq, state, at_ms, code, message, reasons) VALUES (?,?,?,?,?,?,?,?)"""
-_DISPATCH = """INSERT INTO dispatches (dispatch, effect, planned_seq, planned_at_ms, state)
-    VALUES (?,?,?,?,?)"""
+    (run, action, seq, state, at_ms, code, message, reasons, retry_at_ms)
+    VALUES (?,?,?,?,?,?,?,?,?)"""
+# why the action failed before it was undone stays
+_ROLLED_BACK = """INSERT INTO actions (run, action, seq, state, at_ms) VALUES (?,?,?,?,?)
+    ON CONFLICT (run, action) DO UPDATE SET seq = excluded.seq, state = excluded.state,
+    at_ms = excluded.at_ms"""
+_DISPATCH = """INSERT INTO dispatches (dispatch, unit, effect, planned_seq, planned_at_ms, state)
+    VALUES (?,?,?,?,?,?)"""
 _DISPATCH_HELD = "UPDATE dispatches SET state = ? WHERE dispatch = ?"
 _DISPATCH_ENDED = """UPDATE dispatches SET state = ?, action_state = ?, ended_at_ms = ?,
     duration_ms = ?, code = ?, message = ?, result_seq = ? WHERE dispatch = ?"""
-_RUN = """INSERT INTO runs (counter, run, digest, plan_id, description, actions, asked_by, file,
-    places, submitted_at_ms, expires_at_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?)"""
-_RUN_ENDED = """UPDATE runs SET state = ?, code = ?, message = ?, unconfirmed = ?, ended_at_ms = ?
-    WHERE run = ?"""
+_RUN = """INSERT INTO runs (counter, run, digest, plan_id, description, actions, asked_by, priority,
+    starts_at_ms, file, places, submitted_at_ms, expires_at_ms)
+    VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"""
+_RUN_RETRIED = "UPDATE runs SET retry_of = ?, retried_seq = ? WHERE run = ?"
+_RUN_STATE = "UPDATE runs SET state = ? WHERE run = ?"
+_RUN_ENDED = """UPDATE runs SET state = ?, code = ?, message = ?, unconfirmed = ?,
+    compensation_pending = ?, ended_at_ms = ? WHERE run = ?"""
 _PLAN = "INSERT OR IGNORE INTO plans (digest, plan_id, document, at_ms) VALUES (?,?,?,?)"
 _EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
 _NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
@@ -43,15 +52,19 @@ _LIVENESS = """INSERT INTO nodes (node, liveness, reason, since_ms, liveness_seq
 _LABELS = "INSERT OR REPLACE INTO labels (node, labels, seq) VALUES (?,?,?)"
 _GROUP = "INSERT OR REPLACE INTO groups (name, nodes, seq) VALUES (?,?,?)"
 _APPROVAL = """INSERT INTO approvals (counter, approval, kind, run, action, dispatch, message,
-    options, on_expiry, asked_at_ms, expires_at_ms, state)
-    VALUES (?,?,?,?,?,?,?,?,?,?,?,'pending')"""
+    options, on_expiry, asked_at_ms, expires_at_ms, risk, digest, state)
+    VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'pending')"""
 _APPROVAL_CLOSED = """UPDATE approvals SET state = ?, option = ?, answered_by = ?, closed_at_ms = ?
     WHERE approval = ?"""
+_MEMORY = """INSERT OR REPLACE INTO memory (session, key, seq, at_ms, size, written_by)
+    VALUES (?,?,?,?,?,?)"""
+_NONCE = "INSERT INTO nonces (seq, nonce) VALUES (?,?)"
+_OLD_NONCES = """DELETE FROM nonces WHERE seq IN
+    (SELECT seq FROM nonces ORDER BY seq DESC LIMIT -1 OFFSET ?)"""
 
 _PLANNED = str(DispatchState.PLANNED)
 _ACCEPTED = str(DispatchState.ACCEPTED)
 _RUNNING = str(DispatchState.RUNNING)
-_CANCELLING = str(RunState.CANCELLING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +76,13 @@ class Source:
 
 
 class Batch:
-    """The rows of one commit. `add` every change in order, then take `statements`."""
+    """The rows of one commit. `add` every change in order, then take `statements`.
 
-    def __init__(self) -> None:
+    `known_plans` are digests of plans that are stored; those of this commit are added to them.
+    """
+
+    def __init__(self, known_plans: set[str]) -> None:
+        self._known_plans = known_plans
         self._changes: list[tuple[Any, ...]] = []
         self._outflow: list[tuple[int, str, str, Any]] = []
         self._planned: list[tuple[Any, ...]] = []
@@ -119,14 +136,16 @@ class Batch:
         state: ActionState,
         fault: Fault | None,
         reasons: bytes | None = None,
+        retry_at_ms: int | None = None,
     ) -> None:
         code, message = (fault.code, fault.message) if fault else (None, None)
-        row = (change.run, action, seq, str(state), change.at_ms, code, message, reasons)
-        self._actions[change.run, action] = row
+        told = (str(state), change.at_ms, code, message, reasons, retry_at_ms)
+        self._actions[change.run, action] = (change.run, action, seq, *told)
 
     def _dispatch_planned(self, seq: int, change: c.DispatchPlanned) -> None:
-        effect = str(change.effect)
-        self._planned.append((change.dispatch, effect, seq, change.at_ms, _PLANNED))
+        effect, key = str(change.effect), change.action
+        unit = key if "@" in key or "~" in key else None
+        self._planned.append((change.dispatch, unit, effect, seq, change.at_ms, _PLANNED))
 
     def _dispatch_accepted(self, seq: int, change: c.DispatchAccepted) -> None:
         self._held[change.dispatch] = _ACCEPTED
@@ -164,7 +183,11 @@ class Batch:
         self._action(seq, change, change.action, ActionState.WAITING, None, reasons)
 
     def _action_ended(self, seq: int, change: c.ActionEnded) -> None:
-        self._action(seq, change, change.action, change.state, change.fault)
+        if change.state is ActionState.ROLLED_BACK:
+            state = str(change.state)
+            self._other(_ROLLED_BACK, change.run, change.action, seq, state, change.at_ms)
+        else:
+            self._action(seq, change, change.action, change.state, change.fault)
 
     def _actions_ended(self, seq: int, change: c.ActionsEnded) -> None:
         for action in change.actions:
@@ -173,10 +196,26 @@ class Batch:
     def _action_unknown(self, seq: int, change: c.ActionUnknown) -> None:
         self._action(seq, change, change.action, ActionState.UNKNOWN, change.fault)
 
+    def _retry_planned(self, seq: int, change: c.RetryPlanned) -> None:
+        fault, at_ms = change.fault, change.retry_at_ms
+        self._action(seq, change, change.action, ActionState.WAITING, fault, retry_at_ms=at_ms)
+
+    def _members_fixed(self, seq: int, change: c.MembersFixed) -> None:
+        for node in change.nodes:
+            key = f"{change.action}@{node}"
+            self._action(seq, change, key, ActionState.PENDING, None)
+
+    def _compensations_planned(self, seq: int, change: c.CompensationsPlanned) -> None:
+        for key, *_ in change.compensations:
+            self._action(seq, change, key, ActionState.PENDING, None)
+
     def _run_created(self, seq: int, change: c.RunCreated, source: Source | None) -> None:
         plan = change.plan
-        document = plan_document(plan)
-        self._other(_PLAN, change.digest, plan.plan_id, document, change.at_ms)
+        if change.digest not in self._known_plans:
+            self._known_plans.add(change.digest)
+            document = plan_document(plan)
+            self._other(_PLAN, change.digest, plan.plan_id, document, change.at_ms)
+            self._outflow.append((seq, "input", change.digest, document))
         self._other(
             _RUN,
             change.counter,
@@ -186,15 +225,30 @@ class Batch:
             plan.description,
             len(plan.actions),
             change.by,
+            change.priority,
+            change.starts_at_ms,
             source and source.file,
             source and msgpack.packb(dict(source.places)),
             change.at_ms,
             change.expires_at_ms,
         )
-        self._outflow.append((seq, "input", change.digest, document))
+
+    def _run_retried(self, seq: int, change: c.RunRetried) -> None:
+        self._other(_RUN_RETRIED, change.of, seq, change.run)
+        for action in change.kept:
+            self._action(seq, change, action, ActionState.COMPLETED, None)
+        fault = Fault("action.not_needed", f"left alone by the retry of {change.of}")
+        for action in change.left:
+            self._action(seq, change, action, ActionState.SKIPPED, fault)
+
+    def _run_paused(self, seq: int, change: c.RunPaused) -> None:
+        self._other(_RUN_STATE, str(RunState.PAUSED), change.run)
+
+    def _run_resumed(self, seq: int, change: c.RunResumed) -> None:
+        self._other(_RUN_STATE, str(RunState.RUNNING), change.run)
 
     def _run_cancelling(self, seq: int, change: c.RunCancelling) -> None:
-        self._other("UPDATE runs SET state = ? WHERE run = ?", _CANCELLING, change.run)
+        self._other(_RUN_STATE, str(RunState.CANCELLING), change.run)
 
     def _run_aborting(self, seq: int, change: c.RunAborting) -> None:
         self._other(
@@ -212,6 +266,7 @@ class Batch:
             fault and fault.code,
             fault and fault.message,
             change.unconfirmed,
+            change.compensation_pending,
             change.at_ms,
             change.run,
         )
@@ -231,7 +286,20 @@ class Batch:
     def _group_changed(self, seq: int, change: c.GroupChanged) -> None:
         self._other(_GROUP, change.group, json.dumps(change.nodes), seq)
 
+    def _memory_written(self, seq: int, change: c.MemoryWritten) -> None:
+        row = (change.session, change.key, seq, change.at_ms, change.size, change.by)
+        self._other(_MEMORY, *row)
+
+    def _memory_dropped(self, seq: int, change: c.MemoryDropped) -> None:
+        self._other("DELETE FROM memory WHERE session = ? AND key = ?", change.session, change.key)
+
+    def _nonce_used(self, seq: int, change: c.NonceUsed) -> None:
+        self._other(_NONCE, seq, change.nonce)
+        self._other(_OLD_NONCES, limits.NONCES)
+
     def _approval_asked(self, seq: int, change: c.ApprovalAsked) -> None:
+        if change.kind != "lost_effect":
+            self._action(seq, change, change.action, ActionState.AWAITING_APPROVAL, None)
         self._other(
             _APPROVAL,
             change.counter,
@@ -245,6 +313,8 @@ class Batch:
             change.on_expiry,
             change.at_ms,
             change.expires_at_ms,
+            change.risk,
+            change.digest,
         )
 
     def _approval_closed(self, seq: int, change: c.ApprovalClosed) -> None:
@@ -265,10 +335,16 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.DispatchEnded: Batch._dispatch_ended,
     c.ResultTaken: Batch._result_taken,
     c.ResultKept: Batch._result_kept,
+    c.MembersFixed: Batch._members_fixed,
+    c.CompensationsPlanned: Batch._compensations_planned,
     c.ActionWaiting: Batch._action_waiting,
+    c.RetryPlanned: Batch._retry_planned,
     c.ActionEnded: Batch._action_ended,
     c.ActionsEnded: Batch._actions_ended,
     c.ActionUnknown: Batch._action_unknown,
+    c.RunRetried: Batch._run_retried,
+    c.RunPaused: Batch._run_paused,
+    c.RunResumed: Batch._run_resumed,
     c.RunCancelling: Batch._run_cancelling,
     c.RunAborting: Batch._run_aborting,
     c.RunEnded: Batch._run_ended,
@@ -277,6 +353,9 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.LivenessChanged: Batch._liveness_changed,
     c.LabelsChanged: Batch._labels_changed,
     c.GroupChanged: Batch._group_changed,
+    c.MemoryWritten: Batch._memory_written,
+    c.MemoryDropped: Batch._memory_dropped,
+    c.NonceUsed: Batch._nonce_used,
     c.ApprovalAsked: Batch._approval_asked,
     c.ApprovalClosed: Batch._approval_closed,
 }

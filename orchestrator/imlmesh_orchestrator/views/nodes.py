@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
+from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol.errors import InputError
 
 BEATS_MS = 30 * 60_000
@@ -76,16 +77,7 @@ def node_view(
 def actions_view(record: NodeRecord) -> list[dict[str, Any]]:
     """What the node offers."""
     return [
-        {
-            "module": spec.module,
-            "action": spec.action,
-            "effect": str(spec.effect),
-            "permission": spec.permission,
-            "impact": spec.impact,
-            "description": spec.description,
-            "params": dict(spec.params),
-            "returns": list(spec.returns),
-        }
+        offer_of(spec)
         for _, module in sorted(record.manifest.modules.items())
         for _, spec in sorted(module.actions.items())
     ]

@@ -6,17 +6,17 @@ that they can be looked up. Deliberately absent: results, dispatch bytes, plans,
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import kind_of
+from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
 
-Alias = Callable[[str], str]
-
-#: fields that stand elsewhere, and results, which may be large
-_LEFT_OUT = frozenset({"at_ms", "cause", "run", "result"})
+#: fields that stand elsewhere, and values, which may be large
+_LEFT_OUT = frozenset({"at_ms", "cause", "run", "result", "value"})
 _NAMES = 5
 
 
@@ -29,6 +29,7 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
         "kind": kind_of(change),
         "cause": change.cause,
         "text": sentence(change, alias),
+        "unit": None,
         "action": None,
         "node": None,
         "dispatch": None,
@@ -45,6 +46,11 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
             data[field.name] = list(value) if isinstance(value, tuple) else value
     if isinstance(change, c.LivenessChanged):
         data["state"] = str(change.liveness)
+    elif isinstance(change, c.CompensationsPlanned):
+        data["compensations"] = [key for key, *_ in change.compensations]
+    if data["action"]:
+        data["unit"] = data["action"]
+        data["action"], _, data["node"] = split_unit(data["unit"])
     if data["dispatch"]:
         _, data["action"], data["node"], _ = split_dispatch(data["dispatch"])
     return data
@@ -53,7 +59,7 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
 def story_entry(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
     """One entry of a run's story."""
     data = event_data(seq, change, alias)
-    names = ("seq", "at_ms", "kind", "cause", "text", "action", "node", "dispatch")
+    names = ("seq", "at_ms", "kind", "cause", "text", "unit", "action", "node", "dispatch")
     return {name: data[name] for name in names}
 
 
@@ -100,7 +106,40 @@ def _group(change: c.GroupChanged, alias: Alias) -> str:
 
 def _created(change: c.RunCreated, alias: Alias) -> str:
     count = len(change.plan.actions)
-    return f"{change.by} submitted {change.plan.plan_id}: {count} action{'s' * (count != 1)}"
+    more = f", priority {change.priority}" if change.priority else ""
+    if change.starts_at_ms > change.at_ms:
+        more += f", to start at {utc(change.starts_at_ms)}"
+    return f"{change.by} submitted {change.plan.plan_id}: {count} action{'s' * (count != 1)}{more}"
+
+
+def _retried(change: c.RunRetried, alias: Alias) -> str:
+    parts = [f"it retries {change.of}", f"keeps {len(change.kept)} results"]
+    if change.again:
+        parts.append(f"asks before it repeats {_names(tuple(change.again))}")
+    if change.left:
+        parts.append(f"leaves alone {_names(change.left)}")
+    return ", ".join(parts)
+
+
+def _members(change: c.MembersFixed, alias: Alias) -> str:
+    nodes = _names(tuple(map(alias, change.nodes))) or "nobody"
+    return f"{change.action} is done by {nodes}"
+
+
+def _retry(change: c.RetryPlanned, alias: Alias) -> str:
+    unit, wait_s = unit_text(change.action, alias), (change.retry_at_ms - change.at_ms) / 1_000
+    times = f"{change.failures} time{'s' * (change.failures != 1)}"
+    return f"{unit} failed {times}, is tried again in {max(0, wait_s):.1f} s{why(change.fault)}"
+
+
+def _compensations(change: c.CompensationsPlanned, alias: Alias) -> str:
+    order = _names(tuple(unit_text(undone, alias) for _, undone, *_ in change.compensations))
+    return f"what is undone, in this order: {order or 'nothing'}"
+
+
+def utc(at_ms: int) -> str:
+    """A moment for people, to the second."""
+    return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _frozen(change: c.GroupFrozen, alias: Alias) -> str:
@@ -110,7 +149,8 @@ def _frozen(change: c.GroupFrozen, alias: Alias) -> str:
 
 def _waiting(change: c.ActionWaiting, alias: Alias) -> str:
     reasons = waiting_text(change.reasons, alias)
-    return f"{change.action} waits for a node" + (f": {reasons}" if reasons else "")
+    unit = unit_text(change.action, alias)
+    return f"{unit} waits for a node" + (f": {reasons}" if reasons else "")
 
 
 def waiting_text(reasons: Mapping[str, str], alias: Alias) -> str:
@@ -120,7 +160,10 @@ def waiting_text(reasons: Mapping[str, str], alias: Alias) -> str:
 
 def _planned(change: c.DispatchPlanned, alias: Alias) -> str:
     again = f" (attempt {change.attempt})" if change.attempt > 1 else ""
-    return f"{change.action} goes to {alias(change.node)}{again}"
+    action, sign, _ = split_unit(change.action)
+    if sign == "~":
+        return f"undoing {action} goes to {alias(change.node)}{again}"
+    return f"{action} goes to {alias(change.node)}{again}"
 
 
 def _ended(change: c.DispatchEnded, alias: Alias) -> str:
@@ -137,7 +180,7 @@ def _kept(change: c.ResultKept, alias: Alias) -> str:
 
 
 def _unknown(change: c.ActionUnknown, alias: Alias) -> str:
-    return f"nobody knows whether {change.action} happened{why(change.fault)}"
+    return f"nobody knows whether {unit_text(change.action, alias)} happened{why(change.fault)}"
 
 
 def _asked(change: c.ApprovalAsked, alias: Alias) -> str:
@@ -148,9 +191,16 @@ def _closed(change: c.ApprovalClosed, alias: Alias) -> str:
     return f"{change.approval} is {change.state}: {change.by} chose {change.option or 'nothing'}"
 
 
+def _ended_units(change: c.ActionsEnded, alias: Alias) -> str:
+    units = _names(tuple(unit_text(key, alias) for key in change.actions))
+    return f"{units} {change.state}{why(change.fault)}"
+
+
 def _run_ended(change: c.RunEnded, alias: Alias) -> str:
-    unconfirmed = ", unconfirmed by a node" if change.unconfirmed else ""
-    return f"the run {change.state}{unconfirmed}{why(change.fault)}"
+    flags = ", unconfirmed by a node" if change.unconfirmed else ""
+    if change.compensation_pending:
+        flags += ", not all was undone"
+    return f"the run {change.state}{flags}{why(change.fault)}"
 
 
 _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
@@ -162,7 +212,18 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     ),
     c.LabelsChanged: _labels,
     c.GroupChanged: _group,
+    c.MemoryWritten: lambda change, alias: (
+        f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"
+    ),
+    c.MemoryDropped: lambda change, alias: (
+        f"{change.by} removed memory {change.key} of session {change.session}"
+    ),
+    c.NonceUsed: lambda change, alias: f"nonce {change.nonce} names {change.of}",
     c.RunCreated: _created,
+    c.RunRetried: _retried,
+    c.RunPaused: lambda change, alias: f"{change.by} paused the run",
+    c.RunResumed: lambda change, alias: f"{change.by} resumed the run",
+    c.MembersFixed: _members,
     c.GroupFrozen: _frozen,
     c.ActionWaiting: _waiting,
     c.DispatchPlanned: _planned,
@@ -170,17 +231,20 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.DispatchStarted: lambda change, alias: f"started: {_attempt(change.dispatch, alias)}",
     c.DispatchEnded: _ended,
     c.ResultTaken: _result,
+    c.RetryPlanned: _retry,
     c.ResultKept: _kept,
-    c.ActionEnded: lambda change, alias: f"{change.action} {change.state}{why(change.fault)}",
-    c.ActionsEnded: lambda change, alias: (
-        f"{_names(change.actions)} {change.state}{why(change.fault)}"
+    c.ActionEnded: lambda change, alias: (
+        f"{unit_text(change.action, alias)} {change.state}{why(change.fault)}"
     ),
+    c.ActionsEnded: _ended_units,
     c.ActionUnknown: _unknown,
     c.ApprovalAsked: _asked,
     c.ApprovalClosed: _closed,
     c.RunCancelling: lambda change, alias: f"{change.by} cancels the run",
     c.RunAborting: lambda change, alias: (
-        f"{change.action} failed: nothing new starts{why(change.fault)}"
+        f"{change.action or 'the run'} failed: nothing new starts{why(change.fault)}"
     ),
+    c.RollbackDue: lambda change, alias: f"{change.action} and what led to it will be undone",
+    c.CompensationsPlanned: _compensations,
     c.RunEnded: _run_ended,
 }

@@ -62,7 +62,7 @@ class Repair:
     place: Place
 
     def as_record(self) -> dict[str, Any]:
-        """kind, message, and line and column (1-based) of the changed text."""
+        """kind, message, put, and line and column (1-based) of the text that it replaces."""
         place = self.place
         record: dict[str, Any] = {"kind": self.kind, "message": self.message, "put": self.put}
         record |= {"line": place.line, "column": place.column}
@@ -108,7 +108,9 @@ class NearJson:
         self.end = 0
         #: the keys and indexes that were being read when the text ended too early
         self.cut: tuple[str | int, ...] | None = None
-        #: whether the object has, so far, the field that makes it a plan
+        #: whether a field of the object was read: braces in prose have none
+        self.has_fields = False
+        #: whether the field that makes it a plan was begun
         self.has_actions = False
         self._text = text
         self._content = text.content
@@ -185,6 +187,7 @@ class NearJson:
     def _value_ended(self, frame: _Frame, *, after_bracket: bool = False) -> None:
         frame.value_end, frame.after_bracket = self._at, after_bracket
         frame.comma = frame.member_start = None
+        self.has_fields = self.has_fields or len(self._open) == 1
 
     def _drop_comma(self, frame: _Frame) -> None:
         if frame.comma is not None:

@@ -72,7 +72,8 @@ def _is_plan(data: Any) -> bool:
 
 def _is_yaml(text: str, file: str | None) -> bool:
     suffix = PurePath(file).suffix.lower() if file else ""
-    return suffix in (".yaml", ".yml") or _YAML_PLAN.search(text) is not None
+    field = _YAML_PLAN.search(text)
+    return suffix in (".yaml", ".yml") or (field is not None and "{" not in text[: field.start()])
 
 
 def _find(text: Text) -> Repaired | None:
@@ -90,7 +91,7 @@ def _find(text: Text) -> Repaired | None:
         try:
             reader.read(start.start())
         except InputError:
-            if reader.has_actions or start.start() == first:
+            if reader.has_fields or reader.has_actions or start.start() == first:
                 raise
             at = start.end()
             continue
