@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NO_MOSQUITTO = "mosquitto is not installed (apt-get install mosquitto)"
 REQUIRED = os.environ.get("CI") == "true"
 
-# half of the default: the whole unit layer has to stay within seconds
-settings.register_profile("quick", max_examples=50, deadline=None)
+# fewer than the default: the whole unit layer has to stay within seconds
+settings.register_profile("quick", max_examples=30, deadline=None)
 settings.load_profile("quick")
 
 Uv = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imlmesh.client import Client
-    from imlmesh_protocol.iml.plan import Plan
+    from imlmesh.planning import Plan
 
 __all__ = ["Client", "Plan"]
 
-_PLACES = {"Client": "imlmesh.client", "Plan": "imlmesh_protocol.iml.plan"}
+_PLACES = {"Client": "imlmesh.client", "Plan": "imlmesh.planning"}
 
 
 def __getattr__(name: str) -> Any:

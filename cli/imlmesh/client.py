@@ -9,10 +9,11 @@ import asyncio
 import difflib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 
@@ -21,10 +22,14 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputErrors, LinkError, MeshError
 from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
 
+if TYPE_CHECKING:
+    from imlmesh.planning import PlanSource
+
 _BASE_URL = "http://imlmesh"
 #: a stream without pings is dead
 _STREAM_SILENCE_S = 3 * limits.EVENT_PING_S
 _RETRY_S = 0.5
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,42 @@ class Client:
         """POST `body` to /v1/`path`."""
         return self._call("POST", path, json=body)
 
-    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def put(self, path: str, body: Mapping[str, Any], **params: Any) -> dict[str, Any]:
         """PUT `body` to /v1/`path`."""
-        return self._call("PUT", path, json=body)
+        return self._call("PUT", path, json=body, params=params)
+
+    def delete(self, path: str, **params: Any) -> dict[str, Any]:
+        """DELETE /v1/`path`."""
+        return self._call("DELETE", path, params=params)
+
+    def submit(self, plan: "PlanSource") -> dict[str, Any]:
+        """Start a run of a plan and return at once: run (its id), plan_id, digest, warnings.
+
+        `plan` is an `imlmesh.Plan`, a checked model, or the path of a file.
+        """
+        return self.post("runs", _submission_of(plan))
+
+    def check(self, plan: "PlanSource") -> dict[str, Any]:
+        """What is wrong with a plan on this mesh, as `imlmesh plan check --mesh -o json` prints."""
+        return self.post("plans/check", _submission_of(plan))
+
+    def run(self, plan: "PlanSource", *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Submit a plan and wait; the run, as `imlmesh run show -o json` prints it.
+
+        `state` says how it ended; when the time is over first, the run goes on.
+        """
+        return self.wait(self.submit(plan)["run"], timeout_s=timeout_s)
+
+    def wait(self, run: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """The run when it has ended, or as it is when the time is over."""
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            found = self.get(f"runs/{run}")
+            over = end_s is not None and time.monotonic() >= end_s
+            if found["ended_at_ms"] is not None or over:
+                return found
+            # a loop of events of our own would not run within one of the caller's
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
         """End the connection."""
@@ -122,6 +160,7 @@ class Client:
     ) -> AsyncIterator[ServerEvent]:
         """The stream of events, resumed where it broke; ends with the run when `run` is given.
 
+        `open` comes first, and again after each break: from then on nothing is missed.
         LinkError `orchestrator.unreachable` when the orchestrator stays away for CLIENT_RECONNECT_S.
         """
         loop = asyncio.get_running_loop()
@@ -131,7 +170,8 @@ class Client:
         while True:
             try:
                 async for event in self._stream(run, last):
-                    silent_since_s = loop.time()
+                    if event.kind != "open":
+                        silent_since_s = loop.time()
                     last = event.seq if event.seq is not None else last
                     yield event
                     if event.kind == "end":
@@ -162,8 +202,16 @@ class Client:
             if response.is_error:
                 await response.aread()
                 raise self._problem(response)
+            yield ServerEvent("open", None, {})
             async for event in _server_events(response.aiter_lines()):
                 yield event
+
+
+def _submission_of(plan: "PlanSource") -> dict[str, Any]:
+    # pydantic and the models take 0.2 s to import, and most calls are not about plans
+    from imlmesh.planning import submission_of
+
+    return submission_of(plan)
 
 
 async def _server_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:

@@ -80,7 +80,7 @@ async def _follow_and_kill(client: Client, run: str, victim: Supervised) -> Exit
     finally:
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
-    return show_end(await asyncio.to_thread(client.get, f"runs/{run}"))
+    return await asyncio.to_thread(show_end, client, run)
 
 
 async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> None:

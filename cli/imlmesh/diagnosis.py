@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from imlmesh.foreign import as_json, printable
+from imlmesh.foreign import as_json, as_yaml, printable
 from imlmesh.settings import settings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputErrors, MeshError
@@ -37,7 +37,8 @@ def show_records(
     """Show error records (`MeshError.as_record`) on stderr, warnings first."""
     if settings.output != "table":
         twin = {"schema": "imlmesh.error/1", "errors": list(errors), "warnings": list(warnings)}
-        print(as_json(twin), file=sys.stderr)
+        text = as_yaml(twin) if settings.output == "yaml" else as_json(twin) + "\n"
+        print(text, end="", file=sys.stderr)
         return
     shown = [("warning", record) for record in warnings if not settings.quiet]
     shown += [("error", record) for record in errors]

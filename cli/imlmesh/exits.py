@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     DENIED = 7
     TIMED_OUT = 8
     CANCELLED = 9
+    CHANGES = 10
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -33,6 +34,7 @@ MEANING = {
     ExitCode.DENIED: "an approval was denied or expired",
     ExitCode.TIMED_OUT: "the wait was ended by `--timeout`; the run goes on",
     ExitCode.CANCELLED: "the run was cancelled",
+    ExitCode.CHANGES: "only with `--detailed-exitcode`: preview shows changes",
     ExitCode.INTERNAL: "an error of imlmesh itself; a report file is named",
     ExitCode.INTERRUPTED: "Ctrl-C",
 }
@@ -43,8 +45,13 @@ _BY_CODE = {
     "orchestrator.unreachable": ExitCode.UNREACHABLE,
     "access.denied": ExitCode.NOT_ALLOWED,
     "action.failed_by_person": ExitCode.DENIED,
+    "approval.denied": ExitCode.DENIED,
+    "approval.expired": ExitCode.DENIED,
     "approval.closed": ExitCode.FAILED,
+    "approval.four_eyes": ExitCode.NOT_ALLOWED,
     "run.ended": ExitCode.FAILED,
+    "run.not_ended": ExitCode.FAILED,
+    "run.not_paused": ExitCode.FAILED,
     "orchestrator.running": ExitCode.FAILED,
 }
 _BY_FAMILY = {
@@ -52,7 +59,7 @@ _BY_FAMILY = {
         ("plan", "template", "selector", "action", "module", "place", "config", "name", "policy"),
         ExitCode.INVALID,
     ),
-    **dict.fromkeys(("run", "node", "approval", "home"), ExitCode.INVALID),
+    **dict.fromkeys(("run", "node", "approval", "home", "memory"), ExitCode.INVALID),
     **dict.fromkeys(("link", "broker"), ExitCode.UNREACHABLE),
     **dict.fromkeys(("trust", "signature"), ExitCode.NOT_ALLOWED),
     "internal": ExitCode.INTERNAL,

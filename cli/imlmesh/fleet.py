@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from imlmesh.foreign import as_json
 from imlmesh.render import (
     MARKS,
     Column,
@@ -128,16 +129,17 @@ def print_node(node: Record) -> None:
 
 
 def print_actions(actions: Sequence[Record]) -> None:
-    """What a node can do, with the parameters of each action."""
-    rows = []
-    for action in actions:
-        wanted = set(action["params"].get("required", ()))
-        names = sorted(action["params"].get("properties", {}), key=lambda n: n not in wanted)
-        params = [name if name in wanted else f"[{name}]" for name in names]
-        name = f"{action['module']}.{action['action']}"
-        rows.append(
-            [name, " ".join(params), action["effect"], action["permission"], action["description"]]
-        )
+    """What a node, or the mesh, can do, with the parameters of each action."""
+    rows = [
+        [
+            f"{action['module']}.{action['action']}",
+            " ".join(_params(action)),
+            action["effect"],
+            action["permission"],
+            action["description"],
+        ]
+        for action in actions
+    ]
     columns = [
         Column("ACTION"),
         Column("PARAMETERS", 1),
@@ -145,8 +147,63 @@ def print_actions(actions: Sequence[Record]) -> None:
         Column("NEEDS", 3),
         Column("WHAT IT DOES", 4),
     ]
-    write()
     write_table(columns, rows)
+
+
+def print_action(action: Record) -> None:
+    """One action as a page, with a command that calls it."""
+    name = f"{action['module']}.{action['action']}"
+    write(Text.assemble((name, "bold"), f"   {action['description']}"))
+    facts = {
+        "effect": action["effect"] + (" (a plan may vouch for less)" if action["vouch"] else ""),
+        "impact": f"{action['impact']:g}",
+        "needs": action["permission"],
+        "claims": ", ".join(action["claims"]) or "-",
+        "undone by": action["undo"]["action"] if action["undo"] else "-",
+        "returns": ", ".join(action["returns"]) or "nothing that is fixed",
+        "nodes": ", ".join(action["nodes"]) or "-",
+    }
+    for title, value in facts.items():
+        write(f"  {title:<9}  {value}")
+    properties = action["params"].get("properties", {})
+    wanted = set(action["params"].get("required", ()))
+    columns = [Column("PARAM"), Column("TYPE"), Column("DEFAULT", 1), Column("WHAT IT IS", 2)]
+    rows = [
+        [
+            param,
+            schema_text(properties[param]),
+            "required" if param in wanted else as_json(properties[param].get("default")),
+            properties[param].get("description", "-"),
+        ]
+        for param in sorted(properties, key=lambda param: param not in wanted)
+    ]
+    if rows:
+        write()
+        write_table(columns, rows)
+    words = " ".join([f"action call {name}", *(f"{param}=…" for param in sorted(wanted))])
+    say("call it: " + try_line(words))
+
+
+def schema_text(schema: Record) -> str:
+    """A JSON Schema in a few words: `integer 0..27`, `one of 0, 1`, `list of string or null`."""
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    parts = schema.get("anyOf") or schema.get("oneOf")
+    if parts:
+        return " or ".join(map(schema_text, parts))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        return f"list of {schema_text(schema.get('items', {}))}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is None and high is None:
+        return kind
+    return f"{kind} {'' if low is None else low}..{'' if high is None else high}"
+
+
+def _params(action: Record) -> list[str]:
+    wanted = set(action["params"].get("required", ()))
+    names = sorted(action["params"].get("properties", {}), key=lambda name: name not in wanted)
+    return [name if name in wanted else f"[{name}]" for name in names]
 
 
 def count_line(counts: Mapping[str, int]) -> Text:

@@ -1,4 +1,4 @@
-"""Text of others (plans, nodes, drivers) as it may stand on a terminal, and data as JSON.
+"""Text of others (plans, nodes, drivers) as it may stand on a terminal, and data as JSON or YAML.
 
 The one rule: no control character of others reaches a terminal: it could recolour, retitle or
 rewrite what is shown there. Deliberately absent: our own colours, which are added later.
@@ -10,6 +10,9 @@ from typing import Any
 _KEPT = {"\n", "\t"}
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT}
 _PICTURES |= {0x7F: "\u2421", **dict.fromkeys(range(0x80, 0xA0), "\ufffd")}
+#: true and false of YAML 1.1
+_OLD_WORDS = {"y", "n", "yes", "no", "on", "off"}
+_LINE_CHARS = 10_000
 # JSON escapes the others by itself.
 _ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
@@ -22,3 +25,26 @@ def printable(text: str) -> str:
 def as_json(record: Any, indent: int | None = None) -> str:
     """The exact data, readable, without a raw control character."""
     return json.dumps(record, ensure_ascii=False, indent=indent).translate(_ESCAPES)
+
+
+def as_yaml(record: Any) -> str:
+    """The same data as a YAML 1.2 document, which older YAML parsers read alike."""
+    import io
+
+    from ruamel.yaml import YAML
+    from ruamel.yaml.representer import SafeRepresenter
+
+    class Representer(SafeRepresenter):
+        def represent_str(self, data: str) -> Any:
+            style = '"' if data.lower() in _OLD_WORDS else None
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    Representer.add_representer(str, Representer.represent_str)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = _LINE_CHARS
+    text = io.StringIO()
+    yaml.dump(record, text)
+    return text.getvalue()

@@ -15,6 +15,10 @@ from typer.main import get_command
 
 from imlmesh.settings import Output, settings
 
+PROGRAM = "imlmesh"
+#: set by the shell's completion script; its value says what is asked
+COMPLETE_VARIABLE = "_IMLMESH_COMPLETE"
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -104,6 +108,10 @@ def _write_help(page: Any, ctx: Any, formatter: Any) -> None:
     page.format_options(ctx, formatter)
 
 
+def _is_one_text(param: Any) -> bool:
+    return param.type_descriptor.annotation is str and param.nargs == 1 and not param.multiple
+
+
 def _keep_as_given(option: Any) -> Any:
     if option is not None:
         option._runtime_param = _AsGiven()
@@ -115,6 +123,9 @@ class Verb(TyperCommand):
 
     def __init__(self, name: str | None, **attributes: Any) -> None:
         super().__init__(name, **attributes)
+        for param in self.params:
+            if _is_one_text(param):
+                _keep_as_given(param)
         self.params.extend(_shared_params())
 
     def get_help_option(self, ctx: Any) -> Any:

@@ -6,16 +6,22 @@ and says how to come back. Deliberately absent: deciding anything about the run.
 
 import asyncio
 import contextlib
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
+from rich.text import Text
+
 from imlmesh.client import Client, ServerEvent
+from imlmesh.ending import end_lines, failures
 from imlmesh.exits import ExitCode, exit_code_of_run
-from imlmesh.render import clock, console, emit_json, is_live, say, try_line, write
+from imlmesh.keys import has_keys, pressed
+from imlmesh.loglines import log_line
+from imlmesh.render import clock, console, emit_record, is_live, say, try_line, write
 from imlmesh.settings import settings
-from imlmesh.waves import end_lines, event_line, head_line, question_lines, wave_lines
-from imlmesh_protocol.errors import LinkError
+from imlmesh.waves import event_line, head_line, question_lines, undo_lines, wave_lines
+from imlmesh_protocol.errors import LinkError, MeshError
 
 _REDRAWS_PER_S = 5
 #: changes that a person should see even after the waves were redrawn
@@ -26,7 +32,12 @@ _NOTABLE = {
     "approval-closed",
     "run-aborting",
     "run-cancelling",
+    "run-paused",
+    "run-resumed",
+    "retry-planned",
+    "rollback-due",
 }
+_ANSWERS = {"a": "approve", "d": "deny"}
 
 
 class View(Protocol):
@@ -50,37 +61,55 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
     snapshot = client.get(f"runs/{run}")
     name = snapshot["run"]
     try:
-        ended = asyncio.run(follow(client, snapshot, timeout_s))
+        ended = asyncio.run(follow(client, snapshot, timeout_s, keys=has_keys()))
     except KeyboardInterrupt:
-        _detached(name)
+        say_detached(name)
         return ExitCode.INTERRUPTED
     if not ended:
-        say(f"{name} goes on after {timeout_s:g}s.   watch: {try_line(f'run watch {name}')}")
+        say_late(name)
         return ExitCode.TIMED_OUT
-    return show_end(client.get(f"runs/{name}"))
+    return show_end(client, name)
 
 
-def show_end(run: dict[str, Any]) -> ExitCode:
+def show_end(client: Client, name: str) -> ExitCode:
     """Print how an ended run ended; its exit code."""
-    if settings.output == "json":
-        emit_json(run)
+    run = client.get(f"runs/{name}")
+    if settings.output in ("json", "yaml"):
+        emit_record(run)
     elif settings.output == "table":
-        for line in end_lines(run):
+        logs = client.get(f"runs/{name}/logs", failed="true")["lines"] if failures(run) else ()
+        for line in end_lines(run, logs):
             write(line)
+    return outcome(run)
+
+
+def outcome(run: dict[str, Any]) -> ExitCode:
+    """The exit code of an ended run."""
     return exit_code_of_run(run["state"], (run["error"] or {}).get("code"))
 
 
-def _detached(run: str) -> None:
+def say_late(run: str) -> None:
+    """The time was over before the run was."""
+    say(f"{run} goes on.   watch: {try_line(f'run watch {run}')}")
+
+
+def say_detached(run: str) -> None:
+    """Whoever followed the run went away."""
     keeps = f"detached; {run} keeps running."
     say(f"{keeps}   watch: {try_line(f'run watch {run}')}   stop: {try_line(f'run cancel {run}')}")
 
 
-async def follow(client: Client, snapshot: dict[str, Any], timeout_s: float | None) -> bool:
-    """True when the run ended, False when the time did."""
-    with _view(client, snapshot) as view:
+async def follow(
+    client: Client, snapshot: dict[str, Any], timeout_s: float | None, *, keys: bool = False
+) -> bool:
+    """True when the run ended, False when the time did. `keys`: they answer, and leave the run."""
+    nodes = client.events()
+    # Whoever sees the run also sees what happens to its nodes from then on.
+    await anext(nodes)
+    with _view(client, snapshot, keys) as view:
         asides = [
             asyncio.create_task(view.refresh()),
-            asyncio.create_task(_follow_nodes(client, view)),
+            asyncio.create_task(_follow_nodes(nodes, view)),
         ]
         try:
             async with asyncio.timeout(timeout_s):
@@ -97,25 +126,25 @@ async def follow(client: Client, snapshot: dict[str, Any], timeout_s: float | No
     return True
 
 
-async def _follow_nodes(client: Client, view: View) -> None:
+async def _follow_nodes(events: AsyncIterator[ServerEvent], view: View) -> None:
     """Show what happens to nodes: the stream of a run does not tell."""
-    async for event in client.events():
+    async for event in events:
         if event.kind == "change" and event.data.get("run") is None:
             view.take(event)
 
 
 @contextlib.contextmanager
-def _view(client: Client, snapshot: dict[str, Any]) -> Iterator[View]:
+def _view(client: Client, snapshot: dict[str, Any], keys: bool) -> Iterator[View]:
     if settings.output == "jsonl":
         yield JsonLines()
-    elif settings.output == "json" or settings.quiet:
+    elif settings.output != "table" or settings.quiet:
         yield Silent(snapshot["seq"])
     elif not is_live():
         yield Lines()
     else:
         from rich.live import Live
 
-        view = Waves(client, snapshot)
+        view = Waves(client, snapshot, keys)
         with Live(
             get_renderable=view.render,
             console=console(),
@@ -123,7 +152,8 @@ def _view(client: Client, snapshot: dict[str, Any]) -> Iterator[View]:
             transient=False,
         ) as live:
             view.live = live
-            yield view
+            with pressed(view.press) if keys else contextlib.nullcontext():
+                yield view
 
 
 class Silent:
@@ -169,25 +199,32 @@ class JsonLines(Silent):
 
     def take(self, event: ServerEvent) -> None:
         """Print every event."""
-        emit_json(event.as_record(), line=True)
+        emit_record(event.as_record(), line=True)
 
 
 class Waves:
     """Redrawn waves; what is worth remembering is printed above them."""
 
-    def __init__(self, client: Client, snapshot: dict[str, Any]) -> None:
+    def __init__(self, client: Client, snapshot: dict[str, Any], keys: bool) -> None:
         self.after: int = snapshot["seq"]
         self.live: Any = None
         self._client = client
         self._run = snapshot
         self._progress: dict[str, float] = {}
         self._stale = asyncio.Event()
+        self._with_keys = keys
+        self._with_logs = False
+        #: questions that a key of this terminal answered, and the answers under way
+        self._answered: set[str] = set()
+        self._answering: set[asyncio.Task[None]] = set()
 
     def take(self, event: ServerEvent) -> None:
         """Note the event; the waves follow at the next redraw."""
         data = event.data
         if event.kind == "progress" and data.get("fraction") is not None:
             self._progress[data["action"]] = data["fraction"]
+        if event.kind == "log" and self._with_logs:
+            self.live.console.print(log_line(data), soft_wrap=True)
         if event.kind != "change":
             return
         if data["kind"] in _NOTABLE or _is_move(data):
@@ -210,19 +247,57 @@ class Waves:
         """Fetch the run once more."""
         self._run = await asyncio.to_thread(self._client.get, f"runs/{self._run['run']}")
 
+    def press(self, key: str) -> None:
+        """[a]pprove or [d]eny the first gate that is shown, [l]ogs on and off, [q] detach."""
+        gate = self._gate()
+        if key == "q":
+            signal.raise_signal(signal.SIGINT)
+        elif key == "l":
+            self._with_logs = not self._with_logs
+        elif key in _ANSWERS and gate is not None:
+            self._answered.add(gate)
+            answering = asyncio.get_running_loop().create_task(self._answer(gate, _ANSWERS[key]))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+
+    async def _answer(self, gate: str, option: str) -> None:
+        try:
+            path = f"approvals/{gate}/answer"
+            await asyncio.to_thread(self._client.post, path, {"option": option})
+        except MeshError as exc:
+            self._answered.discard(gate)
+            self.live.console.print(f"{gate}: {exc.message} [{exc.code}]", soft_wrap=True)
+        self._stale.set()
+
+    def _gate(self) -> str | None:
+        """The gate that the keys answer: a second press must not answer the next one unseen."""
+        for approval in self._run["approvals"]:
+            if approval["state"] == "pending" and approval["kind"] == "gate":
+                name = str(approval["approval"])
+                return None if name in self._answered else name
+        return None
+
     def render(self) -> Any:
-        """Head, waves, questions, cut to the window."""
+        """Head, waves, what is undone, questions, keys, cut to the window."""
         from rich.console import Group
 
         now_ms = time.time_ns() // 1_000_000
         size = self.live.console.size if self.live else console().size
-        questions = question_lines(self._run["approvals"], now_ms)
-        room = max(1, size.height - len(questions) - 4)
+        below = [*undo_lines(self._run), *question_lines(self._run["approvals"], now_ms)]
+        if self._with_keys and not self._run["ended_at_ms"]:
+            below.append(keys_line(self._gate(), logs=self._with_logs))
+        room = max(1, size.height - len(below) - 4)
         lines = [head_line(self._run, now_ms), *wave_lines(self._run, now_ms, self._progress, room)]
         for line in lines:
             line.truncate(size.width, overflow="ellipsis")
-        return Group(*lines, *questions)
+        return Group(*lines, *below)
 
 
 def _is_move(data: dict[str, Any]) -> bool:
     return bool(data["kind"] == "dispatch-planned" and data.get("attempt", 1) > 1)
+
+
+def keys_line(gate: str | None, *, logs: bool) -> Text:
+    """What the keys do now."""
+    answers = f"[a]pprove or [d]eny {gate}   " if gate else ""
+    return Text(f"{answers}[l]ogs {'off' if logs else 'on'}   [q] detach", style="dim")

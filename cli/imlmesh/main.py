@@ -4,6 +4,7 @@ The one rule: whatever happens, a person reads a coded error and a script gets a
 traceback is shown with -v alone. Deliberately absent: imports of what a noun needs.
 """
 
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from imlmesh.exits import ExitCode, exit_code_of
-from imlmesh.grammar import Root
+from imlmesh.grammar import COMPLETE_VARIABLE, PROGRAM, Root
 from imlmesh.settings import settings
 from imlmesh_protocol.errors import InputError, MeshError
 
@@ -23,10 +24,14 @@ NOUNS = {
     "node": "See, label, provision and run nodes.",
     "group": "Name sets of nodes.",
     "plan": "Write, check and run plans.",
-    "run": "List, show, follow and cancel runs.",
+    "run": "List, show, follow, hold, cancel and retry runs.",
     "approval": "See and answer questions to a person.",
+    "memory": "See and change what plans remember.",
+    "action": "See what nodes can do, and call one action.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",
+    "docs": "Explain error codes.",
+    "completion": "Let the shell complete commands.",
     "version": "Print the version.",
 }
 EXAMPLES = """\
@@ -60,7 +65,9 @@ def run(args: list[str]) -> int:
     """Carry out one command line; the exit code."""
     settings.reset()
     try:
-        return int(build().main(args=args, prog_name="imlmesh", standalone_mode=False) or 0)
+        if COMPLETE_VARIABLE in os.environ:
+            _know_shells()
+        return int(build().main(args=args, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TyperException as exc:
         return _usage(exc, args)
     except BrokenPipeError:
@@ -73,6 +80,12 @@ def run(args: list[str]) -> int:
         return ExitCode.INTERRUPTED
     except Exception as exc:
         return _report(exc)
+
+
+def _know_shells() -> None:
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
 
 
 def main() -> NoReturn:
@@ -95,6 +108,8 @@ def _usage(exc: TyperException, args: list[str]) -> int:
     path = context.command_path if context is not None else "imlmesh"
     if "--json" in args or "json" in args:
         settings.output = "json"
+    elif "yaml" in args:
+        settings.output = "yaml"
     return _show(InputError("usage", text, hint=f"{path} --help"))
 
 

@@ -14,10 +14,10 @@ _HEAD = """\
 
 Written from the code by `docs/pages.py`; `imlmesh NOUN VERB --help` says the same.
 
-Data goes to stdout, everything else to stderr. `-o json` prints one object with a `schema`, `-o jsonl` one object a
-line. Colour obeys `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`; a state always has a shape and a word beside its colour.
-Errors have the form `error[CODE]: what is wrong`, with place and command to try, and the same as JSON on stderr
-with `-o json`.
+Data goes to stdout, everything else to stderr. `-o json` prints one object with a `schema`, `-o yaml` the same as YAML,
+`-o jsonl` one object a line. Colour obeys `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`; a state always has a shape and a word beside its colour.
+Errors have the form `error[CODE]: what is wrong`, with place and command to try, and the same as data on stderr
+with `-o json` or `-o yaml`; `imlmesh docs CODE` explains each code. A time is written `90`, `90s`, `5m` or `1h30m`.
 
 ## Exit codes
 

@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from imlmesh.foreign import as_json, printable
+from imlmesh.foreign import as_json, as_yaml, printable
 from imlmesh.settings import settings
 
 #: state -> (shape, style)
@@ -113,24 +113,28 @@ def write(text: Cell = "") -> None:
     console().print(text, soft_wrap=True)
 
 
-def emit_json(record: Mapping[str, Any], *, line: bool = False) -> None:
-    """One JSON object on stdout; on one line for jsonl."""
-    indent = None if line or settings.output == "jsonl" else 2
+def emit_record(record: Mapping[str, Any], *, line: bool = False) -> None:
+    """One object on stdout, as JSON or YAML; `line`: one of many, on a line or a document each."""
+    if settings.output == "yaml":
+        text = ("---\n" if line else "") + as_yaml(record)
+    else:
+        indent = None if line or settings.output == "jsonl" else 2
+        text = as_json(record, indent) + "\n"
     # A plain write: rich would fold long lines.
-    sys.stdout.write(as_json(record, indent) + "\n")
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def emit(record: Mapping[str, Any], items: str | None = None) -> bool:
-    """Print `record` when JSON is wanted; False when a table is. jsonl prints each of `items`."""
+    """Print `record` as data when that is wanted; False when a table is. jsonl prints each of `items`."""
     if settings.output == "table":
         return False
     if settings.output == "jsonl" and items is not None:
         schema = str(record["schema"]).replace("-list/", "/")
         for item in record[items]:
-            emit_json({"schema": schema, **item})
+            emit_record({"schema": schema, **item})
     else:
-        emit_json(record)
+        emit_record(record)
     return True
 
 

@@ -7,7 +7,7 @@ before a verb runs. Deliberately absent: defaults of single verbs.
 from dataclasses import dataclass, fields
 from typing import Literal
 
-Output = Literal["table", "json", "jsonl"]
+Output = Literal["table", "json", "jsonl", "yaml"]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
 
 pytestmark = pytest.mark.mosquitto

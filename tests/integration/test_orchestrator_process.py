@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.trust import NodeKeys
+from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
 pytestmark = pytest.mark.mosquitto
 

@@ -100,6 +100,13 @@ def test_a_record_of_the_api_becomes_the_error_it_was() -> None:
         ("trust.mode", 6),
         ("orchestrator.running", 1),
         ("run.ended", 1),
+        ("run.not_ended", 1),
+        ("run.not_paused", 1),
+        ("plan.fingerprint", 3),
+        ("plan.nonce_reused", 3),
+        ("memory.not_found", 3),
+        ("approval.option", 3),
+        ("approval.four_eyes", 6),
         ("internal", 70),
     ],
 )
@@ -116,6 +123,8 @@ def test_exit_codes_of_errors(code: str, exit_code: int) -> None:
         ("failed", "plan.cycle", 1),
         ("failed", "place.no_node", 4),
         ("failed", "action.failed_by_person", 7),
+        ("failed", "approval.denied", 7),
+        ("failed", "approval.expired", 7),
         ("cancelled", None, 9),
     ],
 )

@@ -70,7 +70,7 @@ def test_json_is_exact_and_without_raw_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     record = {"text": "\x1b[2J\x7f\x9b ü"}
-    render.emit_json(record)
+    render.emit_record(record)
     out = capsys.readouterr().out
     assert json.loads(out) == record
     assert "ü" in out

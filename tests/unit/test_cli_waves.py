@@ -4,50 +4,9 @@ from typing import Any
 
 import pytest
 
+from cli_records import START_MS, action, placed, run
 from imlmesh.settings import settings
-from imlmesh.waves import end_lines, head_line, question_lines, wave_lines
-
-START_MS = 1_000_000
-
-
-def action(name: str, state: str, **fields: Any) -> dict[str, Any]:
-    begun = state not in ("pending", "skipped")
-    ended = state in ("completed", "failed", "cancelled")
-    found = {
-        "id": name,
-        "state": state,
-        "node": "n-1" if begun else None,
-        "node_alias": "pi" if begun else None,
-        "attempt": 1,
-        "planned_at_ms": START_MS if begun else None,
-        "ended_at_ms": START_MS + 3_100 if ended else None,
-        "reasons": None,
-        "error": None,
-        "line": None,
-    }
-    return {**found, **fields}
-
-
-def run(*waves: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    actions = [action for wave in waves for action in wave]
-    counts: dict[str, int] = {}
-    for each in actions:
-        counts[each["state"]] = counts.get(each["state"], 0) + 1
-    found = {
-        "run": "r-7-abcd",
-        "plan_id": "evening",
-        "state": "running",
-        "submitted_at_ms": START_MS,
-        "ended_at_ms": None,
-        "waits_for": [],
-        "unconfirmed": False,
-        "file": "evening.yaml",
-        "error": None,
-        "waves": [[action["id"] for action in wave] for wave in waves],
-        "actions": actions,
-        "counts": counts,
-    }
-    return {**found, **fields}
+from imlmesh.waves import head_line, question_lines, undo_lines, wave_lines
 
 
 @pytest.fixture(autouse=True)
@@ -113,23 +72,47 @@ def test_a_question_names_the_command_that_answers_it() -> None:
     ]
 
 
-def test_the_end_groups_failures_with_their_place() -> None:
-    failed = action(
-        "valve", "failed", error={"code": "driver.busy", "message": "pin 17 is busy"}, line=30
-    )
-    found = run(
-        [action("read", "completed"), failed], state="failed", ended_at_ms=START_MS + 41_000
-    )
-    assert [line.plain for line in end_lines(found)] == [
-        "✖ r-7-abcd failed after 41s   1 completed · 1 failed",
-        "  valve on pi: pin 17 is busy [driver.busy]  evening.yaml:30",
-        "  why:  imlmesh run story r-7-abcd",
-        "  logs: imlmesh run logs r-7-abcd",
+def test_members_are_counted_and_those_that_went_wrong_named() -> None:
+    members = [
+        placed("pi-a", "completed"),
+        placed("pi-b", "failed", "driver.busy"),
+        placed("pi-c", "running"),
+        placed("pi-d", "pending"),
+    ]
+    read = action("read", "running", mode="all", members=members)
+    assert lines(run([read])) == [
+        "wave 1/1 ● 0/1   5.0s  read 1/4 nodes: pi-b failed (driver.busy), pi-c running"
     ]
 
 
-def test_an_unconfirmed_cancel_is_said() -> None:
-    found = run([action("a", "cancelled")], state="cancelled", unconfirmed=True, ended_at_ms=1)
-    text = "\n".join(line.plain for line in end_lines(found))
-    assert "■ r-7-abcd cancelled" in text
-    assert "has not confirmed" in text
+def test_a_retry_says_when_and_why() -> None:
+    again = action(
+        "copy",
+        "waiting",
+        tries=1,
+        retry_at_ms=START_MS + 9_000,
+        error={"code": "driver.timeout", "message": "too slow"},
+    )
+    assert lines(run([again])) == ["wave 1/1 ◔ 0/1   5.0s  copy: try 2 in 4.0s (driver.timeout)"]
+
+
+def test_a_gate_is_named_where_it_holds_the_wave() -> None:
+    valve = action("valve", "awaiting_approval", node=None, planned_at_ms=None, approval="a-3")
+    assert lines(run([valve])) == ["wave 1/1 ◔ 0/1  valve: waits for approval a-3"]
+
+
+def test_what_is_undone_has_a_line_of_its_own() -> None:
+    assert undo_lines(run([action("read")])) == []
+    append = action(
+        "append", "rolled_back", compensations=[placed("pi", "completed"), placed("bed", "running")]
+    )
+    copy = action("copy", compensations=[placed("pi", "pending")])
+    assert [line.plain for line in undo_lines(run([append, copy]))] == [
+        "undo ● 1/3  append on bed: running"
+    ]
+
+
+def test_a_run_says_that_it_starts_later_and_what_it_retries() -> None:
+    later = run([action("a", "pending")], state="pending", starts_at_ms=START_MS + 60_000)
+    assert head_line(later, START_MS).plain.endswith("starts in 60s")
+    assert "retries r-3-wxyz" in head_line(run([action("a")], of="r-3-wxyz"), START_MS).plain

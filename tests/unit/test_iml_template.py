@@ -261,13 +261,13 @@ RESULTS = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(RESULTS)
 def test_a_lone_template_gives_the_result_untouched(result):
     assert render("{{result.a}}", Scope({"a": result}, {}, "n")) is result
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=10), st.text(st.sampled_from("{}.renvodi IML_"), max_size=20))
 def test_what_is_put_in_is_never_looked_at_again(before, inserted):
     text = before.replace("{", "(") + "{{result.a}}|"

@@ -154,7 +154,7 @@ class History:
                 self.begin()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(moves, max_size=40))
 def test_the_invariants_hold_in_every_history(steps: list[tuple[str, Any]]) -> None:
     history = History()

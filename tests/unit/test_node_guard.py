@@ -119,6 +119,24 @@ def test_the_claims_of_the_driver_are_added() -> None:
     assert guard.check(asked)[0].claims == ("gpio:17", "x")
 
 
+def test_a_claim_that_stands_twice_is_one() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    claims = ("y", "x", "y")
+    asked = Dispatch(
+        "r/a/pi/1",
+        "filesystem",
+        "read_file",
+        {"path": "a"},
+        Effect.PURE,
+        1,
+        1,
+        "finish",
+        "wait",
+        claims,
+    )
+    assert guard.check(asked)[0].claims == ("x", "y")
+
+
 def test_the_default_of_a_guarded_param_is_checked_too() -> None:
     schema = {"properties": {"path": {"type": "string", "default": "/etc", "x-guard": "read"}}}
     spec = ActionSpec("filesystem", "peek", schema, (), Effect.PURE, "readonly", 0.0)

@@ -33,6 +33,8 @@ class Wire:
         self.faults = 0
         self.last_error = None
         self.sent: list[tuple[str, dict[str, Any]]] = []
+        #: how many messages had been handed over at the last flush
+        self.flushed = 0
 
     def start(self, events: LinkEvents) -> None: ...
 
@@ -42,6 +44,9 @@ class Wire:
         if self.full:
             raise LinkError("link.full", "too much waits")
         self.sent.append((topic, unpack(unpack(payload)[3])))
+
+    def flush(self) -> None:
+        self.flushed = len(self.sent)
 
     @property
     def numbers(self) -> list[int]:
@@ -86,6 +91,16 @@ def test_what_is_sent_meanwhile_queues_behind_in_order_of_its_number(
     outbox.send(question("c"))
     assert [body.get("nonce", body.get("beat")) for _, body in wire.sent] == ["a", 1, 2, "b", "c"]
     assert wire.numbers == sorted(wire.numbers)
+
+
+def test_messages_leave_at_once_but_log_lines_may_gather(outbox: Outbox, wire: Wire) -> None:
+    outbox.prepare([beat(1), beat(2)])
+    outbox.release()
+    assert wire.flushed == 2
+    outbox.send(Letter(Kind.EVENT, {"line": "hello"}, "log", qos=0))
+    assert (len(wire.sent), wire.flushed) == (3, 2)
+    outbox.send(question("a"))
+    assert wire.flushed == 4
 
 
 def test_a_will_belongs_to_its_session_and_never_expires(outbox: Outbox) -> None:

@@ -44,7 +44,7 @@ def expected(actions: list[dict[str, Any]], failing: set[str]) -> dict[str, str]
     return ends
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(plans(("continue", "skip")), st.sampled_from(("parallel", "sequential")), st.data())
 def test_continue_and_skip_end_as_the_rules_say(
     actions: list[dict[str, Any]], mode: str, data: st.DataObject
@@ -61,7 +61,7 @@ def test_continue_and_skip_end_as_the_rules_say(
     assert run.state == "completed"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(plans(("abort", "continue", "skip")), st.data())
 def test_whatever_happens_every_run_ends_and_a_replay_agrees(
     actions: list[dict[str, Any]], data: st.DataObject

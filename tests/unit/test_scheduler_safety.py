@@ -54,7 +54,9 @@ def test_a_journal_that_lost_once_work_asks_although_the_plan_says_wait() -> Non
 
 
 def test_reroute_counts_only_for_what_may_be_repeated() -> None:
-    one = ActionRecord("a", plan(action("a", on_node_loss="reroute")).actions[0], 1, False, False, [])
+    one = ActionRecord(
+        "a", plan(action("a", on_node_loss="reroute")).actions[0], 1, False, False, []
+    )
     assert loss_policy(one, Effect.PURE) == "reroute"
     assert loss_policy(one, Effect.ONCE) == "ask"
 
@@ -172,10 +174,10 @@ def test_a_result_of_a_forgotten_run_is_evidence() -> None:
 def test_deadlines_of_what_has_ended_are_swept_out() -> None:
     stage = Stage("pi")
     heap = stage.scheduler._deadlines
+    same = plan(action("a"))
     for _ in range(6_000):
-        run = stage.scheduler.handle(
-            e.PlanSubmitted(stage.now_ms, "q", 7, plan(action("a")), "d", "eve")
-        )[1][0].value
+        submitted = e.PlanSubmitted(stage.now_ms, "q", 7, same, "d", "eve")
+        run = stage.scheduler.handle(submitted)[1][0].value
         dispatch = next(iter(stage.state.nodes["pi"].live))
         result = e.Result(dispatch, stage.state.dispatches[dispatch].hash, "completed", 1)
         stage.scheduler.handle(e.ResultsArrived(stage.now_ms, "r", "pi", (result,)))

@@ -7,7 +7,7 @@ import pytest
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.manifest import manifest_from_wire
+from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo, manifest_from_wire
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import messages, topics
 from imlmesh_protocol.wire.messages import decode_dispatch, encode_dispatch
@@ -126,6 +126,17 @@ def test_the_longest_dispatch_id_fits() -> None:
     messages.check_fields(topics.Kind.ACCEPT, {"dispatches": [[longest, b"h"]]})
 
 
+@pytest.mark.parametrize("on_busy", ["wait", "fail"])
+def test_claims_and_on_busy_travel_with_the_dispatch(on_busy: str) -> None:
+    sent = encode_dispatch(
+        *("r-1/a/pi/1", "iot", "digital_write", {}, Effect.PHYSICAL, 60_000, 6_000, "finish"),
+        claims=("gpio:17", "pump"),
+        on_busy=on_busy,
+    )
+    dispatch = decode_dispatch(sent)
+    assert (dispatch.claims, dispatch.on_busy) == (("gpio:17", "pump"), on_busy)
+
+
 @pytest.mark.parametrize("claims", [["{pin.real}"], ["{pin[0]}"], ["{pin!r}"], ["{"], [""], [17]])
 def test_a_manifest_with_claims_that_are_no_patterns_is_refused(claims: list[Any]) -> None:
     action = {
@@ -142,3 +153,43 @@ def test_a_manifest_with_claims_that_are_no_patterns_is_refused(claims: list[Any
     action["claims"] = claims
     with pytest.raises(ProtocolError):
         manifest_from_wire({"modules": {"iot": module}})
+
+
+@pytest.mark.parametrize(
+    "undo",
+    [
+        {
+            "action": "write",
+            "params": {"pin": "{{params.pin}}", "was": ["{{result.0.x}}", "{{result}}"]},
+        },
+        None,
+    ],
+)
+def test_an_undo_comes_back_from_the_wire(undo: dict[str, Any] | None) -> None:
+    wire = Manifest({"iot": Module("1", {"write": writing(undo)})}).to_wire()
+    assert wire["modules"]["iot"]["actions"]["write"]["undo"] == undo
+    assert manifest_from_wire(wire).modules["iot"].actions["write"] == writing(undo)
+
+
+@pytest.mark.parametrize(
+    "undo",
+    [
+        {"action": "erase", "params": {}},
+        {"action": "write", "params": {"pin": "{{node.id}}"}},
+        {"action": "write", "params": {"pin": ["{{result.x"]}},
+        {"action": "write", "params": {"pin": "{{resultx}}"}},
+        {"action": "write", "params": 5},
+        {"action": "write"},
+        "write",
+    ],
+)
+def test_a_manifest_with_an_undo_that_is_none_is_refused(undo: Any) -> None:
+    wire = Manifest({"iot": Module("1", {"write": writing(None)})}).to_wire()
+    wire["modules"]["iot"]["actions"]["write"]["undo"] = undo
+    with pytest.raises(ProtocolError):
+        manifest_from_wire(wire)
+
+
+def writing(undo: dict[str, Any] | None) -> ActionSpec:
+    found = undo and Undo(undo["action"], undo["params"])
+    return ActionSpec("iot", "write", {}, (), Effect.PHYSICAL, "readonly", 0.5, undo=found)

@@ -6,6 +6,7 @@ import typer
 
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
+from imlmesh.spans import seconds_of
 
 app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh event tail -o jsonl")
 
@@ -27,7 +28,7 @@ def tail(
         typer.Option(help="Only change, log, progress, heartbeat or refusal; may be repeated."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop after this time.")
+        str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 5m, 1h.")
     ] = None,
 ) -> None:
     """Print events as they happen, until Ctrl-C."""
@@ -38,9 +39,9 @@ def tail(
 
     async def follow() -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds_of(timeout)):
                 async for event in client.events(run=run, after=after):
-                    if not kind or event.kind in kind:
+                    if event.kind != "open" and (not kind or event.kind in kind):
                         _write_event(event)
 
     client = Client.connect(settings.home)
@@ -48,11 +49,11 @@ def tail(
 
 
 def _write_event(event: Any) -> None:
-    from imlmesh.render import clock, console, emit_json, write
+    from imlmesh.render import clock, console, emit_record, write
 
     data = event.data
     if settings.output != "table":
-        emit_json(event.as_record(), line=True)
+        emit_record(event.as_record(), line=True)
         return
     at = clock(data["at_ms"]) if "at_ms" in data else " " * 8
     number = "-" if event.seq is None else str(event.seq)

@@ -45,13 +45,14 @@ def show(
     """Show one node: state, health, facts, groups, labels, modules."""
     from imlmesh.client import Client
     from imlmesh.fleet import print_actions, print_node
-    from imlmesh.render import emit
+    from imlmesh.render import emit, write
 
     found = Client.connect(settings.home).get(f"nodes/{node}")
     if emit(found):
         return
     print_node(found)
     if actions:
+        write()
         print_actions(found["actions"])
 
 

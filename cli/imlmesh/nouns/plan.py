@@ -1,21 +1,24 @@
 """`imlmesh plan`: from an empty file to a run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
+from imlmesh.spans import Timeout, seconds_of
 
 app = noun(
     "Write, check and run plans.",
     """\
 imlmesh plan new first.iml.yaml
 imlmesh plan check first.iml.yaml    needs no orchestrator
+imlmesh plan fmt first.iml.yaml      in the form that all plans have
+imlmesh plan preview first.iml.yaml  where each action would go, and why
 imlmesh plan run first.iml.yaml""",
 )
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A plan as YAML or JSON.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A plan as YAML or JSON; - is stdin.")]
 
 _START = """\
 # yaml-language-server: $schema=./iml.schema.json
@@ -71,65 +74,150 @@ def new(
     app,
     """\
 imlmesh plan check evening.iml.yaml            against the drivers of this installation
-imlmesh plan check evening.iml.yaml --mesh     against the nodes that are there now""",
+imlmesh plan check evening.iml.yaml --mesh     against the nodes that are there now
+imlmesh plan check answer.txt --repair         what a language model wrote: what would be changed
+imlmesh plan check answer.txt --repair --out evening.json""",
 )
 def check(
     file: File,
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Check nodes and groups too; needs the orchestrator.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair almost-valid JSON; print what was changed.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the repaired plan there; - is stdout."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> int:
-    """Say everything that is wrong with a plan; nothing is sent to a node."""
-    from imlmesh.exits import ExitCode, exit_code_of
-    from imlmesh.render import emit
+    """Say everything that is wrong with a plan; nothing is sent to a node.
 
-    found = _check_on_mesh(file) if mesh else _check_here(file)
-    if found["errors"] or (found["warnings"] and settings.output == "table"):
+    With --repair a text that asks the plan's author to correct the rest is printed too. A plan
+    that was cut off ends with 3 even when nothing else is wrong: what is missing was never seen.
+    """
+    from imlmesh.checking import check_file, exit_code, repair_file, show_check
+    from imlmesh.render import emit
+    from imlmesh_protocol.errors import InputError
+
+    if repair and mesh:
+        raise InputError("usage", "--repair checks here; check what it wrote with --mesh")
+    if not repair and (out is not None or force):
+        raise InputError("usage", "--out and --force belong to --repair")
+    if repair:
+        return exit_code(repair_file(file, out, force=force))
+    found = _check_on_mesh(file) if mesh else check_file(file)
+    if not emit(found):
+        show_check(found)
+    return exit_code(found)
+
+
+@verb(
+    app,
+    """\
+imlmesh plan fmt evening.iml.yaml              print it
+imlmesh plan fmt evening.iml.yaml --write      keep it
+imlmesh plan fmt evening.iml.yaml --check      1 when it is not tidy
+imlmesh plan fmt evening.json --to yaml > evening.iml.yaml""",
+)
+def fmt(
+    file: File,
+    to: Annotated[
+        Literal["yaml", "json"] | None,
+        typer.Option("--to", help="Another form; the file's own by default."),
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", "-w", help="Write the file itself.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print nothing; exit with 1 when it is not tidy.")
+    ] = False,
+) -> int:
+    """Give a plan the order and form that all plans have.
+
+    Values stay as they are, and so do the comments of YAML; they move with their field. Anchors
+    are written out. JSON has no comments: --to json says how many it leaves out.
+    """
+    from imlmesh.formatting import format_file
+    from imlmesh_protocol.errors import InputError
+
+    if write and check:
+        raise InputError("usage", "--write and --check exclude each other")
+    return format_file(file, to, write=write, check=check)
+
+
+@verb(
+    app,
+    """\
+imlmesh plan preview evening.iml.yaml
+imlmesh plan preview evening.iml.yaml --detailed-exitcode    10 when it shows changes""",
+)
+def preview(
+    file: File,
+    detailed: Annotated[
+        bool,
+        typer.Option("--detailed-exitcode", help="Exit with 10 when it differs from the last run."),
+    ] = False,
+) -> int:
+    """Show what a plan would do now: waves, nodes, who is left out and why, what asks first."""
+    from imlmesh.client import Client
+    from imlmesh.exits import ExitCode, exit_code_of
+    from imlmesh.preview import changed, print_preview
+    from imlmesh.render import emit, say, try_line
+
+    body = {"text": _text(file), "file": str(file)}
+    found = Client.connect(settings.home).post("plans/preview", body)
+    if settings.output == "table" and (found["errors"] or found["warnings"]):
         from imlmesh.diagnosis import show_records
 
-        if settings.output == "table":
-            show_records(found["errors"], found["warnings"])
-    if not emit(found) and not found["errors"]:
-        _print_waves(found)
-    if not found["errors"]:
-        return ExitCode.DONE
+        show_records(found["errors"], found["warnings"])
+    if not emit(found) and found["fingerprint"]:
+        print_preview(found)
+        words = f"plan run {file} --expect {found['fingerprint']}"
+        say("run exactly this:  " + try_line(words))
     codes = {exit_code_of(error["code"]) for error in found["errors"]}
-    return ExitCode.NO_NODE if codes == {ExitCode.NO_NODE} else ExitCode.INVALID
+    if codes - {ExitCode.NO_NODE}:
+        return ExitCode.INVALID
+    if not found["placeable"]:
+        return ExitCode.NO_NODE
+    return ExitCode.CHANGES if detailed and changed(found) else ExitCode.DONE
 
 
 @verb(
     app,
     """\
 imlmesh plan run evening.iml.yaml
-imlmesh plan run evening.iml.yaml --detach    print the run's id and return
-imlmesh plan run evening.iml.yaml -o json     wait, then print the run""",
+imlmesh plan run evening.iml.yaml --detach          print the run's id and return
+imlmesh plan run evening.iml.yaml --priority 5      before others that wait for the same nodes
+imlmesh plan run evening.iml.yaml --expect 8c1f…    only what `plan preview` showed
+imlmesh plan run evening.iml.yaml -o json           wait, then print the run""",
     "run",
 )
 def run_plan(
     file: File,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait.")] = False,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Stop waiting; the run goes on."),
+    priority: Annotated[
+        int, typer.Option(min=-10, max=10, help="More goes first; 2 more is twice the share.")
+    ] = 0,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="FINGERPRINT", help="Refuse when it is not what preview showed."),
     ] = None,
+    timeout: Timeout = None,
 ) -> int | None:
-    """Submit a plan and follow it; Ctrl-C leaves it running. Exits with the run's result."""
+    """Submit a plan and follow it; Ctrl-C leaves it running. Exits with the run's result.
+
+    In a terminal: a approves and d denies the gate that is shown, l shows log lines, q detaches.
+    """
     from imlmesh.client import Client
-    from imlmesh.diagnosis import show_records
-    from imlmesh.live import follow_run
-    from imlmesh.render import emit, say, try_line, write
+    from imlmesh.render import say
+    from imlmesh.submitting import after_submission
 
     client = Client.connect(settings.home)
-    submitted = client.post("runs", {"text": _text(file), "file": str(file)})
-    if submitted["warnings"] and settings.output == "table":
-        show_records([], submitted["warnings"])
-    name = submitted["run"]
-    if not detach:
-        return follow_run(client, name, timeout_s=timeout)
-    if not emit(submitted):
-        write(name)
-        say(f"watch: {try_line(f'run watch {name}')}   stop: {try_line(f'run cancel {name}')}")
-    return None
+    body = {"text": _text(file), "file": str(file), "priority": priority, "expect": expect}
+    submitted = client.post("runs", body)
+    if submitted.get("reused"):
+        say(f"{submitted['run']} has this plan's nonce: nothing new was started")
+    return after_submission(client, submitted, detach=detach, timeout_s=seconds_of(timeout))
 
 
 @verb(app, "imlmesh plan schema\nimlmesh plan schema --out iml.schema.json")
@@ -152,32 +240,10 @@ def schema(
         say(f"wrote {out}")
 
 
-def _read(file: Path) -> bytes:
-    from imlmesh_protocol import limits
-    from imlmesh_protocol.errors import InputError, Place
-
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(limits.PLAN_BYTES + 1)
-    except OSError as exc:
-        place = Place(file=str(file))
-        raise InputError("plan.not_found", f"{file}: {exc.strerror}", place=place) from exc
-    if len(data) > limits.PLAN_BYTES:
-        text = f"{file} is larger than {limits.PLAN_BYTES:,} bytes"
-        raise InputError("plan.too_large", text, place=Place(file=str(file)))
-    return data
-
-
 def _text(file: Path) -> str:
-    data = _read(file)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        from imlmesh_protocol.iml.document import parse
+    from imlmesh.plan_files import read_plan_text
 
-        # It names the place.
-        parse(data, str(file))
-        raise
+    return read_plan_text(file)
 
 
 def _check_on_mesh(file: Path) -> dict[str, Any]:
@@ -185,50 +251,3 @@ def _check_on_mesh(file: Path) -> dict[str, Any]:
 
     body = {"text": _text(file), "file": str(file)}
     return Client.connect(settings.home).post("plans/check", body)
-
-
-def _check_here(file: Path) -> dict[str, Any]:
-    from imlmesh_drivers.registry import shipped_manifest
-    from imlmesh_protocol.errors import InputError, InputErrors
-    from imlmesh_protocol.iml.digest import plan_digest
-    from imlmesh_protocol.iml.document import parse
-    from imlmesh_protocol.iml.validate import validate
-
-    found: dict[str, Any] = {"schema": "imlmesh.check/1", "plan_id": None, "digest": None}
-    found |= {"actions": 0, "waves": [], "errors": [], "warnings": []}
-    try:
-        report = validate(parse(_read(file), str(file)), [shipped_manifest()])
-    except InputErrors as exc:
-        return found | {"errors": [error.as_record() for error in exc.errors]}
-    except InputError as exc:
-        return found | {"errors": [exc.as_record()]}
-    found["errors"] = [error.as_record() for error in report.errors]
-    found["warnings"] = [warning.as_record() for warning in report.warnings]
-    if report.plan is not None:
-        found["plan_id"], found["digest"] = report.plan.plan_id, plan_digest(report.plan)
-        found["actions"] = len(report.plan.actions)
-        found["waves"] = _waves({a.id: set(a.depends_on) for a in report.plan.actions})
-    return found
-
-
-def _waves(depends_on: dict[str, set[str]]) -> list[list[str]]:
-    """The ids by dependency depth, in the plan's order."""
-    depth: dict[str, int] = {}
-    waves: list[list[str]] = []
-    while len(depth) < len(depends_on):
-        ready = [n for n, needs in depends_on.items() if n not in depth and needs <= depth.keys()]
-        depth |= dict.fromkeys(ready, len(waves))
-        waves.append(ready)
-    return waves
-
-
-def _print_waves(found: dict[str, Any]) -> None:
-    from imlmesh.render import counted, say, write
-
-    write(
-        f"✔ {found['plan_id']}   {counted(found['actions'], 'action')}"
-        f" · {counted(len(found['waves']), 'wave')} · fingerprint {found['digest'][:12]}"
-    )
-    if not settings.quiet:
-        for number, wave in enumerate(found["waves"], 1):
-            say(f"  wave {number}  {', '.join(wave)}")

@@ -1,24 +1,23 @@
-"""`imlmesh run`: what was submitted, how it goes, why it went so."""
+"""`imlmesh run`: what was submitted, how it goes, why it went so, and what becomes of it."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
+from imlmesh.spans import Timeout, at_ms_of, seconds_of
 
 app = noun(
-    "List, show, follow and cancel runs.",
+    "List, show, follow, hold, cancel and retry runs.",
     """\
 imlmesh run list
-imlmesh run watch r-12          a unique beginning of the id is enough
-imlmesh run story r-12          what was decided, and why""",
+imlmesh run watch r-12              a unique beginning of the id is enough
+imlmesh run story r-12              what was decided, and why
+imlmesh run retry r-12 --failed     again, but only what failed""",
 )
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or a unique beginning.")]
-Timeout = Annotated[
-    float | None,
-    typer.Option("--timeout", metavar="SECONDS", help="Stop waiting; the run goes on."),
-]
 
 
 @verb(
@@ -31,108 +30,29 @@ def list_runs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
 ) -> None:
     """List runs: what waits for something first, then the newest."""
-    import time
-
     from imlmesh.client import Client
-    from imlmesh.render import Column, duration, emit, mark, say, try_line, write_table
+    from imlmesh.render import emit, say, try_line
+    from imlmesh.runs import print_runs
 
     found = Client.connect(settings.home).get("runs", limit=limit, state=state)
     if emit(found, "runs"):
         return
-    runs = sorted(found["runs"], key=lambda run: 0 if run["waits_for"] else 1)
-    if not runs:
+    if not found["runs"]:
         say("no runs yet.   try: " + try_line("plan run FILE"))
         return
-    now_ms = time.time_ns() // 1_000_000
-    columns = [
-        Column("RUN"),
-        Column("PLAN", 2),
-        Column("STATE"),
-        Column("ACTIONS", 1, right=True),
-        Column("TOOK", 3, right=True),
-        Column("AGO", 3, right=True),
-        Column("BY", 5),
-        Column("WAITS FOR", 4),
-    ]
-    rows = []
-    for run in runs:
-        done = run["counts"].get("completed", 0)
-        took_ms = (run["ended_at_ms"] or now_ms) - run["submitted_at_ms"]
-        rows.append(
-            [
-                run["run"],
-                run["plan_id"] or "-",
-                mark(run["state"]),
-                f"{done}/{run['actions']}",
-                duration(took_ms),
-                duration(now_ms - run["submitted_at_ms"]),
-                run["by"],
-                ", ".join(run["waits_for"]) or "-",
-            ]
-        )
-    write_table(columns, rows)
+    print_runs(found["runs"])
 
 
 @verb(app, "imlmesh run show r-12\nimlmesh run show r-12 --json")
 def show(run: Run) -> None:
     """Show a run: its waves, then every action with node, time and error."""
-    import time
-
     from imlmesh.client import Client
-    from imlmesh.render import console, emit, write
-    from imlmesh.waves import end_lines, head_line, question_lines, wave_lines
+    from imlmesh.render import emit
+    from imlmesh.runs import print_run
 
     found = Client.connect(settings.home).get(f"runs/{run}")
-    if emit(found):
-        return
-    now_ms = time.time_ns() // 1_000_000
-    write(head_line(found, now_ms))
-    if found["description"]:
-        write(found["description"])
-    for line in wave_lines(found, now_ms, {}):
-        line.truncate(console().width, overflow="ellipsis")
-        write(line)
-    for line in question_lines(found["approvals"], now_ms):
-        write(line)
-    write()
-    _action_table(found)
-    if found["ended_at_ms"]:
-        for line in end_lines(found):
-            write(line)
-
-
-def _action_table(run: dict[str, Any]) -> None:
-    from imlmesh.render import Column, duration, mark, write_table
-
-    columns = [
-        Column("ACTION"),
-        Column("STATE"),
-        Column("NODE", 1),
-        Column("TOOK", 3, right=True),
-        Column("ATTEMPT", 5, right=True),
-        Column("TARGET", 4),
-        Column("WHAT", 6),
-        Column("ERROR", 2),
-    ]
-    rows = [
-        [
-            action["id"],
-            mark(action["state"]),
-            action["node_alias"] or action["node"] or "-",
-            duration(action["duration_ms"]),
-            str(action["attempt"]),
-            action["target"] or "any node",
-            f"{action['module']}.{action['action']} ({action['effect']})",
-            _error(action),
-        ]
-        for action in run["actions"]
-    ]
-    write_table(columns, rows)
-
-
-def _error(action: dict[str, Any]) -> str:
-    error = action["error"]
-    return f"{error['code']}: {error['message']}" if error else "-"
+    if not emit(found):
+        print_run(found)
 
 
 @verb(
@@ -140,80 +60,156 @@ def _error(action: dict[str, Any]) -> str:
     "imlmesh run watch r-12\nimlmesh run watch r-12 --timeout 60\nimlmesh run watch r-12 -o jsonl",
 )
 def watch(run: Run, timeout: Timeout = None) -> int:
-    """Follow a run to its end and exit with its result; Ctrl-C leaves it running."""
+    """Follow a run to its end and exit with its result; Ctrl-C leaves it running.
+
+    In a terminal: a approves and d denies the gate that is shown, l shows log lines, q detaches.
+    """
     from imlmesh.client import Client
     from imlmesh.live import follow_run
 
-    return follow_run(Client.connect(settings.home), run, timeout_s=timeout)
+    return follow_run(Client.connect(settings.home), run, timeout_s=seconds_of(timeout))
 
 
-@verb(app, "imlmesh run logs r-12\nimlmesh run logs r-12 forecast\nimlmesh run logs r-12 --follow")
+@verb(
+    app,
+    """\
+imlmesh run wait r-12
+imlmesh run wait r-12 r-13 --timeout 5m     8 when the time is over""",
+)
+def wait(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids, or their beginnings.")],
+    timeout: Timeout = None,
+) -> int:
+    """Wait until runs have ended, without showing them.
+
+    Exits with the result of the first one given that did not complete.
+    """
+    from imlmesh.client import Client
+    from imlmesh.waiting import wait_for
+
+    return wait_for(Client.connect(settings.home), runs, seconds_of(timeout))
+
+
+@verb(
+    app,
+    """\
+imlmesh run retry r-12 --failed     only what failed, and what follows from it
+imlmesh run retry r-12              all that did not complete
+imlmesh run retry r-12 --detach""",
+)
+def retry(
+    run: Run,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only what failed, and what depends on it.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait.")] = False,
+    timeout: Timeout = None,
+) -> int | None:
+    """Run an ended run's plan again and keep what completed; then follow it.
+
+    What may repeat an effect that it had before asks first.
+    """
+    from imlmesh.client import Client
+    from imlmesh.render import say
+    from imlmesh.submitting import after_submission
+
+    client = Client.connect(settings.home)
+    submitted = client.post(f"runs/{run}/retry", {"failed": failed})
+    say(f"{submitted['run']} retries {submitted['of']}")
+    for word, names in (("kept", submitted["kept"]), ("asks first", submitted["asks"])):
+        if names:
+            say(f"  {word}: {', '.join(names)}")
+    return after_submission(client, submitted, detach=detach, timeout_s=seconds_of(timeout))
+
+
+@verb(app, "imlmesh run pause r-12")
+def pause(run: Run) -> None:
+    """Start nothing new in a run until it is resumed; what runs goes on."""
+    _tell(run, "pause", "go on: ", "run resume")
+
+
+@verb(app, "imlmesh run resume r-12")
+def resume(run: Run) -> None:
+    """Let a paused run go on."""
+    _tell(run, "resume", "watch: ", "run watch")
+
+
+@verb(app, "imlmesh run cancel r-12")
+def cancel(run: Run) -> None:
+    """Ask a run to end: what runs is stopped on its nodes, the rest never starts."""
+    _tell(run, "cancel", "its nodes confirm it.   watch: ", "run watch")
+
+
+def _tell(run: str, asked: str, said: str, words: str) -> None:
+    from imlmesh.client import Client
+    from imlmesh.render import emit, say, try_line, write
+
+    found = Client.connect(settings.home).post(f"runs/{run}/{asked}")
+    if emit(found):
+        return
+    write(f"{found['run']} {found['state']}")
+    if found["state"] in ("paused", "running", "pending", "cancelling"):
+        say(said + try_line(f"{words} {found['run']}"))
+
+
+@verb(
+    app,
+    """\
+imlmesh run logs r-12                     all that is kept, from the beginning
+imlmesh run logs r-12 forecast --follow   go on until the run ends
+imlmesh run logs r-12 --failed            only of the actions that failed
+imlmesh run logs r-12 --since 5m""",
+)
 def logs(
     run: Run,
-    action: Annotated[str | None, typer.Argument(help="Only of this action.")] = None,
+    action: Annotated[
+        str | None, typer.Argument(metavar="[ACTION]", help="Only of this action.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
     ] = False,
-) -> int | None:
+    failed: Annotated[bool, typer.Option("--failed", help="Only of actions that failed.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Not older: 5m, 14:05, or RFC 3339.")
+    ] = None,
+) -> None:
     """Print the log lines of a run's actions, from the beginning."""
     import asyncio
+    import time
 
     from imlmesh.client import Client
+    from imlmesh.loglines import follow_logs, write_log_line
     from imlmesh.render import emit, say
     from imlmesh_protocol.errors import InputError
 
+    if follow and failed:
+        raise InputError("usage", "--failed looks back, --follow ahead: use one of the two")
+    since_ms = None if since is None else at_ms_of(since, time.time_ns() // 1_000_000)
     client = Client.connect(settings.home)
     shown = client.get(f"runs/{run}")
     name, ids = shown["run"], [one["id"] for one in shown["actions"]]
     if action is not None and action not in ids:
         hint = f"one of {', '.join(ids[:10])}"
         raise InputError("usage", f"{name} has no action {action!r}", hint=hint)
-    found = client.get(f"runs/{name}/logs", action=action)
-    if settings.output != "table" and not follow:
-        emit(found, "lines")
-        return None
+    if follow:
+        asyncio.run(
+            follow_logs(
+                client,
+                name,
+                lambda line: action in (None, line["action"]) and line["at_ms"] >= (since_ms or 0),
+            )
+        )
+        return
+    wanted = {"action": action, "since": since_ms, "failed": "true" if failed else None}
+    found = client.get(f"runs/{name}/logs", **wanted)
+    if emit(found, "lines"):
+        return
     if found["dropped"]:
         say(f"{found['dropped']} older lines were dropped")
     for line in found["lines"]:
-        _write_log_line(line)
-    if not found["lines"] and not follow:
-        say("no log lines are kept of it: they live in the orchestrator's memory")
-    if follow:
-        asyncio.run(_follow_logs(client, name, action))
-    return None
-
-
-async def _follow_logs(client: Any, run: str, action: str | None) -> None:
-    async for event in client.events(run=run):
-        if event.kind == "log" and action in (None, event.data["action"]):
-            _write_log_line(event.data)
-
-
-def _write_log_line(line: dict[str, Any]) -> None:
-    from rich.text import Text
-
-    from imlmesh.render import clock, emit_json, write
-
-    if settings.output != "table":
-        emit_json({"schema": "imlmesh.log-line/1", **line}, line=True)
-        return
-    style = "red" if line["stream"] == "stderr" else ""
-    prefix = f"{clock(line['at_ms'])} {line['action']}@{line['node']} "
-    write(Text.assemble((prefix, "dim"), (line["line"], style)))
-
-
-@verb(app, "imlmesh run cancel r-12")
-def cancel(run: Run) -> None:
-    """Ask a run to end: what runs is stopped on its nodes, the rest never starts."""
-    from imlmesh.client import Client
-    from imlmesh.render import emit, say, try_line, write
-
-    found = Client.connect(settings.home).post(f"runs/{run}/cancel")
-    if emit({"schema": "imlmesh.cancel/1", **found}):
-        return
-    write(f"{found['run']} {found['state']}")
-    if found["state"] == "cancelling":
-        say(f"its nodes confirm it now.   watch: {try_line('run watch ' + found['run'])}")
+        write_log_line(line)
+    if not found["lines"]:
+        say("no such log lines are kept: they live in the orchestrator's memory")
 
 
 @verb(app, "imlmesh run story r-12\nimlmesh run story r-12 -o jsonl")
@@ -238,3 +234,29 @@ def story(run: Run) -> None:
             for entry in found["entries"]
         ],
     )
+
+
+@verb(app, "imlmesh run export r-12 --out r-12.json\nimlmesh run export r-12 -o yaml")
+def export(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")
+    ] = None,
+) -> None:
+    """Write all that is known of a run, to send to a colleague: plan, results, story, logs."""
+    from imlmesh.client import Client
+    from imlmesh.foreign import as_json, as_yaml
+    from imlmesh.render import emit_record, say
+    from imlmesh_protocol.errors import InputError, Place
+
+    found = Client.connect(settings.home).get(f"runs/{run}/export")
+    if out is None:
+        emit_record(found)
+        return
+    text = as_yaml(found) if settings.output == "yaml" else as_json(found, 2) + "\n"
+    try:
+        out.write_text(text)
+    except OSError as exc:
+        place = Place(file=str(out))
+        raise InputError("config.invalid", f"{out}: {exc.strerror}", place=place) from exc
+    say(f"wrote {out}")

@@ -12,11 +12,11 @@ def version() -> None:
     import platform
     from importlib.metadata import version as version_of
 
-    from imlmesh.render import emit_json
+    from imlmesh.render import emit_record
 
     found = version_of("imlmesh")
     if settings.output == "table":
         print(f"imlmesh {found}")
     else:
         record = {"imlmesh": found, "python": platform.python_version()}
-        emit_json({"schema": "imlmesh.version/1", **record})
+        emit_record({"schema": "imlmesh.version/1", **record})

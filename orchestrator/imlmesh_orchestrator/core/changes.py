@@ -244,7 +244,7 @@ class ResultKept(RunChange):
 
 @dataclass(slots=True)
 class ActionEnded(RunChange):
-    """An action that ended other than by a result of its own."""
+    """A unit that ended other than by a result of its own; what was undone keeps its fault."""
 
     action: str
     state: ActionState

@@ -359,10 +359,10 @@ def compensate_next(turn: Turn, run: RunRecord) -> None:
 def _after_compensation(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     undone = run.units[record.undoes]
     if record.state is ActionState.COMPLETED:
-        _end_one(turn, run, undone, ActionState.ROLLED_BACK, None)
+        _end_one(turn, run, undone, ActionState.ROLLED_BACK, undone.fault)
         whole = undone.parent
         if whole is not None and _all_undone(run, whole):
-            _end_one(turn, run, whole, ActionState.ROLLED_BACK, None)
+            _end_one(turn, run, whole, ActionState.ROLLED_BACK, whole.fault)
     compensate_next(turn, run)
 
 

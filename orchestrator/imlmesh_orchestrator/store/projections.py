@@ -25,10 +25,6 @@ _OUTFLOW = "INSERT INTO outflow (seq, file, id, body) VALUES (?,?,?,?)"
 _ACTION = """INSERT OR REPLACE INTO actions
     (run, action, seq, state, at_ms, code, message, reasons, retry_at_ms)
     VALUES (?,?,?,?,?,?,?,?,?)"""
-# why the action failed before it was undone stays
-_ROLLED_BACK = """INSERT INTO actions (run, action, seq, state, at_ms) VALUES (?,?,?,?,?)
-    ON CONFLICT (run, action) DO UPDATE SET seq = excluded.seq, state = excluded.state,
-    at_ms = excluded.at_ms"""
 _DISPATCH = """INSERT INTO dispatches (dispatch, unit, effect, planned_seq, planned_at_ms, state)
     VALUES (?,?,?,?,?,?)"""
 _DISPATCH_HELD = "UPDATE dispatches SET state = ? WHERE dispatch = ?"
@@ -183,11 +179,7 @@ class Batch:
         self._action(seq, change, change.action, ActionState.WAITING, None, reasons)
 
     def _action_ended(self, seq: int, change: c.ActionEnded) -> None:
-        if change.state is ActionState.ROLLED_BACK:
-            state = str(change.state)
-            self._other(_ROLLED_BACK, change.run, change.action, seq, state, change.at_ms)
-        else:
-            self._action(seq, change, change.action, change.state, change.fault)
+        self._action(seq, change, change.action, change.state, change.fault)
 
     def _actions_ended(self, seq: int, change: c.ActionsEnded) -> None:
         for action in change.actions:

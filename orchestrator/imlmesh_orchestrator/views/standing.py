@@ -124,10 +124,8 @@ def _take_row(standing: Standing, row: Row) -> None:
         return
     standing.seq, standing.state = row["seq"], row["state"]
     if row["state"] != ActionState.ROLLED_BACK:
-        standing.result_seq = None
-    if row["code"] or row["state"] != ActionState.ROLLED_BACK:
-        # what was undone keeps its result, and the fault that it had
-        standing.code, standing.message = row["code"], row["message"]
+        standing.result_seq = None  # what was undone keeps the result that it had
+    standing.code, standing.message = row["code"], row["message"]
     standing.ended_at_ms = row["at_ms"] if standing.ended else None
     standing.reasons = msgpack.unpackb(row["reasons"]) if row["reasons"] else None
     standing.retry_at_ms = row["retry_at_ms"]
@@ -137,6 +135,9 @@ def _member_seq(standing: Standing) -> int:
     """Of the last change that gave a member of the action to its node; 0 when none did."""
     planned = (member.dispatches[-1:] for member in standing.members.values())
     return max((row["planned_seq"] for rows in planned for row in rows), default=0)
+
+
+_HAS_RESULT = (ActionState.COMPLETED, ActionState.ROLLED_BACK)
 
 
 class Results:
@@ -159,7 +160,7 @@ class Results:
             return None
         found: dict[str, Any] = {}
         for node, member in standing.members.items():
-            if member.state == ActionState.COMPLETED:
+            if member.state in _HAS_RESULT:
                 found[node] = self._read(member.result_seq)
         return self._fit(found)
 

@@ -1,0 +1,150 @@
+"""What people type: lengths of time, points in time, params; and codes they look up."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from imlmesh.calling import params_of
+from imlmesh.explained import EXAMPLES, MEANS
+from imlmesh.fleet import schema_text
+from imlmesh.foreign import as_yaml
+from imlmesh.loglines import Shown
+from imlmesh.spans import at_ms_of, seconds_of
+from imlmesh.typed import json_or_text, typed
+from imlmesh_protocol.errors import CODES, InputError
+
+NOW = datetime(2026, 3, 1, 14, 5).astimezone()
+NOW_MS = round(NOW.timestamp() * 1_000)
+ANY_OF = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+WORDS = {"anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("250ms", 0.25),
+        ("5m", 300.0),
+        ("1h30m", 5_400.0),
+        ("1d", 86_400),
+    ],
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+    assert seconds_of(None) is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 m", "-3", "5x", "m5"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        seconds_of(text)
+    assert caught.value.code == "usage"
+
+
+def test_points_in_time() -> None:
+    assert at_ms_of("5m", NOW_MS) == NOW_MS - 300_000
+    assert at_ms_of("14:00", NOW_MS) == NOW_MS - 300_000
+    assert at_ms_of(NOW.isoformat(), NOW_MS) == NOW_MS
+    # a time that this day has not had yet was yesterday's
+    assert at_ms_of("14:10", NOW_MS) == NOW_MS - 86_400_000 + 300_000
+    with pytest.raises(InputError):
+        at_ms_of("25:00", NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "value"),
+    [
+        ("17", {"type": "integer"}, 17),
+        ("17", {"type": "string"}, "17"),
+        ("0.5", {"type": "number"}, 0.5),
+        ("true", {"type": "boolean"}, True),
+        ("null", ANY_OF, None),
+        ("many", ANY_OF, "many"),
+        ("os,cpu", WORDS, ["os", "cpu"]),
+        ('["os"]', WORDS, ["os"]),
+        ("1,2", {"type": "array", "items": {"type": "integer"}}, [1, 2]),
+        ("1", {"enum": [0, 1]}, 1),
+        ("1", {"enum": ["0", "1"]}, "1"),
+        ('{"a": 1}', {"type": "object"}, {"a": 1}),
+        ("hello", {}, "hello"),
+        ("1", {}, 1),
+    ],
+)
+def test_words_become_what_the_schema_asks_for(text: str, schema: Any, value: Any) -> None:
+    found = typed(text, schema)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "{", "[" * 100_000])
+def test_what_is_no_json_is_text(text: str) -> None:
+    assert json_or_text(text) == text
+
+
+def test_single_params_overlay_the_whole_object() -> None:
+    schema = {"properties": {"pin": {"type": "integer"}, "name": {"type": "string"}}}
+    found = params_of(["pin=4", "name=a=b"], '{"pin": 17, "value": 1}', schema)
+    assert found == {"pin": 4, "value": 1, "name": "a=b"}
+
+
+@pytest.mark.parametrize(("words", "whole"), [(["pin"], None), (["=4"], None), ([], "[1]")])
+def test_wrong_params_are_wrong_use(words: list[str], whole: str | None) -> None:
+    with pytest.raises(InputError) as caught:
+        params_of(words, whole, {})
+    assert caught.value.code == "usage"
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "integer", "minimum": 0, "maximum": 27}, "integer 0..27"),
+        ({"type": "integer", "minimum": 1}, "integer 1.."),
+        ({"enum": [0, 1]}, "one of 0, 1"),
+        (WORDS, "list of string or null"),
+        ({}, "anything"),
+    ],
+)
+def test_schemas_in_words(schema: dict[str, Any], text: str) -> None:
+    assert schema_text(schema) == text
+
+
+def test_every_code_is_explained_and_nothing_else() -> None:
+    assert CODES.keys() - MEANS.keys() == set(), "explain these in cli/imlmesh/explained.py"
+    assert MEANS.keys() - CODES.keys() == set()
+    assert EXAMPLES.keys() <= CODES.keys()
+
+
+def log(number: int) -> dict[str, Any]:
+    return {"at_ms": 1, "line": str(number)}
+
+
+def test_earlier_and_later_lines_meet_without_gap_or_double() -> None:
+    shown = Shown()
+    blank = {"at_ms": 1, "line": ""}
+    assert shown.new_of({"dropped": 3, "lines": [blank, blank]}) == [blank, blank]
+    assert shown.new_of({"dropped": 3, "lines": [blank, blank]}) == []
+    assert shown.new_of({"dropped": 4, "lines": [blank, blank, blank]}) == [blank, blank]
+    # more were dropped than were shown
+    assert shown.new_of({"dropped": 9, "lines": [log(9)]}) == [log(9)]
+
+
+def test_an_orchestrator_that_restarted_counts_anew() -> None:
+    shown = Shown()
+    shown.new_of({"dropped": 0, "lines": [log(1), log(2)]})
+    assert shown.new_of({"dropped": 0, "lines": [log(7)]}) == [log(7)]
+    assert shown.new_of({"dropped": 0, "lines": [log(7), log(8)]}) == [log(8)]
+    assert shown.new_of({"dropped": 0, "lines": [log(3), log(4), log(5)]}) == [
+        log(3),
+        log(4),
+        log(5),
+    ]
+
+
+def test_yaml_is_safe_to_show_and_quotes_what_older_parsers_would_read_as_truth() -> None:
+    text = as_yaml({"schema": "a/1", "t": "\x1b[2J\x9b", "answer": "no", "count": "1", "z": None})
+    assert not {"\x1b", "\x9b"} & set(text)
+    assert text.splitlines()[0] == "schema: a/1"
+    assert 'answer: "no"' in text
+    assert "count: '1'" in text

@@ -1,0 +1,70 @@
+"""The client takes plans as people have them: built, checked, or in a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from imlmesh import Client, Plan, client
+from imlmesh_protocol.errors import InputError
+from imlmesh_runtime.paths import ApiAddress, Home
+
+PLAN = Plan("look", description="d").action("a", "filesystem.read_file", {"path": "a.txt"})
+
+
+class Orchestrator:
+    """Answers as the API does: a run ends at the third look at it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, request):
+        body = json.loads(request.content) if request.content else None
+        self.asked.append((request.method, request.url.path, body))
+        if request.url.path == "/v1/runs":
+            return client.httpx2.Response(202, json={"run": "r-1-abcd", "warnings": []})
+        if request.url.path == "/v1/plans/check":
+            return client.httpx2.Response(200, json={"errors": []})
+        looks = sum(path == "/v1/runs/r-1-abcd" for _, path, _ in self.asked)
+        state, ended_at_ms = ("completed", 5) if looks == 3 else ("running", None)
+        return client.httpx2.Response(200, json={"state": state, "ended_at_ms": ended_at_ms})
+
+
+@pytest.fixture
+def orchestrator(monkeypatch):
+    served = Orchestrator()
+    transport = client.httpx2.MockTransport(served)
+    monkeypatch.setattr(client.httpx2, "HTTPTransport", lambda **_: transport)
+    monkeypatch.setattr(client, "_POLL_S", 0.0)
+    return served
+
+
+@pytest.fixture
+def mesh(orchestrator):
+    return Client(Home(Path("home")), ApiAddress("http://imlmesh", "api.sock"))
+
+
+def test_a_built_plan_runs_to_its_end(mesh, orchestrator):
+    assert mesh.run(PLAN)["state"] == "completed"
+    method, path, body = orchestrator.asked[0]
+    assert (method, path) == ("POST", "/v1/runs")
+    assert Plan.from_json(body["text"]) == PLAN
+    assert len(orchestrator.asked) == 4
+
+
+def test_when_the_time_is_over_the_run_goes_on(mesh):
+    assert mesh.run(PLAN, timeout_s=0.0)["state"] == "running"
+
+
+def test_a_checked_model_is_submitted_and_a_plan_checked(mesh, orchestrator):
+    assert mesh.submit(PLAN.check().plan)["run"] == "r-1-abcd"
+    assert mesh.check(PLAN) == {"errors": []}
+    texts = [body["text"] for _, _, body in orchestrator.asked]
+    assert [Plan.from_json(text) for text in texts] == [PLAN, PLAN]
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_sent(mesh, orchestrator):
+    with pytest.raises(InputError) as caught:
+        mesh.run("/nowhere/plan.yaml")
+    assert caught.value.code == "plan.not_found"
+    assert orchestrator.asked == []
