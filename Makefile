@@ -3,18 +3,23 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# Without kept bytecode every process would compile all of ours and rewrite every assert again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST := .venv/bin/pytest --durations=5
 # Modules that write files of the repository: --write makes them, --check says whether they are current.
 GENERATORS := imlmesh_drivers.manifests
 # How many seeded worlds `make sim` runs.
 WORLDS ?= 200
+# How many random plans `make sim` compares with the reference interpreter.
+CASES ?= 500
 # The first seed: a long run can be cut into parts, and a failing world run again.
 FROM ?= 1
 
-.PHONY: help setup demo test unit check bench sim lock clean
+.PHONY: help setup demo test unit check bench bench-peers sim lock clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## make this checkout ready: .venv, mosquitto; instant when nothing changed
 	@setup/run.sh
@@ -42,12 +47,15 @@ check: setup ## style, types, import rules, vocabulary, sizes, generated files
 bench: setup ## measure; a JSON line each
 	@.venv/bin/python -m bench
 
-sim: setup ## simulated worlds with faults, in virtual time; WORLDS=100000 for a long one
-	WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim
+bench-peers: setup ## ours beside Ray, Celery and Dask, installed into .peers; under 5 min
+	@.venv/bin/python -m bench.peers
+
+sim: setup ## simulated worlds and reference cases, in virtual time; WORLDS=100000 CASES=20000
+	CASES=$(CASES) WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim tests/reference
 
 lock: ## write requirements/*.txt anew from pyproject.toml
 	@setup/lock.sh
 
 clean: ## remove what set-up and tests made here
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .uv .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, core, lag, mesh, preview
+from bench import agent, core, fairness, lag, mesh, preview
 from bench.figures import line, machine
+from bench.peers.page import HEADING
 
 BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "core": core.run,
+    "fairness": fairness.run,
     "preview": preview.run,
     "cli": agent.run_cli,
     "agent": agent.run,
@@ -37,6 +39,7 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **core**: CPU of the scheduler alone, plan and run, in layers of 100.
 - **preview**: from a plan's text to the answer of `plan preview`, 500 actions with every kind of target over 200 nodes that
   each offer everything we ship; median of 5.
+- **fairness**: fifty runs of 500 actions at once in virtual time: from ready to sent, and the scheduler's CPU beside one run.
 - **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
   under way.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
@@ -70,7 +73,9 @@ def main(argv: list[str]) -> int:
     line("machine", **machine())
     results = [result for name in names for result in BENCHES[name]()]
     if write:
-        PAGE.write_text(page(results), encoding="utf-8")
+        # what stands beside its peers was measured by another verb
+        peers = "".join(PAGE.read_text(encoding="utf-8").partition(HEADING)[1:])
+        PAGE.write_text(page(results) + (f"\n{peers}" if peers else ""), encoding="utf-8")
     return 0
 
 

@@ -16,4 +16,5 @@ lock() {
 
 lock runtime.txt pyproject.toml
 lock dev.txt pyproject.toml --extra gpio --group dev
+lock peers.txt requirements/peers.in
 lock uv.txt - <<<"uv"

@@ -37,7 +37,7 @@ fi
 rm -f .venv/set-up.txt
 say "installing the $(grep -c == requirements/dev.txt) packages of requirements/dev.txt"
 attempt "$network" setup/uv.sh pip install --python .venv/bin/python \
-    --require-hashes --only-binary :all: -r requirements/dev.txt
+    --compile-bytecode --require-hashes --only-binary :all: -r requirements/dev.txt
 say "installing imlmesh, editable"
 attempt "look at pyproject.toml" setup/uv.sh pip install --python .venv/bin/python \
     --no-deps --no-build-isolation --editable .

@@ -111,6 +111,7 @@ def exit_code(found: dict[str, Any]) -> ExitCode:
 
 
 def _record(report: Report, losses: Sequence[MeshError] = ()) -> dict[str, Any]:
+    from imlmesh_protocol.iml.compensation import compensation_only
     from imlmesh_protocol.iml.digest import plan_digest
 
     found: dict[str, Any] = {"schema": "imlmesh.check/1", "plan_id": None, "digest": None}
@@ -118,7 +119,9 @@ def _record(report: Report, losses: Sequence[MeshError] = ()) -> dict[str, Any]:
     if report.plan is not None:
         found["plan_id"], found["digest"] = report.plan.plan_id, plan_digest(report.plan)
         found["actions"] = len(report.plan.actions)
-        found["waves"] = _waves({a.id: set(a.depends_on) for a in report.plan.actions})
+        undoing = compensation_only(report.plan)
+        planned = [action for action in report.plan.actions if action.id not in undoing]
+        found["waves"] = _waves({action.id: set(action.depends_on) for action in planned})
     found["errors"] = [error.as_record() for error in report.errors]
     found["warnings"] = [warning.as_record() for warning in (*losses, *report.warnings)]
     return found

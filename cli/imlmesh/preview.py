@@ -60,7 +60,9 @@ def _action_table(waves: Sequence[Sequence[Record]], compensations: Sequence[Rec
         Column("IF LOST", 5),
     ]
     rows = [[str(n), *_row(action)] for n, wave in enumerate(waves, 1) for action in wave]
-    rows += [["undo", *_row(action)] for action in compensations]
+    for action in compensations:
+        name, _, *rest = _row(action)
+        rows.append(["undo", name, f"where {_names(action['undoes'])} ran", *rest])
     write_table(columns, rows)
 
 

@@ -2,11 +2,13 @@
 
 The one rule: the changes of one engine step are one transaction; `done` is called after it.
 A dispatch has one row, from taken to settled; several changes of it in one step are one write.
+Rows are found by number, which the open journal knows for each dispatch that it holds: an index
+of names would be another page in every commit.
 Deliberately absent: params; after a restart nothing is run again, so nobody would read them.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ MIGRATIONS = (
     """
     CREATE TABLE dispatches (
         number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
+        id TEXT NOT NULL,
         hash BLOB NOT NULL,
         effect TEXT NOT NULL,
         taken_ms INTEGER NOT NULL,
@@ -43,7 +45,8 @@ MIGRATIONS = (
     """,
 )
 
-_TAKE = "INSERT INTO dispatches (id, hash, effect, taken_ms, started, result) VALUES (?,?,?,?,?,?)"
+_TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
+    VALUES (?,?,?,?,?,?,?)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,9 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        #: the row of every dispatch that is not settled
+        self._numbers: dict[str, int] = {}
+        self._last_number = 0
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -68,64 +74,76 @@ class Journal:
 
     async def load(self, wall_ms: int) -> Loaded:
         """Everything, and a new boot number, higher than all before and than `wall_ms` - 1."""
-        loaded: Loaded = await run(self._store, lambda database: _load(database, wall_ms))
+        loaded: Loaded
+        loaded, numbers = await run(self._store, lambda database: _load(database, wall_ms))
+        self._numbers = {r.dispatch: n for r, n in zip(loaded.records, numbers, strict=True)}
+        self._last_number = max(numbers, default=0)
         return loaded
 
     def commit(self, changes: list[Change], done: Callable[[MeshError | None], None]) -> None:
         """Store the changes of one step, then call `done`."""
+        rows = _Rows(self._numbers, self._last_number)
+        for change in changes:
+            _GATHER[type(change)](rows, change)
+        self._last_number = rows.last_number
         self._store.submit(
-            lambda database: _write(database, changes), lambda _result, error: done(error)
+            lambda database: _write(database, rows), lambda _result, error: done(error)
         )
 
     async def close(self) -> None:
         await self._store.close()
 
 
-def _load(database: sqlite3.Connection, wall_ms: int) -> Loaded:
+def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]]:
+    """What is there, and the numbers of its rows."""
     meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
     boot = max(meta["boot"] + 1, wall_ms)
     database.execute("UPDATE meta SET value = ? WHERE name = 'boot'", (boot,))
     rows = database.execute(
-        "SELECT id, hash, effect, started, result FROM dispatches ORDER BY number"
-    )
+        "SELECT number, id, hash, effect, started, result FROM dispatches ORDER BY number"
+    ).fetchall()
     records = tuple(
         JournalRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
-        for id, hash, effect, started, result in rows
+        for _, id, hash, effect, started, result in rows
     )
-    return Loaded(records, (meta["epoch"], meta["seq"]), boot)
+    return Loaded(records, (meta["epoch"], meta["seq"]), boot), [row[0] for row in rows]
 
 
 class _Rows:
     """The writes of one step, gathered so that each kind is one statement for all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: dict[str, int], last_number: int) -> None:
+        self._numbers = numbers
+        self.last_number = last_number
         self.taken: dict[str, list[Any]] = {}
-        self.started: list[tuple[str]] = []
-        self.results: list[tuple[bytes, str]] = []
-        self.settled: list[tuple[str]] = []
+        self.started: list[tuple[int]] = []
+        self.results: list[tuple[bytes, int]] = []
+        self.settled: list[tuple[int]] = []
         self.floor: FloorRaised | None = None
 
     def take(self, change: DispatchTaken) -> None:
-        row = [change.dispatch, change.hash, str(change.effect), change.at_ms, 0, None]
-        self.taken[change.dispatch] = row
+        id = change.dispatch
+        self.last_number = self._numbers[id] = self.last_number + 1
+        effect = str(change.effect)
+        self.taken[id] = [self.last_number, id, change.hash, effect, change.at_ms, 0, None]
 
     def start(self, change: IntentRecorded) -> None:
         row = self.taken.get(change.dispatch)
         if row is None:
-            self.started.append((change.dispatch,))
+            self.started.append((self._numbers[change.dispatch],))
         else:
-            row[4] = 1
+            row[5] = 1
 
     def record(self, change: ResultRecorded) -> None:
         result = change.result
         row = self.taken.get(result.dispatch)
         if row is None:
-            self.results.append((_encode(result), result.dispatch))
+            self.results.append((_encode(result), self._numbers[result.dispatch]))
         else:
-            row[5] = _encode(result)
+            row[6] = _encode(result)
 
     def settle(self, change: DispatchSettled) -> None:
-        self.settled.append((change.dispatch,))
+        self.settled.append((self._numbers.pop(change.dispatch),))
 
     def raise_floor(self, change: FloorRaised) -> None:
         self.floor = change
@@ -140,15 +158,12 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
 }
 
 
-def _write(database: sqlite3.Connection, changes: Iterable[Change]) -> None:
-    rows = _Rows()
-    for change in changes:
-        _GATHER[type(change)](rows, change)
+def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     for statement, values in (
-        ("DELETE FROM dispatches WHERE id = ?", rows.settled),
+        ("DELETE FROM dispatches WHERE number = ?", rows.settled),
         (_TAKE, rows.taken.values()),
-        ("UPDATE dispatches SET started = 1 WHERE id = ?", rows.started),
-        ("UPDATE dispatches SET result = ? WHERE id = ?", rows.results),
+        ("UPDATE dispatches SET started = 1 WHERE number = ?", rows.started),
+        ("UPDATE dispatches SET result = ? WHERE number = ?", rows.results),
     ):
         if values:
             database.executemany(statement, values)

@@ -60,6 +60,8 @@ class Outbox:
         sealed, self._sealed = self._sealed, []
         for topic, envelope, letter in sealed:
             self._publish(topic, envelope, letter)
+        if sealed:
+            self._link.flush()
         behind, self._behind = self._behind, []
         for letter in behind:
             self.send(letter)
@@ -70,6 +72,8 @@ class Outbox:
             self._behind.append(letter)
         elif self._link.connected:
             self._publish(*self._seal(letter))
+            if letter.qos:
+                self._link.flush()
 
     def new_session(self, boot: int, session: int) -> Will:
         """Number a new session; returns the will that belongs to it."""

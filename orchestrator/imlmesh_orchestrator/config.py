@@ -18,8 +18,8 @@ _TABLES = {"plans": {"max_actions"}, "approvals": {"four_eyes"}}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`max_actions` is how many actions a plan may have; with `four_eyes` nobody answers the
-    questions of a run that they submitted."""
+    """`max_actions` is how many actions a plan may have; with `four_eyes` nobody opens a gate
+    of a run that they submitted."""
 
     max_actions: int = limits.PLAN_ACTIONS
     four_eyes: bool = False

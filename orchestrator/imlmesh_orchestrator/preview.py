@@ -47,7 +47,12 @@ def make_preview(
         "placeable": all(described.placeable(a) for a in plan.actions if a.id not in undoing),
         "waves": [[shown[name] for name in wave] for wave in checked.waves],
         "compensations": [
-            {**shown[a.id], "undoes": [b.id for b in plan.actions if _undone_by(b) == a.id]}
+            # it runs on the node that did the work, which nobody knows yet
+            {
+                **shown[a.id],
+                "chosen": None,
+                "undoes": [b.id for b in plan.actions if _undone_by(b) == a.id],
+            }
             for a in plan.actions
             if a.id in undoing
         ],

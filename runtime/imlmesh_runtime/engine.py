@@ -81,6 +81,8 @@ class Engine(Generic[E, C, K]):
         self._quiet: deque[Callable[[], E | None]] = deque()
         self._scheduled = False
         self._committing = False
+        #: while it is true, what ends or arrives is seen to by `_turn` itself
+        self._turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms: int | None = None
         self.failed: asyncio.Future[None] = self._loop.create_future()
@@ -105,7 +107,8 @@ class Engine(Generic[E, C, K]):
             self._timer.cancel()
 
     def _schedule(self) -> None:
-        if not (self._scheduled or self._committing or self.failed.done()):
+        busy = self._scheduled or self._turning or self._committing
+        if not busy and not self.failed.done():
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
@@ -113,26 +116,19 @@ class Engine(Generic[E, C, K]):
         self._scheduled = False
         if self._committing or self.failed.done():
             return
+        self._turning = True
         try:
             changes, commands = self._decide()
-        except Exception as exc:
-            self._fail(exc)
-            return
-        try:
             if changes:
                 self._committing = True
                 self._commit(changes, self._committed)
-                if self.failed.done():
-                    return
-            self._performer.prepare(commands)
-            if not self._committing:
-                self._performer.release()
+            if not self.failed.done():
+                self._performer.prepare(commands)
         except Exception as exc:
             self._fail(exc)
-            return
-        if self._quiet:
-            self._schedule()
-        self._arm()
+        self._turning = False
+        if not self._committing:
+            self._finish()
 
     def _decide(self) -> tuple[list[C], list[K]]:
         changes: list[C] = []
@@ -152,7 +148,11 @@ class Engine(Generic[E, C, K]):
         self._committing = False
         if error is not None:
             self._fail(error)
-            return
+        elif not self._turning:
+            self._finish()
+
+    def _finish(self) -> None:
+        """What the turn decided is stored, or there was nothing to store: now it may leave."""
         if self.failed.done():
             return
         try:

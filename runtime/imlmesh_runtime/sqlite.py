@@ -21,8 +21,9 @@ from imlmesh_protocol.limits import FREE_SPACE_BYTES, WAL_PRESIZE_BYTES
 Work = Callable[[sqlite3.Connection], Any]
 Done = Callable[[Any, MeshError | None], None]
 
-# below the pre-sized WAL, so that the WAL is recycled instead of growing
-_AUTOCHECKPOINT_PAGES = 500
+# a little below the pre-sized WAL of 1,024 pages: it is recycled instead of growing, and the commit
+# that copies it back, ten times as long as another, is rare
+_AUTOCHECKPOINT_PAGES = 900
 _BUSY_MS = 5_000
 # a commit longer than this would delay heartbeats and timers if it ran on the loop
 _QUICK_NS = 3_000_000

@@ -30,7 +30,7 @@ ROOMS = {
 
 # what set-up and tests make here
 _MADE = {
-    *(".git", ".venv", ".uv", "__pycache__", "dist", "build", ".hypothesis"),
+    *(".git", ".peers", ".venv", ".uv", "__pycache__", "dist", "build", ".hypothesis"),
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache"),
 }
 

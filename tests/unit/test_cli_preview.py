@@ -95,7 +95,7 @@ def test_each_action_has_its_wave_node_effect_and_question(
             "timeout_seconds": 900,
         },
     )
-    close = planned("close", node("pi-a"))
+    close = planned("close", node("pi-a"), undoes=["valve"])
     lines = shown(capsys, preview([read], [valve], compensations=[close]))
     assert lines[0] == "✔ evening   2 actions · 2 waves · fingerprint 8c1f00112233"
     assert lines[2].split()[:6] == ["1", "read", "all:", "pi-a,", "pi-b", "iot.read_sensor"]
@@ -110,7 +110,7 @@ def test_each_action_has_its_wave_node_effect_and_question(
         "gpio:17",
         "ask",
     ]
-    assert lines[4].split()[:3] == ["undo", "close", "pi-a"]
+    assert lines[4].split()[:5] == ["undo", "close", "where", "valve", "ran"]
     assert lines[5] == (
         "asks before valve (requires_approval, risk high, within 15m):  Opens the valve"
     )

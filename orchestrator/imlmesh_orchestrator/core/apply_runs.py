@@ -209,7 +209,7 @@ def _end_dispatch(state: State, dispatch: str, new: DispatchState) -> DispatchRe
 def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
     dispatch = _end_dispatch(state, change.dispatch, change.state)
     record = state.runs[change.run].units[dispatch.action]
-    if change.state is DispatchState.REJECTED:
+    if change.state is DispatchState.REJECTED and not record.node:
         record.refused_by = (*record.refused_by, dispatch.node)
         record.fault = change.fault
     elif change.state is DispatchState.SUPERSEDED:
@@ -268,6 +268,8 @@ def _action_ended(state: State, change: c.ActionEnded) -> None:
 
 def _actions_ended(state: State, change: c.ActionsEnded) -> None:
     run = state.runs[change.run]
+    if run.aborting is not None or run.state is RunState.CANCELLING:
+        run.cut_short |= any(key in run.actions for key in change.actions)
     for key in change.actions:
         _end_unit(run, run.units[key], change.state, change.fault)
 

@@ -10,7 +10,7 @@ from imlmesh_orchestrator.core.events import AnswerGiven
 from imlmesh_orchestrator.core.state import ActionRecord, ApprovalRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.states import ActionState, ApprovalState, DispatchState
+from imlmesh_protocol.states import ActionState, ApprovalState, DispatchState, RunState
 
 
 def answer(turn: Turn, event: AnswerGiven) -> None:
@@ -66,7 +66,7 @@ def _pass_gate(
     option: str,
     by: str,
 ) -> None:
-    if option == asking.SKIP:
+    if option == asking.SKIP and not record.undoes:
         fault = Fault("approval.expired", "nobody answered in time, so it was skipped")
         flow.end(turn, run, record, ActionState.SKIPPED, fault)
     elif closed is ApprovalState.EXPIRED:
@@ -84,4 +84,7 @@ def _run_again(turn: Turn, run: RunRecord, record: ActionRecord, dispatch: str, 
         fault = Fault("action.failed_by_person", f"{by} asked to run it again")
         state = DispatchState.SUPERSEDED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, dispatch, state, fault))
-    flow.wait_again(turn, run, record, {})
+    if run.aborting is None or record.undoes or run.state is RunState.CANCELLING:
+        flow.wait_again(turn, run, record, {})
+    else:
+        flow.fail(turn, run, record, Fault("node.lost", "the run ends, so it is not run again"))

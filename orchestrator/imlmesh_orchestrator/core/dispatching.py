@@ -81,7 +81,10 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             turn.state.nodes[event.node].full = True
         ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, name, ended, fault))
-        flow.wait_again(turn, run, record, {event.node: fault.code})
+        if record.node and not full:
+            flow.break_off(turn, run, record, fault)  # nobody else may do it
+        else:
+            flow.wait_again(turn, run, record, {event.node: fault.code})
     turn.pools.room()
 
 

@@ -10,7 +10,7 @@ from imlmesh_orchestrator.core import asking, gates, members, memory, rollback
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.placement import stuck
 from imlmesh_orchestrator.core.rendering import session_of
-from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
+from imlmesh_orchestrator.core.state import ActionRecord, Gate, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
@@ -34,8 +34,12 @@ def release_open(turn: Turn, run: RunRecord) -> None:
             advance(turn, run, record)
     if run.sequence is not None:
         _release_next(turn, run)
-        return
-    for gate in run.gates:
+    else:
+        _release(turn, run, run.gates)
+
+
+def _release(turn: Turn, run: RunRecord, opened: Iterable[Gate]) -> None:
+    for gate in opened:
         if not gate.remaining:
             for action in gate.members:
                 if run.actions[action].state in _WAITING:
@@ -201,7 +205,7 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         return
     if record.satisfied:
         if run.sequence is None:
-            _release_behind(turn, run, record)
+            _release(turn, run, record.opens)
     elif record.state is ActionState.SKIPPED:
         skip_descendants(turn, run, record)
     elif record.state is ActionState.FAILED and run.state is not RunState.CANCELLING:
@@ -217,13 +221,6 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         elif run.waves is not None and not run.waves[record.wave]:
             release_open(turn, run)
     finish_if_done(turn, run)
-
-
-def _release_behind(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
-    for gate in record.opens:
-        if not gate.remaining:
-            for action in gate.members:
-                _ready(turn, run, run.actions[action])
 
 
 def _remember(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
@@ -254,21 +251,17 @@ def end_waiting(turn: Turn, run: RunRecord) -> None:
     ]
     asking.supersede(turn, run, {record.key for record in waiting})
     if cancelling:
-        _end_many(turn, run, _keys(waiting), ActionState.CANCELLED, _CANCELLED)
+        _end_many(turn, run, [r.key for r in waiting], ActionState.CANCELLED, _CANCELLED)
     else:
         tried = [record for record in waiting if record.failures]
         for record in tried:
             _end_one(turn, run, record, ActionState.FAILED, record.fault)
-        untried = [record for record in waiting if not record.failures]
-        _end_many(turn, run, _keys(untried), ActionState.SKIPPED, _DEPENDENCY)
+        untried = [record.key for record in waiting if not record.failures]
+        _end_many(turn, run, untried, ActionState.SKIPPED, _DEPENDENCY)
     for record in run.actions.values():
         if record.members is not None and not record.ended:
             advance(turn, run, record)
     finish_if_done(turn, run)
-
-
-def _keys(records: Iterable[ActionRecord]) -> list[str]:
-    return [record.key for record in records]
 
 
 def skip_descendants(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
@@ -316,16 +309,26 @@ def finish_if_done(turn: Turn, run: RunRecord) -> None:
         return
     if any(not run.units[key].ended for key in run.compensations or ()):
         return
-    if run.state is RunState.CANCELLING:
-        end_run(turn, run, RunState.CANCELLED, None)
-    elif run.aborting is not None:
-        end_run(turn, run, RunState.FAILED, run.aborting)
-    else:
+    cancelling = run.state is RunState.CANCELLING
+    if (run.aborting is None and not cancelling) or _came_too_late(run):
         end_run(turn, run, RunState.COMPLETED, None)
+    elif cancelling:
+        end_run(turn, run, RunState.CANCELLED, None)
+    else:
+        end_run(turn, run, RunState.FAILED, run.aborting)
+
+
+def _came_too_late(run: RunRecord) -> bool:
+    """Whether the abort or cancel stopped nothing, and everything ended well all the same."""
+    return not run.cut_short and all(
+        record.satisfied or record.state is ActionState.SKIPPED
+        for record in run.actions.values()
+        if record.key not in run.compensation_only
+    )
 
 
 def _plan_compensations(turn: Turn, run: RunRecord) -> None:
-    found = rollback.undoings(turn.state, run)
+    found = rollback.undoings(turn.state, turn.env, run)
     rows = tuple(one.row for one in found)
     turn.change(c.CompensationsPlanned(turn.at_ms, turn.cause, run.run, rows))
     for one in found:

@@ -84,7 +84,7 @@ def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     action = record.action
     version = run.plan.module_requirements.get(action.module, "")
     if record.node:
-        return (action.module, action.action, version, "node", record.node)
+        return (action.module, action.action, version, "bound", record.node)
     if action.fallback_nodes and action.target_node is not None:
         names = (action.target_node, *action.fallback_nodes)
         return (action.module, action.action, version, "order", names)
@@ -101,7 +101,7 @@ def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
 def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
     """The known nodes that a target names, whatever they can do; a list of names in its order."""
     way, wanted = key[3], key[4]
-    if way in ("node", "order"):
+    if way in ("node", "order", "bound"):
         names = (wanted,) if isinstance(wanted, str) else wanted
         return [node for name in names if (node := state.find_node(name)) is not None]
     if way == "group":

@@ -76,10 +76,20 @@ def _first(turn: Turn, pool: Pool) -> Entry | None:
     """Whose turn it is, of those that still want a node."""
     while (first := pool.waiting.first()) is not None:
         run, record = first
-        if record.state in _SEEKING and record.retry_at_ms <= turn.at_ms and run.may_place(record):
+        if _still_wants(turn, run, record):
             return first
         _take_out(pool, record)
     return None
+
+
+def _still_wants(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
+    whole = record.parent or record
+    return (
+        record.state in _SEEKING
+        and record.retry_at_ms <= turn.at_ms
+        and whole.state is not ActionState.AWAITING_APPROVAL
+        and run.may_place(record)
+    )
 
 
 def _take_out(pool: Pool, record: ActionRecord) -> None:
@@ -203,7 +213,9 @@ def _must_ask(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
         return False
     if gates.approved(record, gates.digest_of(turn.state, turn.env, run, record)):
         return False
-    flow.hold(turn, run, record, reason)
+    # members that none has begun are asked about as the whole that they are
+    begun = record.parent is None or whole.state is ActionState.RUNNING
+    flow.hold(turn, run, record if begun else whole, reason)
     return True
 
 
@@ -217,7 +229,7 @@ def loss_policy(record: ActionRecord, effect: Effect) -> str:
     wanted = action.on_node_loss
     if record.undoes or (wanted in (None, "reroute") and not effect.repeatable):
         return "ask"
-    if record.node:
+    if record.node or record.member_wise:
         return "fail" if wanted in (None, "reroute") else str(wanted)
     if wanted is not None:
         return str(wanted)

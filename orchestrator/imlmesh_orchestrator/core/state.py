@@ -160,6 +160,8 @@ class RunRecord:
     open: int = 0
     ended_units: int = 0
     aborting: Fault | None = None
+    #: whether an abort or a cancel ended actions that had not begun or were not confirmed
+    cut_short: bool = False
     #: actions that failed with on_error rollback; the compensations planned for them, in order
     rollbacks: tuple[str, ...] = ()
     compensations: tuple[str, ...] | None = None

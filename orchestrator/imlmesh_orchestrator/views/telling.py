@@ -172,7 +172,10 @@ def _ended(change: c.DispatchEnded, alias: Alias) -> str:
 
 def _result(change: c.ResultTaken, alias: Alias) -> str:
     took = f" after {change.duration_ms} ms"
-    return f"{_attempt(change.dispatch, alias)} {change.state}{took}{why(change.fault)}"
+    undone, sign, _ = split_unit(change.action)
+    # a driver's own undo has the dispatch ids of the action that it undoes
+    name = f"undoing {undone}: " if sign == "~" else ""
+    return f"{name}{_attempt(change.dispatch, alias)} {change.state}{took}{why(change.fault)}"
 
 
 def _kept(change: c.ResultKept, alias: Alias) -> str:

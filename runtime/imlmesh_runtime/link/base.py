@@ -69,6 +69,12 @@ class Link(Protocol):
         waits for acknowledgement; ProtocolError `message.too_large` above limits.MESSAGE_BYTES.
         """
 
+    def flush(self) -> None:
+        """Nothing more is published for now: what was handed over leaves at once.
+
+        Without it the link waits a moment for more, so that messages travel together.
+        """
+
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
 

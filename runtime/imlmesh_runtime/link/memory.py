@@ -220,6 +220,9 @@ class MemoryLink:
         check_size(topic, payload)
         self._hub.publish(self.client_id, topic, payload, retain=retain)
 
+    def flush(self) -> None:
+        """Nothing waits here: the hub has it already."""
+
     async def close(self) -> None:
         self._leave(goodbye=True)
 

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 logging.getLogger("gmqtt").setLevel(logging.ERROR)
 
 _JOINED_BYTES = 64 * 1024  # written at once; then the transport says when it is full
+_JOINED_S = 0.005  # what nobody flushes waits this long for company
+_ACKED_BYTES = 128  # of acknowledgements after one read: a third of what a broker lets be open
 _QUEUED_PACKET_BYTES = 256 * 1024  # in the transport before publishing waits
 _SUBACK_REFUSED = 128
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
@@ -90,6 +92,10 @@ class MqttLink:
             raise LinkError("link.down", "no session with the broker")
         check_size(topic, payload)
         session.window.publish(topic, payload, qos, retain)
+
+    def flush(self) -> None:
+        if self._session is not None:
+            self._session.flush()
 
     async def close(self) -> None:
         self._closing = True
@@ -188,6 +194,11 @@ class _Session:
         except (OSError, TimeoutError):
             logger.warning("the broker did not close the connection in time")
 
+    def flush(self) -> None:
+        """Write what was joined."""
+        if self._protocol is not None:
+            self._protocol.flush()
+
     def abort(self) -> None:
         """Break the connection if there still is one."""
         self.up = False
@@ -260,7 +271,7 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         self._session = session
         self._received = bytearray()
         self._unsent = bytearray()
-        self._reading = False
+        self._timed = False
         self._broken: MeshError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -279,7 +290,6 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         self._received += data
         start = 0
-        self._reading = True
         try:
             while (bounds := next_packet(self._received, start)) is not None:
                 begin, end = bounds
@@ -289,29 +299,29 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         except ProtocolError as exc:
             self._broken = exc
             self.abort()
-        finally:
-            self._reading = False
         del self._received[:start]
+        if len(self._unsent) > _ACKED_BYTES:
+            self.flush()
 
     def write_data(self, data: bytes) -> None:
-        """Join what one turn of the loop writes: half the system calls, twice the messages."""
+        """Join what is written, acknowledgements above all, until `flush` or for a moment."""
         self._connection._last_data_out = time.monotonic()
-        if not self._unsent:
-            later = self._loop.call_soon
-            if self._reading:
-                # what was read is handled first: its answer may go out with the acknowledgement
-                later(later, self._flush)
-            else:
-                later(self._flush)
         self._unsent += data
         if len(self._unsent) > _JOINED_BYTES:
-            self._flush()
+            self.flush()
+        elif not self._timed:
+            self._timed = True
+            self._loop.call_later(_JOINED_S, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timed = False
+        self.flush()
 
     def send_disconnect(self, reason_code: int = 0, **properties: object) -> None:
         super().send_disconnect(reason_code, **properties)
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         data, self._unsent = self._unsent, bytearray()
         if data and not self._transport.is_closing():
             self._transport.write(data)
