@@ -71,7 +71,7 @@ def take_over(database: sqlite3.Connection, run: str, alias: Alias, failed_only:
     kept: dict[str, Any] = {}
     for name in names:
         standing = known.get(name, Standing())
-        if standing.state == ActionState.COMPLETED:
+        if standing.state == ActionState.COMPLETED and not _partly_undone(standing):
             nodes = results.kept_nodes(name) or _nodes(standing)
             kept[name] = [nodes, results.of(name, standing)]
     again = set(names)
@@ -88,6 +88,10 @@ def take_over(database: sqlite3.Connection, run: str, alias: Alias, failed_only:
 
 def _failed(standing: Standing | None) -> bool:
     return standing is not None and standing.state in _FAILED
+
+
+def _partly_undone(standing: Standing) -> bool:
+    return any(m.state == ActionState.ROLLED_BACK for m in standing.members.values())
 
 
 def _nodes(standing: Standing) -> list[str]:

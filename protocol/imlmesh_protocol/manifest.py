@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 
 from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.limits import CLAIM_CHARS
 from imlmesh_protocol.states import Effect
 
 #: least to most trusted; an action runs when the node's profile is at least its permission
@@ -178,7 +179,8 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
         raise ValueError(f"{module}.{action}: impact {impact} is not within 0..1")
     claims = tuple(wire.get("claims", ()))
     for pattern in claims:
-        if type(pattern) is not str or not _CLAIM.fullmatch(pattern):
+        short = type(pattern) is str and len(pattern) <= CLAIM_CHARS
+        if not short or not _CLAIM.fullmatch(pattern):
             raise ValueError(f"{module}.{action}: no claim pattern {pattern!r:.120}")
     undo = wire.get("undo")
     return ActionSpec(

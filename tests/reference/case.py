@@ -104,7 +104,9 @@ class Case:
         result = {"value": dice.randint(0, 99), "sub": {"deep": f"{key}.{number}"}}
         if dice.random() >= self.failing or f"{key}#{number}" in self.calm or number > 6:
             return Call(after, "completed", result, cancel_after)
-        return Call(after, *dice.choice(FAILURES), cancel_after)
+        outcome, code = dice.choice(FAILURES)
+        # a node refuses as soon as it hears of it
+        return Call(after % 10 if outcome == "rejected" else after, outcome, code, cancel_after)
 
     def answer(
         self, kind: str, key: str, number: int, options: tuple[str, ...]

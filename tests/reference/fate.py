@@ -78,8 +78,8 @@ def is_lost(rules: "Interpreter", node: str, meanings: tuple[str, ...]) -> None:
         if unit.undoes:
             undoing.ask(rules, unit, "node.lost")
         elif means in ("reroute", "wait") and rules.read.repeatable(unit.action):
-            # it is simply given again: what it may have done before does not matter
-            unit.state = "waiting"
+            # it is simply given again; unless that never comes to pass, it works elsewhere in the end
+            unit.state, unit.worked_on = "waiting", node
             unit.lost_on.add(node)
         elif means == "fail":
             unit.worked_on = node

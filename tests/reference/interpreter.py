@@ -229,7 +229,7 @@ class Interpreter:
         """The node says how it ended; `value` is the result or the code."""
         if outcome == "rejected":
             unit.refused[unit.on] = value
-            if unit.node:
+            if unit.node or self.aborting or self.cancelling:
                 self.fail(unit, value)
             else:
                 unit.state = "waiting"

@@ -83,6 +83,8 @@ def go_on(rules: "Interpreter", unit: Unit) -> None:
 def stop_if_too_many(rules: "Interpreter", member: Unit) -> None:
     """More failures than rolling allows: who has not begun is left alone."""
     unit = rules.units[member.action["id"]]
+    if unit.action["target_mode"] != "rolling":
+        return
     if sum(other.state == "failed" for other in unit.members) > rolling(unit)[1]:
         for other in unit.members:
             if other.state == "waiting" and rules.would_fail(other):

@@ -79,8 +79,10 @@ def _plan(rules: "Interpreter", unit: Unit, part: Unit) -> None:
 
 def _called_with(rules: "Interpreter", part: Unit) -> Any:
     calls = [call for call in rules.calls if call[0] == part.key and call[2] == part.worked_on]
-    # what was kept from an ended run was called there: its params are filled once more
-    return calls[-1][3] if calls else fill(part.params, rules.known(part.worked_on))
+    # what was kept from an ended run was called there, and what it was filled with is not known
+    if not calls and "{{" in str(part.params):
+        raise CannotFillError("template.no_result")
+    return calls[-1][3] if calls else part.params
 
 
 def _going(rules: "Interpreter", unit: Unit) -> bool:

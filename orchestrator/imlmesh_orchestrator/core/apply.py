@@ -107,6 +107,7 @@ def _approval_asked(state: State, change: c.ApprovalAsked) -> None:
         change.expires_at_ms,
         change.digest,
     )
+    state.runs[change.run].questions[change.action] = change.approval
     state.approval_counter = change.counter
     if change.kind != "lost_effect":
         record = state.runs[change.run].units[change.action]
@@ -116,6 +117,7 @@ def _approval_asked(state: State, change: c.ApprovalAsked) -> None:
 
 def _approval_closed(state: State, change: c.ApprovalClosed) -> None:
     record = state.approvals.pop(change.approval)
+    del state.runs[change.run].questions[record.action]
     record.state = move(states.APPROVAL, change.approval, record.state, change.state)
     if record.kind == "gate" and change.state is ApprovalState.APPROVED:
         state.runs[change.run].units[record.action].approved = record.digest

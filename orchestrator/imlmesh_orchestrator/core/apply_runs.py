@@ -98,7 +98,7 @@ def _run_retried(state: State, change: c.RunRetried) -> None:
         if record.member_wise:
             _fix_members(run, record, nodes)
             for member in (record.members or {}).values():
-                member.result, member.worked_on = result[member.node], member.node
+                member.result, member.worked_on = result.get(member.node), member.node
                 _end_unit(run, member, ActionState.COMPLETED, None)
         record.worked_on = nodes[0] if nodes else ""
         record.result = result if name in run.needed else None
@@ -206,9 +206,15 @@ def _end_dispatch(state: State, dispatch: str, new: DispatchState) -> DispatchRe
     return record
 
 
+_HELD = frozenset({DispatchState.ACCEPTED, DispatchState.RUNNING})
+
+
 def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
+    held = state.dispatches[change.dispatch].state in _HELD
     dispatch = _end_dispatch(state, change.dispatch, change.state)
     record = state.runs[change.run].units[dispatch.action]
+    if held:
+        record.worked_on = dispatch.node
     if change.state is DispatchState.REJECTED and not record.node:
         record.refused_by = (*record.refused_by, dispatch.node)
         record.fault = change.fault
@@ -335,6 +341,9 @@ def _run_ended(state: State, change: c.RunEnded) -> None:
     run = state.runs[change.run]
     run.state = move(states.RUN, change.run, run.state, change.state)
     state.active -= 1
+    # nobody reads them any more; the store keeps them
+    for unit in run.units.values():
+        unit.result = None
     state.recent.append(change.run)
     state.recent_dispatches += len(run.dispatches)
     while len(state.recent) > RECENT_RUNS or (

@@ -4,7 +4,7 @@ The one rule: silence never repeats an effect and never lets a gate open. Delibe
 an answer leads to; `approvals` knows.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -34,7 +34,7 @@ def ask_gate(turn: Turn, run: RunRecord, record: ActionRecord, reason: str, dige
     action = record.action
     asked = action.approval or _DEFAULT
     call = f"{record.key} ({action.module}.{action.action}): {reason}"
-    again = bool(record.approved)
+    again = record.approved or (record.parent is not None and record.parent.approved)
     said = f"{asked.message} [{call}]" if asked.message else call
     message = f"what was approved has changed, so once more: {said}" if again else said
     extra = [option for option in asked.clarification_options if option not in (APPROVE, DENY)]
@@ -126,23 +126,15 @@ def close(
     )
 
 
-def supersede(turn: Turn, run: RunRecord, keys: Collection[str]) -> None:
+def supersede(turn: Turn, run: RunRecord, keys: Iterable[str]) -> None:
     """Questions about these units no longer matter."""
-    for approval in list(turn.state.approvals.values()):
-        if approval.run == run.run and approval.action in keys:
-            close(turn, approval, ApprovalState.SUPERSEDED, None, SYSTEM)
-
-
-def supersede_for(turn: Turn, dispatch: DispatchRecord) -> None:
-    """The node's journal answered first."""
-    for approval in list(turn.state.approvals.values()):
-        if approval.dispatch == dispatch.dispatch:
-            close(turn, approval, ApprovalState.SUPERSEDED, None, SYSTEM)
+    if run.questions:
+        for approval in [run.questions[key] for key in keys if key in run.questions]:
+            record = turn.state.approvals[approval]
+            close(turn, record, ApprovalState.SUPERSEDED, None, SYSTEM)
 
 
 def kind_of_question(turn: Turn, run: RunRecord, key: str) -> str | None:
     """The kind of the open question about a unit, if any."""
-    for approval in turn.state.approvals.values():
-        if approval.run == run.run and approval.action == key:
-            return approval.kind
-    return None
+    approval = run.questions.get(key)
+    return turn.state.approvals[approval].kind if approval is not None else None

@@ -57,10 +57,12 @@ class Deadlines:
     def add_sent(self, at_ms: int, dispatches: list[str]) -> None:
         """Look whether these were accepted, at this time or a moment later."""
         due_ms = -(-at_ms // _GATHER_MS) * _GATHER_MS
-        if due_ms != self._gathered_ms:
-            self._gathered, self._gathered_ms = [], due_ms
-            self.add(due_ms, Deadline.ACCEPT, self._gathered)
-        self._gathered += dispatches
+        if due_ms == self._gathered_ms:
+            self._gathered += dispatches
+            return
+        self._gathered = [*dispatches]
+        self.add(due_ms, Deadline.ACCEPT, self._gathered)
+        self._gathered_ms = due_ms
 
     def __len__(self) -> int:
         return len(self._heap)

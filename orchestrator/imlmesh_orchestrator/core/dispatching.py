@@ -72,8 +72,10 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
     """The node will not do it: another one, or the action fails with this node's code."""
     for name, fault in event.refusals:
         dispatch = turn.state.dispatches.get(name)
-        if dispatch is None or dispatch.node != event.node or dispatch.state not in DISPATCH_LIVE:
+        if dispatch is None or dispatch.node != event.node:
             continue
+        if dispatch.state is not DispatchState.PLANNED:
+            continue  # what was accepted ends with a result
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
         full = fault.code == "node.full"
@@ -81,7 +83,7 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             turn.state.nodes[event.node].full = True
         ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, dispatch.run, name, ended, fault))
-        if record.node and not full:
+        if not full and (record.node or not run.starting):
             flow.break_off(turn, run, record, fault)  # nobody else may do it
         else:
             flow.wait_again(turn, run, record, {event.node: fault.code})
@@ -96,7 +98,7 @@ def take_results(turn: Turn, event: ResultsArrived) -> None:
             settled.append(result.dispatch)
     if settled:
         turn.command(SendAck(event.node, None, tuple(settled)))
-    turn.pools.room()
+    turn.pools.room_for(len(event.results))
 
 
 def _take(turn: Turn, node: str, result: Result) -> bool:
@@ -221,7 +223,7 @@ def _finish(
     action_state: ActionState | None,
 ) -> None:
     if dispatch.state is DispatchState.UNKNOWN:
-        asking.supersede_for(turn, dispatch)
+        asking.supersede(turn, run, [record.key])  # the node's journal answered first
     turn.change(
         c.ResultTaken(
             turn.at_ms,

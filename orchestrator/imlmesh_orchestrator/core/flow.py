@@ -1,13 +1,15 @@
 """How a run flows: what becomes ready, what an end means for the rest, when the run is over.
 
 The one rule: the end of any unit of work is handled in one place, `after_end`, whichever way it
-came. Deliberately absent: choosing nodes (`placement`), what results mean (`dispatching`).
+came; what that makes ready waits in the turn's queue for `settling`. Deliberately absent: choosing
+nodes (`placement`), what results mean (`dispatching`).
 """
 
 from collections.abc import Iterable
 
-from imlmesh_orchestrator.core import asking, gates, members, memory, rollback
+from imlmesh_orchestrator.core import asking, gates, members, memory
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.commands import ReportRefusal
 from imlmesh_orchestrator.core.placement import stuck
 from imlmesh_orchestrator.core.rendering import session_of
 from imlmesh_orchestrator.core.state import ActionRecord, Gate, RunRecord
@@ -17,7 +19,7 @@ from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.states import ActionState, RunState
 
 _WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
-_UNDER_WAY = frozenset({ActionState.RUNNING, ActionState.UNKNOWN})
+_SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
 _CANCELLED = Fault("action.cancelled", "cancelled")
 _UNUSED = Fault("action.not_needed", "it runs only to undo something, and nothing had to be undone")
@@ -27,7 +29,7 @@ def release_open(turn: Turn, run: RunRecord) -> None:
     """Make ready all that nothing holds back: at the start of a run, of a wave, after a pause or
     a restart."""
     if run.compensations is not None:
-        compensate_next(turn, run)
+        undo_next(turn, run)
         return
     for record in run.actions.values():
         if record.members is not None and not record.ended:
@@ -42,8 +44,7 @@ def _release(turn: Turn, run: RunRecord, opened: Iterable[Gate]) -> None:
     for gate in opened:
         if not gate.remaining:
             for action in gate.members:
-                if run.actions[action].state in _WAITING:
-                    _ready(turn, run, run.actions[action])
+                turn.ready.append((run, run.actions[action]))
 
 
 def _release_next(turn: Turn, run: RunRecord) -> None:
@@ -52,17 +53,14 @@ def _release_next(turn: Turn, run: RunRecord) -> None:
     while run.cursor < len(sequence):
         record = run.actions[sequence[run.cursor]]
         if not record.ended:
-            if record.state in _WAITING:
-                _ready(turn, run, record)
+            turn.ready.append((run, record))
             return
         run.cursor += 1
 
 
-def _ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """An action whose dependencies are satisfied asks for approval, then waits for a node."""
-    if not run.may_place(record) or record.ended or turn.at_ms < run.starts_at_ms:
-        return
-    if record.state is ActionState.AWAITING_APPROVAL:
+    if record.state not in _SEEKING or not run.may_place(record) or turn.at_ms < run.starts_at_ms:
         return
     if run.waves is not None and any(run.waves[: record.wave]):
         return
@@ -120,10 +118,6 @@ def hold(turn: Turn, run: RunRecord, record: ActionRecord, reason: str) -> None:
 def advance(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """Give the next members of a member-wise action to their nodes, or end it."""
     while not record.ended and record.state is not ActionState.AWAITING_APPROVAL:
-        if members.overdrawn(record):
-            rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
-            asking.supersede(turn, run, rest)
-            _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
         verdict = members.verdict(record)
         if verdict is not None:
             _end_whole(turn, run, record, verdict)
@@ -135,9 +129,18 @@ def advance(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
                 seek(turn, run, member)
             elif run.may_place(member):
                 failed = True
-                _end_one(turn, run, member, ActionState.FAILED, fault)
+                end_one(turn, run, member, ActionState.FAILED, fault)
         if not failed:
             return
+        _stop_rolling(turn, run, record)
+
+
+def _stop_rolling(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    """More members failed than rolling allows: who has not begun is left alone."""
+    if members.overdrawn(record):
+        rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
+        asking.supersede(turn, run, rest)
+        _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
 
 
 def _end_whole(turn: Turn, run: RunRecord, record: ActionRecord, verdict: Fault | bool) -> None:
@@ -149,12 +152,12 @@ def _end_whole(turn: Turn, run: RunRecord, record: ActionRecord, verdict: Fault 
         _end_many(turn, run, keys, ActionState.FAILED, fault)
     if isinstance(verdict, Fault):
         if run.state is RunState.CANCELLING:
-            _end_one(turn, run, record, ActionState.CANCELLED, _CANCELLED)
+            end_one(turn, run, record, ActionState.CANCELLED, _CANCELLED)
             after_end(turn, run, record)
         else:
             fail(turn, run, record, verdict)
     else:
-        _end_one(turn, run, record, ActionState.COMPLETED, None)
+        end_one(turn, run, record, ActionState.COMPLETED, None)
         after_end(turn, run, record)
 
 
@@ -162,7 +165,7 @@ def wait_again(turn: Turn, run: RunRecord, record: ActionRecord, reasons: dict[s
     """The unit has no dispatch any more and looks for a node again."""
     turn.change(c.ActionWaiting(turn.at_ms, turn.cause, run.run, record.key, reasons))
     if record.undoes and run.state is not RunState.CANCELLING:
-        compensate_next(turn, run)
+        undo_next(turn, run)
     elif run.starting:
         seek(turn, run, record)
     else:
@@ -177,9 +180,9 @@ def fail(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None
 def break_off(turn: Turn, run: RunRecord, record: ActionRecord, fault: Fault) -> None:
     """The unit cannot go on: it failed, but what could not be undone is a person's question, and
     meanwhile the next compensation runs."""
-    if record.undoes:
+    if record.undoes and run.state is not RunState.CANCELLING:
         asking.ask_compensation(turn, run, record, fault)
-        compensate_next(turn, run)
+        undo_next(turn, run)
     else:
         fail(turn, run, record, fault)
 
@@ -196,12 +199,14 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     if run.ended:
         return
     if record.parent is not None:
+        if record.state is ActionState.FAILED:
+            _stop_rolling(turn, run, record.parent)
         advance(turn, run, record.parent)
         return
     if record.state is ActionState.COMPLETED:
         _remember(turn, run, record)
     if record.undoes:
-        _after_compensation(turn, run, record)
+        undo_next(turn, run)
         return
     if record.satisfied:
         if run.sequence is None:
@@ -226,8 +231,10 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
 def _remember(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     wanted = record.action.memory
     if wanted is not None and wanted.write_key is not None and record.fault is None:
-        key = wanted.write_key
-        memory.write(turn, session_of(run), key, record.result, f"{run.run}/{record.key}")
+        key, by = wanted.write_key, f"{run.run}/{record.key}"
+        if not memory.write(turn, session_of(run), key, record.result, by):
+            fault = Fault("memory.too_large", f"the result of {by} is too large for memory")
+            turn.command(ReportRefusal(record.worked_on, fault))
 
 
 def abort(turn: Turn, run: RunRecord, action: str, fault: Fault) -> None:
@@ -255,7 +262,7 @@ def end_waiting(turn: Turn, run: RunRecord) -> None:
     else:
         tried = [record for record in waiting if record.failures]
         for record in tried:
-            _end_one(turn, run, record, ActionState.FAILED, record.fault)
+            end_one(turn, run, record, ActionState.FAILED, record.fault)
         untried = [record.key for record in waiting if not record.failures]
         _end_many(turn, run, untried, ActionState.SKIPPED, _DEPENDENCY)
     for record in run.actions.values():
@@ -275,11 +282,11 @@ def end(turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, faul
     rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
     asking.supersede(turn, run, rest)
     _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
-    _end_one(turn, run, record, new, fault)
+    end_one(turn, run, record, new, fault)
     after_end(turn, run, record)
 
 
-def _end_one(
+def end_one(
     turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None
 ) -> None:
     turn.change(c.ActionEnded(turn.at_ms, turn.cause, run.run, record.key, new, fault))
@@ -300,12 +307,17 @@ def end_cancelled(turn: Turn, run: RunRecord, keys: list[str], fault: Fault) -> 
     finish_if_done(turn, run)
 
 
+def undo_next(turn: Turn, run: RunRecord) -> None:
+    """The next undoing may begin, once what goes on now is settled; `settling` looks."""
+    turn.ready.append((run, None))
+
+
 def finish_if_done(turn: Turn, run: RunRecord) -> None:
     """Undo what must be undone, and end the run when its last unit has ended."""
     if run.open or run.ended:
         return
     if run.rollbacks and run.compensations is None and run.state is not RunState.CANCELLING:
-        _plan_compensations(turn, run)
+        undo_next(turn, run)
         return
     if any(not run.units[key].ended for key in run.compensations or ()):
         return
@@ -327,55 +339,6 @@ def _came_too_late(run: RunRecord) -> bool:
     )
 
 
-def _plan_compensations(turn: Turn, run: RunRecord) -> None:
-    found = rollback.undoings(turn.state, turn.env, run)
-    rows = tuple(one.row for one in found)
-    turn.change(c.CompensationsPlanned(turn.at_ms, turn.cause, run.run, rows))
-    for one in found:
-        if one.fault is not None:
-            _end_one(turn, run, run.units[one.key], ActionState.FAILED, one.fault)
-    compensate_next(turn, run)
-
-
-def compensate_next(turn: Turn, run: RunRecord) -> None:
-    """One after the other; one that waits for a person's word on its failure holds nobody up."""
-    records = [run.units[key] for key in run.compensations or ()]
-    if any(record.state in _UNDER_WAY or record.queued for record in records):
-        return
-    for record in records:
-        if record.ended or not run.may_place(record):
-            continue
-        if record.state is ActionState.AWAITING_APPROVAL:
-            if asking.kind_of_question(turn, run, record.key) == asking.GATE:
-                return
-            continue
-        fault = stuck(turn.state, run, record)
-        if fault is None:
-            seek(turn, run, record)
-            if not record.ended:
-                return
-        else:
-            asking.ask_compensation(turn, run, record, fault)
-    finish_if_done(turn, run)
-
-
-def _after_compensation(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
-    undone = run.units[record.undoes]
-    if record.state is ActionState.COMPLETED:
-        _end_one(turn, run, undone, ActionState.ROLLED_BACK, undone.fault)
-        whole = undone.parent
-        if whole is not None and _all_undone(run, whole):
-            _end_one(turn, run, whole, ActionState.ROLLED_BACK, whole.fault)
-    compensate_next(turn, run)
-
-
-def _all_undone(run: RunRecord, whole: ActionRecord) -> bool:
-    """Whether every compensation of a member-wise action has completed."""
-    own = [run.units[key] for key in run.compensations or ()]
-    done = ActionState.COMPLETED
-    return all(unit.state is done for unit in own if unit.undoes in (whole.members or ()))
-
-
 def end_run(
     turn: Turn, run: RunRecord, new: RunState, fault: Fault | None, *, unconfirmed: bool = False
 ) -> None:
@@ -391,9 +354,9 @@ def _end_compensating(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     units = map(run.units.__getitem__, run.compensations or ())
     uses = [u for u in units if u.action.id == record.key and u.undo_params is None]
     if not uses:
-        _end_one(turn, run, record, ActionState.SKIPPED, _UNUSED)
+        end_one(turn, run, record, ActionState.SKIPPED, _UNUSED)
     elif all(unit.state is ActionState.COMPLETED for unit in uses):
-        _end_one(turn, run, record, ActionState.COMPLETED, None)
+        end_one(turn, run, record, ActionState.COMPLETED, None)
     else:
         fault = next(unit.fault for unit in uses if unit.state is not ActionState.COMPLETED)
-        _end_one(turn, run, record, ActionState.FAILED, fault)
+        end_one(turn, run, record, ActionState.FAILED, fault)

@@ -83,7 +83,7 @@ def _units(state: State, run: RunRecord) -> Iterator[str]:
                 yield f"{place} runs without a living dispatch"
         if (record.state in _ASKED) != (key in asked):
             yield f"{place} is {record.state} and has {'a' if key in asked else 'no'} question"
-        started = record.state is ActionState.COMPLETED or record.attempt
+        started = record.attempt > 0
         if started and not record.undoes and key not in run.compensation_only:
             for dependency in record.action.depends_on:
                 if not _let_pass(run.actions[dependency]):

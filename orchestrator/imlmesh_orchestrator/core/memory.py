@@ -15,9 +15,16 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.wire.codec import pack
 
 
-def write(turn: Turn, session: str, key: str, value: Any, by: str) -> None:
-    """Keep a value, and let go of the oldest ones that do not fit beside it."""
+def write(turn: Turn, session: str, key: str, value: Any, by: str) -> bool:
+    """Keep a value, and let go of the oldest ones that do not fit beside it.
+
+    False when it is too large: then nothing stands under its key, rather than what it replaces.
+    """
     size = len(pack(value))
+    if size > limits.MEMORY_VALUE_BYTES:
+        if (session, key) in turn.state.memory:
+            turn.change(c.MemoryDropped(turn.at_ms, turn.cause, session, key, by))
+        return False
     turn.change(c.MemoryWritten(turn.at_ms, turn.cause, session, key, value, size, by))
     state = turn.state
     while len(state.memory) > 1 and (
@@ -25,12 +32,16 @@ def write(turn: Turn, session: str, key: str, value: Any, by: str) -> None:
     ):
         old_session, old_key = next(iter(state.memory))
         turn.change(c.MemoryDropped(turn.at_ms, turn.cause, old_session, old_key, by))
+    return True
 
 
 def put(turn: Turn, event: MemorySet) -> None:
     """A person's value."""
-    write(turn, event.session, event.key, event.value, event.by)
-    turn.command(Reply(event.cause, event.key))
+    if write(turn, event.session, event.key, event.value, event.by):
+        turn.command(Reply(event.cause, event.key))
+    else:
+        fault = Fault("memory.too_large", f"at most {limits.MEMORY_VALUE_BYTES:,} bytes")
+        turn.command(Refuse(event.cause, fault))
 
 
 def delete(turn: Turn, event: MemoryDeleteAsked) -> None:

@@ -17,6 +17,8 @@ from imlmesh_protocol.limits import NODE_WINDOW
 from imlmesh_protocol.manifest import PROFILES, ActionSpec
 from imlmesh_protocol.states import Liveness
 
+# entries of those that nobody need be told of any more are swept out when there are so many
+UNTOLD = 4_096
 # of the nodes in turn, how many are compared by load: two or more spread nearly as well as all
 _COMPARED = 4
 
@@ -37,9 +39,17 @@ class Pool:
     #: whether a node that could run it is suspect: soon it will be back, or lost
     undecided: bool = False
     waiting: FairQueue = field(default_factory=FairQueue)
+    #: units that only some of the eligible nodes have not refused, and those are full
+    aside: list[Entry] = field(default_factory=list)
     #: those that came since anybody was told that no node is eligible
     untold: list[Entry] = field(default_factory=list)
     rotation: int = 0
+
+    def take_back(self, level: float) -> None:
+        """Whoever stood aside waits with the others again."""
+        for run, record in self.aside:
+            self.waiting.add(run, record, level)
+        self.aside.clear()
 
 
 class Pools:
@@ -49,8 +59,13 @@ class Pools:
         self._pools: dict[PoolKey, Pool] = {}
         #: pools that units wait in
         self.hungry: dict[PoolKey, Pool] = {}
-        #: whether any of them may have got a node since they were last looked at
+        #: whether any of them may have got a node since they were last looked at, and why: units
+        #: came or nodes changed in any way, or no more than so many dispatches have ended
         self.stirred = False
+        self.changed = False
+        self.ended = 0
+        #: whether the last look ended because every node was full
+        self.full = False
         #: what the run served last had had; see `queues`
         self.level = 0.0
 
@@ -65,15 +80,24 @@ class Pools:
             pool = self._pools[key] = Pool(key)
         pool.waiting.add(run, record, self.level)
         pool.untold.append((run, record))
+        if len(pool.untold) > UNTOLD:
+            pool.untold = [entry for entry in pool.untold if entry[1].queued]
         self.hungry[key] = pool
         self.stirred = True
 
     def room(self) -> None:
-        """A node got room or changed: whoever waits may try again."""
+        """A node changed: whoever waits may try again."""
+        self.stirred = self.changed = True
+
+    def room_for(self, dispatches: int) -> None:
+        """At most so many dispatches have ended."""
+        self.ended += dispatches
         self.stirred = True
 
     def drop_empty(self, pool: Pool) -> None:
         """Nobody waits here; once there are many such pools forget them, for keys hold selectors."""
+        if pool.aside:
+            return
         self.hungry.pop(pool.key, None)
         if len(self._pools) > 1_000:
             self._pools.pop(pool.key, None)
@@ -85,7 +109,7 @@ def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     version = run.plan.module_requirements.get(action.module, "")
     if record.node:
         return (action.module, action.action, version, "bound", record.node)
-    if action.fallback_nodes and action.target_node is not None:
+    if action.fallback_nodes and action.target_node is not None and not record.member_wise:
         names = (action.target_node, *action.fallback_nodes)
         return (action.module, action.action, version, "order", names)
     if action.target_node is not None:

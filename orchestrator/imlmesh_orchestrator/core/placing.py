@@ -16,36 +16,52 @@ from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh, stuck
 from imlmesh_orchestrator.core.queues import Entry, cost_of
 from imlmesh_orchestrator.core.rendering import params_of
+from imlmesh_orchestrator.core.settling import settle
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.ids import dispatch_id
+from imlmesh_protocol.iml.params import effect_of
 from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import ActionState, Effect
 from imlmesh_protocol.wire.messages import encode_dispatch
 
+_ANY_NUMBER = 1 << 62
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 
 
 def place_ready(turn: Turn) -> None:
     """Dispatch all that is ready and has a node with room, the least served run first."""
+    settle(turn)
     if not turn.state.bus_open or turn.state.behind:
         return
     pools = turn.pools
     while pools.stirred:
         pools.stirred = False
+        # what was full has no more room than what has ended since
+        limit = pools.ended if pools.full and not pools.changed else _ANY_NUMBER
+        pools.ended, pools.changed = 0, False
         if len(pools.hungry) == 1:
-            _drain(turn, next(iter(pools.hungry.values())))
+            _drain(turn, next(iter(pools.hungry.values())), limit)
         else:
+            pools.full = False
             _take_turns(turn, list(pools.hungry.values()))
+        for pool in list(pools.hungry.values()):
+            if pool.aside:
+                pool.take_back(pools.level)
+        settle(turn)
 
 
-def _drain(turn: Turn, pool: Pool) -> None:
+def _drain(turn: Turn, pool: Pool, limit: int) -> None:
     refresh(turn.state, pool)
     while (first := _first(turn, pool)) is not None:
-        if not _place(turn, pool, first):
+        stood_aside = len(pool.aside)
+        if limit <= 0 or not _place(turn, pool, first):
+            turn.pools.full = bool(pool.eligible)
             return
+        limit -= len(pool.aside) == stood_aside
+    turn.pools.full = False
     turn.pools.drop_empty(pool)
 
 
@@ -83,13 +99,11 @@ def _first(turn: Turn, pool: Pool) -> Entry | None:
 
 
 def _still_wants(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
-    whole = record.parent or record
-    return (
-        record.state in _SEEKING
-        and record.retry_at_ms <= turn.at_ms
-        and whole.state is not ActionState.AWAITING_APPROVAL
-        and run.may_place(record)
-    )
+    if record.state not in _SEEKING or not run.may_place(record):
+        return False
+    whole = record.parent
+    asked = whole is not None and whole.state is ActionState.AWAITING_APPROVAL
+    return not asked and record.retry_at_ms <= turn.at_ms
 
 
 def _take_out(pool: Pool, record: ActionRecord) -> None:
@@ -105,7 +119,6 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
         _take_out(pool, record)
         run.served += cost_of(run.priority)
         turn.pools.level = run.served
-        pool.untold.clear()
         _dispatch(turn, run, record, node, pool.specs[node.node])
         return True
     if exhausted(pool, record):
@@ -120,6 +133,11 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
         return True
     if not pool.eligible:
         _tell_waiting(turn, pool)
+    elif record.refused_by:
+        # only others may go where there is room now
+        pool.waiting.pop()
+        pool.aside.append(first)
+        return True
     return False
 
 
@@ -140,7 +158,7 @@ def _dispatch(
         return
     params, claims = filled
     action = record.action
-    effect = action.effect or spec.effect
+    effect = effect_of(action, spec)
     on_loss = loss_policy(record, effect)
     lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
     attempt = _next_attempt(run, record)
@@ -185,8 +203,7 @@ def _filled(
     try:
         params = params_of(turn.state, turn.env, run, record, node.node)
         claims = spec.claims_for(params) if spec.claims else ()
-        may_ask = record.asks or spec.impact > limits.IMPACT_WITHOUT_APPROVAL or run.again
-        if may_ask and _must_ask(turn, run, record):
+        if gates.may_ask(turn.state, run, record) and _must_ask(turn, run, record):
             return None
     except InputError as exc:
         flow.fail(turn, run, record, Fault(exc.code, exc.message))
@@ -194,8 +211,13 @@ def _filled(
     except KeyError as exc:
         flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
         return None
-    wanted = record.action.claims
-    return params, tuple(dict.fromkeys((*claims, *wanted))) if wanted else claims
+    if record.action.claims:
+        claims = tuple(dict.fromkeys((*claims, *record.action.claims)))
+    if claims and any(len(claim) > limits.CLAIM_CHARS for claim in claims):
+        text = f"a claim has more than {limits.CLAIM_CHARS} characters"
+        flow.fail(turn, run, record, Fault("action.params", text))
+        return None
+    return params, claims
 
 
 def _next_attempt(run: RunRecord, record: ActionRecord) -> int:

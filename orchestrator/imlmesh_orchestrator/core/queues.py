@@ -1,8 +1,8 @@
 """Who goes next among many runs that wait for the same nodes.
 
 The one rule: the run that has had the least, weighted by its priority; within a run, first in
-first out. A run that begins to wait starts level with the one served last, so it neither starves
-others nor claims what it did not ask for. Deliberately absent: nodes.
+first out. A run that begins to wait starts level with the least served one that waits, so it
+neither starves others nor claims what it did not ask for. Deliberately absent: nodes.
 """
 
 import heapq
@@ -33,7 +33,8 @@ class FairQueue:
         """Queue a unit; `level` is what the run served last had had."""
         queue = self._of_run.get(run.run)
         if queue is None:
-            run.served = max(run.served, level)
+            # level with whoever waits here, or with the last one served where nobody does
+            run.served = max(run.served, self._heap[0][0] if self._heap else level)
             queue = self._of_run[run.run] = deque()
             self._count += 1
             heapq.heappush(self._heap, (run.served, self._count, run, queue))

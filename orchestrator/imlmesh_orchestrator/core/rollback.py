@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imlmesh_orchestrator.core.rendering import params_of
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord, State
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.iml.template import render_undo
@@ -31,7 +30,7 @@ class Undoing:
         return self.key, self.undone, self.node, self.action, self.params
 
 
-def undoings(state: State, env: Mapping[str, str], run: RunRecord) -> list[Undoing]:
+def undoings(state: State, run: RunRecord) -> list[Undoing]:
     """Everything that the failures of this run want undone, in order."""
     found: dict[str, ActionRecord] = {}
     for name in run.rollbacks:
@@ -44,7 +43,7 @@ def undoings(state: State, env: Mapping[str, str], run: RunRecord) -> list[Undoi
                 if ancestor.state is unit.state is ActionState.COMPLETED:
                     found[unit.key] = unit
     latest_first = sorted(found.values(), key=lambda unit: -unit.order)
-    undone = (_undoing(state, env, run, unit) for unit in latest_first)
+    undone = (_undoing(state, unit) for unit in latest_first)
     return [one for one in undone if one is not None]
 
 
@@ -63,26 +62,25 @@ def _ancestors(run: RunRecord, record: ActionRecord) -> Iterator[ActionRecord]:
             yield run.actions[name]
 
 
-def _undoing(
-    state: State, env: Mapping[str, str], run: RunRecord, unit: ActionRecord
-) -> Undoing | None:
+def _undoing(state: State, unit: ActionRecord) -> Undoing | None:
     """By the plan's word, else by the driver's; None when nothing need be undone."""
     action, node = unit.action, unit.worked_on
     key = f"{action.id}~{node}"
     if action.rollback is not None:
         return Undoing(key, unit.key, node, action.rollback.action, None)
     spec = state.nodes[node].manifest.find(action.module, action.action)
-    if spec is None or spec.undo is None:
+    if spec is None:
+        text = f"the node no longer offers {action.module}.{action.action}"
+        fault = Fault("action.unknown", text)
+        return Undoing(key, unit.key, node, action.action, {}, fault)
+    if spec.undo is None:
         return None
+    dispatch = state.dispatches.get(unit.dispatch)
     result = unit.result if unit.state is ActionState.COMPLETED else None
     try:
-        # what an earlier run did has no dispatch here
-        dispatch = state.dispatches.get(unit.dispatch)
-        params = (
-            decode_dispatch(dispatch.bin).params
-            if dispatch
-            else params_of(state, env, run, unit, node)
-        )
+        if dispatch is None and unit.templated:
+            raise InputError("template.no_result", "what the run before sent is not known here")
+        params = decode_dispatch(dispatch.bin).params if dispatch else action.params
         undo = render_undo(spec.undo.params, params, result)
     except InputError as exc:
         fault = Fault(exc.code, exc.message)

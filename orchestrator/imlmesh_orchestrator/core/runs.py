@@ -135,7 +135,7 @@ def retry_due(turn: Turn, run: RunRecord, key: str) -> None:
     if record.state is not ActionState.WAITING or record.retry_at_ms > turn.at_ms:
         return
     if record.undoes:
-        flow.compensate_next(turn, run)
+        flow.undo_next(turn, run)
     else:
         flow.seek(turn, run, record)
 
@@ -191,6 +191,7 @@ def end_unconfirmed(turn: Turn, run: RunRecord) -> None:
         c.ActionsEnded(turn.at_ms, turn.cause, run.run, tuple(keys), ActionState.CANCELLED, fault)
     )
     flow.end_run(turn, run, RunState.CANCELLED, None, unconfirmed=True)
+    turn.pools.room()
 
 
 def expire(turn: Turn, run: RunRecord) -> None:
@@ -213,6 +214,7 @@ def expire(turn: Turn, run: RunRecord) -> None:
                 )
             )
             flow.break_off(turn, run, record, fault)
+    turn.pools.room()
     if run.starting:
         flow.abort(turn, run, "", Fault("run.expired", "the run's ttl_seconds are over"))
     if not run.ended:

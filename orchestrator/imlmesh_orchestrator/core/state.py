@@ -169,6 +169,8 @@ class RunRecord:
     #: actions that may repeat an effect of the run that this one retries, and where they ran
     again: Mapping[str, str] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    #: open approvals by the key of the unit that they are about
+    questions: dict[str, str] = field(default_factory=dict)
     dispatches: list[str] = field(default_factory=list)
     #: volatile: index into `sequence` of the first action that may not have ended
     cursor: int = field(default=0, compare=False)

@@ -3,6 +3,7 @@
 The one rule: `change` applies at once, so that later decisions of the same event see it.
 """
 
+from collections import deque
 from collections.abc import Mapping
 
 from imlmesh_orchestrator.core.apply import apply
@@ -10,7 +11,7 @@ from imlmesh_orchestrator.core.changes import Change
 from imlmesh_orchestrator.core.commands import Command
 from imlmesh_orchestrator.core.deadlines import Deadlines
 from imlmesh_orchestrator.core.placement import Pools
-from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.core.state import ActionRecord, RunRecord, State
 
 
 class Turn:
@@ -25,6 +26,7 @@ class Turn:
         "env",
         "four_eyes",
         "pools",
+        "ready",
         "sent",
         "state",
     )
@@ -48,6 +50,9 @@ class Turn:
         self.cause = cause
         self.changes: list[Change] = []
         self.commands: list[Command] = []
+        #: actions that may have become ready, and runs (without one) whose next undoing may begin:
+        #: a queue, since a chain of failures may be longer than the stack
+        self.ready: deque[tuple[RunRecord, ActionRecord | None]] = deque()
         #: dispatches that went out in this turn and must be accepted in time
         self.sent: list[str] = []
 

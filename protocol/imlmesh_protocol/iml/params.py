@@ -41,8 +41,11 @@ _WORDS = {
 
 
 def effect_of(action: Action, spec: ActionSpec) -> Effect:
-    """The effect that counts: the plan's, else the driver's."""
-    return action.effect or spec.effect
+    """The effect that counts: the plan's, unless the driver is more careful and takes no vouching."""
+    wanted = action.effect
+    if wanted is None or (not spec.vouch and EFFECT_CARE[wanted] < EFFECT_CARE[spec.effect]):
+        return spec.effect
+    return wanted
 
 
 class Catalogue:

@@ -202,7 +202,10 @@ def _look_up(scope: Scope, path: str) -> Any:
     if root == "env":
         if name not in scope.env:
             raise InputError("template.env", f"the orchestrator has no variable {name}")
-        return scope.env[name]
+        value = scope.env[name]
+        if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise InputError("template.env", f"the variable {name} is not UTF-8")
+        return value
     if root == "memory":
         if name not in scope.memory:
             raise InputError("memory.not_found", f'the memory has no key "{name}"')

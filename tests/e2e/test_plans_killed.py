@@ -1,0 +1,209 @@
+"""The orchestrator is killed at random instants of a run that retries, asks, rolls and rolls back.
+
+Real broker, real nodes; every effect leaves a line in a file of its node. Wherever the kill falls,
+the run ends as it does undisturbed, and each effect is there as often as the rules say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imlmesh.client import Client
+from imlmesh.mesh import Mesh, make_mesh
+from imlmesh.planning import Plan
+from imlmesh.running import RunningMesh
+from imlmesh_protocol.errors import LinkError, MeshError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+NODES = ("pi-a", "pi-b", "pi-c")
+KILLS = 20
+POLICY = """\
+profile = "local_worker"
+
+[roots]
+write = ["files"]
+
+[modules]
+allow = ["fake"]
+"""
+#: lines in the files of all nodes, for each run
+EFFECTS = {"retried": 3, "asked": 1, "rolled": 3, "breaks": 1, "undo": 6}
+EXPECTED = {
+    "state": "failed",
+    "code": "driver.failed",
+    "units": {"undo": "completed"}
+    | dict.fromkeys(("retried", "asked", "rolled", "breaks"), "rolled_back"),
+}
+
+
+class Home:
+    """One home whose orchestrator is started and killed by hand."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.client: Client | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start `python -m ARGUMENTS`; its output goes to a log file."""
+        with (self.mesh.home.logs / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *arguments], stdout=log, stderr=log, process_group=0
+            )
+
+    def start_orchestrator(self) -> None:
+        place = ("--home", str(self.mesh.home.root), "--broker", self.mesh.broker_address)
+        self.start("orchestrator", "imlmesh_orchestrator", *place)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the process and to its children."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def kill_all(self) -> None:
+        for name in list(self._processes):
+            self.kill(name)
+
+    def ask(self, path: str) -> dict[str, Any] | None:
+        """What the orchestrator answers; None while there is none."""
+        with contextlib.suppress(LinkError):
+            if self.client is None:
+                self.client = Client.connect(self.mesh.home.root)
+            return self.client.get(path)
+        return None
+
+    def approve(self) -> None:
+        """Approve whatever waits at a gate."""
+        found = self.ask("approvals?state=pending") or {"approvals": []}
+        for each in found["approvals"]:
+            with contextlib.suppress(MeshError):
+                self.client.post(f"approvals/{each['approval']}/answer", {"option": "approve"})
+
+    def effects(self, run: str) -> Counter[str]:
+        """How often each dispatch of the run left its line: {dispatch id: lines}."""
+        lines: list[str] = []
+        for name in NODES:
+            for file in (self.mesh.home.node(name) / "files").glob("*.txt"):
+                lines += file.read_text().split()
+        return Counter(line for line in lines if line.startswith(f"{run}/"))
+
+
+@contextlib.asynccontextmanager
+async def opened_home(folder: Path) -> AsyncIterator[Home]:
+    """A home with broker, orchestrator and three nodes that are online."""
+    policy = folder / "policy.toml"
+    policy.write_text(POLICY)
+    mesh, _ = make_mesh(folder / "home", "lan")
+    broker = RunningMesh(mesh, print)
+    home = Home(mesh)
+    try:
+        await broker.start_broker()
+        home.start_orchestrator()
+        for name in NODES:
+            home.start(name, "imlmesh_node", str(mesh.own_node(name, policy)))
+        async with asyncio.timeout(30):
+            await online(home)
+        home.client.put("groups/garden", {"nodes": list(NODES)})
+        yield home
+    finally:
+        home.kill_all()
+        await broker.stop()
+
+
+async def online(home: Home) -> None:
+    """Returns when all nodes are."""
+    while True:
+        found = home.ask("nodes") or {"nodes": []}
+        if {n["node"] for n in found["nodes"] if n["liveness"] == "online"} >= set(NODES):
+            return
+        await asyncio.sleep(0.05)
+
+
+def waits_of_all_kinds() -> Plan:
+    """A retry, a gate, a rolling batch, and a failure that undoes them all."""
+    plan = Plan("all-waits", description="Every kind of waiting", execution_mode="parallel")
+    undone = {"rollback": {"action": "undo"}}
+    again = {"delay_seconds": 0.2, "retry_on": []}
+    act(plan, "retried", fail_times=2, target_node="pi-a", on_error="retry", retry=again, **undone)
+    act(plan, "asked", "retried", target_node="pi-b", requires_approval=True, **undone)
+    act(plan, "rolled", "asked", target_group="garden", target_mode="rolling", **undone)
+    act(plan, "breaks", "rolled", fail_times=9, target_node="pi-c", on_error="rollback", **undone)
+    act(plan, "undo")
+    return plan
+
+
+def act(plan: Plan, name: str, *after: str, fail_times: int = 0, **more: Any) -> None:
+    params = {"marker": f"{name}.txt", "delay_ms": 60, "fail_times": fail_times}
+    plan.action(name, "fake.act", params, after=after, **more)
+
+
+async def play(home: Home, kills_s: list[float]) -> list[dict[str, Any]]:
+    """Two runs at once from their submission to their ends.
+
+    The orchestrator is killed after each of `kills_s`, counted from when it last began to answer.
+    """
+    runs = [home.client.submit(waits_of_all_kinds())["run"] for _ in range(2)]
+    waiting_s = list(kills_s)
+    since_s: float | None = time.monotonic()
+    while True:
+        await asyncio.sleep(0.05)
+        if waiting_s and since_s is not None and time.monotonic() - since_s >= waiting_s[0]:
+            waiting_s.pop(0)
+            since_s = None
+            home.kill("orchestrator")
+            home.start_orchestrator()
+        home.approve()
+        found = [home.ask(f"runs/{run}") for run in runs]
+        if None in found:
+            continue
+        since_s = since_s or time.monotonic()
+        if not waiting_s and all(run["ended_at_ms"] for run in found):
+            return found
+
+
+def ending(run: dict[str, Any]) -> dict[str, Any]:
+    """How a run and its units ended."""
+    states = {unit["id"]: unit["state"] for unit in run["actions"]}
+    return {"state": run["state"], "code": run["error"]["code"], "units": states}
+
+
+@pytest.mark.timeout(300)
+async def test_a_killed_orchestrator_changes_no_ending_and_repeats_no_effect(
+    tmp_path: Path,
+) -> None:
+    seed = random.randrange(1 << 32)
+    dice = random.Random(seed)
+    async with opened_home(tmp_path) as home:
+        began_s = time.monotonic()
+        calm = await play(home, [])
+        half_s = (time.monotonic() - began_s) / 2
+        assert [ending(run) for run in calm] == [EXPECTED] * 2
+        for _ in range(KILLS // 2):
+            kills_s = [dice.uniform(0, half_s), dice.uniform(0, half_s)]
+            said = f"seed {seed}, killed after {kills_s} s"
+            try:
+                async with asyncio.timeout(60):
+                    runs = await play(home, kills_s)
+            except TimeoutError:
+                pytest.fail(f"{said}, did not end: {home.ask('runs')}")
+            for run in runs:
+                assert ending(run) == EXPECTED, said
+                effects = home.effects(run["run"])
+                assert set(effects.values()) == {1}, f"{said}: {effects}"
+                assert Counter(name.split("/")[1] for name in effects) == EFFECTS, said
