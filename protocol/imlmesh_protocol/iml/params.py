@@ -164,10 +164,10 @@ def _check_size(action: Action, calls: Sequence[CallParams], findings: Findings)
 
 def _check_effect(index: int, action: Action, spec: ActionSpec, findings: Findings) -> None:
     effect = effect_of(action, spec)
-    if EFFECT_CARE[effect] < EFFECT_CARE[spec.effect] and not spec.vouch:
+    if action.effect not in (None, effect):
         message = (
             f'action "{action.id}": {action.module}.{action.action} is {spec.effect}; '
-            f"{effect} would be less careful"
+            f"{action.effect} would be less careful"
         )
         findings.error("plan.effect", pointer_of("actions", index, "effect"), message)
     else:
