@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, core, fairness, lag, mesh, preview
+from bench import agent, broker, core, fairness, lag, mesh, preview
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "agent": agent.run,
     "lag": lag.run,
     "mesh": mesh.run,
+    "broker": broker.run,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 _HEAD = """\
@@ -42,6 +43,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **fairness**: fifty runs of 500 actions at once in virtual time: from ready to sent, and the scheduler's CPU beside one run.
 - **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
   under way.
+- **broker**: the embedded broker and Mosquitto side by side, in turns: pairs as above with 256 under way, resident
+  memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
 """
 

@@ -55,13 +55,19 @@ class Stage:
         self._handle(e.PlanSubmitted(self.now_ms, f"q{number}", number, plan, "digest", "bench"))
 
     def play(self) -> None:
-        """Until nothing is under way."""
+        """Until nothing is under way; what a node ends in one moment it tells in one message."""
         while self._ends:
             self.now_ms, _, node, dispatch = heapq.heappop(self._ends)
-            self._busy[node] -= 1
+            ended = [dispatch]
+            while self._ends and self._ends[0][0] == self.now_ms and self._ends[0][2] == node:
+                ended.append(heapq.heappop(self._ends)[3])
+            self._busy[node] -= len(ended)
             self._start(node)
-            digest = self._scheduler.state.dispatches[dispatch].hash
-            results = (e.Result(dispatch, digest, "completed", TAKES_MS),)
+            hashes = [self._scheduler.state.dispatches[name].hash for name in ended]
+            results = tuple(
+                e.Result(name, digest, "completed", TAKES_MS)
+                for name, digest in zip(ended, hashes, strict=True)
+            )
             self._handle(e.ResultsArrived(self.now_ms, "r", node, results))
 
     def _handle(self, event: e.Event) -> None:
@@ -83,7 +89,7 @@ class Stage:
             self.waits_ms.append(change.at_ms - self._ready_ms[change.run, change.action])
         elif type(change) is c.ResultTaken:
             for gate in self._scheduler.state.runs[change.run].actions[change.action].opens:
-                for name in gate.members:
+                for name in gate.members if not gate.remaining else ():
                     self._ready_ms[change.run, name] = change.at_ms
         elif type(change) is c.RunEnded:
             self.ended += 1

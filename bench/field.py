@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.raw import RawPair
-from imlmesh_broker.mosquitto import BrokerPlace, Mosquitto
+from imlmesh_broker import BrokerPlace, Mosquitto
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.shell import Shell

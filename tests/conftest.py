@@ -5,7 +5,6 @@ build machine cannot pass by lacking something.
 """
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,10 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import settings
+
+from imlmesh_broker import choose_broker
+from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_protocol.errors import LinkError
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_MOSQUITTO = "mosquitto is not installed (apt-get install mosquitto)"
@@ -32,20 +35,19 @@ def lack(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def find_mosquitto() -> Path | None:
-    # Debian installs brokers where the PATH of a person does not look.
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-    found = shutil.which("mosquitto", path=path)
-    return Path(found) if found else None
+def is_installed(mosquitto: Callable[[], object]) -> bool:
+    try:
+        mosquitto()
+    except LinkError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
-def mosquitto() -> Path:
-    """The broker's executable."""
-    found = find_mosquitto()
-    if found is None:
+def broker_program() -> None:
+    """A broker that `up` can start; IMLMESH_BROKER may force one that is not there."""
+    if not is_installed(lambda: choose_broker(os.environ)):
         lack(NO_MOSQUITTO)
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -75,5 +77,5 @@ def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("mosquitto") and find_mosquitto() is None:
+    if item.get_closest_marker("mosquitto") and not is_installed(find_mosquitto):
         lack(NO_MOSQUITTO)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh.ending import end_lines
 from imlmesh.exits import ExitCode
 from imlmesh.foreign import as_json
@@ -71,7 +71,7 @@ def call(
     except KeyboardInterrupt:
         say_detached(run)
         return ExitCode.INTERRUPTED
-    ended = client.get(f"runs/{run}")
+    ended = client.get(path_of("runs", run))
     _print(ended)
     return outcome(ended)
 

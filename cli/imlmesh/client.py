@@ -1,8 +1,8 @@
 """Speaks to the orchestrator's HTTP API: over its socket, or over loopback with its token.
 
 The one rule: whatever goes wrong becomes a MeshError with the code that the orchestrator gave, or
-`orchestrator.unreachable`. The events of a run survive a restart of the orchestrator. Deliberately
-absent: printing.
+`orchestrator.unreachable`; what cannot be sent is an InputError. The events of a run survive a
+restart of the orchestrator. Deliberately absent: printing.
 """
 
 import asyncio
@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import httpx2
 
 from imlmesh.diagnosis import error_of
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputErrors, LinkError, MeshError
+from imlmesh_protocol.errors import InputError, InputErrors, LinkError, MeshError
 from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _BASE_URL = "http://imlmesh"
 _STREAM_SILENCE_S = 3 * limits.EVENT_PING_S
 _RETRY_S = 0.5
 _POLL_S = 0.1
+_SENT = "JSON in UTF-8 can be sent: no infinite number, no half of a character"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,20 @@ class ServerEvent:
         """As it is printed with -o json and jsonl; a change's `kind` says which change."""
         head = {"schema": "imlmesh.event/1", "event": self.kind, "seq": self.seq}
         return {**head, **self.data}
+
+
+def path_of(kind: str, *names: str) -> str:
+    """The path of a thing: `kind` (runs, nodes, …), then its name and what is asked of it.
+
+    InputError `name.invalid` for what no name can be and a path would be read as another one.
+    """
+    for name in names:
+        # of all names only a key of the memory may hold a slash
+        wrong = name in ("", ".", "..") or ("/" in name and kind != "memory")
+        if wrong or len(name) > limits.NAME_CHARS:
+            hint = f"imlmesh {kind.removesuffix('s')} list"
+            raise InputError("name.invalid", f"{name[:80]!r} is no name", hint=hint)
+    return "/".join([kind, *(quote(name, safe="") for name in names)])
 
 
 class Client:
@@ -69,8 +85,7 @@ class Client:
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """GET /v1/`path`."""
-        wanted = {name: value for name, value in params.items() if value is not None}
-        return self._call("GET", path, params=wanted)
+        return self._call("GET", path, params=params)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """POST `body` to /v1/`path`."""
@@ -106,7 +121,7 @@ class Client:
         """The run when it has ended, or as it is when the time is over."""
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            found = self.get(f"runs/{run}")
+            found = self.get(path_of("runs", run))
             over = end_s is not None and time.monotonic() >= end_s
             if found["ended_at_ms"] is not None or over:
                 return found
@@ -117,9 +132,17 @@ class Client:
         """End the connection."""
         self._http.close()
 
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
+    ) -> dict[str, Any]:
         try:
-            response = self._http.request(method, f"/v1/{path}", **content)
+            request = self._http.build_request(
+                method, f"/v1/{path}", params=_given(params or {}), json=json
+            )
+        except (TypeError, ValueError, RecursionError, httpx2.InvalidURL) as exc:
+            raise InputError("usage", f"this cannot be sent: {exc}", hint=_SENT) from exc
+        try:
+            response = self._http.send(request)
         except httpx2.HTTPError as exc:
             raise _unreachable(self.home, exc) from exc
         if response.is_error:
@@ -184,7 +207,7 @@ class Client:
     async def _stream(self, run: str | None, after: int | None) -> AsyncIterator[ServerEvent]:
         # A restarted orchestrator may listen elsewhere.
         address = find_api(self.home, service=SERVICE_API)
-        params = {"run": run, "after": after}
+        params = _given({"run": run, "after": after})
         async with (
             httpx2.AsyncClient(
                 base_url=_url(address),
@@ -193,11 +216,7 @@ class Client:
                 transport=httpx2.AsyncHTTPTransport(uds=address.socket) if address.socket else None,
                 trust_env=False,
             ) as http,
-            http.stream(
-                "GET",
-                "/v1/events",
-                params={name: value for name, value in params.items() if value is not None},
-            ) as response,
+            http.stream("GET", "/v1/events", params=params) as response,
         ):
             if response.is_error:
                 await response.aread()
@@ -212,6 +231,10 @@ def _submission_of(plan: "PlanSource") -> dict[str, Any]:
     from imlmesh.planning import submission_of
 
     return submission_of(plan)
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 async def _server_events(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:

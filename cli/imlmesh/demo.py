@@ -5,10 +5,11 @@ real ones, and what is shown is what happened. Deliberately absent: anything lef
 """
 
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh.exits import ExitCode
 from imlmesh.live import follow, show_end
 from imlmesh.mesh import make_mesh
@@ -16,7 +17,7 @@ from imlmesh.render import say, try_line, write
 from imlmesh.running import RunningMesh
 from imlmesh.settings import settings
 from imlmesh.supervise import Supervised
-from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_broker import choose_broker
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 
@@ -38,7 +39,7 @@ def example(name: str) -> Path:
 
 async def run_demo(home: str | None) -> ExitCode:
     """Run it; the exit code of its run. `home` None: a folder of its own, kept for a look."""
-    find_mosquitto()
+    choose_broker(os.environ)
     folder = Path(home) if home else Path(tempfile.mkdtemp(prefix="imlmesh-demo-"))
     # The commands that are shown must reach this mesh.
     settings.home = str(folder)
@@ -64,13 +65,13 @@ async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
     folders = [running.mesh.own_node(name, policy) for name in (PI_BED, PI_ROOF, DESK)]
     nodes = await asyncio.gather(*(running.start_node(folder, client) for folder in folders))
     for group, members in GROUPS.items():
-        await asyncio.to_thread(client.put, f"groups/{group}", {"nodes": members})
+        await asyncio.to_thread(client.put, path_of("groups", group), {"nodes": members})
         say(f"✔ group {group}: {', '.join(members)}")
     return client, nodes[[PI_BED, PI_ROOF, DESK].index(VICTIM)]
 
 
 async def _follow_and_kill(client: Client, run: str, victim: Supervised) -> ExitCode:
-    snapshot = await asyncio.to_thread(client.get, f"runs/{run}")
+    snapshot = await asyncio.to_thread(client.get, path_of("runs", run))
     killing = asyncio.create_task(_kill_in_the_middle(client, run, victim))
     try:
         if not await follow(client, snapshot, limits.DEMO_RUN_S):
@@ -87,7 +88,7 @@ async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> N
     """SIGKILL the victim once it has worked for a second."""
     busy = False
     while True:
-        now = await asyncio.to_thread(client.get, f"runs/{run}")
+        now = await asyncio.to_thread(client.get, path_of("runs", run))
         if busy:
             break
         busy = any(a["state"] == "running" and a["node"] == VICTIM for a in now["actions"])

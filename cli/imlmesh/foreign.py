@@ -1,7 +1,8 @@
 """Text of others (plans, nodes, drivers) as it may stand on a terminal, and data as JSON or YAML.
 
 The one rule: no control character of others reaches a terminal: it could recolour, retitle or
-rewrite what is shown there. Deliberately absent: our own colours, which are added later.
+rewrite what is shown there, or turn the direction in which it is read. Deliberately absent: our
+own colours, which are added later.
 """
 
 import json
@@ -9,12 +10,14 @@ from typing import Any
 
 _KEPT = {"\n", "\t"}
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT}
-_PICTURES |= {0x7F: "\u2421", **dict.fromkeys(range(0x80, 0xA0), "\ufffd")}
+#: marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_PICTURES |= {0x7F: "\u2421", **dict.fromkeys((*range(0x80, 0xA0), *_TURNING), "\ufffd")}
 #: true and false of YAML 1.1
 _OLD_WORDS = {"y", "n", "yes", "no", "on", "off"}
 _LINE_CHARS = 10_000
 # JSON escapes the others by itself.
-_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_TURNING)}
 
 
 def printable(text: str) -> str:
@@ -23,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def as_json(record: Any, indent: int | None = None) -> str:
-    """The exact data, readable, without a raw control character."""
+    """The exact data, readable, without a control character."""
     return json.dumps(record, ensure_ascii=False, indent=indent).translate(_ESCAPES)
 
 
@@ -36,7 +39,9 @@ def as_yaml(record: Any) -> str:
 
     class Representer(SafeRepresenter):
         def represent_str(self, data: str) -> Any:
-            style = '"' if data.lower() in _OLD_WORDS else None
+            # what turns the direction is escaped below, which only means something in quotes
+            quoted = data.lower() in _OLD_WORDS or not set(map(ord, data)).isdisjoint(_TURNING)
+            style = '"' if quoted else None
             return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
     Representer.add_representer(str, Representer.represent_str)
@@ -47,4 +52,4 @@ def as_yaml(record: Any) -> str:
     yaml.width = _LINE_CHARS
     text = io.StringIO()
     yaml.dump(record, text)
-    return text.getvalue()
+    return text.getvalue().translate(_ESCAPES)

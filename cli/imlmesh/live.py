@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rich.text import Text
 
-from imlmesh.client import Client, ServerEvent
+from imlmesh.client import Client, ServerEvent, path_of
 from imlmesh.ending import end_lines, failures
 from imlmesh.exits import ExitCode, exit_code_of_run
 from imlmesh.keys import has_keys, pressed
@@ -58,7 +58,7 @@ class View(Protocol):
 
 def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> ExitCode:
     """Show `run` until it ends; its exit code. `run` may be a unique prefix."""
-    snapshot = client.get(f"runs/{run}")
+    snapshot = client.get(path_of("runs", run))
     name = snapshot["run"]
     try:
         ended = asyncio.run(follow(client, snapshot, timeout_s, keys=has_keys()))
@@ -73,11 +73,15 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
 
 def show_end(client: Client, name: str) -> ExitCode:
     """Print how an ended run ended; its exit code."""
-    run = client.get(f"runs/{name}")
+    run = client.get(path_of("runs", name))
     if settings.output in ("json", "yaml"):
         emit_record(run)
     elif settings.output == "table":
-        logs = client.get(f"runs/{name}/logs", failed="true")["lines"] if failures(run) else ()
+        logs = (
+            client.get(path_of("runs", name, "logs"), failed="true")["lines"]
+            if failures(run)
+            else ()
+        )
         for line in end_lines(run, logs):
             write(line)
     return outcome(run)
@@ -245,7 +249,7 @@ class Waves:
 
     async def finish(self) -> None:
         """Fetch the run once more."""
-        self._run = await asyncio.to_thread(self._client.get, f"runs/{self._run['run']}")
+        self._run = await asyncio.to_thread(self._client.get, path_of("runs", self._run["run"]))
 
     def press(self, key: str) -> None:
         """[a]pprove or [d]eny the first gate that is shown, [l]ogs on and off, [q] detach."""
@@ -262,7 +266,7 @@ class Waves:
 
     async def _answer(self, gate: str, option: str) -> None:
         try:
-            path = f"approvals/{gate}/answer"
+            path = path_of("approvals", gate, "answer")
             await asyncio.to_thread(self._client.post, path, {"option": option})
         except MeshError as exc:
             self._answered.discard(gate)

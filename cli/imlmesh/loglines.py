@@ -2,7 +2,7 @@
 
 The one rule: no gap and no line twice. The kept lines are counted from the first that the run ever
 wrote, so what is new is what lies behind the last one that was shown; the event stream only says
-that there is something to fetch. That also bridges a stream that broke.
+that there is something to fetch. That also bridges a stream that broke. A node may still send lines of a run that ended.
 """
 
 import asyncio
@@ -11,9 +11,10 @@ from typing import Any
 
 from rich.text import Text
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh.render import clock, emit_record, write
 from imlmesh.settings import settings
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 
 Record = Mapping[str, Any]
@@ -40,30 +41,37 @@ class Shown:
 
 
 async def follow_logs(client: Client, run: str, wanted: Callable[[Record], bool]) -> None:
-    """Print the wanted lines of `run` until it ends."""
+    """Print the wanted lines of `run` until it ended and no line came for LOG_TAIL_S."""
     shown = Shown()
+
+    async def fetch() -> int:
+        found = await asyncio.to_thread(client.get, path_of("runs", run, "logs"))
+        new = shown.new_of(found)
+        for line in filter(wanted, new):
+            write_log_line(line)
+        return len(new)
+
     stale = asyncio.Event()
     stale.set()
     listening = asyncio.create_task(_listen(client, run, stale))
     listening.add_done_callback(lambda _listening: stale.set())
     try:
-        while True:
+        while not listening.done():
             await stale.wait()
             stale.clear()
-            ended = listening.done()
             try:
-                found = await asyncio.to_thread(client.get, f"runs/{run}/logs")
+                await fetch()
             except LinkError:
                 # The stream waits for an orchestrator that restarts, and gives up for both.
                 stale.set()
-            else:
-                for line in filter(wanted, shown.new_of(found)):
-                    write_log_line(line)
-            if ended:
-                return listening.result()
             await asyncio.sleep(_FETCH_S)
+        listening.result()
     finally:
         listening.cancel()
+    quiet_s = 0.0
+    while quiet_s < limits.LOG_TAIL_S:
+        quiet_s = 0.0 if await fetch() else quiet_s + _FETCH_S
+        await asyncio.sleep(_FETCH_S)
 
 
 async def _listen(client: Client, run: str, stale: asyncio.Event) -> None:

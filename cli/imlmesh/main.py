@@ -67,6 +67,7 @@ def run(args: list[str]) -> int:
     try:
         if COMPLETE_VARIABLE in os.environ:
             _know_shells()
+        _refuse_broken_text(args)
         return int(build().main(args=args, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TyperException as exc:
         return _usage(exc, args)
@@ -80,6 +81,15 @@ def run(args: list[str]) -> int:
         return ExitCode.INTERRUPTED
     except Exception as exc:
         return _report(exc)
+
+
+def _refuse_broken_text(args: list[str]) -> None:
+    for number, argument in enumerate(args, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as exc:
+            text = f"argument {number} is not UTF-8: {argument[:80]!r}"
+            raise typer.BadParameter(text) from exc
 
 
 def _know_shells() -> None:

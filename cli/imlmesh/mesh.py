@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from imlmesh_broker.mosquitto import USUAL_PORT, free_port
+from imlmesh_broker.child import USUAL_PORT, free_port
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place

@@ -6,15 +6,15 @@ Deliberately absent: what they print, and the files they need (`mesh`).
 
 import asyncio
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh.mesh import ADDRESS, Mesh
 from imlmesh.supervise import Program, Supervised, Supervisor
-from imlmesh_broker import Mosquitto
-from imlmesh_broker.mosquitto import BrokerPlace
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
 from imlmesh_runtime.trust import ControlKeys
@@ -28,11 +28,11 @@ class RunningMesh:
     def __init__(self, mesh: Mesh, notice: Callable[[str], None]) -> None:
         self.mesh = mesh
         self._supervisor = Supervisor(notice)
-        self._broker: Mosquitto | None = None
+        self._broker: Broker | None = None
         self._lock: IO[str] | None = None
 
-    async def start_broker(self) -> None:
-        """LinkError `broker.missing`, `broker.failed`; InputError `orchestrator.running`."""
+    async def start_broker(self) -> str:
+        """The program that serves; LinkError `broker.missing`, `broker.failed`; InputError `orchestrator.running`."""
         self._hold()
         mesh = self.mesh
         home, authority = mesh.home, mesh.authority
@@ -40,8 +40,10 @@ class RunningMesh:
         place = BrokerPlace(
             home.broker, home.ca / "ca.pem", home.logs / "broker.log", ADDRESS, mesh.port
         )
-        self._broker = Mosquitto(authority.mesh, authority.orchestrator, place, keys.context)
+        chosen = choose_broker(os.environ)
+        self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         await self._broker.start()
+        return chosen.program
 
     async def start_orchestrator(self) -> Client:
         """Returns when its API answers and it is connected to the broker."""
@@ -68,7 +70,7 @@ class RunningMesh:
         supervised = await self._supervisor.start(program)
 
         def online() -> bool:
-            return bool(client.get(f"nodes/{name}")["liveness"] == "online")
+            return bool(client.get(path_of("nodes", name))["liveness"] == "online")
 
         await self._until(supervised, online)
         return supervised

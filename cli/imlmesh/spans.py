@@ -34,16 +34,27 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def at_ms_of(text: str, now_ms: int) -> int:
-    """What `text` means before `now_ms`: a length of time ago, a time of this day, or RFC 3339."""
+    """What `text` means before `now_ms`: a length of time ago, a time of this day, or RFC 3339.
+
+    InputError `usage`, also for what lies before 1970.
+    """
     if not {":", "-"} & set(text):
-        return now_ms - round((seconds_of(text) or 0.0) * 1_000)
+        ago_ms = (seconds_of(text) or 0.0) * 1_000
+        if ago_ms > now_ms:
+            raise _too_early(text)
+        return now_ms - round(ago_ms)
     now = datetime.fromtimestamp(now_ms / 1_000).astimezone()
     try:
-        found = datetime.fromisoformat(text if "-" in text else f"{now.date()}T{text}")
-    except ValueError as exc:
+        found = datetime.fromisoformat(text if "-" in text else f"{now.date()}T{text}").astimezone()
+    except (ValueError, OverflowError) as exc:
         hint = "for example 5m (ago), 14:05 or 2026-03-01T14:05:00"
         raise InputError("usage", f"{text!r} is not a time", hint=hint) from exc
-    found = found.astimezone()
     if found > now and "-" not in text:
         found -= timedelta(days=1)
+    if found.timestamp() < 0:
+        raise _too_early(text)
     return round(found.timestamp() * 1_000)
+
+
+def _too_early(text: str) -> InputError:
+    return InputError("usage", f"{text!r} reaches back before 1970", hint="for example 5m or 3d")

@@ -6,7 +6,7 @@ The one rule: a run that ended is told at once; the time is one for all of them.
 import asyncio
 from collections.abc import Sequence
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh.ending import end_lines
 from imlmesh.exits import ExitCode
 from imlmesh.live import outcome, say_late
@@ -16,7 +16,7 @@ from imlmesh.settings import settings
 
 def wait_for(client: Client, names: Sequence[str], timeout_s: float | None) -> ExitCode:
     """DONE when all completed, else what the first one given that did not complete ends with."""
-    runs = [client.get(f"runs/{name}")["run"] for name in names]
+    runs = [client.get(path_of("runs", name))["run"] for name in names]
     return asyncio.run(_wait(client, runs, timeout_s))
 
 
@@ -38,7 +38,7 @@ async def _wait(client: Client, runs: Sequence[str], timeout_s: float | None) ->
 async def _end(client: Client, run: str) -> ExitCode:
     async for _event in client.events(run=run):
         pass
-    found = await asyncio.to_thread(client.get, f"runs/{run}")
+    found = await asyncio.to_thread(client.get, path_of("runs", run))
     if settings.output == "table":
         write(end_lines(found)[0])
     else:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
-from imlmesh_orchestrator.core.state import RECENT_RUNS, State
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.store.files import OpenStore
@@ -29,6 +29,7 @@ from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.stream import Stream
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
@@ -315,7 +316,7 @@ class Shell:
         for _, change in numbered:
             if type(change) is c.RunEnded:
                 self._ended[change.run] = change.state
-                if len(self._ended) > RECENT_RUNS:
+                if len(self._ended) > limits.RECENT_RUNS:
                     self._ended.popitem(last=False)
                 future = self._ending.pop(change.run, None)
                 if future is not None and not future.done():

@@ -1,8 +1,9 @@
-"""What every link promises: one body over the memory twin and over MQTT with Mosquitto."""
+"""What every link promises: one body over the memory twin and over MQTT with a real broker."""
 
 import asyncio
 import contextlib
 import logging
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from imlmesh_broker import Mosquitto
-from imlmesh_broker.mosquitto import BrokerPlace
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, ProtocolError
@@ -125,7 +125,7 @@ class Relay:
 
 
 class MqttRig:
-    def __init__(self, home: Home, broker: Mosquitto, relays: dict[str, tuple[Relay, int]]) -> None:
+    def __init__(self, home: Home, broker: Broker, relays: dict[str, tuple[Relay, int]]) -> None:
         self.home, self.broker, self.relays = home, broker, relays
 
     def link(self, client_id: str, *subscriptions: str) -> Link:
@@ -154,7 +154,8 @@ async def mqtt_rig(folder: Path) -> AsyncIterator[MqttRig]:
     for name in ("a", "b"):
         authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
     place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
-    broker = Mosquitto("home", ORCHESTRATOR, place, ControlKeys.load(home.ca, "home").context)
+    keys = ControlKeys.load(home.ca, "home")
+    broker = choose_broker(os.environ)("home", ORCHESTRATOR, place, keys.context)
     port = await broker.start()
     relays = {}
     for name in ("a", "b", ORCHESTRATOR):
@@ -170,10 +171,7 @@ async def mqtt_rig(folder: Path) -> AsyncIterator[MqttRig]:
 
 
 @pytest.fixture(
-    params=[
-        "memory",
-        pytest.param("mqtt", marks=pytest.mark.mosquitto),
-    ]
+    params=["memory", "mqtt"],
 )
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     if request.param == "memory":

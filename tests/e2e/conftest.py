@@ -149,7 +149,7 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def person(mosquitto: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+def person(broker_program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     """Somebody in an empty folder."""
     found = Person(tmp_path_factory.mktemp("person"))
     yield found

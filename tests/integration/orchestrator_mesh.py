@@ -12,8 +12,7 @@ from typing import Any
 
 import httpx2
 
-from imlmesh_broker import Mosquitto
-from imlmesh_broker.mosquitto import BrokerPlace
+from imlmesh_broker import BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
@@ -139,7 +138,7 @@ async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
     home = Home(folder / "h")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
-    broker = Mosquitto(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
+    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     made = Mesh(home, broker.port)
     try:

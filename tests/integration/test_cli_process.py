@@ -168,12 +168,14 @@ def test_a_stale_address_is_an_absent_orchestrator(imlmesh: Run, tmp_path: Path)
     assert imlmesh("status").returncode == 5
 
 
-def test_a_missing_broker_ends_with_5_before_anything_is_made(imlmesh: Run, tmp_path: Path) -> None:
+def test_a_forced_broker_that_is_missing_ends_with_5_before_anything_is_made(
+    imlmesh: Run, tmp_path: Path
+) -> None:
     code = "import imlmesh_broker.mosquitto as m, shutil; m.shutil.which = lambda *a, **k: None\n"
     code += "from imlmesh.main import run; raise SystemExit(run(['up']))"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "IMLMESH_HOME": str(tmp_path / "home")},
+        env={**os.environ, "IMLMESH_HOME": str(tmp_path / "home"), "IMLMESH_BROKER": "mosquitto"},
         capture_output=True,
         text=True,
         check=False,
@@ -182,6 +184,20 @@ def test_a_missing_broker_ends_with_5_before_anything_is_made(imlmesh: Run, tmp_
     assert done.returncode == 5
     assert "error[broker.missing]" in done.stderr
     assert "apt-get install mosquitto" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_unknown_broker_ends_with_3_before_anything_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "imlmesh", "up"],
+        env={**os.environ, "IMLMESH_HOME": str(tmp_path / "home"), "IMLMESH_BROKER": "emqx"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "error[config.invalid]: IMLMESH_BROKER is 'emqx'" in done.stderr
     assert not (tmp_path / "home").exists()
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_broker import Mosquitto
-from imlmesh_broker.mosquitto import BrokerPlace
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
@@ -28,8 +27,6 @@ from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, Signer, load_signer, new_signing_key
-
-pytestmark = pytest.mark.mosquitto
 
 MESH, ME, NODE = "home", "orchestra", "pi"
 WITHIN_S = 20
@@ -174,18 +171,18 @@ class NodeProcess:
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Mosquitto]]:
+async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Broker]]:
     home = Home(tmp_path / "home")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
-    broker = Mosquitto(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
+    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     yield home, broker
     await broker.stop()
 
 
 @pytest.fixture
-async def control(home: tuple[Home, Mosquitto]) -> AsyncIterator[Control]:
+async def control(home: tuple[Home, Broker]) -> AsyncIterator[Control]:
     keys = ControlKeys.load(home[0].ca, MESH)
     control = Control(keys, home[1].port)
     control.link.start(control)
@@ -195,7 +192,7 @@ async def control(home: tuple[Home, Mosquitto]) -> AsyncIterator[Control]:
 
 
 @pytest.fixture
-async def node(home: tuple[Home, Mosquitto]) -> AsyncIterator[NodeProcess]:
+async def node(home: tuple[Home, Broker]) -> AsyncIterator[NodeProcess]:
     folder = home[0].node(NODE)
     Authority.open(home[0]).provision(
         NODE,
@@ -290,7 +287,7 @@ async def test_killed_in_the_middle_of_a_once_action_it_says_unknown(
 
 
 async def test_a_lost_connection_loses_no_result(
-    control: Control, node: NodeProcess, home: tuple[Home, Mosquitto]
+    control: Control, node: NodeProcess, home: tuple[Home, Broker]
 ) -> None:
     await control.wait(is_birth)
     one = dispatch(1, value="kept", delay_ms=1_500)

@@ -10,8 +10,6 @@ import pytest
 
 from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
 
-pytestmark = pytest.mark.mosquitto
-
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
@@ -240,3 +238,43 @@ async def test_kills_in_the_middle_of_a_rolling_batch_lose_nothing_and_repeat_no
         for line in (mesh.home.node(node) / "files" / "marks.txt").read_text().split()
     ]
     assert sorted(marks) == [f"{run}/roll/pi-1/1", f"{run}/roll/pi-2/1", f"{run}/then/pi-1/1"]
+
+
+async def test_who_answers_too_late_learns_that_it_no_longer_mattered(mesh):
+    await started(mesh, "pi-1")
+    run = (await mesh.submit(plan(asked("say"))))["run"]
+    [waiting] = (await mesh.until("approvals?state=pending", lambda f: f["approvals"]))["approvals"]
+    await mesh.http.post(f"runs/{run}/cancel")
+    await mesh.ended(run)
+    late = await refused(mesh, f"approvals/{waiting['approval']}/answer", {"option": "deny"}, 409)
+    assert late["code"] == "approval.closed"
+    assert late["message"].endswith("superseded: it no longer mattered before anybody answered")
+    texts = [each["text"] for each in (await mesh.get(f"runs/{run}/story"))["entries"]]
+    assert late["message"] in texts
+
+
+async def test_what_the_api_does_not_have_is_told_with_a_code(mesh):
+    await mesh.orchestrator()
+    await mesh.until("health", lambda found: found["epoch"])
+    for method, path, status in (
+        ("GET", "nothing", 404),
+        ("GET", "runs/", 404),
+        ("GET", "runs/r-1/nothing", 404),
+        ("DELETE", "runs", 405),
+    ):
+        answer = await mesh.http.request(method, path)
+        assert (answer.status_code, answer.json()["code"]) == (status, "usage")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert f"/v1/{path}" in answer.json()["message"]
+    assert "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
+
+
+async def test_a_session_has_a_name(mesh):
+    await mesh.orchestrator()
+    await mesh.until("health", lambda found: found["epoch"])
+    for session in ("", "a\nb", "x" * 129):
+        for method, path in (("GET", "memory"), ("GET", "memory/k"), ("PUT", "memory/k")):
+            params, body = {"session": session}, {"value": 1}
+            answer = await mesh.http.request(method, path, params=params, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (422, "name.invalid")
+    assert (await mesh.get("memory"))["entries"] == []

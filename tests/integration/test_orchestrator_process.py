@@ -12,8 +12,6 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.trust import NodeKeys
 from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
-pytestmark = pytest.mark.mosquitto
-
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:

@@ -351,7 +351,11 @@ class Interpreter:
         elif unit.reports and unit.state == "waiting":
             raise UnclearError("it waits, but not for its next retry")
         else:
-            self.end(unit, "skipped", "action.dependency")
+            self.end(unit, "skipped", self.why_stopped())
+
+    def why_stopped(self) -> str:
+        """The code of what an abort leaves alone."""
+        return "run.expired" if self.aborting == "run.expired" else "action.dependency"
 
     def anything_open(self) -> bool:
         return any(self.units[name].state not in ENDED for name in self.read.actions)

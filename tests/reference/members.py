@@ -106,6 +106,6 @@ def _end(rules: "Interpreter", unit: Unit) -> None:
     elif rules.cancelling:
         rules.end(unit, "cancelled", "action.cancelled")
     elif not any(member.tries for member in unit.members) and rules.aborting:
-        rules.end(unit, "skipped", "action.dependency")
+        rules.end(unit, "skipped", rules.why_stopped())
     else:
         rules.fail(unit, "action.partial")

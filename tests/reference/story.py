@@ -9,6 +9,8 @@ from typing import Any
 
 from case import Call
 
+_LEFT_ALONE = (("skipped", "action.dependency"), ("skipped", "run.expired"))
+
 
 class UnclearError(Exception):
     """The rules do not say what happens in this case; it proves nothing."""
@@ -79,7 +81,7 @@ class Story:
     def __post_init__(self) -> None:
         # whether members were fixed in the very moment that ended the run is nobody's business
         for key in [key for key in self.units if "@" in key and key not in self.calls]:
-            if self.units[key] == ("skipped", "action.dependency"):
+            if self.units[key] in _LEFT_ALONE:
                 del self.units[key]
 
     def differences(self, other: "Story") -> list[str]:

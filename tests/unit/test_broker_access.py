@@ -8,7 +8,7 @@ from imlmesh_broker.embedded.access import Identity, narrowed
 from imlmesh_broker.embedded.routes import Tree
 from imlmesh_protocol.errors import LinkError
 
-BASE = "imlmesh/1/home"
+BASE = "imlmesh/1/farm"
 PARTS = st.sampled_from(["a", "b", ""])
 TOPICS = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 FILTERS = st.tuples(
@@ -29,7 +29,7 @@ def takes(asked: str, topic: str) -> bool:
 
 def identity(uri: str) -> Identity:
     names = (("DNS", "x"), ("URI", uri))
-    return Identity.of_certificate("home", {"subjectAltName": names})
+    return Identity.of_certificate("farm", {"subjectAltName": names})
 
 
 @given(FILTERS, FILTERS, TOPICS)
@@ -61,7 +61,7 @@ def test_a_tree_finds_the_topics_that_a_filter_takes(topics, asked):
 
 
 def test_a_node_has_its_own_topics():
-    node = identity("imlmesh://home/node/a")
+    node = identity("imlmesh://farm/node/a")
     assert (node.id, node.is_control) == ("a", False)
     assert node.may_write(f"{BASE}/from/a/complete")
     for foreign in ("from/b/complete", "to/a/delegate", "all/command", "from/ab/x", "from"):
@@ -82,7 +82,7 @@ def test_a_node_has_its_own_topics():
 
 
 def test_control_has_its_mesh():
-    control = identity("imlmesh://home/control/orchestra")
+    control = identity("imlmesh://farm/control/orchestra")
     assert control.is_control
     assert control.may_write(f"{BASE}/to/a/delegate")
     assert not control.may_write("imlmesh/1/other/to/a/delegate")
@@ -93,12 +93,12 @@ def test_control_has_its_mesh():
     "uri",
     [
         "imlmesh://other/node/a",
-        "imlmesh://home/node/",
-        "imlmesh://home/node/a/b",
-        "imlmesh://home/node/+",
-        "imlmesh://home/admin/a",
-        "imlmesh://home/node",
-        "https://home/node/a",
+        "imlmesh://farm/node/",
+        "imlmesh://farm/node/a/b",
+        "imlmesh://farm/node/+",
+        "imlmesh://farm/admin/a",
+        "imlmesh://farm/node",
+        "https://farm/node/a",
     ],
 )
 def test_another_certificate_names_no_client(uri):
@@ -110,5 +110,5 @@ def test_another_certificate_names_no_client(uri):
 @pytest.mark.parametrize("names", [(), (("DNS", "a"),), (("URI", "x"), ("URI", "y"))])
 def test_a_certificate_names_exactly_one(names):
     with pytest.raises(LinkError) as caught:
-        Identity.of_certificate("home", {"subjectAltName": names})
+        Identity.of_certificate("farm", {"subjectAltName": names})
     assert caught.value.code == "link.refused"

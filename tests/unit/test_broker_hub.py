@@ -58,7 +58,8 @@ class Client:
 
 
 def packets(flow: Flow) -> list[tuple[bytes, int, bytes]]:
-    data, at, found = flow.take(), 0, []
+    data, at, found = flow.unsent, 0, []
+    flow.unsent = bytearray()
     while (bounds := next_packet(data, at)) is not None:
         found.append(codec.parse_publish(data[at], bytes(data[bounds[0] : bounds[1]])))
         at = bounds[1]

@@ -5,8 +5,10 @@ import json
 import pytest
 from rich.cells import cell_len
 from rich.text import Text
+from ruamel.yaml import YAML
 
 from imlmesh import render
+from imlmesh.diagnosis import show_records
 from imlmesh.fleet import by_trouble
 from imlmesh.render import Column, bars, duration, mark, try_line, write_table
 from imlmesh.settings import settings
@@ -23,6 +25,9 @@ ROWS: list[list[str | Text]] = [
     ["pi-garden", mark("online"), "soil-probes", "0.4.1"],
     ["pi-attic", mark("suspect"), "cams", "0.4.0"],
 ]
+
+#: marks, embeddings, overrides and isolates of writing from right to left
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +71,34 @@ def test_control_characters_of_others_do_not_reach_the_terminal(
     assert not [part for part in ("\x1b]", "\x1b[2J", "\x9b") if part in out]
 
 
-def test_json_is_exact_and_without_raw_control_characters(
+@pytest.mark.parametrize("sign", TURNING)
+def test_nothing_turns_the_direction_of_what_is_read(
+    sign: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table([Column("TEXT")], [[f"rm {sign}x"]])
+    render.write(Text(f"log {sign}line"))
+    render.say(f"node {sign}name")
+    show_records([{"code": "plan.field", "message": f"no {sign}field", "hint": sign}])
+    streams = capsys.readouterr()
+    assert sign not in streams.out + streams.err
+    assert "rm \ufffdx" in streams.out
+
+
+def test_json_and_yaml_are_exact_and_without_raw_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    record = {"text": "\x1b[2J\x7f\x9b ü"}
+    signs = f"\x1b\x7f\x9b{TURNING}"
+    record = {"text": f"{signs}[2J ü", f"a{TURNING[3]}b": [TURNING[0]]}
     render.emit_record(record)
     out = capsys.readouterr().out
     assert json.loads(out) == record
-    assert "ü" in out
-    assert not {"\x1b", "\x7f", "\x9b"} & set(out)
+    settings.output = "yaml"
+    render.emit_record(record)
+    shown = capsys.readouterr().out
+    assert YAML(typ="safe", pure=True).load(shown) == record
+    for text in (out, shown):
+        assert "ü" in text
+        assert not set(signs) & set(text)
 
 
 def test_the_least_important_column_goes_first(

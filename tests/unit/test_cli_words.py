@@ -54,6 +54,22 @@ def test_points_in_time() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "99999999999d",
+        "9" * 400 + "d",
+        "1969-12-31T00:00:00Z",
+        "0001-01-01",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
+def test_a_time_that_no_line_can_have_is_named(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        at_ms_of(text, NOW_MS)
+    assert (caught.value.code, text in caught.value.message) == ("usage", True)
+
+
+@pytest.mark.parametrize(
     ("text", "schema", "value"),
     [
         ("17", {"type": "integer"}, 17),

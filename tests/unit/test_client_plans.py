@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imlmesh import Client, Plan, client
+from imlmesh.client import path_of
 from imlmesh_protocol.errors import InputError
 from imlmesh_runtime.paths import ApiAddress, Home
 
@@ -67,4 +68,33 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_sent(mesh, orchestr
     with pytest.raises(InputError) as caught:
         mesh.run("/nowhere/plan.yaml")
     assert caught.value.code == "plan.not_found"
+    assert orchestrator.asked == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/story", "a" * 129])
+def test_what_no_name_can_be_is_refused_before_it_is_a_path(name):
+    for kind in ("runs", "nodes", "approvals", "groups"):
+        with pytest.raises(InputError) as caught:
+            path_of(kind, name)
+        assert caught.value.code == "name.invalid"
+
+
+def test_a_name_in_a_path_is_only_a_name():
+    assert path_of("runs", "a?b#c d", "logs") == "runs/a%3Fb%23c%20d/logs"
+    assert path_of("memory", "user/last") == "memory/user%2Flast"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "\udce9", {1, 2}, b"x"])
+def test_what_json_cannot_hold_is_not_sent(mesh, orchestrator, value):
+    with pytest.raises(InputError) as caught:
+        mesh.put("memory/k", {"value": value})
+    assert caught.value.code == "usage"
+    assert orchestrator.asked == []
+
+
+def test_a_path_that_is_no_url_is_not_sent(mesh, orchestrator):
+    for path in ("runs/\n", "runs/" + "a" * 70_000, "runs/\udce9"):
+        with pytest.raises(InputError) as caught:
+            mesh.get(path)
+        assert caught.value.code == "usage"
     assert orchestrator.asked == []

@@ -24,11 +24,6 @@ NO_EFFECT = "plan.no_effect"
         ("read", {"approval": {}, "impact": 0.71}, None),
         ("read", {"approval": {}, "impact": 0.7}, "approval"),
         ("wipe", {"approval": {}}, None),
-        (
-            "wipe",
-            {"approval": {"clarification_options": ["all", "deny"]}},
-            "approval/clarification_options/1",
-        ),
         ("read", {"target_mode": "all", "on_node_loss": "reroute"}, "on_node_loss"),
         ("read", {"on_node_loss": "reroute"}, None),
         ("read", {"on_busy": "fail"}, None),

@@ -25,7 +25,7 @@ PLAN_FIELDS = {
     "protocol_version": ("2.0", "2.1", "plan.version", ""),
     "plan_id": ("night_Run-1", "a/b", "plan.field", ""),
     "description": ("water the beds", LONG, "plan.field", ""),
-    "session_id": ("s-1", 5, "plan.field", ""),
+    "session_id": ("Grün 1", "", "plan.field", ""),
     "execution_mode": ("parallel", "reactive", "plan.unsupported", ""),
     "plan_mode": ("standard", "compiler", "plan.unsupported", ""),
     "compiler_trace": (None, {"generation_approved": True}, "plan.unsupported", ""),
@@ -36,8 +36,8 @@ PLAN_FIELDS = {
     "metadata.context": ({"any": 1}, [], "plan.field", ""),
     "module_requirements": ({"m": ">=1,<2"}, {"m": "newest"}, "plan.requirement", "/m"),
     "actions": ([act()], [], "plan.field", ""),
-    "app_id": ("app", 5, "plan.field", ""),
-    "agent_id": ("agent", 5, "plan.field", ""),
+    "app_id": ("a" * 128, "a" * 129, "plan.field", ""),
+    "agent_id": ("agent", "a\tb", "plan.field", ""),
     "ttl_seconds": (60, 0, "plan.field", ""),
     "nonce": ("n-1", "", "plan.field", ""),
     "not_before": ("2026-11-21T06:00:00+01:00", "2026-02-29T06:00:00Z", "plan.field", ""),
@@ -67,7 +67,7 @@ ACTION_FIELDS = {
     "memory.vector_search": (None, "leaves", "plan.unsupported", ""),
     "memory.top_k": (3, 5, "plan.unsupported", ""),
     "approval": ({}, True, "plan.field", ""),
-    "approval.message": ("Now?", 5, "plan.field", ""),
+    "approval.message": ("Now?\n" * 400, "x" * 2_001, "plan.field", ""),
     "approval.risk_level": ("critical", "huge", "plan.field", ""),
     "approval.timeout_seconds": (10, 9, "plan.field", ""),
     "approval.timeout_behavior": ("skip", "approve", "plan.field", ""),
@@ -133,6 +133,42 @@ def test_field_is_refused(name):
         place = "/rollback"
     expected = place if name in PLAN_FIELDS else "/actions/0" + place
     assert found(plan_with(name, value), FLEET) == [(code, expected)]
+
+
+@pytest.mark.parametrize("name", ["session_id", "app_id", "agent_id"])
+@pytest.mark.parametrize(
+    "sign", ["\0", "\n", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200f"]
+)
+def test_a_name_beyond_the_plan_is_printable(name, sign):
+    assert found(plan_of(act(), **{name: f"a{sign}b"})) == [("plan.field", f"/{name}")]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["one", "approve"], "/1"),
+        (["deny"], "/0"),
+        # the gate would deny and skip
+        (["fail", "skip"], "/0 /1"),
+        (["one", "one"], ""),
+        ([""], "/0"),
+        (["x" * 65], "/0"),
+        (["a\x1bb"], "/0"),
+        (["a\nb"], "/0"),
+        ([str(n) for n in range(21)], ""),
+    ],
+)
+def test_an_answer_is_a_word_of_its_own(options, place):
+    asked = act("a", "wipe", approval={"clarification_options": options})
+    pointer = "/actions/0/approval/clarification_options"
+    places = [pointer + each for each in place.split()] or [pointer]
+    assert found(plan_of(asked)) == [("plan.field", each) for each in places]
+
+
+def test_a_question_is_text_without_control_characters():
+    [error] = checked(plan_of(act("a", "wipe", approval={"message": "Now\x1b[2J?"}))).errors
+    assert (error.code, error.place.pointer) == ("plan.field", "/actions/0/approval/message")
+    assert "no control character" in error.message
 
 
 def test_every_field_is_tested():

@@ -195,3 +195,22 @@ def test_a_watcher_gets_no_result_however_small_its_type():
     data = event_data(7, taken, str)
     assert "result" not in data
     assert (data["action"], data["duration_ms"]) == ("a", 5)
+
+
+@pytest.mark.parametrize(
+    ("state", "option", "by", "text"),
+    [
+        ("approved", "softly", "ann", "a-3 is approved: ann chose softly"),
+        ("denied", "deny", "ann", "a-3 is denied: ann chose deny"),
+        ("expired", "skip", "imlmesh", "a-3 is expired: nobody answered in time, which means skip"),
+        (
+            "superseded",
+            None,
+            "imlmesh",
+            "a-3 is superseded: it no longer mattered before anybody answered",
+        ),
+    ],
+)
+def test_a_closed_question_tells_how_it_ended(state, option, by, text):
+    change = c.ApprovalClosed(1, "m", "r-1-x", "a-3", ApprovalState(state), option, by)
+    assert sentence(change, str) == text

@@ -91,12 +91,11 @@ def call(
 
 
 def _path(action: str) -> str:
-    from urllib.parse import quote
-
+    from imlmesh.client import path_of
     from imlmesh_protocol.errors import InputError
 
     module, dot, name = action.partition(".")
     if not dot or not name:
         hint = "for example filesystem.read_file; all: imlmesh action list"
         raise InputError("usage", f"{action!r} is not MODULE.ACTION", hint=hint)
-    return f"actions/{quote(module, safe='')}/{quote(name, safe='')}"
+    return path_of("actions", module, name)

@@ -41,11 +41,11 @@ def list_approvals(
 @verb(app, "imlmesh approval show a-3")
 def show(approval: Id) -> None:
     """Show one question: what would be done, with what, where, and what each answer does."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.questions import print_question
     from imlmesh.render import emit
 
-    found = Client.connect(settings.home).get(f"approvals/{approval}")
+    found = Client.connect(settings.home).get(path_of("approvals", approval))
     if not emit(found):
         print_question(found)
 
@@ -72,11 +72,11 @@ def deny(approval: Id) -> None:
 
 
 def _answer_gate(approval: str, option: str) -> None:
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import try_line
     from imlmesh_protocol.errors import InputError
 
-    found = Client.connect(settings.home).get(f"approvals/{approval}")
+    found = Client.connect(settings.home).get(path_of("approvals", approval))
     if found["kind"] != "gate":
         options = ", ".join(found["options"])
         text = f"{approval} is no gate: {found['message']} Its options are {options}"
@@ -86,10 +86,12 @@ def _answer_gate(approval: str, option: str) -> None:
 
 
 def _answer(approval: str, option: str) -> None:
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.questions import print_question
     from imlmesh.render import emit
 
-    found = Client.connect(settings.home).post(f"approvals/{approval}/answer", {"option": option})
+    found = Client.connect(settings.home).post(
+        path_of("approvals", approval, "answer"), {"option": option}
+    )
     if not emit(found):
         print_question(found)

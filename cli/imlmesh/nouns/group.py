@@ -54,12 +54,12 @@ def set_group(
     none: Annotated[bool, typer.Option("--none", help="Remove the group.")] = False,
 ) -> None:
     """Say which nodes a group has; a run that already uses it keeps the old ones."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit, write
     from imlmesh_protocol.errors import InputError
 
     if bool(nodes) == none:
         raise InputError("usage", "name the group's nodes, or --none to remove it")
-    found = Client.connect(settings.home).put(f"groups/{group}", {"nodes": nodes or []})
+    found = Client.connect(settings.home).put(path_of("groups", group), {"nodes": nodes or []})
     if not emit({"schema": "imlmesh.group/1", **found}):
         write(f"{group}: " + (", ".join(nodes) if nodes else "removed"))

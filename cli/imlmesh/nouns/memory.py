@@ -19,7 +19,6 @@ Session = Annotated[
     str | None,
     typer.Option(metavar="NAME", help='session_id of the plans that share it; else "default".'),
 ]
-_DEFAULT = "default"
 
 
 @verb(app, "imlmesh memory list\nimlmesh memory list --session garden", "list")
@@ -54,11 +53,11 @@ def list_entries(session: Session = None) -> None:
 @verb(app, "imlmesh memory get last_watering\nimlmesh memory get last_watering -o json", "get")
 def get_value(key: Key, session: Session = None) -> None:
     """Print a value: text as it is, anything else as JSON."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.foreign import as_json
     from imlmesh.render import emit, write
 
-    found = Client.connect(settings.home).get(_path(key), session=session or _DEFAULT)
+    found = Client.connect(settings.home).get(path_of("memory", key), session=session)
     if not emit(found):
         value = found["value"]
         write(value if isinstance(value, str) else as_json(value, 2))
@@ -82,12 +81,12 @@ def set_value(
     session: Session = None,
 ) -> None:
     """Write a value that plans of the session can read."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit, write
     from imlmesh.typed import json_or_text
 
     body = {"value": value if text else json_or_text(value)}
-    found = Client.connect(settings.home).put(_path(key), body, session=session or _DEFAULT)
+    found = Client.connect(settings.home).put(path_of("memory", key), body, session=session)
     if not emit(found):
         write(f"{found['key']} of session {found['session']}: {found['size']} bytes")
 
@@ -95,15 +94,9 @@ def set_value(
 @verb(app, "imlmesh memory delete last_watering")
 def delete(key: Key, session: Session = None) -> None:
     """Forget a value."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit, write
 
-    found = Client.connect(settings.home).delete(_path(key), session=session or _DEFAULT)
+    found = Client.connect(settings.home).delete(path_of("memory", key), session=session)
     if not emit(found):
         write(f"{found['key']} of session {found['session']}: deleted")
-
-
-def _path(key: str) -> str:
-    from urllib.parse import quote
-
-    return f"memory/{quote(key, safe='')}"

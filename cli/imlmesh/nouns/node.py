@@ -43,11 +43,11 @@ def show(
     ] = False,
 ) -> None:
     """Show one node: state, health, facts, groups, labels, modules."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.fleet import print_actions, print_node
     from imlmesh.render import emit, write
 
-    found = Client.connect(settings.home).get(f"nodes/{node}")
+    found = Client.connect(settings.home).get(path_of("nodes", node))
     if emit(found):
         return
     print_node(found)
@@ -67,7 +67,7 @@ def label(
     labels: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Labels to set.")],
 ) -> None:
     """Set labels, by which selectors of plans find a node; an empty value removes one."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit, write
     from imlmesh_protocol.errors import InputError
 
@@ -77,7 +77,7 @@ def label(
         if not equals or not name:
             raise InputError("usage", f"{text!r} is not NAME=VALUE")
         wanted[name] = _value(value)
-    found = Client.connect(settings.home).post(f"nodes/{node}/labels", {"labels": wanted})
+    found = Client.connect(settings.home).post(path_of("nodes", node, "labels"), {"labels": wanted})
     if not emit({"schema": "imlmesh.node/1", **found}):
         shown = " ".join(f"{name}={value}" for name, value in sorted(found["labels"].items()))
         write(f"{found['alias'] or found['node']}: {shown or 'no labels'}")

@@ -46,11 +46,11 @@ def list_runs(
 @verb(app, "imlmesh run show r-12\nimlmesh run show r-12 --json")
 def show(run: Run) -> None:
     """Show a run: its waves, then every action with node, time and error."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit
     from imlmesh.runs import print_run
 
-    found = Client.connect(settings.home).get(f"runs/{run}")
+    found = Client.connect(settings.home).get(path_of("runs", run))
     if not emit(found):
         print_run(found)
 
@@ -109,12 +109,12 @@ def retry(
 
     What may repeat an effect that it had before asks first.
     """
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import say
     from imlmesh.submitting import after_submission
 
     client = Client.connect(settings.home)
-    submitted = client.post(f"runs/{run}/retry", {"failed": failed})
+    submitted = client.post(path_of("runs", run, "retry"), {"failed": failed})
     say(f"{submitted['run']} retries {submitted['of']}")
     for word, names in (("kept", submitted["kept"]), ("asks first", submitted["asks"])):
         if names:
@@ -141,10 +141,10 @@ def cancel(run: Run) -> None:
 
 
 def _tell(run: str, asked: str, said: str, words: str) -> None:
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import emit, say, try_line, write
 
-    found = Client.connect(settings.home).post(f"runs/{run}/{asked}")
+    found = Client.connect(settings.home).post(path_of("runs", run, asked))
     if emit(found):
         return
     write(f"{found['run']} {found['state']}")
@@ -177,7 +177,7 @@ def logs(
     import asyncio
     import time
 
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.loglines import follow_logs, write_log_line
     from imlmesh.render import emit, say
     from imlmesh_protocol.errors import InputError
@@ -186,7 +186,7 @@ def logs(
         raise InputError("usage", "--failed looks back, --follow ahead: use one of the two")
     since_ms = None if since is None else at_ms_of(since, time.time_ns() // 1_000_000)
     client = Client.connect(settings.home)
-    shown = client.get(f"runs/{run}")
+    shown = client.get(path_of("runs", run))
     name, ids = shown["run"], [one["id"] for one in shown["actions"]]
     if action is not None and action not in ids:
         hint = f"one of {', '.join(ids[:10])}"
@@ -201,7 +201,7 @@ def logs(
         )
         return
     wanted = {"action": action, "since": since_ms, "failed": "true" if failed else None}
-    found = client.get(f"runs/{name}/logs", **wanted)
+    found = client.get(path_of("runs", name, "logs"), **wanted)
     if emit(found, "lines"):
         return
     if found["dropped"]:
@@ -215,10 +215,10 @@ def logs(
 @verb(app, "imlmesh run story r-12\nimlmesh run story r-12 -o jsonl")
 def story(run: Run) -> None:
     """Tell what was decided in a run, in order, and what caused it."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.render import Column, clock, emit, write_table
 
-    found = Client.connect(settings.home).get(f"runs/{run}/story")
+    found = Client.connect(settings.home).get(path_of("runs", run, "story"))
     if emit(found, "entries"):
         return
     columns = [
@@ -244,12 +244,12 @@ def export(
     ] = None,
 ) -> None:
     """Write all that is known of a run, to send to a colleague: plan, results, story, logs."""
-    from imlmesh.client import Client
+    from imlmesh.client import Client, path_of
     from imlmesh.foreign import as_json, as_yaml
     from imlmesh.render import emit_record, say
     from imlmesh_protocol.errors import InputError, Place
 
-    found = Client.connect(settings.home).get(f"runs/{run}/export")
+    found = Client.connect(settings.home).get(path_of("runs", run, "export"))
     if out is None:
         emit_record(found)
         return

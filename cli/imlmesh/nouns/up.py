@@ -29,6 +29,8 @@ def up(
     """Start broker, orchestrator and a node of this computer; Ctrl-C stops them cleanly.
 
     The first start makes the home folder with its keys. All listen on this computer alone.
+    The broker is Mosquitto where it is installed, else the embedded one; IMLMESH_BROKER=mosquitto
+    or =embedded forces one.
     """
     import asyncio
 
@@ -37,15 +39,16 @@ def up(
 
 async def _up(policy: Path | None, timing: str | None) -> None:
     import asyncio
+    import os
     import signal
 
     from imlmesh.mesh import machine_name, make_mesh, policy_text
     from imlmesh.render import say
     from imlmesh.running import RunningMesh
-    from imlmesh_broker.mosquitto import find_mosquitto
+    from imlmesh_broker import choose_broker
 
     # Everything that can be wrong is looked at before anything is made.
-    find_mosquitto()
+    choose_broker(os.environ)
     policy_text("local_worker", policy)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -72,16 +75,17 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
 
     mesh = running.mesh
     home = mesh.home
-    await running.start_broker()
+    program = await running.start_broker()
     made = "created" if is_new else "found"
     _line(f'mesh "{mesh.authority.mesh}" {made}', f"CA and keys in {home.root} (mode 0700)")
-    _line("broker", f"mqtts://{mesh.broker_address}  client certificate required")
+    _line("broker", f"mqtts://{mesh.broker_address}  {program}, client certificate required")
     client = await running.start_orchestrator()
     reached = home.api_socket if home.socket_fits() else "loopback, with a token"
     _line("orchestrator", str(reached))
     await running.start_node(mesh.own_node(name, policy), client)
     _line(f"node {name}", "this computer")
     record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
+    record["broker_program"] = program
     if emit({"schema": "imlmesh.up/1", **record}):
         return
     _line("", f"Add a node: {try_line('node provision NAME')}", shape=" ")

@@ -14,6 +14,7 @@ from imlmesh_orchestrator.api.requests import body_of, one_of, text_of
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.core.asking import GATE
 from imlmesh_orchestrator.views import approvals
+from imlmesh_orchestrator.views.telling import closed_text
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import ApprovalState
 
@@ -49,8 +50,8 @@ async def answer_approval(request: Request, approval: str) -> Response:
 
 def _refuse_closed(found: dict[str, Any]) -> None:
     if found["state"] != ApprovalState.PENDING:
-        chose = f"{found['by']} chose {found['option'] or 'nothing'}"
-        raise InputError("approval.closed", f"{found['approval']} is {found['state']}: {chose}")
+        names = ("approval", "state", "option", "by")
+        raise InputError("approval.closed", closed_text(*(found[name] for name in names)))
 
 
 async def _shown(served: Served, approval: str) -> dict[str, Any]:

@@ -9,23 +9,24 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, is_text
+from imlmesh_orchestrator.api.requests import body_of
 from imlmesh_orchestrator.api.served import served_of
 from imlmesh_orchestrator.core.rendering import DEFAULT_SESSION
 from imlmesh_orchestrator.views.memory import list_memory, show_memory
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, ProtocolError
-from imlmesh_protocol.iml.plan import MemoryKey
+from imlmesh_protocol.iml.plan import MemoryKey, PrintableName
 from imlmesh_protocol.wire.codec import pack, unpack
 
 router = APIRouter()
 
 _KEY: TypeAdapter[str] = TypeAdapter(MemoryKey)
+_SESSION: TypeAdapter[str] = TypeAdapter(PrintableName)
 
 
 @router.get("/memory")
 async def list_keys(request: Request) -> Response:
-    session = request.query_params.get("session")
+    session = _session(request) if "session" in request.query_params else None
     entries = await served_of(request).ask(lambda db: list_memory(db, session))
     return answer({"schema": "imlmesh.memory-list/1", "entries": entries})
 
@@ -67,6 +68,8 @@ async def delete_value(request: Request, key: str) -> Response:
 
 def _session(request: Request) -> str:
     session = request.query_params.get("session", DEFAULT_SESSION)
-    if not is_text(session):
-        raise InputError("usage", "session must be text")
-    return session
+    try:
+        return _SESSION.validate_python(session)
+    except ValidationError as exc:
+        text = f"a session is 1 to {limits.NAME_CHARS} printable characters"
+        raise InputError("name.invalid", text) from exc

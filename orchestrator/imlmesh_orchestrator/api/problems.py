@@ -4,7 +4,7 @@ The one rule: one table from codes to status; a traceback never leaves the proce
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -41,10 +41,15 @@ def status_of(code: str) -> int:
     return 422 if CODES[code].blame == "input" else 503
 
 
-def problem(error: MeshError, warnings: Sequence[MeshError] = ()) -> Response:
-    """The answer to a request that cannot be met."""
+def problem(
+    error: MeshError,
+    warnings: Sequence[MeshError] = (),
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer to a request that cannot be met; `status` when HTTP has said it already."""
     errors = error.errors if isinstance(error, InputErrors) else (error,)
-    status = status_of(error.code)
+    status = status or status_of(error.code)
     body: dict[str, Any] = {
         "type": f"urn:imlmesh:error:{error.code}",
         "title": error.code,
@@ -53,7 +58,7 @@ def problem(error: MeshError, warnings: Sequence[MeshError] = ()) -> Response:
         "errors": [each.as_record() for each in errors],
         "warnings": [each.as_record() for each in warnings],
     }
-    return Response(to_json(body), status, media_type="application/problem+json")
+    return Response(to_json(body), status, headers, media_type="application/problem+json")
 
 
 def answer(

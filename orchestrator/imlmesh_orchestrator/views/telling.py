@@ -14,6 +14,7 @@ from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
+from imlmesh_protocol.states import ApprovalState
 
 #: fields that stand elsewhere, and values, which may be large
 _LEFT_OUT = frozenset({"at_ms", "cause", "run", "result", "value"})
@@ -191,7 +192,16 @@ def _asked(change: c.ApprovalAsked, alias: Alias) -> str:
 
 
 def _closed(change: c.ApprovalClosed, alias: Alias) -> str:
-    return f"{change.approval} is {change.state}: {change.by} chose {change.option or 'nothing'}"
+    return closed_text(change.approval, change.state, change.option, change.by)
+
+
+def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
+    """How a question to a person ended: by whose answer, or without one."""
+    if state == ApprovalState.SUPERSEDED:
+        return f"{approval} is superseded: it no longer mattered before anybody answered"
+    if state == ApprovalState.EXPIRED:
+        return f"{approval} is expired: nobody answered in time, which means {option}"
+    return f"{approval} is {state}: {by} chose {option}"
 
 
 def _ended_units(change: c.ActionsEnded, alias: Alias) -> str:

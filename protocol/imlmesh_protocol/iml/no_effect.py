@@ -61,17 +61,12 @@ def _retry(action: Action, catalogue: Catalogue) -> dict[str, str]:
 def _approval(action: Action, catalogue: Catalogue) -> dict[str, str]:
     if action.approval is None:
         return {}
-    taken = {
-        f"approval.clarification_options.{entry}": f'"{option}" can be answered anyway'
-        for entry, option in enumerate(action.approval.clarification_options)
-        if option in ("approve", "deny")
-    }
     specs = catalogue.specs(action.module, action.action)
     impact = max(action.impact or 0.0, *(spec.impact for spec in specs), 0.0)
     if action.requires_approval or not specs or impact > limits.IMPACT_WITHOUT_APPROVAL:
-        return taken
+        return {}
     why = f'nobody is asked without "requires_approval" and with an impact of {impact}'
-    return {"approval": why} | taken
+    return {"approval": why}
 
 
 def _undoing(action: Action) -> dict[str, str]:

@@ -5,10 +5,12 @@ The one rule: a model says what a field may be, never what it means together wit
 reading documents (`document`), refusing what this version does not act on (`unsupported`).
 """
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from imlmesh_protocol import limits
@@ -22,6 +24,53 @@ MemoryKey = Annotated[
 #: literal, so what looks like a template or a pattern is a mistake
 Claim = Annotated[str, Field(pattern=r"^[^{}]+$", min_length=1, max_length=128)]
 NodeName = Annotated[str, Field(min_length=1, max_length=128)]
+#: neither control characters, nor separators of lines, nor what turns the direction of writing
+_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+_PRINTABLE_TEXT = re.compile(_PRINTABLE + "*")
+_SCHEMA: JsonDict = {"pattern": f"^{_PRINTABLE}*$"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: answers that mean something at a gate by themselves
+_ANSWERS = ("approve", "deny", "fail", "skip")
+
+
+def _printable(written: str) -> str:
+    if not _PRINTABLE_TEXT.fullmatch(written):
+        raise PydanticCustomError("unprintable", "may hold printable characters only")
+    return written
+
+
+def _prose(written: str) -> str:
+    if _CONTROL.search(written):
+        message = "may hold no control character but tab and line feed"
+        raise PydanticCustomError("control_character", message)
+    return written
+
+
+def _own_answer(written: str) -> str:
+    if written in _ANSWERS:
+        message = "must be another word than {words}"
+        raise PydanticCustomError("answer_taken", message, {"words": ", ".join(_ANSWERS)})
+    return written
+
+
+def _different(written: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(written)) < len(written):
+        raise PydanticCustomError("answers_alike", "must hold different answers")
+    return written
+
+
+#: what people call things beyond one plan: 1 to 128 printable characters
+PrintableName = Annotated[
+    str,
+    Field(min_length=1, max_length=limits.NAME_CHARS, json_schema_extra=_SCHEMA),
+    AfterValidator(_printable),
+]
+Answer = Annotated[
+    str,
+    Field(min_length=1, max_length=limits.OPTION_CHARS, json_schema_extra=_SCHEMA),
+    AfterValidator(_printable),
+    AfterValidator(_own_answer),
+]
 
 
 def instant_ms(written: str) -> int:
@@ -136,11 +185,15 @@ class Memory(_Model):
 class Approval(_Model):
     """How a person is asked before the action runs."""
 
-    message: str | None = None
+    message: Annotated[str, AfterValidator(_prose)] | None = Field(
+        None, max_length=limits.APPROVAL_CHARS
+    )
     risk_level: Literal["low", "medium", "high", "critical"] = "medium"
     timeout_seconds: int | None = Field(None, ge=10, le=3600, description="None means one hour")
     timeout_behavior: Literal["reject", "skip"] = "reject"
-    clarification_options: tuple[str, ...] = _list(title="Answers to choose from")
+    clarification_options: Annotated[tuple[Answer, ...], AfterValidator(_different)] = _list(
+        title="Answers to choose from; each lets the action run", max_length=limits.APPROVAL_OPTIONS
+    )
 
 
 class Rolling(_Model):
@@ -214,7 +267,9 @@ class Plan(_Model):
         "", description="Name of the plan; made from its content when missing"
     )
     description: str = Field("", max_length=1024, description="What the plan is for")
-    session_id: str | None = Field(None, description="Groups runs")
+    session_id: PrintableName | None = Field(
+        None, description="Plans with the same one share a memory"
+    )
     execution_mode: Literal["sequential", "parallel", "reactive"] = "sequential"
     plan_mode: Literal["standard", "compiler"] = "standard"
     compiler_trace: CompilerTrace | None = None
@@ -225,8 +280,8 @@ class Plan(_Model):
     actions: Annotated[tuple[Action, ...], AfterValidator(_at_least_one)] = Field(
         strict=False, description="What is done", json_schema_extra={"minItems": 1}
     )
-    app_id: str | None = None
-    agent_id: str | None = None
+    app_id: PrintableName | None = None
+    agent_id: PrintableName | None = None
     ttl_seconds: int | None = Field(
         None, ge=1, le=limits.PLAN_TTL_S, description="A run that waits longer has failed"
     )

@@ -15,7 +15,7 @@ def next_packet(buffer: bytearray, start: int) -> tuple[int, int] | None:
         size |= (buffer[index] & 0x7F) << shift
         shift += 7
         if size > limits.LINK_PACKET_BYTES:
-            raise ProtocolError("message.too_large", f"the broker sent a packet of {size} bytes")
+            raise ProtocolError("message.too_large", f"a packet of {size} bytes")
         if buffer[index] < 0x80:
             end = index + 1 + size
             return (index + 1, end) if end <= len(buffer) else None
