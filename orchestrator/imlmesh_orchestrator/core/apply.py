@@ -45,7 +45,13 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
     record.manifest, record.facts = change.manifest, change.facts
     record.profile = change.profile
     record.heartbeat_ms, record.lost_ms = change.heartbeat_ms, change.lost_ms
+    _touch(state, change.node)
+
+
+def _touch(state: State, node: str) -> None:
     state.generation += 1
+    state.touched.pop(node, None)
+    state.touched[node] = state.generation
 
 
 def _node_returned(state: State, change: c.NodeReturned) -> None:
@@ -56,12 +62,12 @@ def _node_returned(state: State, change: c.NodeReturned) -> None:
 def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     record = state.nodes[change.node]
     record.liveness = move(states.LIVENESS, change.node, record.liveness, change.liveness)
-    state.generation += 1
+    _touch(state, change.node)
 
 
 def _labels_changed(state: State, change: c.LabelsChanged) -> None:
     state.nodes[change.node].labels = change.labels
-    state.generation += 1
+    _touch(state, change.node)
 
 
 def _group_changed(state: State, change: c.GroupChanged) -> None:

@@ -8,14 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.state import (
-    RECENT_DISPATCHES,
-    RECENT_RUNS,
-    ActionRecord,
-    DispatchRecord,
-    RunRecord,
-    State,
-)
+from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import Fault
@@ -344,10 +337,12 @@ def _run_ended(state: State, change: c.RunEnded) -> None:
     # nobody reads them any more; the store keeps them
     for unit in run.units.values():
         unit.result = None
+    for dispatch in run.dispatches:
+        state.dispatches[dispatch].bin = b""
     state.recent.append(change.run)
     state.recent_dispatches += len(run.dispatches)
-    while len(state.recent) > RECENT_RUNS or (
-        state.recent_dispatches > RECENT_DISPATCHES and len(state.recent) > 1
+    while len(state.recent) > limits.RECENT_RUNS or (
+        state.recent_dispatches > limits.RECENT_DISPATCHES and len(state.recent) > 1
     ):
         _forget(state, state.recent.popleft())
 

@@ -8,6 +8,8 @@ import heapq
 from collections.abc import Callable
 from enum import IntEnum
 
+from imlmesh_protocol import limits
+
 
 class Deadline(IntEnum):
     """What to look at; the key of an entry names it."""
@@ -26,13 +28,6 @@ class Deadline(IntEnum):
 
 Key = str | tuple[str, ...] | list[str]
 
-# dispatches that must be accepted share an entry with others of the same tenth of a second
-_GATHER_MS = 100
-
-
-# entries that no longer mean anything are swept out when there are at least so many
-_SWEEP = 10_000
-
 
 class Deadlines:
     """`matters(kind, key)` tells whether an entry still means anything."""
@@ -41,7 +36,7 @@ class Deadlines:
         self._heap: list[tuple[int, int, Deadline, Key]] = []
         self._count = 0
         self._matters = matters
-        self._sweep_at = _SWEEP
+        self._sweep_at = limits.DEADLINES_SWEPT
         self._gathered: list[str] = []
         self._gathered_ms = 0
 
@@ -51,12 +46,12 @@ class Deadlines:
         if len(self._heap) >= self._sweep_at:
             self._heap = [entry for entry in self._heap if self._matters(entry[2], entry[3])]
             heapq.heapify(self._heap)
-            self._sweep_at = max(_SWEEP, 4 * len(self._heap))
+            self._sweep_at = max(limits.DEADLINES_SWEPT, 4 * len(self._heap))
             self._gathered_ms = 0  # the entry that was gathered for may be among the swept
 
     def add_sent(self, at_ms: int, dispatches: list[str]) -> None:
         """Look whether these were accepted, at this time or a moment later."""
-        due_ms = -(-at_ms // _GATHER_MS) * _GATHER_MS
+        due_ms = -(-at_ms // limits.ACCEPT_GATHER_MS) * limits.ACCEPT_GATHER_MS
         if due_ms == self._gathered_ms:
             self._gathered += dispatches
             return

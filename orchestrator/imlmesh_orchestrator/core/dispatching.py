@@ -13,12 +13,7 @@ from imlmesh_orchestrator.core.events import (
     Result,
     ResultsArrived,
 )
-from imlmesh_orchestrator.core.state import (
-    RECENT_DISPATCHES,
-    ActionRecord,
-    DispatchRecord,
-    RunRecord,
-)
+from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
@@ -248,7 +243,7 @@ def _keep(turn: Turn, run: str, result: Result) -> None:
     if result.dispatch in kept:
         return
     kept[result.dispatch] = None
-    if len(kept) > RECENT_DISPATCHES:
+    if len(kept) > limits.RECENT_DISPATCHES:
         del kept[next(iter(kept))]
     turn.change(
         c.ResultKept(

@@ -264,11 +264,17 @@ def end_waiting(turn: Turn, run: RunRecord) -> None:
         for record in tried:
             end_one(turn, run, record, ActionState.FAILED, record.fault)
         untried = [record.key for record in waiting if not record.failures]
-        _end_many(turn, run, untried, ActionState.SKIPPED, _DEPENDENCY)
+        _end_many(turn, run, untried, ActionState.SKIPPED, _why_skipped(run))
     for record in run.actions.values():
         if record.members is not None and not record.ended:
             advance(turn, run, record)
     finish_if_done(turn, run)
+
+
+def _why_skipped(run: RunRecord) -> Fault:
+    if run.aborting is not None and run.aborting.code == "run.expired":
+        return run.aborting
+    return _DEPENDENCY
 
 
 def skip_descendants(turn: Turn, run: RunRecord, record: ActionRecord) -> None:

@@ -1,26 +1,26 @@
 """Which node gets an action: filters, then rank, and why each other node was left out.
 
 The one rule: actions that ask for the same thing share a pool, so the question "who may run this"
-is answered once for all of them and again only when a node, group or label changed
-(`State.generation`). Deliberately absent: sending; a pool only says where.
+is answered once for all of them, and again only of the nodes that changed (`State.touched`).
+Deliberately absent: sending; a pool only says where.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from imlmesh_orchestrator.core.queues import Entry, FairQueue
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.requirements import satisfies
 from imlmesh_protocol.iml.selector import parse_selector
-from imlmesh_protocol.limits import NODE_WINDOW
-from imlmesh_protocol.manifest import PROFILES, ActionSpec
+from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.states import Liveness
 
-# entries of those that nobody need be told of any more are swept out when there are so many
-UNTOLD = 4_096
-# of the nodes in turn, how many are compared by load: two or more spread nearly as well as all
-_COMPARED = 4
+_PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
+# reading a selector costs ten times what asking it of a node does
+_parsed = lru_cache(maxsize=limits.POOLS_KEPT)(parse_selector)
 
 #: module, action, version wanted of the module, way of targeting, and what it names
 PoolKey = tuple[str, str, str, str, str | tuple[str, ...]]
@@ -32,18 +32,24 @@ class Pool:
 
     key: PoolKey
     generation: int = -1
+    #: nodes that could run it: online, or suspect and so soon back or lost
+    able: dict[str, NodeRecord] = field(default_factory=dict)
+    #: those of them that may get it now
     eligible: list[NodeRecord] = field(default_factory=list)
-    #: what each eligible node's manifest says of the action
-    specs: dict[str, ActionSpec] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    #: whether a node that could run it is suspect: soon it will be back, or lost
-    undecided: bool = False
     waiting: FairQueue = field(default_factory=FairQueue)
     #: units that only some of the eligible nodes have not refused, and those are full
     aside: list[Entry] = field(default_factory=list)
     #: those that came since anybody was told that no node is eligible
     untold: list[Entry] = field(default_factory=list)
+    #: so many of them, and those that wait no more are swept out
+    sweep_at: int = limits.UNTOLD_SWEPT
     rotation: int = 0
+
+    def sweep(self) -> None:
+        """Forget those that nobody need be told of any more."""
+        self.untold = [(run, unit) for run, unit in self.untold if unit.queued and not run.ended]
+        self.sweep_at = max(limits.UNTOLD_SWEPT, 2 * len(self.untold))
 
     def take_back(self, level: float) -> None:
         """Whoever stood aside waits with the others again."""
@@ -80,8 +86,8 @@ class Pools:
             pool = self._pools[key] = Pool(key)
         pool.waiting.add(run, record, self.level)
         pool.untold.append((run, record))
-        if len(pool.untold) > UNTOLD:
-            pool.untold = [entry for entry in pool.untold if entry[1].queued]
+        if len(pool.untold) > pool.sweep_at:
+            pool.sweep()
         self.hungry[key] = pool
         self.stirred = True
 
@@ -99,7 +105,7 @@ class Pools:
         if pool.aside:
             return
         self.hungry.pop(pool.key, None)
-        if len(self._pools) > 1_000:
+        if len(self._pools) > limits.POOLS_KEPT:
             self._pools.pop(pool.key, None)
 
 
@@ -130,31 +136,51 @@ def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
         return [node for name in names if (node := state.find_node(name)) is not None]
     if way == "group":
         return [state.nodes[name] for name in wanted if name in state.nodes]
-    if way == "selector":
-        selector = parse_selector(str(wanted))
-        return [node for node in state.nodes.values() if selector.matches(node.names)]
-    return state.nodes.values()
+    return _meant(key, state.nodes.values())
+
+
+def _meant(key: PoolKey, nodes: Iterable[NodeRecord]) -> Iterable[NodeRecord]:
+    """Those of these nodes that a selector, or no target at all, means."""
+    if key[3] != "selector":
+        return nodes
+    selector = _parsed(str(key[4]))
+    return [node for node in nodes if selector.matches(node.names)]
 
 
 def refresh(state: State, pool: Pool) -> None:
-    """Sort the candidates into eligible and refused, with the reason's code for each refused one."""
+    """Sort the candidates into able and refused, with the reason's code for each refused one.
+
+    Names are few and may change hands, so all of them are looked up again; of all nodes only those
+    that changed are.
+    """
     if pool.generation == state.generation:
         return
+    if pool.generation >= 0 and pool.key[3] in ("", "selector"):
+        touched = state.touched_since(pool.generation)
+        for node in touched:
+            pool.able.pop(node.node, None)
+            pool.refused.pop(node.node, None)
+        found = _meant(pool.key, touched)
+    else:
+        pool.able, pool.refused = {}, {}
+        found = candidates(state, pool.key)
     pool.generation = state.generation
-    pool.eligible, pool.specs, pool.refused = [], {}, {}
-    pool.undecided = False
-    module, action, version, way, _ = pool.key
-    for record in candidates(state, pool.key):
-        code = why_not(record, module, action, version)
-        if code is None and record.liveness is Liveness.ONLINE:
-            pool.eligible.append(record)
-            pool.specs[record.node] = record.manifest.modules[module].actions[action]
-            continue
-        pool.refused[record.node] = code or "node.lost"
-        if code is None and record.liveness is Liveness.SUSPECT:
-            pool.undecided = True
-            if way == "order":
-                return  # its turn comes before that of the names behind it
+    module, action, version = pool.key[:3]
+    for node in found:
+        code = why_not(node, module, action, version)
+        if code is None and node.liveness in _PRESENT:
+            pool.able[node.node] = node
+        if code is not None or node.liveness is not Liveness.ONLINE:
+            pool.refused[node.node] = code or "node.lost"
+    pool.eligible = list(_eligible(pool))
+
+
+def _eligible(pool: Pool) -> Iterator[NodeRecord]:
+    for node in pool.able.values():
+        if node.liveness is Liveness.ONLINE:
+            yield node
+        elif pool.key[3] == "order":
+            return  # its turn comes before that of the names behind it
 
 
 def why_not(record: NodeRecord, module: str, action: str, version: str = "") -> str | None:
@@ -181,14 +207,14 @@ def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     an order the first that has not refused it is the only choice.
     """
     if pool.key[3] == "order":
-        open_to = [node for node in pool.eligible if node.node not in record.refused_by]
-        return open_to[0] if open_to and _has_room(open_to[0]) else None
+        first = next((n for n in pool.able.values() if n.node not in record.refused_by), None)
+        return first if first is not None and _may_get(first) else None
     chosen, fallback = None, None
     count, compared, least = len(pool.eligible), 0, 0
     for offset in range(count):
         node = pool.eligible[(pool.rotation + offset) % count]
         load = len(node.live)
-        if load >= NODE_WINDOW or node.full or node.node in record.refused_by:
+        if load >= limits.NODE_WINDOW or node.full or node.node in record.refused_by:
             continue
         if node.node in record.lost_on:
             fallback = fallback or node
@@ -196,21 +222,20 @@ def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
         if chosen is None or load < least:
             chosen, least = node, load
         compared += 1
-        if compared == _COMPARED:
+        if compared == limits.NODES_COMPARED:
             break
     pool.rotation += 1
     return chosen or fallback
 
 
-def _has_room(node: NodeRecord) -> bool:
-    return len(node.live) < NODE_WINDOW and not node.full
+def _may_get(node: NodeRecord) -> bool:
+    has_room = len(node.live) < limits.NODE_WINDOW and not node.full
+    return has_room and node.liveness is Liveness.ONLINE
 
 
 def exhausted(pool: Pool, record: ActionRecord) -> bool:
     """Whether every node that could run it has already refused it."""
-    if not record.refused_by or pool.undecided:
-        return False
-    return all(node.node in record.refused_by for node in pool.eligible)
+    return bool(record.refused_by) and all(node in record.refused_by for node in pool.able)
 
 
 def stuck(state: State, run: RunRecord, record: ActionRecord) -> Fault | None:

@@ -119,7 +119,9 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
         _take_out(pool, record)
         run.served += cost_of(run.priority)
         turn.pools.level = run.served
-        _dispatch(turn, run, record, node, pool.specs[node.node])
+        module, action = pool.key[:2]
+        spec = node.manifest.modules[module].actions[action]
+        _dispatch(turn, run, record, node, spec)
         return True
     if exhausted(pool, record):
         _take_out(pool, record)
@@ -131,9 +133,9 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
         _take_out(pool, record)
         flow.break_off(turn, run, record, bound)
         return True
-    if not pool.eligible:
+    if not pool.eligible and pool.untold:
         _tell_waiting(turn, pool)
-    elif record.refused_by:
+    if record.refused_by:
         # only others may go where there is room now
         pool.waiting.pop()
         pool.aside.append(first)

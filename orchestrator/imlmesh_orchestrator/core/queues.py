@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 
 from imlmesh_orchestrator.core.state import ActionRecord, RunRecord
+from imlmesh_protocol import limits
 
 Entry = tuple[RunRecord, ActionRecord]
 
@@ -21,24 +22,38 @@ def cost_of(priority: int) -> float:
 class FairQueue:
     """Ready units of work of many runs."""
 
-    __slots__ = ("_count", "_heap", "_of_run")
+    __slots__ = ("_count", "_heap", "_of_run", "_sweep_at")
 
     def __init__(self) -> None:
         self._of_run: dict[str, deque[Entry]] = {}
         #: (served, tie-breaker, run, its queue); `served` may be out of date
         self._heap: list[tuple[float, int, RunRecord, deque[Entry]]] = []
         self._count = 0
+        self._sweep_at = limits.QUEUED_RUNS_SWEPT
 
     def add(self, run: RunRecord, record: ActionRecord, level: float) -> None:
         """Queue a unit; `level` is what the run served last had had."""
         queue = self._of_run.get(run.run)
         if queue is None:
+            if len(self) >= self._sweep_at:
+                self._sweep()
             # level with whoever waits here, or with the last one served where nobody does
             run.served = max(run.served, self._heap[0][0] if self._heap else level)
             queue = self._of_run[run.run] = deque()
             self._count += 1
             heapq.heappush(self._heap, (run.served, self._count, run, queue))
         queue.append((run, record))
+
+    def _sweep(self) -> None:
+        """Runs that have ended, most of them cancelled, wait for nothing."""
+        self._heap = [row for row in self._heap if not row[2].ended]
+        heapq.heapify(self._heap)
+        self._of_run = {run.run: queue for _, _, run, queue in self._heap}
+        self._sweep_at = max(limits.QUEUED_RUNS_SWEPT, 2 * len(self._heap))
+
+    def __len__(self) -> int:
+        """How many runs wait, or waited when they ended."""
+        return len(self._heap)
 
     def first(self) -> Entry | None:
         """Whose turn it is."""

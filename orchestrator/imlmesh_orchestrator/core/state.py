@@ -7,6 +7,7 @@ The one rule: only `core/apply.py` writes the durable part, and it does so from 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from imlmesh_protocol.errors import Fault
@@ -22,10 +23,6 @@ from imlmesh_protocol.states import (
     Liveness,
     RunState,
 )
-
-# ended runs whose dispatches are still known, so that a repeated result is recognised
-RECENT_RUNS = 1_000
-RECENT_DISPATCHES = 20_000
 
 
 @dataclass(slots=True)
@@ -203,6 +200,7 @@ class DispatchRecord:
     run: str
     action: str
     node: str
+    #: what is sent; empty once its run has ended
     bin: bytes
     hash: bytes
     effect: Effect
@@ -246,6 +244,8 @@ class State:
     active: int = 0
     #: rises when anything that decides who may run what has changed
     generation: int = 0
+    #: nodes by the generation of their last change, the latest last
+    touched: dict[str, int] = field(default_factory=dict, compare=False)
     # volatile from here on
     presence: dict[str, Presence] = field(default_factory=dict)
     bus_open: bool = False
@@ -256,6 +256,12 @@ class State:
     kept: dict[str, None] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)
     recent_dispatches: int = 0
+
+    def touched_since(self, generation: int) -> list[NodeRecord]:
+        """The nodes that changed after this generation."""
+        latest_first = reversed(self.touched.items())
+        names = takewhile(lambda one: one[1] > generation, latest_first)
+        return [self.nodes[name] for name, _ in names]
 
     def find_node(self, name: str) -> NodeRecord | None:
         """A node by id or alias."""
