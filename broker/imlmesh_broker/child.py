@@ -82,7 +82,15 @@ class Broker(ABC):
         LinkError `broker.missing` when it is not installed, `broker.failed` when it ends.
         """
         self.port = self.place.port or free_port(self.place.host, USUAL_PORT)
-        self._child = await self._launch(self.command())
+        while self._child is None:
+            try:
+                self._child = await self._launch(self.command())
+            except LinkError:
+                # somebody may have taken the port since it was found free
+                following = free_port(self.place.host, self.port)
+                if self.place.port is not None or following == self.port:
+                    raise
+                self.port = following
         self._keeper = asyncio.get_running_loop().create_task(self._keep(self._child))
         return self.port
 

@@ -113,6 +113,9 @@ RETRY_DELAY_MS = 3_600_000  # backoff 10 from 300 s would reach months; an hour 
 MEMORY_KEYS = 10_000  # of all sessions; the oldest-written go first
 MEMORY_VALUE_BYTES = 1024 * 1024  # of one value: what 200 nodes say in 5 KB each
 MEMORY_BYTES = 32 * 1024 * 1024  # of their values: the orchestrator keeps them in its own memory
+SERVED_AT_ONCE = (
+    4  # of a run of priority 0, before others have their turn: they share its warm caches
+)
 NONCES = 10_000  # remembered; the oldest is forgotten: a day of one submission every 9 s
 EVIDENCE_PER_NODE = 1_000  # late results of forgotten runs, for each node and orchestrator start
 OUTFLOW_ROWS = 10_000  # copied rows the mover may lag before dispatching stops

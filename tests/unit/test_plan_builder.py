@@ -189,6 +189,12 @@ def object_of(schema):
     if "not_before" in fields:
         # its pattern alone lets days pass that no calendar has
         fields["not_before"] = st.datetimes().map(lambda time: time.isoformat("T", "seconds") + "Z")
+    if "clarification_options" in fields:
+        # controls, repeats and the gate's own words are refused by rules that no schema tells
+        plain = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+        fields["message"] = st.none() | plain
+        answers = st.sampled_from(["north", "south", "wait"])
+        fields["clarification_options"] = st.lists(answers, unique=True)
     optional = {name: fields.pop(name) for name in schema["properties"] if name not in required}
     return st.fixed_dictionaries(fields, optional=optional)
 

@@ -55,14 +55,17 @@ def place_ready(turn: Turn) -> None:
 
 def _drain(turn: Turn, pool: Pool, limit: int) -> None:
     refresh(turn.state, pool)
-    while (first := _first(turn, pool)) is not None:
+    while limit > 0:
+        first = _first(turn, pool)
+        if first is None:
+            turn.pools.full = False
+            turn.pools.drop_empty(pool)
+            return
         stood_aside = len(pool.aside)
-        if limit <= 0 or not _place(turn, pool, first):
+        if not _place(turn, pool, first):
             turn.pools.full = bool(pool.eligible)
             return
         limit -= len(pool.aside) == stood_aside
-    turn.pools.full = False
-    turn.pools.drop_empty(pool)
 
 
 def _take_turns(turn: Turn, pools: list[Pool]) -> None:

@@ -63,7 +63,7 @@ class FairQueue:
             if not queue:
                 heapq.heappop(heap)
                 del self._of_run[run.run]
-            elif len(heap) > 1 and run.served > served:
+            elif len(heap) > 1 and run.served > served + limits.SERVED_AT_ONCE:
                 heapq.heapreplace(heap, (run.served, place, run, queue))
             else:
                 return queue[0]
