@@ -29,7 +29,7 @@ demo: setup ## a mesh of three nodes runs a plan and survives the loss of one; u
 
 test: setup ## all tests; ARGS="-k word" narrows
 	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) tests || [ $$? -eq 5 ]
-	$(PYTEST) -m alone $(ARGS) tests || [ $$? -eq 5 ]
+	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) tests || [ $$? -eq 5 ]
 
 unit: setup ## unit and architecture tests alone; under 10 s
 	$(PYTEST) -n 2 $(ARGS) tests/unit tests/architecture
