@@ -100,7 +100,9 @@ class Person:
         self.folder = folder
         self.home = folder / "home"
         self._terminals: list[Terminal] = []
-        inherited = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
+        # a terminal says for itself how wide it is and whether it has colours
+        foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+        inherited = {n: v for n, v in os.environ.items() if n not in foreign}
         self.env = {**inherited, "IMLMESH_HOME": str(self.home), "TERM": "xterm-256color"}
 
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
