@@ -39,9 +39,19 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def own_port() -> int:
+    """One that nobody else asks for."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.asynccontextmanager
 async def running(home: Home, kind: str, port: int | None = None) -> AsyncIterator[Broker]:
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log", port=port)
+    # other tests take the usual ports, perhaps in the moment in which this broker is down
+    place = BrokerPlace(
+        home.broker, home.ca / "ca.pem", home.logs / "broker.log", port=port or own_port()
+    )
     keys = ControlKeys.load(home.ca, "home")
     broker = BROKERS[kind]("home", "orchestra", place, keys.context)
     await broker.start()
