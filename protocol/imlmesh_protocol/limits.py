@@ -54,6 +54,13 @@ CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
 STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
 PORTS_TRIED = 100  # from the usual one upwards, for a free one
+DISCOVERY_ECHO_MS = 1_000  # a packet of our own comes back within a millisecond, or never
+DISCOVERY_QUIET_MS = 5_000  # mDNS answers within a second; who hears nothing by then is told so
+DISCOVERY_ANSWER_MS = 3_000  # of one service about itself: three questions
+DISCOVERY_LISTEN_MS = 3_000  # `node discover` shows whom it heard by then
+DISCOVERY_LOOK_MS = 2_000  # a laptop in another network is found there soon
+DISCOVERED = 256  # services kept; a network full of others' must not fill our memory
+DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 
 # trust
 ENROLLED_NODES = 10_000  # the largest fleet that is measured
