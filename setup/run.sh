@@ -15,6 +15,9 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 missing=()
 command -v mosquitto >/dev/null || missing+=(mosquitto)
 command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
+# networks of namespaces, with a firewall, for tests
+command -v ip >/dev/null || missing+=(iproute2)
+command -v nft >/dev/null || missing+=(nftables)
 if [ ${#missing[@]} -gt 0 ] && ! setup/debian.sh "${missing[@]}"; then
     say "going on without ${missing[*]}: the tests that need it are skipped"
 fi

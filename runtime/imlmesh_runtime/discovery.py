@@ -201,12 +201,12 @@ class Discovery:
             if self.found.pop(name, None) is not None:
                 self._change()
         elif name in self.found or len(self.found) + len(self._asking) < limits.DISCOVERED:
-            task = asyncio.get_running_loop().create_task(self._ask(zeroconf, service_type, name))
-            self._asking[name] = task
-            task.add_done_callback(partial(self._asked, name))
+            asking = asyncio.get_running_loop().create_task(self._ask(zeroconf, service_type, name))
+            self._asking[name] = asking
+            asking.add_done_callback(partial(self._asked, name))
 
-    def _asked(self, name: str, task: "asyncio.Task[None]") -> None:
-        if self._asking.get(name) is task:
+    def _asked(self, name: str, asking: "asyncio.Task[None]") -> None:
+        if self._asking.get(name) is asking:
             del self._asking[name]
 
     async def _ask(self, zeroconf: "Zeroconf", kind: str, name: str) -> None:
@@ -216,14 +216,18 @@ class Discovery:
         if not await info.async_request(zeroconf, limits.DISCOVERY_ANSWER_MS):
             return
         service = _read(kind, info)
-        if service is not None and self.found.get(name) != service:
+        if service == self.found.get(name):
+            return
+        if service is None:
+            del self.found[name]
+        else:
             self.found[name] = service
-            self._change()
+        self._change()
 
     async def _shut(self) -> None:
-        asking: list[asyncio.Task[Any]] = list(self._asking.values())
-        for task in asking:
-            task.cancel()
+        unanswered: list[asyncio.Task[Any]] = list(self._asking.values())
+        for asking in unanswered:
+            asking.cancel()
         if self._browser is not None:
             await self._browser.async_cancel()
         if self._endpoint is not None:
@@ -231,7 +235,7 @@ class Discovery:
                 await self._endpoint.async_close()
         self._endpoint = self._browser = None
         self.found.clear()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*unanswered, return_exceptions=True)
 
 
 def _read(kind: str, info: "AsyncServiceInfo") -> Service | None:

@@ -130,7 +130,7 @@ def provision(
     """
     from imlmesh.discovering import lan_addresses
     from imlmesh.mesh import open_mesh, policy_text
-    from imlmesh.render import emit, say, write
+    from imlmesh.render import emit
     from imlmesh_protocol.errors import InputError
 
     if profile and policy:
@@ -151,10 +151,16 @@ def provision(
         hint="" if address else next(iter(lan_addresses(mesh.port)), ""),
     )
     record = {"node": made.id, "alias": made.alias, "folder": str(folder), "profile": level}
-    if emit({"schema": "imlmesh.provisioned/1", **record}):
-        return
-    write(str(folder))
-    say(f"✔ node {made.id}   profile {level}; the folder holds its keys: keep it private")
+    if not emit({"schema": "imlmesh.provisioned/1", **record}):
+        _tell_provisioned(record, address)
+
+
+def _tell_provisioned(record: dict[str, str], address: str | None) -> None:
+    from imlmesh.render import say, write
+
+    folder, level = record["folder"], record["profile"]
+    write(folder)
+    say(f"✔ node {record['node']}   profile {level}; the folder holds its keys: keep it private")
     say(f"  it {f'calls the broker at {address}' if address else 'finds its mesh by mDNS'}")
     say(f"run it:  imlmesh node run {folder}")
 
