@@ -63,11 +63,14 @@ def path_of(kind: str, *names: str) -> str:
 
 
 class Client:
-    """The API of one orchestrator. Every call raises MeshError."""
+    """The API of one orchestrator. Every call raises MeshError.
 
-    def __init__(self, home: Home, address: ApiAddress) -> None:
+    `service` is where a system's service says its address, for homes that have none themselves.
+    """
+
+    def __init__(self, home: Home, address: ApiAddress, service: Path | None = None) -> None:
         self.home = home
-        self._address = address
+        self._service = service
         self._http = httpx2.Client(
             base_url=_url(address),
             headers=_headers(address),
@@ -81,7 +84,25 @@ class Client:
         """The orchestrator of `home`, else of $IMLMESH_HOME, of the service, of the user's data."""
         found = find_home(home, os.environ)
         named = home or os.environ.get("IMLMESH_HOME")
-        return cls(found, find_api(found, service=None if named else SERVICE_API))
+        service = None if named else SERVICE_API
+        return cls(found, find_api(found, service=service), service)
+
+    @staticmethod
+    def local(home: str | Path | None = None, *, policy: str | Path | None = None) -> "Client":
+        """A mesh of one node inside this process, which ends with `close` or the `with` block.
+
+        No broker runs. `home` keeps everything; else it is temporary. `policy` is the policy.toml
+        of the node. InputError `orchestrator.running` when another process uses the home.
+        """
+        from imlmesh.local import LocalClient
+
+        return LocalClient(home, policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """GET /v1/`path`."""
@@ -135,6 +156,8 @@ class Client:
     def _call(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
     ) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise LinkError("orchestrator.unreachable", "this client was closed")
         try:
             request = self._http.build_request(
                 method, f"/v1/{path}", params=_given(params or {}), json=json
@@ -206,7 +229,7 @@ class Client:
 
     async def _stream(self, run: str | None, after: int | None) -> AsyncIterator[ServerEvent]:
         # A restarted orchestrator may listen elsewhere.
-        address = find_api(self.home, service=SERVICE_API)
+        address = find_api(self.home, service=self._service)
         params = _given({"run": run, "after": after})
         async with (
             httpx2.AsyncClient(

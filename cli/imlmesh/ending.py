@@ -25,10 +25,10 @@ def failures(run: Record) -> list[Record]:
     return [a for a in run["actions"] if a["state"] in _FAILED and a["error"]]
 
 
-def end_lines(run: Record, logs: Sequence[Record] = ()) -> list[Text]:
+def end_lines(run: Record, logs: Sequence[Record] = (), *, hints: bool = True) -> list[Text]:
     """Counts, each failure with node, reason, line of the plan and last log lines, what to try.
 
-    `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first.
+    `hints` False leaves out what to try: nobody would answer. `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first.
     """
     took = duration(run["ended_at_ms"] - run["submitted_at_ms"]) if run["ended_at_ms"] else "-"
     counts = " · ".join(f"{n} {state.replace('_', ' ')}" for state, n in run["counts"].items() if n)
@@ -45,7 +45,7 @@ def end_lines(run: Record, logs: Sequence[Record] = ()) -> list[Text]:
     if run["error"] and not failed:
         lines.append(Text(f"  {run['error']['message']} [{run['error']['code']}]"))
     lines += _left_undone(run)
-    if run["state"] != "completed":
+    if hints and run["state"] != "completed":
         lines += _next(run, failed)
     return lines
 

@@ -1,0 +1,226 @@
+"""A mesh inside this process: orchestrator and one node, joined by memory instead of a broker.
+
+The one rule: all but the wire is the real thing: the same cores, stores, signatures, drivers, API.
+It lives on a loop in a thread of its own and ends with whoever started it. Deliberately absent: a
+second node, and files of users in a temporary home.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import random
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from imlmesh.client import Client, path_of
+from imlmesh.diagnosis import show_records
+from imlmesh.exits import ExitCode
+from imlmesh.live import follow, show_end
+from imlmesh.mesh import Mesh, machine_name, make_mesh, policy_text
+from imlmesh.render import counted, say
+from imlmesh.settings import settings
+from imlmesh_node.journal import Journal
+from imlmesh_node.main import load_setup as load_node_setup
+from imlmesh_node.running import RunningNode
+from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, MeshError
+from imlmesh_protocol.wire.topics import node_subscriptions, orchestrator_subscriptions
+from imlmesh_runtime.clock import MeshClock
+from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
+from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.paths import find_api
+from imlmesh_runtime.process import only_one
+
+_POLL_S = 0.005
+
+
+class LocalMesh:
+    """The mesh of `mesh`'s home with the node `name`; `ended` is done when it has stopped."""
+
+    def __init__(self, mesh: Mesh, name: str, policy: Path | None) -> None:
+        self.mesh = mesh
+        self.folder = mesh.home.node(name)
+        self._policy = policy
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="local-mesh", daemon=True)
+
+    def start(self) -> None:
+        """Returns when it takes plans; raises MeshError when it cannot begin."""
+        self._thread.start()
+        self._ready.result()
+
+    def stop(self) -> None:
+        """End node and orchestrator; what they have is stored."""
+        if self._loop is not None and self._stop is not None and not self.ended.done():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except BaseException as exc:
+            if not self._ready.done():
+                self._ready.set_exception(exc)
+            self.ended.set_exception(exc)
+        else:
+            self.ended.set_result(None)
+
+    async def _live(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        home = self.mesh.home
+        home.make()
+        hub = MemoryHub(random.Random())  # noqa: S311 - jitter, no secrets
+        pump = MemoryPump(hub)
+        try:
+            with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
+                # Not before: the home of a mesh that runs is left alone.
+                self.mesh.own_node(self.folder.name, self._policy)
+                with only_one(self.folder / "node.lock", "node.running"):
+                    await self._serve(hub)
+        finally:
+            pump.close()
+
+    async def _serve(self, hub: MemoryHub) -> None:
+        assert self._stop is not None  # noqa: S101 - set by `_live`
+        setup = load_setup(self.mesh.home, None)
+        link = MemoryLink(hub, setup.me, orchestrator_subscriptions(setup.mesh))
+        orchestrator = RunningOrchestrator(setup, link)
+        node: RunningNode | None = None
+        try:
+            shell = await orchestrator.start()
+            node = await self._node(hub)
+            node.start()
+            async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
+                while not shell.is_live(self.folder.name):  # noqa: ASYNC110 - the core tells nobody
+                    await asyncio.sleep(_POLL_S)
+            self._ready.set_result(None)
+            stopping = asyncio.ensure_future(self._stop.wait())
+            either: set[asyncio.Future[Any]] = {stopping, shell.engine.failed, node.engine.failed}
+            done, _ = await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            for future in done:
+                future.result()
+        finally:
+            if node is not None:
+                await node.stop()
+            await orchestrator.close()
+
+    async def _node(self, hub: MemoryHub) -> RunningNode:
+        setup = load_node_setup(self.folder)
+        journal = Journal.open(self.folder / "journal.db")
+        loaded = await journal.load(MeshClock().now_ms())
+        subscriptions = node_subscriptions(setup.config.mesh, setup.config.id)
+        return RunningNode(setup, journal, loaded, MemoryLink(hub, setup.config.id, subscriptions))
+
+
+class LocalClient(Client):
+    """The API of a mesh that lives in this process until `close`; see `Client.local`."""
+
+    def __init__(self, home: str | Path | None, policy: str | Path | None) -> None:
+        file = None if policy is None else Path(policy)
+        policy_text("local_worker", file)
+        self._folder = None if home else tempfile.TemporaryDirectory(prefix="imlmesh-local-")
+        try:
+            root = self._folder.name if self._folder else home
+            self.local_mesh = LocalMesh(make_mesh(root, None)[0], machine_name(), file)
+            self.local_mesh.start()
+        except BaseException:
+            self._forget()
+            raise
+        found = self.local_mesh.mesh.home
+        super().__init__(found, find_api(found))
+
+    def close(self) -> None:
+        """End the mesh; a temporary home goes with it."""
+        super().close()
+        self.local_mesh.stop()
+        self._forget()
+
+    @property
+    def loses(self) -> int:
+        """Files that plans wrote beneath the node's folder, when the home is temporary."""
+        if self._folder is None:
+            return 0
+        files = self.local_mesh.folder / "files"
+        return sum(path.is_file() for path in files.rglob("*"))
+
+    def _forget(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def run_local(
+    submission: Mapping[str, Any], policy: Path | None, timeout_s: float | None
+) -> ExitCode:
+    """Run a plan on a mesh of its own and show it; the exit code of the run."""
+    with _interruptible(), LocalClient(settings.home, policy) as client:
+        home = client.home
+        set_up_logs(home.logs / "local.log")
+        # What is told to be typed in another terminal must reach this mesh.
+        settings.home = str(home.root)
+        submitted = client.post("runs", submission)
+        if submitted["warnings"] and settings.output == "table":
+            show_records([], submitted["warnings"])
+        run = submitted["run"]
+        late = interrupted = False
+        try:
+            late = not asyncio.run(_follow(client, run, timeout_s))
+        except KeyboardInterrupt:
+            interrupted = True
+        if late:
+            say(f"{run} takes longer than --timeout: it is cancelled")
+        if late or interrupted:
+            _cancel(client, run)
+        code = show_end(client, run, hints=False)
+        if client.loses:
+            lost = counted(client.loses, "file")
+            say(f"{lost} that it wrote go with the temporary home; keep them with --home FOLDER")
+        if interrupted:
+            return ExitCode.INTERRUPTED
+        return ExitCode.TIMED_OUT if late else code
+
+
+async def _follow(client: LocalClient, run: str, timeout_s: float | None) -> bool:
+    """As `follow`; raises what ended the mesh, since nobody will start it again."""
+    snapshot = await asyncio.to_thread(client.get, path_of("runs", run))
+    ended = asyncio.wrap_future(client.local_mesh.ended)
+    following = asyncio.ensure_future(follow(client, snapshot, timeout_s, leave="stop"))
+    either: set[asyncio.Future[Any]] = {following, ended}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not following.done():
+            ended.result()
+            raise MeshError("internal", "the local mesh ended before its run")
+        return following.result()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+def _cancel(client: LocalClient, run: str) -> None:
+    try:
+        client.post(path_of("runs", run, "cancel"))
+    except InputError as exc:
+        if exc.code != "run.ended":
+            raise
+    client.wait(run, timeout_s=limits.STOP_MS / 1000)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does: nothing temporary may stay behind."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
