@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -88,15 +88,21 @@ class Client:
         return cls(found, find_api(found, service=service), service)
 
     @staticmethod
-    def local(home: str | Path | None = None, *, policy: str | Path | None = None) -> "Client":
-        """A mesh of one node inside this process, which ends with `close` or the `with` block.
+    def local(
+        home: str | Path | None = None,
+        *,
+        policy: str | Path | None = None,
+        nodes: Iterable[str] = (),
+    ) -> "Client":
+        """A mesh inside this process, which ends with `close` or the `with` block. No broker runs.
 
-        No broker runs. `home` keeps everything; else it is temporary. `policy` is the policy.toml
-        of the node. InputError `orchestrator.running` when another process uses the home.
+        `home` keeps everything; else it is temporary. `nodes` are the names of its nodes, else the
+        one of this computer; all have the policy.toml `policy`. InputError `orchestrator.running`
+        when another process uses the home.
         """
         from imlmesh.local import LocalClient
 
-        return LocalClient(home, policy)
+        return LocalClient(home, policy, nodes)
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
-"""A mesh inside this process: orchestrator and one node, joined by memory instead of a broker.
+"""A mesh inside this process: orchestrator and nodes, joined by memory instead of a broker.
 
 The one rule: all but the wire is the real thing: the same cores, stores, signatures, drivers, API.
-It lives on a loop in a thread of its own and ends with whoever started it. Deliberately absent: a
-second node, and files of users in a temporary home.
+It lives on a loop in a thread of its own and ends with whoever started it. Deliberately absent:
+keeping files of users in a temporary home.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import random
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,11 @@ _POLL_S = 0.005
 
 
 class LocalMesh:
-    """The mesh of `mesh`'s home with the node `name`; `ended` is done when it has stopped."""
+    """The mesh of `mesh`'s home with the nodes `names`; `ended` is done when it has stopped."""
 
-    def __init__(self, mesh: Mesh, name: str, policy: Path | None) -> None:
+    def __init__(self, mesh: Mesh, names: Sequence[str], policy: Path | None) -> None:
         self.mesh = mesh
-        self.folder = mesh.home.node(name)
+        self.folders = [mesh.home.node(name) for name in names]
         self._policy = policy
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -80,11 +80,14 @@ class LocalMesh:
         hub = MemoryHub(random.Random())  # noqa: S311 - jitter, no secrets
         pump = MemoryPump(hub)
         try:
-            with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
-                # Not before: the home of a mesh that runs is left alone.
-                self.mesh.own_node(self.folder.name, self._policy)
-                with only_one(self.folder / "node.lock", "node.running"):
-                    await self._serve(hub)
+            with contextlib.ExitStack() as locks:
+                file = home.pid_file("orchestrator")
+                locks.enter_context(only_one(file, "orchestrator.running"))
+                for folder in self.folders:
+                    # Not before: the home of a mesh that runs is left alone.
+                    self.mesh.own_node(folder.name, self._policy)
+                    locks.enter_context(only_one(folder / "node.lock", "node.running"))
+                await self._serve(hub)
         finally:
             pump.close()
 
@@ -93,44 +96,52 @@ class LocalMesh:
         setup = load_setup(self.mesh.home, None)
         link = MemoryLink(hub, setup.me, orchestrator_subscriptions(setup.mesh))
         orchestrator = RunningOrchestrator(setup, link)
-        node: RunningNode | None = None
+        nodes: list[RunningNode] = []
         try:
             shell = await orchestrator.start()
-            node = await self._node(hub)
-            node.start()
+            for folder in self.folders:
+                nodes.append(await _node(folder, hub))
+                nodes[-1].start()
             async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
-                while not shell.is_live(self.folder.name):  # noqa: ASYNC110 - the core tells nobody
-                    await asyncio.sleep(_POLL_S)
+                for folder in self.folders:
+                    while not shell.is_live(folder.name):  # noqa: ASYNC110 - the core tells nobody
+                        await asyncio.sleep(_POLL_S)
             self._ready.set_result(None)
             stopping = asyncio.ensure_future(self._stop.wait())
-            either: set[asyncio.Future[Any]] = {stopping, shell.engine.failed, node.engine.failed}
+            failures = [shell.engine.failed, *(node.engine.failed for node in nodes)]
+            either: list[asyncio.Future[Any]] = [stopping, *failures]
             done, _ = await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             for future in done:
                 future.result()
         finally:
-            if node is not None:
-                await node.stop()
+            await asyncio.gather(*(node.stop() for node in nodes))
             await orchestrator.close()
 
-    async def _node(self, hub: MemoryHub) -> RunningNode:
-        setup = load_node_setup(self.folder)
-        journal = Journal.open(self.folder / "journal.db")
-        loaded = await journal.load(MeshClock().now_ms())
-        subscriptions = node_subscriptions(setup.config.mesh, setup.config.id)
-        return RunningNode(setup, journal, loaded, MemoryLink(hub, setup.config.id, subscriptions))
+
+async def _node(folder: Path, hub: MemoryHub) -> RunningNode:
+    setup = load_node_setup(folder)
+    journal = Journal.open(folder / "journal.db")
+    loaded = await journal.load(MeshClock().now_ms())
+    subscriptions = node_subscriptions(setup.config.mesh, setup.config.id)
+    return RunningNode(setup, journal, loaded, MemoryLink(hub, setup.config.id, subscriptions))
 
 
 class LocalClient(Client):
     """The API of a mesh that lives in this process until `close`; see `Client.local`."""
 
-    def __init__(self, home: str | Path | None, policy: str | Path | None) -> None:
+    def __init__(
+        self, home: str | Path | None, policy: str | Path | None, nodes: Iterable[str]
+    ) -> None:
+        names = list(dict.fromkeys(nodes)) or [machine_name()]
+        if len(names) > limits.LOCAL_NODES:
+            raise InputError("usage", f"a local mesh has at most {limits.LOCAL_NODES} nodes")
         file = None if policy is None else Path(policy)
         policy_text("local_worker", file)
         self._folder = None if home else tempfile.TemporaryDirectory(prefix="imlmesh-local-")
         try:
             root = self._folder.name if self._folder else home
-            self.local_mesh = LocalMesh(make_mesh(root, None)[0], machine_name(), file)
+            self.local_mesh = LocalMesh(make_mesh(root, None)[0], names, file)
             self.local_mesh.start()
         except BaseException:
             self._forget()
@@ -146,11 +157,11 @@ class LocalClient(Client):
 
     @property
     def loses(self) -> int:
-        """Files that plans wrote beneath the node's folder, when the home is temporary."""
+        """Files that plans wrote beneath the nodes' folders, when the home is temporary."""
         if self._folder is None:
             return 0
-        files = self.local_mesh.folder / "files"
-        return sum(path.is_file() for path in files.rglob("*"))
+        folders = [folder / "files" for folder in self.local_mesh.folders]
+        return sum(path.is_file() for folder in folders for path in folder.rglob("*"))
 
     def _forget(self) -> None:
         if self._folder is not None:
@@ -158,14 +169,24 @@ class LocalClient(Client):
 
 
 def run_local(
-    submission: Mapping[str, Any], policy: Path | None, timeout_s: float | None
+    submission: Mapping[str, Any],
+    policy: Path | None,
+    nodes: Sequence[str],
+    timeout_s: float | None,
 ) -> ExitCode:
-    """Run a plan on a mesh of its own and show it; the exit code of the run."""
-    with _interruptible(), LocalClient(settings.home, policy) as client:
+    """Run a plan on a mesh of its own and show it; the exit code of the run.
+
+    `nodes` are `NAME` or `NAME=GROUP,GROUP`.
+    """
+    groups = _groups_of(nodes)
+    names = [node.partition("=")[0] for node in nodes]
+    with _interruptible(), LocalClient(settings.home, policy, names) as client:
         home = client.home
         set_up_logs(home.logs / "local.log")
         # What is told to be typed in another terminal must reach this mesh.
         settings.home = str(home.root)
+        for group, members in groups.items():
+            client.put(path_of("groups", group), {"nodes": members})
         submitted = client.post("runs", submission)
         if submitted["warnings"] and settings.output == "table":
             show_records([], submitted["warnings"])
@@ -186,6 +207,15 @@ def run_local(
         if interrupted:
             return ExitCode.INTERRUPTED
         return ExitCode.TIMED_OUT if late else code
+
+
+def _groups_of(nodes: Sequence[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for node in nodes:
+        name, _, listed = node.partition("=")
+        for group in filter(None, listed.split(",")):
+            groups.setdefault(group, []).append(name)
+    return groups
 
 
 async def _follow(client: LocalClient, run: str, timeout_s: float | None) -> bool:

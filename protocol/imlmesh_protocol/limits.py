@@ -53,6 +53,7 @@ CHILD_RESTART_WINDOW_MS = 60_000
 CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
 STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
+LOCAL_NODES = 20  # of a mesh inside one process, on one loop: a plan under test names a handful
 PORTS_TRIED = 100  # from the usual one upwards, for a free one
 DISCOVERY_ECHO_MS = 1_000  # a packet of our own comes back within a millisecond, or never
 DISCOVERY_QUIET_MS = 5_000  # mDNS answers within a second; who hears nothing by then is told so

@@ -128,6 +128,9 @@ def test_events_come_as_lines_of_json(shell: Shell) -> None:
         (plan({**act(), "target_node": "pi-1"}), (), 3, "place.unknown_node"),
         ("{", (), 3, "plan."),
         (plan(act()), ("--detach",), 2, "not --local"),
+        (plan(act()), ("--node", "Pi!"), 3, "name.invalid"),
+        (plan(act()), ("--node", "pi=Garden!"), 3, "name.invalid"),
+        (plan(act()), tuple(f"--node=n{i}" for i in range(21)), 2, "at most 20"),
         (plan(act()), ("--policy", "none.toml"), 3, "policy.invalid"),
         (plan(act()), ("--home", "/proc/none"), 3, "config.invalid"),
     ],
@@ -140,6 +143,18 @@ def test_exit_codes_are_those_of_plan_run(
     assert shell.left() == []
     # Nobody would answer these any more.
     assert "imlmesh run" not in out
+
+
+def test_the_nodes_and_groups_of_a_plan_are_played_by_one_process(shell: Shell) -> None:
+    everywhere = act(value=1) | {"target_group": "garden", "target_mode": "all"}
+    one = {**act("b", value=2), "target_node": "desk", "after": ["a"]}
+    nodes = ("--node", "pi-1=garden", "--node", "pi-2=garden,all", "--node", "desk")
+    code, out, err = shell.run(plan(everywhere, one), *nodes, "-o", "json")
+    assert code == 0, out + err
+    first, second = json.loads(out)["actions"]
+    assert {member["node"] for member in first["members"]} == {"pi-1", "pi-2"}
+    assert second["node"] == "desk"
+    assert shell.left() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
