@@ -210,9 +210,14 @@ class Discovery:
             del self._asking[name]
 
     async def _ask(self, zeroconf: "Zeroconf", kind: str, name: str) -> None:
+        from zeroconf import Error
         from zeroconf.asyncio import AsyncServiceInfo
 
-        info = AsyncServiceInfo(kind, name)
+        try:
+            info = AsyncServiceInfo(kind, name)
+        except Error:
+            # A name with control characters: nobody of ours is called so.
+            return
         if not await info.async_request(zeroconf, limits.DISCOVERY_ANSWER_MS):
             return
         service = _read(kind, info)

@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,72 @@ async def test_two_nodes_of_one_name_are_both_shown() -> None:
     finally:
         for each in (listener, *speakers):
             await each.close()
+
+
+def spoken(instance: bytes, texts: list[bytes]) -> bytes:
+    """A response that says all about one mesh (RFC 1035 section 4.1, RFC 6763): PTR, SRV, TXT, A."""
+
+    def name(*labels: bytes) -> bytes:
+        return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+
+    def record(owner: bytes, kind: int, data: bytes) -> bytes:
+        return owner + struct.pack("!HHIH", kind, 1, 120, len(data)) + data
+
+    kind = name(b"_imlmesh", b"_tcp", b"local")
+    full = name(instance, b"_imlmesh", b"_tcp", b"local")
+    server = name(instance[:30] + b"-at", b"local")
+    records = [
+        record(kind, 12, full),
+        record(full, 33, struct.pack("!3H", 0, 0, 8883) + server),
+        record(full, 16, b"".join(bytes([len(text)]) + text for text in texts)),
+        record(server, 1, socket.inet_aton("127.0.0.1")),
+    ]
+    return struct.pack("!6H", 0, 0x8400, 0, len(records), 0, 0) + b"".join(records)
+
+
+def say(packet: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sending.bind(("127.0.0.1", 5353))
+        sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        sending.sendto(packet, ("224.0.0.251", 5353))
+
+
+async def test_what_strangers_say_is_heard_as_nothing() -> None:
+    root = secrets.token_hex(4).encode()
+    right = [b"mesh=home", b"root=" + root]
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, said: raised.append(said))
+    listener = Discovery(watched=MESHES, here=here)
+    listener.start()
+    mine = Service("home", root.decode(), port=8883, addresses=("127.0.0.1",))
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            await listener.until(lambda: listener.trouble == "")
+            for number, texts in enumerate(
+                (
+                    [b"mesh=\xff\xfe", right[1]],
+                    [b"mesh=home;reboot", right[1]],
+                    [right[0], right[1] + b"0"],
+                    [b"mesh", b"root"],
+                    [*right, b"node=pi"],
+                    [],
+                )
+            ):
+                say(spoken(b"%s-%d" % (root, number), texts))
+            for odd in (b"\x1b[31m" + root, root + b"\n", b"\xff" + root):
+                say(spoken(odd, right))
+            for _ in range(50):
+                say(secrets.token_bytes(200))
+            # UDP of one socket keeps its order on loopback, so the rest has been heard by then.
+            say(spoken(root, right))
+            await listener.until(lambda: mine in listener.found.values())
+        heard = [each for each in listener.found.values() if each.root.startswith(root.decode())]
+        assert set(heard) == {mine}
+        assert not raised
+    finally:
+        await listener.close()
 
 
 async def test_a_network_that_comes_later_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
