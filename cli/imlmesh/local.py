@@ -27,6 +27,7 @@ from imlmesh_node.journal import Journal
 from imlmesh_node.main import load_setup as load_node_setup
 from imlmesh_node.running import RunningNode
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.wire.topics import node_subscriptions, orchestrator_subscriptions
@@ -48,8 +49,7 @@ class LocalMesh:
         self._policy = policy
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._stop: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="local-mesh", daemon=True)
 
     def start(self) -> None:
@@ -58,10 +58,11 @@ class LocalMesh:
         self._ready.result()
 
     def stop(self) -> None:
-        """End node and orchestrator; what they have is stored."""
-        if self._loop is not None and self._stop is not None and not self.ended.done():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        """End nodes and orchestrator, also while they start; what they have is stored."""
+        if not self._stop.done():
+            self._stop.set_result(None)
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -74,7 +75,6 @@ class LocalMesh:
             self.ended.set_result(None)
 
     async def _live(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         home = self.mesh.home
         home.make()
         hub = MemoryHub(random.Random())  # noqa: S311 - jitter, no secrets
@@ -92,7 +92,6 @@ class LocalMesh:
             pump.close()
 
     async def _serve(self, hub: MemoryHub) -> None:
-        assert self._stop is not None  # noqa: S101 - set by `_live`
         setup = load_setup(self.mesh.home, None)
         link = MemoryLink(hub, setup.me, orchestrator_subscriptions(setup.mesh))
         orchestrator = RunningOrchestrator(setup, link)
@@ -102,12 +101,9 @@ class LocalMesh:
             for folder in self.folders:
                 nodes.append(await _node(folder, hub))
                 nodes[-1].start()
-            async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
-                for folder in self.folders:
-                    while not shell.is_live(folder.name):  # noqa: ASYNC110 - the core tells nobody
-                        await asyncio.sleep(_POLL_S)
+            await _all_live(shell, [folder.name for folder in self.folders])
             self._ready.set_result(None)
-            stopping = asyncio.ensure_future(self._stop.wait())
+            stopping = asyncio.wrap_future(self._stop)
             failures = [shell.engine.failed, *(node.engine.failed for node in nodes)]
             either: list[asyncio.Future[Any]] = [stopping, *failures]
             done, _ = await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -117,6 +113,16 @@ class LocalMesh:
         finally:
             await asyncio.gather(*(node.stop() for node in nodes))
             await orchestrator.close()
+
+
+async def _all_live(shell: Shell, names: Sequence[str]) -> None:
+    try:
+        async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
+            while not all(map(shell.is_live, names)):  # noqa: ASYNC110 - the core tells nobody
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError as exc:
+        seconds = limits.CHILD_READY_MS // 1000
+        raise MeshError("process.failed", f"no node was ready within {seconds} s") from exc
 
 
 async def _node(folder: Path, hub: MemoryHub) -> RunningNode:
@@ -138,34 +144,30 @@ class LocalClient(Client):
             raise InputError("usage", f"a local mesh has at most {limits.LOCAL_NODES} nodes")
         file = None if policy is None else Path(policy)
         policy_text("local_worker", file)
-        self._folder = None if home else tempfile.TemporaryDirectory(prefix="imlmesh-local-")
-        try:
-            root = self._folder.name if self._folder else home
+        with contextlib.ExitStack() as closing:
+            temporary = None if home else tempfile.TemporaryDirectory(prefix="imlmesh-local-")
+            root = closing.enter_context(temporary) if temporary else home
+            self._is_temporary = temporary is not None
             self.local_mesh = LocalMesh(make_mesh(root, None)[0], names, file)
+            closing.callback(self.local_mesh.stop)
             self.local_mesh.start()
-        except BaseException:
-            self._forget()
-            raise
-        found = self.local_mesh.mesh.home
-        super().__init__(found, find_api(found))
+            found = self.local_mesh.mesh.home
+            super().__init__(found, find_api(found))
+            # What is undone when the start fails is done by `close` otherwise.
+            self._closing = closing.pop_all()
 
     def close(self) -> None:
         """End the mesh; a temporary home goes with it."""
         super().close()
-        self.local_mesh.stop()
-        self._forget()
+        self._closing.close()
 
     @property
     def loses(self) -> int:
         """Files that plans wrote beneath the nodes' folders, when the home is temporary."""
-        if self._folder is None:
+        if not self._is_temporary:
             return 0
         folders = [folder / "files" for folder in self.local_mesh.folders]
         return sum(path.is_file() for folder in folders for path in folder.rglob("*"))
-
-    def _forget(self) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
 
 
 def run_local(
@@ -246,11 +248,17 @@ def _cancel(client: LocalClient, run: str) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end it as Ctrl-C does: nothing temporary may stay behind."""
+    """SIGTERM and SIGHUP end it as Ctrl-C does: nothing temporary may stay behind.
+
+    What nohup ignores stays ignored.
+    """
     numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number in heeded:
+            signal.signal(number, before[number])

@@ -23,9 +23,9 @@ START_UP = {
     "imlmesh_protocol.wire": {"pydantic", "asyncio", "imlmesh_protocol.iml"},
     "imlmesh_node.main": {
         *("typer", "rich", "fastapi", "uvicorn", "gpiozero", "cryptography.x509"),
-        *("imlmesh_protocol.iml", "jsonschema"),
+        *("imlmesh_protocol.iml", "jsonschema", "zeroconf"),
     },
-    "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt"},
+    "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt", "zeroconf"},
 }
 PRESENT = {module.name for module in modules()}
 

@@ -74,6 +74,10 @@ def test_a_node_in_its_own_namespace_finds_the_mesh_and_runs_a_plan(
     up = mesh_up(owner, "--lan")
     assert f"mqtts://{desk.address}:" in up.text
     assert "announced by mDNS" in up.text
+    # all addresses: IPv6, too
+    port = re.search(rf"{desk.address}:(\d+)", up.text)[1]  # type: ignore[index]
+    knock = f"import socket; socket.create_connection(('::1', {port}), 5)"
+    assert desk.run(sys.executable, "-c", knock).returncode == 0
     folder = folder_of(owner, "pi-bed", "--no-broker")
     began_s = time.monotonic()
     node = gardener.open("node", "run", folder)

@@ -161,7 +161,8 @@ def _tell_provisioned(record: dict[str, str], address: str | None) -> None:
     folder, level = record["folder"], record["profile"]
     write(folder)
     say(f"✔ node {record['node']}   profile {level}; the folder holds its keys: keep it private")
-    say(f"  it {f'calls the broker at {address}' if address else 'finds its mesh by mDNS'}")
+    found = "finds its mesh by mDNS, when that is up with --lan"
+    say(f"  it {f'calls the broker at {address}' if address else found}")
     say(f"run it:  imlmesh node run {folder}")
 
 
