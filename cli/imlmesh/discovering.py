@@ -58,9 +58,12 @@ def node_line(address: str) -> str:
     return f"imlmesh node run FOLDER --broker {address}"
 
 
-def lan_addresses(port: int) -> list[str]:
-    """address:port of a broker in each network of this computer, the usual network first."""
-    return [f"{network.address}:{port}" for network in networks()]
+def lan_addresses(mesh: Mesh | None) -> list[str]:
+    """address:port of a mesh's broker in each network of this computer, the usual one first; none
+    before it has served."""
+    if mesh is None or mesh.port is None:
+        return []
+    return [f"{network.address}:{mesh.port}" for network in networks()]
 
 
 async def _listen(mesh: Mesh | None, seconds: float) -> list[Service]:
@@ -69,8 +72,7 @@ async def _listen(mesh: Mesh | None, seconds: float) -> list[Service]:
     try:
         await discovery.until(lambda: discovery.trouble is not None)
         if discovery.trouble:
-            addresses = lan_addresses(mesh.port) if mesh else []
-            hint = node_line(addresses[0] if addresses else "ADDRESS:PORT")
+            hint = node_line(next(iter(lan_addresses(mesh)), "ADDRESS:PORT"))
             raise LinkError("discovery.blocked", discovery.trouble, hint=f"on a node: {hint}")
         await asyncio.sleep(seconds)
         return list(discovery.found.values())

@@ -49,14 +49,14 @@ class RunningMesh:
         )
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
-        await self._broker.start()
+        self.mesh = mesh.settle_port(await self._broker.start())
         return chosen.program
 
     def announce(self) -> Discovery:
         """Tell the network by mDNS where this mesh is, until `stop`."""
         mesh = self.mesh
         root = root_hash(mesh.home.ca / "ca.pem")
-        announced = Service(mesh.authority.mesh, root, port=mesh.port)
+        announced = Service(mesh.authority.mesh, root, port=mesh.port or 0)
         self._discovery = Discovery(announced=announced)
         self._discovery.start()
         return self._discovery

@@ -148,7 +148,7 @@ def provision(
         timing=mesh.timing,
         policy_text=text,
         profile=level,
-        hint="" if address else next(iter(lan_addresses(mesh.port)), ""),
+        hint="" if address else next(iter(lan_addresses(mesh)), ""),
     )
     record = {"node": made.id, "alias": made.alias, "folder": str(folder), "profile": level}
     if not emit({"schema": "imlmesh.provisioned/1", **record}):

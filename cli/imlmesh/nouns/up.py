@@ -79,12 +79,12 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     from imlmesh.discovering import lan_addresses
     from imlmesh.render import emit, try_line
 
+    program = await running.start_broker()
     mesh = running.mesh
     home = mesh.home
-    program = await running.start_broker()
     made = "created" if is_new else "found"
     _line(f'mesh "{mesh.authority.mesh}" {made}', f"CA and keys in {home.root} (mode 0700)")
-    addresses = lan_addresses(mesh.port) if running.lan else []
+    addresses = lan_addresses(mesh) if running.lan else []
     shown = " ".join(f"mqtts://{address}" for address in addresses or [mesh.broker_address])
     _line("broker", f"{shown}  {program}, client certificate required")
     client = await running.start_orchestrator()
