@@ -114,6 +114,7 @@ async def opened_home(folder: Path) -> AsyncIterator[Home]:
     home = Home(mesh)
     try:
         await broker.start_broker()
+        mesh = home.mesh = broker.mesh  # its port is known now
         home.start_orchestrator()
         for name in NODES:
             home.start(name, "imlmesh_node", str(mesh.own_node(name, policy)))
