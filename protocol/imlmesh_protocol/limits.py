@@ -60,6 +60,7 @@ DISCOVERY_QUIET_MS = 5_000  # mDNS answers within a second; who hears nothing by
 DISCOVERY_ANSWER_MS = 3_000  # of one service about itself: three questions
 DISCOVERY_LISTEN_MS = 3_000  # `node discover` shows whom it heard by then
 DISCOVERY_LOOK_MS = 2_000  # a laptop in another network is found there soon
+DISCOVERY_AGAIN_MS = 60_000  # who hears nothing asks anew; the library would wait up to an hour
 DISCOVERED = 256  # services kept; a network full of others' must not fill our memory
 DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 

@@ -127,38 +127,61 @@ class Discovery:
         changed.set()
 
     async def _run(self) -> None:
-        """Look at our networks from time to time; begin anew when they are other ones."""
+        """Look at our networks from time to time; begin anew when they are other ones, and now and
+        then when something is wrong with them. Who hears nothing asks again."""
+        loop = asyncio.get_running_loop()
         present: tuple[Network, ...] | None = None
+        again_s = 0.0
         while True:
             here = self._here()
-            if here != present:
+            is_time = loop.time() >= again_s
+            if here != present or (self.trouble and is_time):
                 present = self.networks = here
                 await self._shut()
                 try:
                     await self._begin(here)
-                except Exception:
+                except Exception as exc:
                     # mDNS is a convenience: whatever becomes of it, who uses it goes on.
                     logger.exception("mDNS failed", extra={"code": "discovery.blocked"})
+                    self._judge(f"it failed: {exc!r}")
+                again_s = loop.time() + limits.DISCOVERY_AGAIN_MS / 1000
+            elif is_time and not self.found:
+                await self._listen()
+                again_s = loop.time() + limits.DISCOVERY_AGAIN_MS / 1000
             await asyncio.sleep(limits.DISCOVERY_LOOK_MS / 1000)
 
     async def _begin(self, here: Sequence[Network]) -> None:
         able = [network.address for network in here if network.multicast]
-        with contextlib.suppress(OSError):
+        refused = ""
+        try:
             if able:
                 await self._open(able)
-        self.trouble = await trouble(here)
-        self._change()
+        except OSError as exc:
+            refused = f"its sockets cannot be had: {exc.strerror}"
+        self._judge(await trouble(here) or refused)
         if self._endpoint is not None and self._announced is not None:
             await self._announce(self._endpoint, self._announced, here)
+
+    def _judge(self, trouble: str) -> None:
+        self.trouble = trouble
+        self._change()
 
     async def _open(self, addresses: list[str]) -> None:
         # 4 MB and 25 ms that only those pay who look for somebody
         from zeroconf import IPVersion
-        from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+        from zeroconf.asyncio import AsyncZeroconf
 
         self._endpoint = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
         await self._endpoint.zeroconf.async_wait_for_start()
-        if self._watched is not None:
+        await self._listen()
+
+    async def _listen(self) -> None:
+        """Ask who is there, at once and then ever less often, as the library does."""
+        from zeroconf.asyncio import AsyncServiceBrowser
+
+        if self._browser is not None:
+            await self._browser.async_cancel()
+        if self._endpoint is not None and self._watched is not None:
             self._browser = AsyncServiceBrowser(
                 self._endpoint.zeroconf, self._watched, handlers=[self._heard]
             )

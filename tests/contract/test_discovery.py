@@ -153,6 +153,37 @@ async def test_a_network_that_comes_later_is_used(monkeypatch: pytest.MonkeyPatc
             await each.close()
 
 
+async def test_what_failed_is_tried_again_and_told_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imlmesh_protocol.limits.DISCOVERY_LOOK_MS", 20)
+    monkeypatch.setattr("imlmesh_protocol.limits.DISCOVERY_AGAIN_MS", 50)
+    answers: list[Exception | str] = [RuntimeError("odd"), "it is dropped", ""]
+
+    async def trouble(_here: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("imlmesh_runtime.discovery.trouble", trouble)
+    mesh = Service("home", secrets.token_hex(4), port=8883, addresses=("127.0.0.1",))
+    listener = Discovery(watched=MESHES, here=here)
+    speaker = Discovery(announced=mesh, here=here)
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            listener.start()
+            await listener.until(lambda: "odd" in (listener.trouble or ""))
+            await listener.until(lambda: listener.trouble == "it is dropped")
+            await listener.until(lambda: listener.trouble == "")
+            answers.append("")
+            speaker.start()
+            await listener.until(lambda: mesh in listener.found.values())
+    finally:
+        for each in (listener, speaker):
+            await each.close()
+
+
 def test_meshes_of_one_name_have_root_hashes_of_their_own(tmp_path: Path) -> None:
     hashes = set()
     for name in ("a", "b"):
