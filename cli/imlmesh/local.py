@@ -48,6 +48,8 @@ class LocalMesh:
         self.folders = [mesh.home.node(name) for name in names]
         self._policy = policy
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # so that nobody who stops waiting for it cancels it
+        self.ended.set_running_or_notify_cancel()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._stop: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="local-mesh", daemon=True)
@@ -233,6 +235,7 @@ async def _follow(client: LocalClient, run: str, timeout_s: float | None) -> boo
             raise MeshError("internal", "the local mesh ended before its run")
         return following.result()
     finally:
+        ended.cancel()
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 

@@ -12,12 +12,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import LinkError
+from imlmesh_protocol.errors import LinkError, MeshError
 from imlmesh_runtime.discovery import MESHES, Discovery, Service
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.multicast import is_loopback, nearest_first
 
 log = logging.getLogger(__name__)
+
+#: on a node's computer the orchestrator cannot be asked
+_HINTS = {
+    "link.down": "look whether the mesh is up, and whether a firewall lets its TCP port through"
+}
 
 Tell = Callable[[LinkError], None]
 Look = Callable[[Service], Discovery]
@@ -37,7 +42,8 @@ class Finder:
     """The `Addresses` of one node's link.
 
     `given` are tried first, `me` is what the node says of itself, `line` the command that helps
-    where mDNS does not, and `tell` gets `discovery.blocked` or `discovery.nothing` with it.
+    where mDNS does not. `tell` gets `discovery.blocked` or `discovery.nothing` with it, and why no
+    address lets us in when that lasts.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class Finder:
         self._discovery: Discovery | None = None
         self._telling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._failing_since_s: float | None = None
+        self._told = False
 
     async def next(self) -> Address:
         """The next of this round; a new round is what was given and what mDNS tells by then."""
@@ -67,9 +75,21 @@ class Finder:
 
     def reached(self) -> None:
         """The mesh is found: no more mDNS; when the session breaks, this address is the first."""
+        self._failing_since_s, self._told = None, False
         self._good = [self._last] if self._last else []
         self._round = deque(dict.fromkeys([*self._good, *self._given]))
         self._closing = asyncio.get_running_loop().create_task(self._stop())
+
+    def failed(self, error: MeshError) -> None:
+        """Tell it once when it lasts: a broker that restarts is back within DISCOVERY_QUIET_MS."""
+        now_s = asyncio.get_running_loop().time()
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        lasts_s = now_s - self._failing_since_s
+        if not self._told and lasts_s * 1000 >= limits.DISCOVERY_QUIET_MS:
+            self._told = True
+            text = f"no way into mesh {self._me.mesh}, tried again and again: {error.message}"
+            self._tell(LinkError(error.code, text, hint=_HINTS.get(error.code, error.hint)))
 
     async def close(self) -> None:
         """Look no longer."""

@@ -152,6 +152,27 @@ async def test_a_quiet_network_is_told(
     await stage.finder.close()
 
 
+async def test_a_mesh_that_lets_nobody_in_is_told_once_when_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(("127.0.0.1", 8883))
+    refused = LinkError("link.down", "127.0.0.1:8883: refused")
+    stage.finder.failed(refused)
+    stage.finder.failed(refused)
+    assert not stage.told, "it may be back at once"
+    monkeypatch.setattr("imlmesh_protocol.limits.DISCOVERY_QUIET_MS", 0)
+    for _ in range(3):
+        stage.finder.failed(refused)
+    (error,) = stage.told
+    assert (error.code, "127.0.0.1:8883: refused" in error.message) == ("link.down", True)
+    assert "firewall" in error.hint
+    await stage.next()
+    stage.finder.reached()
+    stage.finder.failed(LinkError("link.tls", "another CA"))
+    assert [told.code for told in stage.told] == ["link.down", "link.tls"]
+    await stage.finder.close()
+
+
 async def test_who_is_found_in_time_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imlmesh_protocol.limits.DISCOVERY_QUIET_MS", 50)
     stage = Stage()

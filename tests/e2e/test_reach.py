@@ -103,7 +103,7 @@ def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
     folder = folder_of(owner, "pi-bed", "--no-broker")
     pi.drop_mdns(*hooks)
     node = gardener.open("node", "run", folder, columns=300)
-    told = node.expect(r"use:\s+(imlmesh node run \S+ --broker \S+)", TOLD_S)
+    told = node.expect(r"try:\s+(imlmesh node run \S+ --broker \S+)", TOLD_S)
     assert "UDP port 5353 is dropped" in node.text
     assert "[discovery.blocked]" in node.text
     assert gardener.run("node", "discover").returncode == 5

@@ -200,7 +200,7 @@ def run_node(
 
 def _tell(error: Any) -> None:
     """Why the mesh is not found, and what helps; with --quiet, too."""
-    print(f"! {error.message} [{error.code}]\n  use:  {error.hint}", file=sys.stderr, flush=True)
+    print(f"! {error.message} [{error.code}]\n  try:  {error.hint}", file=sys.stderr, flush=True)
 
 
 @verb(

@@ -93,6 +93,9 @@ class Addresses(Protocol):
     def reached(self) -> None:
         """A session began at the last one given."""
 
+    def failed(self, error: MeshError) -> None:
+        """No session began there, or one ended."""
+
 
 class InTurn:
     """Fixed addresses, one after the other, for ever."""
@@ -105,6 +108,9 @@ class InTurn:
         return next(self._turn)
 
     def reached(self) -> None:
+        """Nothing to note."""
+
+    def failed(self, error: MeshError) -> None:
         """Nothing to note."""
 
 

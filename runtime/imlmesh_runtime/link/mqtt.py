@@ -122,6 +122,7 @@ class MqttLink:
             if self._closing:
                 return
             self.last_error = error
+            self._addresses.failed(error)
             events.link_down(str(error))
             # A session that lasted starts the back-off anew; one that breaks at once does not.
             if (loop.time() - began_s) * 1000 > limits.LINK_RETRY_MAX_MS:
