@@ -25,6 +25,7 @@ write = ["files"]
 allow = ["fake", "filesystem", "os_exec"]
 """
 WITHIN_S = 60
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def plan(*actions: dict[str, Any], **more: Any) -> Plan:
@@ -36,6 +37,12 @@ def plan(*actions: dict[str, Any], **more: Any) -> Plan:
 
 def act(id: str = "a", **params: Any) -> dict[str, Any]:
     return {"id": id, "call": "fake.act", "params": params}
+
+
+def heed_signals() -> None:
+    """As in a terminal, also where the tests were started in the background or by nohup."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Shell:
@@ -68,6 +75,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_signals,
         )
 
     def run(self, made: Plan | str, *flags: str) -> tuple[int, str, str]:
@@ -157,7 +165,7 @@ def test_the_nodes_and_groups_of_a_plan_are_played_by_one_process(shell: Shell) 
     assert shell.left() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDINGS)
 def test_whoever_ends_it_cancels_the_run(shell: Shell, number: int) -> None:
     with shell.start(plan(act(delay_ms=60_000))) as running:
         started(running)
