@@ -165,10 +165,33 @@ LOG_TAIL_S = 1.0  # no new line that long after a run: a node that still has som
 LOG_LINES_WAITING = 8_000  # two actions' worth for each pair of slots; then the oldest are dropped
 OUTPUT_BYTES = 64 * 1024  # of each stream of a command kept in its result
 COMMAND_OUTPUT_BYTES = 16 * 1024 * 1024  # a command that prints more runs wild: it is killed
+ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
+COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
+COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
+COMMAND_NICE = 5  # heartbeats and results go before what commands compute
+COMMAND_END_MS = (
+    5_000  # after SIGKILL: what is still there then hangs in the kernel, on a dead disk
+)
+APPLICATIONS_OPEN = 16  # opened by plans and still running
+APPLICATION_PROCESSES = 512  # of each: a browser has one for every tab
+APPLICATION_MEMORY_BYTES = 4 * 1024 * 1024 * 1024  # of each: a browser with a few heavy pages
+ENV_VARIABLES = 100  # set by plans on one node; a program reads a handful
+PROCESSES_LISTED = 800  # in one result: 190 bytes each fit into RESULT_BYTES
+COMMAND_LINE_CHARS = 1_000  # of a process's command line in a result; Java's go on for pages
 TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
 DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
+DRIVER_MEMORY_BYTES = (
+    1024 * 1024 * 1024
+)  # of a driver child: a damaged archive may ask for any size
+PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX
+NAME_BYTES = 255
+TREE_ENTRIES = 100_000  # visited by one action: a Pi looks at them in a minute
+SEARCHED_LINE_CHARS = 4_096  # of a line that is searched; longer ones are data, not text
+SEARCHED_TEXT_CHARS = 200  # of a found line in a result
+ARCHIVE_ENTRIES = 10_000  # files and folders; each is written and brought to the disk
+ARCHIVE_BYTES = 1024 * 1024 * 1024  # packed into or out of one archive: a tenth of a small SD card
 
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2

@@ -99,7 +99,7 @@ async def test_the_environment_starts_from_zero(
     program = "import os, json; print(sorted(os.environ))"
     result = await shell("python", "-c", program, env={"IML_RUN": "r-1", "TZ": "CET"})
     assert result["stdout"].strip() == "['HOME', 'IML_RUN', 'LANG', 'PATH', 'TZ']"
-    assert await shell.refusal("sh", env={"LD_PRELOAD": "x.so"}) == "policy.command"
+    assert await shell.refusal("sh", env={"LD_PRELOAD": "x.so"}) == "policy.env"
 
 
 async def test_stdin_is_closed_or_given(shell: Shell) -> None:

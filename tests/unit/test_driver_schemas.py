@@ -25,9 +25,16 @@ from imlmesh_protocol.manifest import Undo
 from imlmesh_protocol.states import Effect
 
 CATALOGUE: dict[str, dict[str, dict[str, Any]]] = json.loads(
-    (Path(__file__).parent / "data" / "driver_catalogue.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "data" / "driver_catalogue.json").read_text(encoding="utf-8")
 )
-ROWS = [(module, name) for module, rows in CATALOGUE.items() for name in rows]
+#: modules of which every action is here; of others, those that are must be right
+COMPLETE = ("filesystem", "os_exec")
+ROWS = [
+    (module, name)
+    for module, rows in CATALOGUE.items()
+    for name in rows
+    if module in COMPLETE or shipped_manifest().find(module, name)
+]
 
 
 class Level(TypedDict):
@@ -83,6 +90,8 @@ def shape(schema: Mapping[str, Any]) -> str:
         return "|".join(shape(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return "|".join(json.dumps(value) for value in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
     if schema["type"] == "array":
         return f"list[{shape(schema['items'])}]"
     text = str(schema["type"])
@@ -120,6 +129,11 @@ def test_an_action_is_what_the_catalogue_says(module: str, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("module", COMPLETE)
+def test_a_complete_module_has_the_actions_of_the_catalogue_and_no_others(module: str) -> None:
+    assert set(shipped_manifest().modules[module].actions) == set(CATALOGUE[module])
+
+
 def test_guards_claims_and_vouch_are_declared() -> None:
     manifest = shipped_manifest()
     guards = {
@@ -133,7 +147,14 @@ def test_guards_claims_and_vouch_are_declared() -> None:
     assert guards[("filesystem", "append_file", "path")] == "write"
     assert guards[("os_exec", "run_command", "command")] == "command"
     assert guards[("os_exec", "run_command", "working_directory")] == "read"
+    assert guards[("os_exec", "open_application", "application")] == "program"
     assert guards[("iot", "digital_write", "pin")] == "pin"
+    # whatever names a file or folder is judged before it is opened
+    paths = ("path", "source", "destination", "directory", "working_directory")
+    for module in COMPLETE:
+        for name, spec in manifest.modules[module].actions.items():
+            for field in spec.params.get("properties", {}):
+                assert field not in paths or (module, name, field) in guards
     write = manifest.find("iot", "digital_write")
     run = manifest.find("os_exec", "run_command")
     assert write
@@ -187,6 +208,10 @@ def test_an_undo_is_part_of_the_manifest() -> None:
     act = shipped_manifest().find("fake", "act")
     assert act
     assert act.undo == Undo("act", {"value": "{{result.value}}", "marker": "undone"})
+    move = shipped_manifest().find("filesystem", "move_file")
+    assert move
+    assert move.undo
+    assert move.undo.uses() == {("result", "source"), ("result", "destination")}
     write = shipped_manifest().find("filesystem", "write_file")
     assert write
     assert write.undo is None
@@ -235,6 +260,9 @@ def test_where_an_action_runs() -> None:
     assert driver_class("os_exec").runs_of("run_command") == "loop"
     assert not driver_class("os_exec").ends_at_once("run_command")
     assert driver_class("filesystem").runs_of("read_file") == "thread"
+    # what strangers wrote is read where it can be killed
+    for name in ("search_files", "create_archive", "extract_archive"):
+        assert driver_class("filesystem").runs_of(name) == "process"
     assert driver_class("iot").runs_of("digital_write") == "process"
 
 
