@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_drivers.os_exec import OsExec
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION, OUTPUT_BYTES
+from rooted import ended, eventually
 
 
 class Shell:
@@ -47,20 +47,6 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that only waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 async def test_output_is_kept_and_streamed(shell: Shell) -> None:

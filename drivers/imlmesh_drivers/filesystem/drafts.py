@@ -140,8 +140,11 @@ def move(
     except OSError as exc:
         if exc.errno == errno.EINVAL and is_folder:
             raise DriverError("driver.failed", "a folder cannot be moved into itself") from exc
-        if exc.errno != errno.EXDEV or is_folder:
+        if exc.errno != errno.EXDEV:
             raise
+        if is_folder:
+            text = "a folder cannot be moved to another disk: pack and unpack it"
+            raise DriverError("driver.failed", text) from exc
         reading = open_regular(*source)
         try:
             mode = stat.S_IMODE(found.st_mode)

@@ -129,7 +129,7 @@ class Filesystem(Driver):
         The undo moves it back; what `overwrite` replaced stays lost.
         """
         with (
-            self._at.named("source", source) as (origin, held, old_name),
+            self._at.found("source", source, write=True) as (origin, held, old_name),
             self._at.named("destination", destination) as (full, opened, name),
         ):
             self._at.check_holds_no_root("source", origin)
@@ -140,7 +140,7 @@ class Filesystem(Driver):
     @action(effect="once", impact=0.75, permission="power_user")
     def delete_file(self, path: WritePath, call: Call, recursive: bool = False) -> results.Deleted:
         """Delete a file, a link or an empty folder; with `recursive` a folder with all in it."""
-        with self._at.named("path", path) as (full, opened, name):
+        with self._at.found("path", path, write=True) as (full, opened, name):
             self._at.check_holds_no_root("path", full)
             tree.remove(opened, name, recursive=recursive, check=call.check)
         return {"deleted": full}
@@ -296,7 +296,11 @@ class Filesystem(Driver):
             raise DriverError("driver.params", "events: there is none to wait for")
         wanted = watching.EVENTS if events is None else frozenset(events)
         with self._at.watched("path", path) as (full, opened, only):
-            happened = await watching.first(opened, only, wanted, timeout)
+            watch = watching.Watch(opened, only)
+        try:
+            happened = await watch.first(wanted, timeout)
+        finally:
+            watch.close()
         event, name = happened or (None, None)
         return {
             "path": full,

@@ -10,7 +10,7 @@ import stat
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
@@ -35,20 +35,28 @@ class Packed:
 
 
 class _Guarded(io.RawIOBase):
-    """A draft as a file object that keeps space free on the disk."""
+    """A draft as a file object that keeps space free on the disk.
+
+    Archives write once more when they are closed or collected: after `drop` that goes nowhere,
+    since the descriptor may be another file's by then.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
+
+    def drop(self) -> None:
+        self._descriptor = None
 
     def write(self, data: Any) -> int:
-        write_all(self._descriptor, data)
+        if self._descriptor is not None:
+            write_all(self._descriptor, data)
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return os.lseek(self._descriptor, offset, whence)
+        return 0 if self._descriptor is None else os.lseek(self._descriptor, offset, whence)
 
     def tell(self) -> int:
-        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        return self.seek(0, os.SEEK_CUR)
 
     def writable(self) -> bool:
         return True
@@ -63,6 +71,10 @@ class _Writer(Protocol):
     def file(self, name: str, found: os.stat_result, source: io.BufferedReader) -> None: ...
 
     def close(self) -> None: ...
+
+    def abandon(self) -> None:
+        """Write nothing more, not even when it is collected."""
+        ...
 
 
 class _Reading(io.BufferedReader):
@@ -98,6 +110,9 @@ class _Zip:
     def close(self) -> None:
         self._archive.close()
 
+    def abandon(self) -> None:
+        self._archive.fp = None
+
     @staticmethod
     def _info(name: str, found: os.stat_result) -> zipfile.ZipInfo:
         info = zipfile.ZipInfo(name, max(time.gmtime(found.st_mtime)[:6], _OLDEST))
@@ -126,6 +141,11 @@ class _Tar:
     def close(self) -> None:
         self._archive.close()
 
+    def abandon(self) -> None:
+        # the compressor around the sink has an end to write
+        if self._archive.fileobj is not None:
+            self._archive.fileobj.close()
+
     @staticmethod
     def _info(name: str, found: os.stat_result) -> tarfile.TarInfo:
         info = tarfile.TarInfo(name)
@@ -153,9 +173,12 @@ Identity = tuple[int, int]
 def identity(opened: int, name: str) -> Identity | None:
     """Which file has `name` in an open folder, None when there is none."""
     try:
-        found = os.stat(name, dir_fd=opened, follow_symlinks=False)
+        return identity_of(os.stat(name, dir_fd=opened, follow_symlinks=False))
     except FileNotFoundError:
         return None
+
+
+def identity_of(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino
 
 
@@ -174,17 +197,36 @@ def pack(
     """
     if old is not None and identity(*source) == old:
         raise DriverError("driver.params", "destination: it is the source")
-    left = ARCHIVE_BYTES
-    writer = _writer(form, _Guarded(target))
+    if not stat.S_ISDIR(os.stat(source[1], dir_fd=source[0], follow_symlinks=False).st_mode):
+        os.close(open_regular(*source))
+    sink = _Guarded(target)
+    writer = _writer(form, sink)
+    try:
+        _fill(packed, writer, source, check, {old, identity_of(os.fstat(target))})
+        writer.close()
+    except BaseException:
+        sink.drop()
+        writer.abandon()
+        raise
+
+
+def _fill(
+    packed: Packed,
+    writer: _Writer,
+    source: tuple[int, str],
+    check: Callable[[], None],
+    left_out: Collection[Identity | None],
+) -> None:
+    room = ARCHIVE_BYTES
     for place, folder, base in _sources(*source, check):
         found = os.stat(base, dir_fd=folder, follow_symlinks=False)
-        if (found.st_dev, found.st_ino) == old:
+        if identity_of(found) in left_out:
             continue
         if stat.S_ISDIR(found.st_mode):
             writer.folder(place, found)
         elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            left -= found.st_size
-            if left < 0:
+            room -= found.st_size
+            if room < 0:
                 raise DriverError("result.too_large", f"there are more than {ARCHIVE_BYTES} bytes")
             with _Reading(open_regular(folder, base), check) as file:
                 writer.file(place, os.fstat(file.fileno()), file)
@@ -194,7 +236,6 @@ def pack(
         packed.entries += 1
         if packed.entries > ARCHIVE_ENTRIES:
             raise DriverError("result.too_large", f"there are more than {ARCHIVE_ENTRIES} entries")
-    writer.close()
 
 
 def _sources(opened: int, name: str, check: Callable[[], None]) -> Iterator[tuple[str, int, str]]:

@@ -44,7 +44,7 @@ class Places:
     def named(
         self, field: str, path: str, *, create: bool = False
     ) -> Iterator[tuple[str, int, str]]:
-        """(absolute path, open folder, name in it) of something beneath a write root."""
+        """(absolute path, open folder, name in it) beneath a write root; it need not be there."""
         with contextlib.ExitStack() as held:
             with blamed_on(field):
                 full = absolute(self._site, path)
@@ -53,12 +53,15 @@ class Places:
             yield full, opened, name
 
     @contextlib.contextmanager
-    def found(self, field: str, path: str) -> Iterator[tuple[str, int, str]]:
-        """The same beneath any root; a root itself is "." in itself."""
+    def found(
+        self, field: str, path: str, *, write: bool = False
+    ) -> Iterator[tuple[str, int, str]]:
+        """The same of what is there, beneath a write root or any; a root is "." in itself."""
+        roots = self._site.write_roots if write else readable_roots(self._site)
         with contextlib.ExitStack() as held:
             with blamed_on(field):
                 full = absolute(self._site, path)
-                root, parts = split_root(full, readable_roots(self._site))
+                root, parts = split_root(full, roots)
                 opened = held.enter_context(folder(root, parts[:-1]))
                 name = parts[-1] if parts else "."
                 try:
@@ -94,10 +97,10 @@ class Places:
             yield full, opened, only
 
     def check_holds_no_root(self, field: str, full: str) -> None:
-        """`policy.path` for a folder above a root: with it the root would go."""
+        """`policy.path` for a root and a folder above one: with it the root would go."""
         for root in readable_roots(self._site):
             if PurePosixPath(root).is_relative_to(full):
-                raise DriverDenied("policy.path", f"{field}: the root {root} lies in it")
+                raise DriverDenied("policy.path", f"{field}: with it the root {root} would go")
 
 
 def _is_folder(opened: int, name: str) -> bool:

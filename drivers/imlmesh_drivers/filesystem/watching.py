@@ -15,7 +15,8 @@ from imlmesh_drivers.filesystem.drafts import is_draft
 
 # <sys/inotify.h>
 _MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
-_DELETE_SELF, _MOVE_SELF, _OVERFLOW = 0x400, 0x800, 0x4000
+# the last: the watch itself has ended, after its folder
+_DELETE_SELF, _MOVE_SELF, _IGNORED = 0x400, 0x800, 0x8000
 _MASK = _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
 _HEADER = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024
@@ -50,34 +51,51 @@ def meaning(mask: int, is_known: bool) -> str:
     return "modified"
 
 
-async def first(
-    opened: int, only: str | None, wanted: frozenset[str], timeout_s: float
-) -> tuple[str, str | None] | None:
-    """(event, name) of the first wanted event in an open folder, None when none came in time.
+class Watch:
+    """Hears what happens in one folder from now on, until it is closed."""
 
-    With `only`, events of that name alone, and of the folder itself.
-    """
-    descriptor = syscalls.inotify()
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    try:
-        # the folder itself: a descriptor that only names it is found below /proc
-        syscalls.watch(descriptor, f"/proc/self/fd/{opened}", _MASK)
-        known = set(names_in(opened))
-        loop.add_reader(descriptor, readable.set)
-        async with asyncio.timeout(timeout_s):
-            while True:
-                await readable.wait()
-                readable.clear()
-                for mask, name in parse(os.read(descriptor, _READ_BYTES)):
-                    if is_draft(name) or (name and only not in (None, name)):
-                        continue
-                    event = meaning(mask, name in known)
-                    known.add(name)
-                    if event in wanted:
-                        return event, name or only
-    except TimeoutError:
-        return None
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    def __init__(self, opened: int, only: str | None) -> None:
+        """`opened` may be closed after this, and has to be, or its own end would not be told.
+
+        With `only`, events of that name alone count, and of the folder itself.
+        """
+        self._only = only
+        self._descriptor = syscalls.inotify()
+        try:
+            # the folder itself: a descriptor that only names it is found below /proc
+            syscalls.watch(self._descriptor, f"/proc/self/fd/{opened}", _MASK)
+            self._known = set(names_in(opened))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    async def first(
+        self, wanted: frozenset[str], timeout_s: float
+    ) -> tuple[str, str | None] | None:
+        """(event, name) of the first wanted event, None when none came in time."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._descriptor, readable.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    await readable.wait()
+                    readable.clear()
+                    for event, name in self._take():
+                        if event in wanted:
+                            return event, name
+        except TimeoutError:
+            return None
+        finally:
+            loop.remove_reader(self._descriptor)
+
+    def _take(self) -> Iterator[tuple[str, str | None]]:
+        for mask, name in parse(os.read(self._descriptor, _READ_BYTES)):
+            if mask & _IGNORED or is_draft(name) or (name and self._only not in (None, name)):
+                continue
+            event = meaning(mask, name in self._known)
+            self._known.add(name)
+            yield event, name or self._only
