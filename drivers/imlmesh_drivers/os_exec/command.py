@@ -150,12 +150,27 @@ async def follow(running: Running, streams: Sequence[Stream]) -> int:
         ended.cancel()
 
 
+async def _discard(reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
+    """Let a command that ends say its last words; a flood is cut off."""
+    left = COMMAND_OUTPUT_BYTES
+    while left > 0 and (data := await reader.read(_CHUNK_BYTES)):
+        left -= len(data)
+    transport.close()
+
+
 async def end(running: Running) -> None:
-    """Close the pipes and wait until nothing of the command is left; ask it to end if it runs."""
-    for transport in running.transports:
-        transport.close()
+    """Wait until nothing of the command is left; ask it to end if it still runs."""
+    # who writes into a closed pipe is killed by that, before it could tidy up
+    listening = [
+        asyncio.create_task(_discard(reader, transport))
+        for reader, transport in zip(running.readers, running.transports, strict=True)
+    ]
     try:
         running.guarded.end()
         await running.guarded.gone()
     finally:
+        for last_words in listening:
+            last_words.cancel()
+        for transport in running.transports:
+            transport.close()
         running.guarded.close()

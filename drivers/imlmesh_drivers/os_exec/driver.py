@@ -168,11 +168,12 @@ class OsExec(Driver):
     def _kill_process(self, pid: int, name: str) -> Signalled:
         with processes.Holding() as holding:
             held = holding.hold(pid)
-            if held is None:
+            process = processes.find(pid)
+            if held is None or processes.has_ended(process):
                 raise DriverNotFound("driver.not_found", f"pid: there is no process {pid}")
             guarded = processes.protected(self._applications.pids())
             with blamed_on("pid"):
-                processes.check_may_end(processes.find(pid), guarded)
+                processes.check_may_end(process, guarded)
             held.signal(signal.Signals[name])
             gone = processes.ended([held], _WAIT_S)
         return {"pid": pid, "signal": name, "success": bool(gone)}
@@ -233,6 +234,8 @@ class OsExec(Driver):
         for process in processes.each():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.pid not in opened and process.name() != name:
+                    continue
+                if processes.has_ended(process):
                     continue
                 held = holding.hold(process.pid)
                 reason = processes.refusal(process, guarded)

@@ -60,11 +60,10 @@ class Guarded:
 
     async def hear_start(self) -> None:
         """Wait until the command runs; FileNotFoundError and the like when it cannot."""
-        said = await self._hear()
-        if "pid" in said:
-            self.pid = said["pid"]
+        self.pid = (await self._hear()).get("pid", 0)
+        number = (await self._hear()).get("errno")
+        if number == 0:
             return
-        number = said.get("errno", 0)
         if number in (errno.ENOENT, errno.EACCES, errno.EPERM):
             raise OSError(number, os.strerror(number), self.name)
         why = os.strerror(number) if number else "its guardian ended"
@@ -174,7 +173,7 @@ async def start(
         except BaseException:
             # without us the guardian ends what it started, if it came so far
             mine.close()
-            await process.wait()
+            await guarded.gone()
             raise
         kept.pop_all()
     return guarded

@@ -4,7 +4,7 @@ The one rule: it ends only when nothing that its command started is left. It is 
 that, so a daemon that leaves its session is still beneath it. Stdlib alone, since it starts with
 every command. On descriptor 0, a socket, it reads its order as a line of JSON {argv, env, processes,
 memory_bytes, grace_s, nice}, then "t" to end the command, "k" to kill it; the socket's end means "t".
-It writes lines: {"pid"} or {"errno"}, later {"code", "broken"}. Descriptors 1 and 2 are the command's.
+It writes lines: {"pid"}, {"errno"} (0: it runs), {"code", "broken"}. 1 and 2 are the command's own.
 """
 
 import contextlib
@@ -108,7 +108,6 @@ class Guardian:
     def run(self, stdin: int, cwd: int) -> None:
         self._main = self._start(stdin, cwd)
         if self._main:
-            self._tell(pid=self._main)
             self._follow()
             self._tell(code=self._code, broken=self._broken)
             self._kill()
@@ -119,30 +118,39 @@ class Guardian:
             self._agent.sendall(json.dumps(fields).encode() + b"\n")
 
     def _start(self, stdin: int, cwd: int) -> int:
-        read_end, write_end = os.pipe()
+        """The command's process id; 0 when it cannot be started."""
+        mine, its = socket.socketpair()
         pid = os.fork()
         if pid == 0:
+            mine.close()
             try:
-                self._become(stdin, cwd)
+                os.setsid()
+                its.send(b".")
+                # the agent knows its group before it can do anything
+                if its.recv(1):
+                    self._become(stdin, cwd)
             except OSError as exc:
-                os.write(write_end, str(exc.errno or 0).encode())
+                its.send(str(exc.errno or 0).encode())
             finally:
                 os._exit(127)
-        os.close(write_end)
+        its.close()
         # the pipes are the command's alone, or their end would never come
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (1, 2, stdin, cwd):
             os.dup2(nothing, descriptor)
-        failed = os.read(read_end, 16)
+        mine.recv(1)
+        self._tell(pid=pid)
+        mine.send(b".")
+        # its end closes when the command takes its place
+        failed = mine.recv(16)
+        self._tell(errno=int(failed or 0))
         if failed:
             os.waitpid(pid, 0)
-            self._tell(errno=int(failed))
             return 0
         return pid
 
     def _become(self, stdin: int, cwd: int) -> None:
         """In the child: become the command."""
-        os.setsid()
         os.nice(self._order["nice"])
         memory_bytes = self._order["memory_bytes"]
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
@@ -206,12 +214,9 @@ class Guardian:
         """Signal all that is beneath us; False when there is nothing."""
         found = below(os.getpid())
         # a group is signalled as one: nothing in it can start something meanwhile
-        for group in set(found.values()) - {os.getpgrp()}:
+        for group in set(found.values()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, number)
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
         return bool(found)
 
     def _kill(self) -> None:

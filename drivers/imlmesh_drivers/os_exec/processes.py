@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psutil import Process
 
 #: how our own processes are started: `python -m imlmesh_node ...`, `.../bin/imlmesh up`
-_OURS = re.compile(r"(?:.*/)?imlmesh(?:_[a-z]+)?(?:\.[a-z_.]+)?")
+OURS = re.compile(r"(?:.*/)?imlmesh|imlmesh_[a-z]+(?:\.[a-z_.]+)?")
 _OURS_WORDS = 6  # of a command line: its options come later
 _MIB = 1024 * 1024
 
@@ -79,6 +79,13 @@ def find(pid: int) -> "Process":
         return psutil.Process(pid)
     except (psutil.NoSuchProcess, OverflowError) as exc:
         raise DriverNotFound("driver.not_found", f"pid: there is no process {pid}") from exc
+
+
+def has_ended(process: "Process") -> bool:
+    """Whether a process only waits for its parent to look at its end."""
+    import psutil
+
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
 def each() -> "Iterator[Process]":
@@ -187,7 +194,7 @@ def is_ours(process: "Process") -> bool:
         words = process.cmdline()[:_OURS_WORDS]
     except psutil.Error:
         return False
-    return any(_OURS.fullmatch(word) for word in words)
+    return any(OURS.fullmatch(word) for word in words)
 
 
 def refusal(process: "Process", guarded: Mapping[int, str]) -> str | None:
