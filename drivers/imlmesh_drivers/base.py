@@ -150,7 +150,11 @@ def check_word(name: str, word: str) -> None:
     """What Linux can give a program as an argument or variable, else `driver.params`."""
     if "\0" in word:
         raise DriverError("driver.params", f"{name} contains a NUL character")
-    if len(word.encode(errors="replace")) > ARGUMENT_BYTES:
+    try:
+        size = len(word.encode())
+    except UnicodeEncodeError as exc:
+        raise DriverError("driver.params", f"{name} is not text") from exc
+    if size > ARGUMENT_BYTES:
         text = f"{name} has more than {ARGUMENT_BYTES} bytes: hand them over as stdin or in a file"
         raise DriverError("driver.params", text)
 
