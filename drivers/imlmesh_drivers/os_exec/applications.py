@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 
 from imlmesh_drivers.os_exec.command import source_of
-from imlmesh_drivers.os_exec.guarded import APPLICATION, Guarded, start
+from imlmesh_drivers.os_exec.guarded import APPLICATION, Guarded, Guardians
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import APPLICATIONS_OPEN
 
@@ -17,7 +17,8 @@ from imlmesh_protocol.limits import APPLICATIONS_OPEN
 class Applications:
     """Opened applications by the process id of each; used on the loop's thread, but for `pids`."""
 
-    def __init__(self) -> None:
+    def __init__(self, guardians: Guardians) -> None:
+        self._guardians = guardians
         self._open: dict[int, tuple[str, Guarded]] = {}
         self._starting = 0
         self._following: set[asyncio.Task[None]] = set()
@@ -31,7 +32,8 @@ class Applications:
         sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             with source_of(None) as source:
-                guarded = await start(argv, env, APPLICATION, (source, sink, sink), cwd)
+                descriptors = source, sink, sink
+                guarded = await self._guardians.start(argv, env, APPLICATION, descriptors, cwd)
         finally:
             os.close(sink)
             self._starting -= 1

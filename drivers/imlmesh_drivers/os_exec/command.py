@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_drivers.base import Call, clip
-from imlmesh_drivers.os_exec.guarded import COMMAND, Guarded, start
+from imlmesh_drivers.os_exec.guarded import COMMAND, Guarded, Guardians
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import (
     COMMAND_OUTPUT_BYTES,
@@ -91,7 +91,7 @@ def source_of(stdin: str | None) -> Iterator[int]:
 
 
 async def spawn(
-    argv: Sequence[str], cwd: int, env: Mapping[str, str], stdin: str | None
+    guardians: Guardians, argv: Sequence[str], cwd: int, env: Mapping[str, str], stdin: str | None
 ) -> Running:
     """Start a command in the open folder `cwd`; without `stdin` it reads nothing.
 
@@ -113,7 +113,8 @@ async def spawn(
             readers.append(reader)
             transports.append(transport)
         source = theirs.enter_context(source_of(stdin))
-        guarded = await start(argv, env, COMMAND, (source, write_ends[0], write_ends[1]), cwd)
+        descriptors = source, write_ends[0], write_ends[1]
+        guarded = await guardians.start(argv, env, COMMAND, descriptors, cwd)
         ours.pop_all()
     return Running(guarded, tuple(readers), tuple(transports))
 
@@ -148,6 +149,8 @@ async def follow(running: Running, streams: Sequence[Stream]) -> int:
     finally:
         pumps.cancel()
         ended.cancel()
+        # others listen to the same lines after this
+        await asyncio.wait({pumps, ended})
 
 
 async def _discard(reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:

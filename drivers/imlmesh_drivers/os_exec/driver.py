@@ -18,6 +18,7 @@ from imlmesh_drivers.files import absolute, blamed_on, folder, readable_roots, s
 from imlmesh_drivers.os_exec import machine, processes
 from imlmesh_drivers.os_exec.applications import Applications
 from imlmesh_drivers.os_exec.command import Stream, end, follow, spawn
+from imlmesh_drivers.os_exec.guarded import Guardians
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound, DriverTimeout
 from imlmesh_protocol.limits import ENV_VARIABLES, KILL_GRACE_MS, OUTPUT_BYTES, PROCESSES_LISTED
 
@@ -102,11 +103,13 @@ class OsExec(Driver):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self._variables: dict[str, str] = {}
-        self._applications = Applications()
+        self._guardians = Guardians()
+        self._applications = Applications(self._guardians)
 
     def close(self) -> None:
         """Applications that plans opened end with the node."""
         self._applications.close()
+        self._guardians.close()
 
     @action(effect="once", impact=0.6, permission="local_worker", vouch=True)
     async def run_command(
@@ -125,7 +128,7 @@ class OsExec(Driver):
         streams = (Stream("stdout", call), Stream("stderr", call))
         environment = self._environment(env or {})
         with self._working_folder(working_directory) as cwd:
-            running = await spawn(argv, cwd, environment, stdin)
+            running = await spawn(self._guardians, argv, cwd, environment, stdin)
         try:
             async with asyncio.timeout(timeout):
                 code = await follow(running, streams)

@@ -1,14 +1,12 @@
-"""The agent's side of a guardian: starts it with its command, tells it to end, hears how it went.
+"""The agent's side of guardians: starts commands under them, and hears how they ended.
 
-The one rule: a command that was started is `gone` before anybody forgets it. When even its guardian
-was killed, its process group is killed from here, and that is an error, since what had left the
-group may still run.
+The one rule: a command that was started is `gone` before anybody forgets it. A guardian that was
+killed is an error, even though what it guarded is killed as well.
 """
 
 import asyncio
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -16,7 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imlmesh_drivers.os_exec import guardian
 from imlmesh_protocol.errors import DriverError, DriverTimeout
@@ -30,7 +27,8 @@ from imlmesh_protocol.limits import (
     KILL_GRACE_MS,
 )
 
-_LINE_BYTES = 4_096
+#: without our packages, which would be copied with every fork
+_BEGIN = "import sys; sys.path.append(sys.argv[1]); import guardian; guardian.main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,131 +47,161 @@ class Guarded:
     """A command under its guardian; `pid` is the command's own."""
 
     def __init__(
-        self, name: str, bounds: Bounds, process: asyncio.subprocess.Process, line: socket.socket
+        self, name: str, bounds: Bounds, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """`reader` and `writer` are the line to the guardian."""
         self.name = name
         self.pid = 0
         self._bounds = bounds
-        self._process = process
-        self._line = line
-        self._heard = b""
+        self._reader = reader
+        self._writer = writer
 
     async def hear_start(self) -> None:
         """Wait until the command runs; FileNotFoundError and the like when it cannot."""
-        self.pid = (await self._hear()).get("pid", 0)
-        number = (await self._hear()).get("errno")
-        if number == 0:
-            return
+        word, pid = await self._hear()
+        self.pid = int(pid) if word == "pid" else 0
+        word, said = await self._hear()
+        if word != "errno":
+            raise self._crashed()
+        number = int(said)
         if number in (errno.ENOENT, errno.EACCES, errno.EPERM):
             raise OSError(number, os.strerror(number), self.name)
-        why = os.strerror(number) if number else "its guardian ended"
-        raise DriverError("driver.failed", f"{self.name} does not start: {why}")
+        if number:
+            text = f"{self.name} does not start: {os.strerror(number)}"
+            raise DriverError("driver.failed", text)
 
     async def hear_end(self) -> int:
         """The command's return code, negative for a signal; `driver.failed` at a limit.
 
         What it has left behind is being killed by then; `gone` waits for that.
         """
-        said = await self._hear()
         bounds = self._bounds
-        match said.get("broken"):
-            case "processes":
+        match await self._hear():
+            case "code", code if code != "None":
+                return int(code)
+            case "broken", "processes":
                 text = f"{self.name} started more than {bounds.processes} processes"
                 raise DriverError("driver.failed", text)
-            case "memory":
+            case "broken", _:
                 text = f"{self.name} took more than {bounds.memory_bytes} bytes of memory"
                 raise DriverError("driver.failed", text)
-        if said.get("code") is None:
-            raise DriverError("driver.crashed", f"{self.name} was killed with its guardian")
-        code: int = said["code"]
-        return code
+        raise self._crashed()
 
     def end(self, *, force: bool = False) -> None:
         """Ask all of it to end; with `force`, or after the grace time, it is killed."""
-        # a guardian that has ended hears nothing
-        with contextlib.suppress(OSError):
-            self._line.send(b"k" if force else b"t")
+        self._writer.write(b"k" if force else b"t")
 
     async def gone(self) -> None:
         """Wait until nothing is left; `driver.timeout` for what the kernel itself holds on to."""
         limit_s = (KILL_GRACE_MS + COMMAND_END_MS) / 1_000
         try:
             async with asyncio.timeout(limit_s):
-                code = await self._process.wait()
+                was_told = await self.ended()
         except TimeoutError as exc:
             text = f"{self.name} cannot be killed: it hangs in the kernel, or is another account's"
             raise DriverTimeout("driver.timeout", text) from exc
-        if code != 0 and self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            raise DriverError("driver.crashed", f"the guardian of {self.name} was killed")
+        if not was_told:
+            if self.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            raise self._crashed()
 
-    async def ended(self) -> None:
-        """Wait, as long as it takes, until nothing is left."""
-        await self._process.wait()
+    async def ended(self) -> bool:
+        """Wait, as long as it takes, for the guardian's end; False when it was killed."""
+        word = "."
+        while word not in ("gone", ""):
+            word, _ = await self._hear()
+        return word == "gone"
 
     def close(self) -> None:
         """Let go; a guardian that still lives ends its command now."""
-        self._line.close()
+        self._writer.close()
 
-    async def _hear(self) -> dict[str, Any]:
-        """The next line of the guardian; empty when it has ended."""
-        loop = asyncio.get_running_loop()
-        while b"\n" not in self._heard:
-            with contextlib.suppress(ConnectionError):
-                if data := await loop.sock_recv(self._line, _LINE_BYTES):
-                    self._heard += data
-                    continue
-            return {}
-        line, _, self._heard = self._heard.partition(b"\n")
-        said: dict[str, Any] = json.loads(line)
-        return said
+    async def _hear(self) -> tuple[str, str]:
+        """(what, value) of the guardian's next line; empty when it has ended."""
+        line = b""
+        with contextlib.suppress(ConnectionError):
+            line = await self._reader.readline()
+        what, _, value = line.decode().strip().partition(" ")
+        return what, value
+
+    def _crashed(self) -> DriverError:
+        return DriverError("driver.crashed", f"{self.name}: its guardian was killed")
 
 
-async def start(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    bounds: Bounds,
-    descriptors: tuple[int, int, int],
-    cwd: int,
-) -> Guarded:
-    """Start a command with (stdin, stdout, stderr) in the open folder `cwd`.
+class Guardians:
+    """Starts commands; the zygote behind it is started with the first one."""
 
-    Raises FileNotFoundError, PermissionError, `driver.failed`.
-    """
-    stdin, stdout, stderr = descriptors
-    mine, its = socket.socketpair()
-    with contextlib.ExitStack() as kept:
-        kept.callback(mine.close)
+    def __init__(self) -> None:
+        self._starting = asyncio.Lock()
+        self._zygote: socket.socket | None = None
+        #: asyncio kills what nobody holds
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        bounds: Bounds,
+        descriptors: tuple[int, int, int],
+        cwd: int,
+    ) -> Guarded:
+        """Start a command with (stdin, stdout, stderr) in the open folder `cwd`.
+
+        Raises FileNotFoundError, PermissionError, `driver.failed`, `driver.crashed`.
+        """
+        order = guardian.Order(
+            list(argv),
+            dict(env),
+            bounds.processes,
+            bounds.memory_bytes,
+            KILL_GRACE_MS / 1_000,
+            COMMAND_NICE,
+        )
+        mine, its = socket.socketpair()
         with its:
-            mine.setblocking(False)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-I", "-S", str(Path(guardian.__file__)), str(stdin), str(cwd)),
-                stdin=its.fileno(),
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(stdin, cwd),
-                env={"LANG": "C.UTF-8"},
-                start_new_session=True,
-            )
-        guarded = Guarded(argv[0], bounds, process, mine)
-        order = {
-            "argv": list(argv),
-            "env": dict(env),
-            "processes": bounds.processes,
-            "memory_bytes": bounds.memory_bytes,
-            "grace_s": KILL_GRACE_MS / 1_000,
-            "nice": COMMAND_NICE,
-        }
-        loop = asyncio.get_running_loop()
+            try:
+                await self._send((its.fileno(), *descriptors, cwd))
+            except BaseException:
+                mine.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=mine)
+        guarded = Guarded(argv[0], bounds, reader, writer)
         try:
-            await loop.sock_sendall(mine, json.dumps(order).encode() + b"\n")
+            writer.write(order.pack())
             await guarded.hear_start()
         except BaseException:
             # without us the guardian ends what it started, if it came so far
-            mine.close()
-            await guarded.gone()
+            guarded.close()
             raise
-        kept.pop_all()
-    return guarded
+        return guarded
+
+    def close(self) -> None:
+        """The zygote ends after its last guardian."""
+        if self._zygote is not None:
+            self._zygote.close()
+
+    async def _send(self, descriptors: Sequence[int]) -> None:
+        async with self._starting:
+            try:
+                if self._zygote is not None:
+                    socket.send_fds(self._zygote, [b"."], descriptors)
+                    return
+            except OSError:
+                # somebody killed it: another one takes over
+                self.close()
+            self._zygote = await self._begin()
+            socket.send_fds(self._zygote, [b"."], descriptors)
+
+    async def _begin(self) -> socket.socket:
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", "-c", _BEGIN, str(Path(guardian.__file__).parent)),
+                stdin=its.fileno(),
+                stdout=asyncio.subprocess.DEVNULL,
+                env={"LANG": "C.UTF-8"},
+                start_new_session=True,
+            )
+        return mine

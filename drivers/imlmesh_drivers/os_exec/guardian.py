@@ -1,24 +1,21 @@
-"""The guardian of one command: a process of its own, `python -I -S guardian.py STDIN CWD`.
+"""The guardians of commands, and the process that they are forked from: `main`.
 
-The one rule: it ends only when nothing that its command started is left. It is the subreaper of all
-that, so a daemon that leaves its session is still beneath it. Stdlib alone, since it starts with
-every command. On descriptor 0, a socket, it reads its order as a line of JSON {argv, env, processes,
-memory_bytes, grace_s, nice}, then "t" to end the command, "k" to kill it; the socket's end means "t".
-It writes lines: {"pid"}, {"errno"} (0: it runs), {"code", "broken"}. 1 and 2 are the command's own.
+The one rule: a guardian ends only when nothing that its command started is left. It is the subreaper
+of all that, so a daemon that leaves its session is still beneath it; what is left of a guardian that
+was killed falls to the zygote, which kills it. Python starts once, not for every command: the agent
+sends the zygote five descriptors (see `Zygote`), and a guardian is there a millisecond later.
+Stdlib alone, and little of it, since all of it is copied with every fork.
 """
 
-import contextlib
 import ctypes
-import json
+import marshal
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_S = 0.02  # between two looks at everything, at first
@@ -27,50 +24,107 @@ _BURST = 32  # processes started on the whole machine: reason enough to look at 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
+class Order:
+    """What to run and how long to bear with it."""
+
+    def __init__(
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        processes: int,
+        memory_bytes: int,
+        grace_s: float,
+        nice: int,
+    ) -> None:
+        """`grace_s` lies between SIGTERM and SIGKILL; `nice` is added to our own."""
+        self.argv = argv
+        self.env = env
+        self.processes = processes
+        self.memory_bytes = memory_bytes
+        self.grace_s = grace_s
+        self.nice = nice
+
+    def pack(self) -> bytes:
+        """Its length and its fields; both ends are the same Python."""
+        fields = [self.argv, self.env, self.processes, self.memory_bytes, self.grace_s, self.nice]
+        packed = marshal.dumps(fields)
+        return len(packed).to_bytes(4, "big") + packed
+
+    @classmethod
+    def read(cls, source: int) -> "Order":
+        """The twin of `pack`; the process ends when the agent is gone."""
+        size = int.from_bytes(_exactly(source, 4), "big")
+        return cls(*marshal.loads(_exactly(source, size)))  # noqa: S302 - from our own parent
+
+
+def _exactly(source: int, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        chunk = os.read(source, size - len(received))
+        if not chunk:
+            os._exit(1)
+        received += chunk
+    return received
+
+
 def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """The beginning of a file of the kernel; empty when its process has ended."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
     try:
         return os.read(descriptor, 4096)
+    except OSError:
+        return b""
     finally:
         os.close(descriptor)
 
 
 def _pids() -> list[int]:
-    with os.scandir("/proc") as entries:
-        return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - slow
 
 
-def below(root: int) -> dict[int, int]:
-    """Process id to process group of all that descend from `root`, without what has ended."""
-    parents: dict[int, int] = {}
+def below(root: int, spared: Collection[int] = ()) -> dict[int, int]:
+    """Process id to process group of all that descend from `root`, without what has ended.
+
+    Those that descend from `spared` are left out, and they themselves.
+    """
+    children: dict[int, list[int]] = {}
     groups: dict[int, int] = {}
     for pid in _pids():
-        with contextlib.suppress(OSError):
-            # the name of a program, in brackets, may hold anything
-            stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-            parents[pid] = int(stat[1])
+        # the name of a program, in brackets, may hold anything
+        stat = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        if stat:
+            children.setdefault(int(stat[1]), []).append(pid)
             if stat[0] not in (b"Z", b"X"):
                 groups[pid] = int(stat[2])
-    children: dict[int, list[int]] = {}
-    for pid, parent_pid in parents.items():
-        children.setdefault(parent_pid, []).append(pid)
     found: dict[int, int] = {}
-    waiting = children.get(root, [])
+    waiting = [child for child in children.get(root, []) if child not in spared]
     while waiting:
         pid = waiting.pop()
         if pid in groups:
             found[pid] = groups[pid]
-        waiting.extend(children.get(pid, []))
+        waiting.extend(child for child in children.get(pid, []) if child not in spared)
     return found
+
+
+def signal_all(found: dict[int, int], number: int) -> None:
+    """Signal processes by their groups: nothing in one can start something meanwhile."""
+    for group in set(found.values()):
+        try:
+            os.killpg(group, number)
+        except (ProcessLookupError, PermissionError):
+            continue
 
 
 def own_bytes(pids: Iterable[int]) -> int:
     """Memory that processes hold without what they map from files or share on purpose."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, ValueError):
-            resident, shared = _read(f"/proc/{pid}/statm").split()[1:3]
-            total += (int(resident) - int(shared)) * _PAGE_BYTES
+        sizes = _read(f"/proc/{pid}/statm").split()
+        if sizes:
+            total += (int(sizes[1]) - int(sizes[2])) * _PAGE_BYTES
     return total
 
 
@@ -78,72 +132,78 @@ def threads_of(account: int) -> int:
     """Threads of all processes of an account."""
     total = 0
     for pid in _pids():
-        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
-            total += sum(1 for thread in threads if thread.stat().st_uid == account)
+        lines = _read(f"/proc/{pid}/status").split(b"\n")
+        fields = dict(line.split(b":", 1) for line in lines if b":" in line)
+        if fields and int(fields[b"Uid"].split()[0]) == account:
+            total += int(fields.get(b"Threads", b"0"))
     return total
 
 
 def last_pid() -> int:
     """The process id that was given last on this machine; -1 when it cannot be seen."""
-    try:
-        return int(_read("/proc/loadavg").split()[4])
-    except OSError:
-        return -1
+    fields = _read("/proc/loadavg").split()
+    return int(fields[4]) if fields else -1
 
 
 class Guardian:
-    """Starts one command and sees to its end."""
+    """Starts one command and sees to its end, in a process of its own.
 
-    def __init__(self, order: dict[str, Any], agent: socket.socket, wake: int) -> None:
-        """`wake` becomes readable when a child ends."""
+    Descriptor 0 is a socket to the agent: in comes an order (see `Order`), then "t" to end the
+    command or "k" to kill it, and its end means "t"; out go the lines "pid N", "errno N" (0: it
+    runs), "code N" or "broken WHAT", and "gone" when nothing is left.
+    """
+
+    def __init__(self, order: Order) -> None:
         self._order = order
-        self._agent = agent
-        self._wake = wake
         self._main = 0
         self._code: int | None = None
-        self._broken: str | None = None
+        self._broken = ""
         #: when it is killed, since it was told to end; None: nobody has told it
         self._end_at: float | None = None
 
     def run(self, stdin: int, cwd: int) -> None:
         self._main = self._start(stdin, cwd)
         if self._main:
-            self._follow()
-            self._tell(code=self._code, broken=self._broken)
+            self._follow(os.pidfd_open(self._main))
+            self._tell(f"broken {self._broken}" if self._broken else f"code {self._code}")
             self._kill()
+        self._tell("gone")
 
-    def _tell(self, **fields: Any) -> None:
-        # when nobody listens any more, the end of the command is all that is left to do
-        with contextlib.suppress(OSError):
-            self._agent.sendall(json.dumps(fields).encode() + b"\n")
+    def _tell(self, line: str) -> None:
+        try:
+            os.write(0, line.encode() + b"\n")
+        except OSError:
+            # nobody listens any more: the end of the command is all that is left to do
+            self._end_at = time.monotonic()
 
     def _start(self, stdin: int, cwd: int) -> int:
         """The command's process id; 0 when it cannot be started."""
-        mine, its = socket.socketpair()
+        going, go = os.pipe()
+        told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            mine.close()
+            os.close(go)
             try:
                 os.setsid()
-                its.send(b".")
+                os.write(tell, b".")
                 # the agent knows its group before it can do anything
-                if its.recv(1):
+                if os.read(going, 1):
                     self._become(stdin, cwd)
             except OSError as exc:
-                its.send(str(exc.errno or 0).encode())
+                os.write(tell, str(exc.errno or 0).encode())
             finally:
                 os._exit(127)
-        its.close()
+        os.close(tell)
         # the pipes are the command's alone, or their end would never come
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (1, 2, stdin, cwd):
             os.dup2(nothing, descriptor)
-        mine.recv(1)
-        self._tell(pid=pid)
-        mine.send(b".")
-        # its end closes when the command takes its place
-        failed = mine.recv(16)
-        self._tell(errno=int(failed or 0))
+        os.read(told, 1)
+        self._tell(f"pid {pid}")
+        os.write(go, b".")
+        # its end closes when the command takes the place of the child
+        failed = os.read(told, 16)
+        self._tell(f"errno {int(failed or 0)}")
         if failed:
             os.waitpid(pid, 0)
             return 0
@@ -151,28 +211,27 @@ class Guardian:
 
     def _become(self, stdin: int, cwd: int) -> None:
         """In the child: become the command."""
-        os.nice(self._order["nice"])
-        memory_bytes = self._order["memory_bytes"]
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        order = self._order
+        os.nice(order.nice)
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.getuid():
             # a bomb may be faster than our looks; the kernel counts all of the account's threads
-            most = threads_of(os.getuid()) + 2 * self._order["processes"]
+            most = threads_of(os.getuid()) + 2 * order.processes
             hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-            if hard in (resource.RLIM_INFINITY, -1) or most < hard:
+            if hard == resource.RLIM_INFINITY or most < hard:
                 resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
         os.dup2(stdin, 0)
         os.fchdir(cwd)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             # Python ignores them, and what is ignored stays so for the command
             signal.signal(number, signal.SIG_DFL)
-        argv = self._order["argv"]
-        os.execve(argv[0], argv, self._order["env"])  # noqa: S606 - no shell is what we want
+        os.execve(order.argv[0], order.argv, order.env)  # noqa: S606 - no shell is what we want
 
-    def _follow(self) -> None:
+    def _follow(self, main: int) -> None:
         """Until the command has ended, must end, or broke a limit."""
-        seen, look_s, look_at = -1, _LOOK_S, 0.0
-        while self._code is None and self._broken is None:
+        seen, look_s, look_at = last_pid(), _LOOK_S, time.monotonic() + _LOOK_S
+        while self._code is None and not self._broken:
             now = time.monotonic()
             if self._end_at is not None and now >= self._end_at:
                 return
@@ -181,76 +240,136 @@ class Guardian:
                 seen, look_at = newest, now + look_s
                 look_s = min(2 * look_s, _LOOK_MAX_S)
                 self._look()
-            self._wait(_LOOK_S)
+            self._wait(main)
 
     def _look(self) -> None:
         found = below(os.getpid())
-        if len(found) > self._order["processes"]:
+        if len(found) > self._order.processes:
             self._broken = "processes"
-        elif own_bytes(found) > self._order["memory_bytes"]:
+        elif own_bytes(found) > self._order.memory_bytes:
             self._broken = "memory"
 
-    def _wait(self, seconds: float) -> None:
-        """Take what the agent says and what has ended, or let so much time go by."""
-        sources = [self._wake] if self._end_at is not None else [self._wake, self._agent.fileno()]
-        ready = select.select(sources, [], [], seconds)[0]
-        if self._wake in ready:
-            os.read(self._wake, 4096)
-        if self._agent.fileno() in ready:
-            order = self._agent.recv(1)
-            grace_s = 0 if order == b"k" else self._order["grace_s"]
+    def _wait(self, main: int) -> None:
+        """Take what the agent says, the command's end, or let a moment go by."""
+        sources = [main] if self._end_at is not None else [main, 0]
+        ready = select.select(sources, [], [], _LOOK_S)[0]
+        if 0 in ready:
+            try:
+                word = os.read(0, 1)
+            except OSError:
+                word = b""
+            grace_s = 0 if word == b"k" else self._order.grace_s
             self._end_at = time.monotonic() + grace_s
             if grace_s:
-                self._signal(signal.SIGTERM)
-        self._reap()
+                signal_all(below(os.getpid()), signal.SIGTERM)
+        self._is_left()
 
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
+    def _is_left(self) -> bool:
+        """Whether we still have children: what loses its parent becomes one."""
+        try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._main:
                     self._code = os.waitstatus_to_exitcode(ended[1])
-
-    def _signal(self, number: signal.Signals) -> bool:
-        """Signal all that is beneath us; False when there is nothing."""
-        found = below(os.getpid())
-        # a group is signalled as one: nothing in it can start something meanwhile
-        for group in set(found.values()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, number)
-        return bool(found)
+        except ChildProcessError:
+            return False
+        return True
 
     def _kill(self) -> None:
-        pause_s = _LOOK_S
-        while self._signal(signal.SIGKILL):
-            self._wait(pause_s)
-            pause_s = min(2 * pause_s, _LOOK_MAX_S)
+        pause_s = _LOOK_S / 8
+        while self._is_left():
+            signal_all(below(os.getpid()), signal.SIGKILL)
+            if self._is_left():
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LOOK_MAX_S)
 
 
-def _read_order(agent: socket.socket) -> dict[str, Any]:
-    received = b""
-    while not received.endswith(b"\n"):
-        chunk = agent.recv(64 * 1024)
-        if not chunk:
-            sys.exit(1)
-        received += chunk
-    order: dict[str, Any] = json.loads(received)
-    return order
-
-
-def main(stdin: int, cwd: int) -> None:
+def _be_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for descriptor in (stdin, cwd):
-        os.set_inheritable(descriptor, False)
-    agent = socket.socket(fileno=0)
-    wake, woken = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(woken, False)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    # a service manager signals every process; we end when our command has ended
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+
+
+class Zygote:
+    """Forks a guardian for every message of the agent, until the agent has ended.
+
+    A message is one byte with the descriptors of the guardian's socket, and of stdin, stdout,
+    stderr and the working folder of its command.
+    """
+
+    def __init__(self, agent: socket.socket) -> None:
+        self._agent = agent
+        self._guardians: set[int] = set()
+        self._wake, self._woken = os.pipe()
+        for descriptor in (self._wake, self._woken):
+            os.set_blocking(descriptor, False)
+
+    def run(self) -> None:
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        said = b"."
+        while said or self._guardians:
+            sources = [self._wake, self._agent.fileno()] if said else [self._wake]
+            ready = select.select(sources, [], [])[0]
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+                self._reap()
+            if self._agent.fileno() in ready:
+                said, descriptors, _, _ = socket.recv_fds(self._agent, 1, 5)
+                if said:
+                    self._fork(descriptors)
+
+    def _fork(self, descriptors: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_guardian(*descriptors)
+            finally:
+                os._exit(1)
+        self._guardians.add(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _become_guardian(self, line: int, stdin: int, stdout: int, stderr: int, cwd: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        _be_subreaper()
+        for descriptor in (stdin, cwd):
+            os.set_inheritable(descriptor, False)
+        for number, descriptor in enumerate((line, stdout, stderr)):
+            os.dup2(descriptor, number, inheritable=number > 0)
+            os.close(descriptor)
+        for descriptor in (self._agent.fileno(), self._wake, self._woken):
+            os.close(descriptor)
+        Guardian(Order.read(0)).run(stdin, cwd)
+        os._exit(0)
+
+    def _reap(self) -> None:
+        was_killed = False
+        while (ended := _wait_any())[0]:
+            was_killed |= ended[0] in self._guardians and ended[1] != 0
+            self._guardians.discard(ended[0])
+        while was_killed:
+            strays = below(os.getpid(), self._guardians)
+            signal_all(strays, signal.SIGKILL)
+            was_killed = bool(strays)
+            _wait_any()
+
+
+def _wait_any() -> tuple[int, int]:
+    """(process id, status) of a child that has ended; the id is 0 when there is none."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
+
+
+def main() -> None:
+    """The zygote: descriptor 0 is its socket to the agent."""
+    _be_subreaper()
+    # a service manager signals every process; we end when the agent and all commands have ended
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    Guardian(_read_order(agent), agent, wake).run(stdin, cwd)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    # a number of its own, since 0 becomes a guardian's socket
+    agent = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    Zygote(agent).run()
