@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from imlmesh_drivers.base import CommandRule, Site
@@ -171,16 +172,11 @@ async def test_a_crash_of_the_child_from_outside_is_a_failure(rig: Rig) -> None:
 
 
 def find_process(word: str) -> int | None:
-    """A child of this process, or of one of its children, whose command line has `word`."""
-    me = os.getpid()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_text()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if word in command and parent == me:
-            return int(entry.name)
+    """A process that descends from this one and whose command line has `word`."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if word in "\0".join(process.cmdline()):
+                return process.pid
     return None
 
 
