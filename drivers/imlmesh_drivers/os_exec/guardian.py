@@ -18,8 +18,9 @@ import time
 from collections.abc import Collection, Iterable
 
 _PR_SET_CHILD_SUBREAPER = 36
-_LOOK_S = 0.02  # between two looks at everything, at first
-_LOOK_MAX_S = 0.5  # later: looking costs a Pi some milliseconds
+_WAIT_S = 0.05  # between two looks at how many processes were started
+_LOOK_S = 0.02  # until the first look at everything of the command, which doubles from there
+_LOOK_MAX_S = 1.0  # looking costs a Pi some milliseconds
 _BURST = 32  # processes started on the whole machine: reason enough to look at once
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -240,7 +241,7 @@ class Guardian:
                 seen, look_at = newest, now + look_s
                 look_s = min(2 * look_s, _LOOK_MAX_S)
                 self._look()
-            self._wait(main)
+            self._wait(main, min(look_s, _WAIT_S))
 
     def _look(self) -> None:
         found = below(os.getpid())
@@ -249,10 +250,10 @@ class Guardian:
         elif own_bytes(found) > self._order.memory_bytes:
             self._broken = "memory"
 
-    def _wait(self, main: int) -> None:
-        """Take what the agent says, the command's end, or let a moment go by."""
+    def _wait(self, main: int, wait_s: float) -> None:
+        """Take what the agent says, or the command's end; nothing for so long at most."""
         sources = [main] if self._end_at is not None else [main, 0]
-        ready = select.select(sources, [], [], _LOOK_S)[0]
+        ready = select.select(sources, [], [], wait_s)[0]
         if 0 in ready:
             try:
                 word = os.read(0, 1)
