@@ -7,7 +7,7 @@ say anything else than the drivers do.
 from collections.abc import Iterator
 
 from imlmesh.fleet import schema_text
-from imlmesh.render import as_json
+from imlmesh.foreign import as_json
 from imlmesh_drivers.registry import shipped_manifest
 from imlmesh_protocol import limits
 from imlmesh_protocol.manifest import ActionSpec

@@ -144,6 +144,28 @@ async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -
     assert (await rig.end()).outcome == "completed"
 
 
+async def test_a_search_without_end_is_killed_and_the_next_one_is_served(
+    rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("a" * 40)
+    asked = {"directory": ".", "pattern": "*"}
+    one = rig.run("filesystem", "search_files", content_pattern="(a+)+b", **asked)
+    await wait_for_process("imlmesh_drivers.child\0filesystem")
+    rig.executor.kill(one, KillReason.TIMEOUT)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("timed_out", "driver.timeout")
+    rig.run("filesystem", "search_files", content_pattern="a", **asked)
+    assert (await rig.end()).result["count"] == 1
+
+
+async def test_a_killed_watch_ends_at_once(rig: Rig) -> None:
+    one = rig.run("filesystem", "watch_path", path=".", timeout=600)
+    await asyncio.sleep(0)
+    rig.executor.kill(one, KillReason.CANCEL)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("cancelled", "action.cancelled")
+
+
 async def test_a_killed_command_leaves_no_process(rig: Rig) -> None:
     one = rig.run("os_exec", "run_command", command=["sleep", "61.7"])
     await wait_for_process("61.7")
