@@ -168,7 +168,7 @@ COMMAND_OUTPUT_BYTES = 16 * 1024 * 1024  # a command that prints more runs wild:
 ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
 COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
 COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
-COMMAND_NICE = 5  # heartbeats and results go before what commands compute
+COMMAND_NICE = 10  # heartbeats and results go before what commands compute
 COMMAND_END_MS = (
     5_000  # after SIGKILL: what is still there then hangs in the kernel, on a dead disk
 )

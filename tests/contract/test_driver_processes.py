@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from imlmesh_drivers.os_exec import applications, driver, processes
+from imlmesh_protocol.limits import COMMAND_NICE
 from rooted import ended, eventually
 from shell import Shell
 
@@ -174,7 +175,7 @@ async def test_an_application_takes_along_what_it_started(shell: Shell) -> None:
     opened = await shell.act("open_application", application="sh", arguments=["-c", script])
     inner = shell.files / "inner"
     await eventually(lambda: inner.exists() and inner.read_text() != "")
-    assert psutil.Process(opened["pid"]).nice() == min(os.nice(0) + 5, 19)
+    assert psutil.Process(opened["pid"]).nice() == min(os.nice(0) + COMMAND_NICE, 19)
     await shell.act("close_application", application_name="sh", force=True)
     await eventually(lambda: ended(int(inner.read_text())))
 

@@ -288,6 +288,17 @@ def _be_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _go_first() -> None:
+    """Get a core whenever we want one, or a bomb would leave us none; what we start gets none so.
+
+    Only root may, and only root's processes are not counted by the kernel.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except OSError:
+        return
+
+
 class Zygote:
     """Forks a guardian for every message of the agent, until the agent has ended.
 
@@ -333,6 +344,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         _be_subreaper()
+        _go_first()
         for descriptor in (stdin, cwd):
             os.set_inheritable(descriptor, False)
         for number, descriptor in enumerate((line, stdout, stderr)):
