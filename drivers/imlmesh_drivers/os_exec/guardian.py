@@ -37,7 +37,7 @@ class Order:
         grace_s: float,
         nice: int,
     ) -> None:
-        """`grace_s` lies between SIGTERM and SIGKILL; `nice` is added to our own."""
+        """`grace_s` lies between SIGTERM and SIGKILL; `nice` is added to the agent's own."""
         self.argv = argv
         self.env = env
         self.processes = processes
@@ -154,8 +154,10 @@ class Guardian:
     runs), "code N" or "broken WHAT", and "gone" when nothing is left.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, nice: int) -> None:
+        """`nice` is the agent's own."""
         self._order = order
+        self._nice = min(nice + order.nice, 19)
         self._main = 0
         self._code: int | None = None
         self._broken = ""
@@ -213,7 +215,7 @@ class Guardian:
     def _become(self, stdin: int, cwd: int) -> None:
         """In the child: become the command."""
         order = self._order
-        os.nice(order.nice)
+        os.setpriority(os.PRIO_PROCESS, 0, self._nice)
         resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.getuid():
@@ -344,6 +346,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         _be_subreaper()
+        nice = os.nice(0)
         _go_first()
         for descriptor in (stdin, cwd):
             os.set_inheritable(descriptor, False)
@@ -352,7 +355,7 @@ class Zygote:
             os.close(descriptor)
         for descriptor in (self._agent.fileno(), self._wake, self._woken):
             os.close(descriptor)
-        Guardian(Order.read(0)).run(stdin, cwd)
+        Guardian(Order.read(0), nice).run(stdin, cwd)
         os._exit(0)
 
     def _reap(self) -> None:
