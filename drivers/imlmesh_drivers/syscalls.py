@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python has no function for: renameat2 and inotify.
+"""The few calls of Linux that Python has no function for: renameat2, syncfs and inotify.
 
 The one rule: as thin as can be, with an OSError like those of `os`. The C library is loaded with
 the first call.
@@ -44,6 +44,11 @@ def rename(folder: int, old: str, target: int, new: str, *, replace: bool) -> No
 def exchange(folder: int, one: str, target: int, other: str) -> None:
     """Let two existing names change places, in one go."""
     _rename(folder, one, target, other, _RENAME_EXCHANGE)
+
+
+def sync_disk(descriptor: int) -> None:
+    """Bring all that was written to the disk of an open file or folder to it."""
+    _checked(_libc().syncfs(descriptor))
 
 
 def inotify() -> int:

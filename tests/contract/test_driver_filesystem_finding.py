@@ -10,6 +10,7 @@ import pytest
 from imlmesh_drivers.base import Call
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.filesystem import tree
+from imlmesh_node.sizes import check_result
 from imlmesh_protocol.errors import DriverError
 from rooted import Rooted, eventually
 
@@ -63,6 +64,17 @@ def test_a_search_looks_at_nothing_outside(garden: Rooted) -> None:
         assert refusal == ("policy.path", "directory"), path
     assert garden.refusal("search_files", directory="none", pattern="*") == "driver.not_found"
     assert garden.refusal("search_files", directory="notes.TXT", pattern="*") == "driver.failed"
+
+
+async def test_a_name_that_is_no_text_is_shown_all_the_same(fs: Rooted) -> None:
+    watch = await watching(fs, path=".")
+    with open(os.fsencode(fs.files) + b"/gr\xfcn", "w") as file:  # noqa: ASYNC230, PTH123
+        file.write("needle")
+    assert (await asyncio.wait_for(watch, 5))["name"] == "gr\ufffdn"
+    (listed,) = fs("list_directory", path=".")["entries"]
+    (found,) = fs("search_files", directory=".", pattern="*", content_pattern="needle")["matches"]
+    assert listed["path"] == found["path"] == str(fs.files / "gr\ufffdn")
+    check_result([listed, found])
 
 
 def test_a_search_is_bounded(garden: Rooted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,12 +40,17 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+def shown(name: str) -> str:
+    """A name as text: what is not UTF-8 on the disk cannot travel, and is replaced."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def entry(opened: int, name: str, path: str) -> dict[str, Any]:
     """What a listing says of one name in a folder."""
     found = os.stat(name, dir_fd=opened, follow_symlinks=False)
     return {
-        "name": name,
-        "path": path,
+        "name": shown(name),
+        "path": shown(path),
         "type": kind_of(found.st_mode),
         "size_bytes": found.st_size,
         "modified": iso(found.st_mtime),

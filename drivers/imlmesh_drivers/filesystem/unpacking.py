@@ -61,7 +61,8 @@ def unpack(file: BinaryIO, stage: int, check: Callable[[], None]) -> int:
             raise
         # so zipfile says that it needs a password, or a method of compression that it lacks
         raise DriverError("driver.failed", f"the archive cannot be read: {exc}") from exc
-    os.fsync(stage)
+    # once for all: a wait for each of ten thousand files takes an SD card minutes
+    syscalls.sync_disk(stage)
     return files
 
 
@@ -140,7 +141,6 @@ def _write(
                     text = f"the archive holds more than {ARCHIVE_BYTES} bytes"
                     raise DriverError("result.too_large", text)
                 write_all(descriptor, chunk)
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
     return room
@@ -165,6 +165,7 @@ def merge(stage: int, target: int, *, overwrite: bool) -> None:
         for move in reversed(done):
             _perform(target, stage, move)
         raise
+    syscalls.sync_disk(stage)
 
 
 def _moves(stage: int, target: int, *, overwrite: bool) -> list[_Move]:
@@ -209,7 +210,6 @@ def _perform(source: int, target: int, move: _Move) -> None:
             syscalls.exchange(there, name, here, name)
         else:
             syscalls.rename(there, name, here, name, replace=False)
-        keep_entries(here)
 
 
 def unpack_into(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from imlmesh_drivers import syscalls
 from imlmesh_drivers.files import names_in
 from imlmesh_drivers.filesystem.drafts import is_draft
+from imlmesh_drivers.filesystem.tree import shown
 
 # <sys/inotify.h>
 _MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
@@ -98,4 +99,4 @@ class Watch:
                 continue
             event = meaning(mask, name in self._known)
             self._known.add(name)
-            yield event, name or self._only
+            yield event, shown(name) if name else self._only

@@ -7,6 +7,7 @@ sends the zygote five descriptors (see `Zygote`), and a guardian is there a mill
 Stdlib alone, and little of it, since all of it is copied with every fork.
 """
 
+import contextlib
 import ctypes
 import marshal
 import os
@@ -70,16 +71,9 @@ def _exactly(source: int, size: int) -> bytes:
 
 def _read(path: str) -> bytes:
     """The beginning of a file of the kernel; empty when its process has ended."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123 - slow
+        return file.read(4096)
+    return b""
 
 
 def _pids() -> list[int]:
@@ -113,10 +107,8 @@ def below(root: int, spared: Collection[int] = ()) -> dict[int, int]:
 def signal_all(found: dict[int, int], number: int) -> None:
     """Signal processes by their groups: nothing in one can start something meanwhile."""
     for group in set(found.values()):
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-        except (ProcessLookupError, PermissionError):
-            continue
 
 
 def own_bytes(pids: Iterable[int]) -> int:
@@ -144,6 +136,15 @@ def last_pid() -> int:
     """The process id that was given last on this machine; -1 when it cannot be seen."""
     fields = _read("/proc/loadavg").split()
     return int(fields[4]) if fields else -1
+
+
+def _bound(kind: int, most: int) -> None:
+    """Lower a limit for good; where a hardened service may not, our looks bound it all the same."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    with contextlib.suppress(PermissionError):
+        resource.setrlimit(kind, (most, most))
 
 
 class Guardian:
@@ -215,15 +216,13 @@ class Guardian:
     def _become(self, stdin: int, cwd: int) -> None:
         """In the child: become the command."""
         order = self._order
-        os.setpriority(os.PRIO_PROCESS, 0, self._nice)
-        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+        _bound(resource.RLIMIT_CORE, 0)
+        _bound(resource.RLIMIT_DATA, order.memory_bytes)
         if os.getuid():
             # a bomb may be faster than our looks; the kernel counts all of the account's threads
-            most = threads_of(os.getuid()) + 2 * order.processes
-            hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-            if hard == resource.RLIM_INFINITY or most < hard:
-                resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+            _bound(resource.RLIMIT_NPROC, threads_of(os.getuid()) + 2 * order.processes)
         os.dup2(stdin, 0)
         os.fchdir(cwd)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -239,7 +238,7 @@ class Guardian:
             if self._end_at is not None and now >= self._end_at:
                 return
             newest = last_pid()
-            if now >= look_at or newest < 0 or not 0 <= newest - seen < _BURST:
+            if now >= look_at or not 0 <= newest - seen < _BURST:
                 seen, look_at = newest, now + look_s
                 look_s = min(2 * look_s, _LOOK_MAX_S)
                 self._look()
@@ -257,10 +256,9 @@ class Guardian:
         sources = [main] if self._end_at is not None else [main, 0]
         ready = select.select(sources, [], [], wait_s)[0]
         if 0 in ready:
-            try:
+            word = b""
+            with contextlib.suppress(OSError):
                 word = os.read(0, 1)
-            except OSError:
-                word = b""
             grace_s = 0 if word == b"k" else self._order.grace_s
             self._end_at = time.monotonic() + grace_s
             if grace_s:
@@ -295,10 +293,8 @@ def _go_first() -> None:
 
     Only root may, and only root's processes are not counted by the kernel.
     """
-    try:
+    with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except OSError:
-        return
 
 
 class Zygote:
