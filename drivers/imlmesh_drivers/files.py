@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from imlmesh_drivers.base import Site
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound
-from imlmesh_protocol.limits import FREE_SPACE_BYTES, NAME_BYTES, PATH_BYTES
+from imlmesh_protocol.limits import FREE_SPACE_BYTES, NAME_BYTES, PATH_BYTES, PATH_PARTS
 
 _WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: of a file system that is smaller than the space that is kept free on large ones
@@ -43,8 +43,10 @@ def absolute(site: Site, path: str) -> str:
         raise DriverDenied("policy.path", f"{path[:200]!r} {why}")
     start = "" if path.startswith("/") else _normal(site.files)
     full = "/".join((start, *(part for part in parts if part not in ("", "."))))
-    if _too_long(full):
-        raise DriverError("driver.params", f"{path[:80]!r}... is longer than a path can be")
+    if _too_long(full) or full.count("/") > PATH_PARTS:
+        raise DriverError(
+            "driver.params", f"{path[:80]!r}... is longer or deeper than a path may be"
+        )
     return full or "/"
 
 

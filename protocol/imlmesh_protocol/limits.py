@@ -187,6 +187,7 @@ DRIVER_MEMORY_BYTES = (
 )  # of a driver child: a damaged archive may ask for any size
 PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX
 NAME_BYTES = 255
+PATH_PARTS = 100  # of a path: each is an open descriptor while what lies there is worked on
 TREE_ENTRIES = 100_000  # visited by one action: a Pi looks at them in a minute
 SEARCHED_LINE_CHARS = 4_096  # of a line that is searched; longer ones are data, not text
 SEARCHED_TEXT_CHARS = 200  # of a found line in a result

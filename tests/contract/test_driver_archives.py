@@ -88,7 +88,8 @@ def test_an_archive_is_made_whole_or_not_at_all(
         "destination",
     )
     for source in ("src/out", "src/twin"):
-        assert full.refusal("create_archive", source=source, destination="x") == "policy.path"
+        refusal = full.blame("create_archive", source=source, destination="x")
+        assert refusal == ("policy.path", "source")
     assert full.blame("create_archive", source="none", destination="x") == (
         "driver.not_found",
         "source",
@@ -128,7 +129,8 @@ EVIL_NAMES = ["../out", "a/../../out", "/etc/out", "a/b/../../../out"]
 @pytest.mark.parametrize("name", EVIL_NAMES)
 def test_members_that_lead_elsewhere_spoil_the_whole(fs: Rooted, name: str) -> None:
     make_zip(fs.files / "evil", ("good.txt", b"x"), (name, b"x"))
-    assert fs.refusal("extract_archive", source="evil", destination="new") == "policy.path"
+    refusal = fs.blame("extract_archive", source="evil", destination="new")
+    assert refusal == ("policy.path", "source")
     make_tar(fs.files / "evil", tar_member("good.txt", size=1), tar_member(name, size=1))
     assert fs.refusal("extract_archive", source="evil", destination="new/deep") == "policy.path"
     assert names_in(fs.files) == ["evil"]
@@ -196,6 +198,13 @@ def test_a_member_that_stands_twice_or_is_file_and_folder_is_refused(fs: Rooted)
     assert names_in(fs.files) == ["a"]
 
 
+def test_depth_is_bounded(fs: Rooted) -> None:
+    make_zip(fs.files / "deep", ("a/" * 500 + "b", b"x"))
+    refusal = fs.blame("extract_archive", source="deep", destination="new")
+    assert refusal == ("driver.failed", "source")
+    assert names_in(fs.files) == ["deep"]
+
+
 def test_a_bomb_is_bounded(fs: Rooted, monkeypatch: pytest.MonkeyPatch) -> None:
     make_zip(fs.files / "bomb", ("zeros", bytes(5_000_000)))
     monkeypatch.setattr(unpacking, "ARCHIVE_BYTES", 1_000_000)
@@ -218,7 +227,7 @@ def filled(fs: Rooted) -> Rooted:
 def test_an_archive_joins_what_is_there(filled: Rooted) -> None:
     before = names_in(filled.files / "there")
     asked = {"source": "a.zip", "destination": "there"}
-    assert filled.refusal("extract_archive", **asked) == "driver.failed"
+    assert filled.blame("extract_archive", **asked) == ("driver.failed", "destination")
     assert names_in(filled.files / "there") == before
     assert filled("extract_archive", overwrite=True, **asked)["files"] == 3
     (filled.files / "a.zip").unlink()

@@ -48,7 +48,7 @@ def test_a_move_replaces_only_a_file_and_only_when_told_to(fs: Rooted) -> None:
         ("folder", "folder/inner", False),
     ):
         asked = {"source": source, "destination": target, "overwrite": overwrite}
-        assert fs.refusal("move_file", **asked) == "driver.failed", asked
+        assert fs.blame("move_file", **asked) == ("driver.failed", "destination"), asked
     assert fs.everything() == before
     fs("move_file", source="a", destination="b", overwrite=True)
     assert fs.everything() == {"b": "a", "folder": None}
@@ -69,7 +69,7 @@ def test_a_move_stays_beneath_the_write_roots(fs: Rooted) -> None:
     for field, source, target in moves:
         asked = fs.blame("move_file", source=source, destination=target)
         assert asked == ("policy.path", field), source
-    assert fs.refusal("move_file", source="link", destination="b") == "policy.path"
+    assert fs.blame("move_file", source="link", destination="b") == ("policy.path", "source")
     assert fs.refusal("move_file", source="none", destination="b") == "driver.not_found"
     assert names_in(fs.outside) == ["secret.txt"]
     assert (fs.files / "a").read_text() == "x"
@@ -145,6 +145,18 @@ def test_what_somebody_who_was_killed_left_behind_goes(fs: Rooted) -> None:
     assert names_in(fs.files) == [".imlmesh-notes"]
 
 
+def test_rights_to_act_as_the_owner_are_not_handed_on(fs: Rooted, other_disk: Path) -> None:
+    fs.driver = Filesystem(Site(str(fs.files), write_roots=(str(fs.files), str(other_disk))))
+    for name in ("a", "b", "c"):
+        fs("write_file", path=name, content=name)
+        (fs.files / name).chmod(0o6755)
+    fs("copy_file", source="a", destination="copy")
+    fs("write_file", path="b", content="new")
+    fs("move_file", source="c", destination=str(other_disk / "moved"))
+    for place in (fs.files / "copy", fs.files / "b", other_disk / "moved"):
+        assert place.stat().st_mode & 0o7777 == 0o755, place
+
+
 def test_folders_are_made(fs: Rooted) -> None:
     made = fs("create_directory", path="a/b/c")
     assert made == {"path": str(fs.files / "a/b/c"), "created": True}
@@ -209,7 +221,7 @@ def fill(descriptor):
     os.write(descriptor, b"half")
     print("half", flush=True)
     sys.stdin.read()
-write_whole(opened, "a", fill, overwrite=True)
+write_whole(("path", opened, "a"), fill, overwrite=True)
 """
 
 

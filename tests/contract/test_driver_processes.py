@@ -221,6 +221,7 @@ async def test_what_cannot_be_opened_is_refused(
         ({"application": "/bin/cat"}, "policy.command"),
         ({"application": "gone"}, "driver.not_found"),
         ({"application": "words", "arguments": ["-rf"]}, "policy.command"),
+        ({"application": "words", "arguments": ["a\0b"]}, "driver.params"),
         ({"application": "sleep", "working_directory": "/"}, "policy.path"),
     ]
     for asked, code in asks:

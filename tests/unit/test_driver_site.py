@@ -74,7 +74,7 @@ def test_what_no_program_can_be_given(word: str) -> None:
         assert caught.value.code == "driver.params"
 
 
-@pytest.mark.parametrize("path", ["x" * 256, "ü" * 128, "/".join(["deep"] * 1_000)])
+@pytest.mark.parametrize("path", ["x" * 256, "ü" * 128, "/".join(["deep"] * 1_000), "a/" * 101])
 def test_paths_that_no_file_can_have(path: str) -> None:
     with pytest.raises(DriverError) as caught:
         absolute(SITE, path)

@@ -15,13 +15,17 @@ import stat
 from collections.abc import Callable, Iterator
 
 from imlmesh_drivers import syscalls
-from imlmesh_drivers.files import names_in, open_regular, write_all
+from imlmesh_drivers.files import blamed_on, names_in, open_regular, write_all
 from imlmesh_protocol.errors import DriverDenied, DriverError
 
 _DRAFT_NAME = re.compile(r"\.imlmesh-[0-9a-f]{16}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1024 * 1024
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+
+
+#: (the param that named it, open folder, name in it)
+Place = tuple[str, int, str]
 
 
 def draft_name() -> str:
@@ -53,15 +57,18 @@ def replaceable(opened: int, name: str, *, overwrite: bool) -> int | None:
 
 
 def write_whole(
-    opened: int, name: str, fill: Callable[[int], None], *, overwrite: bool, mode: int | None = None
+    place: Place, fill: Callable[[int], None], *, overwrite: bool, mode: int | None = None
 ) -> None:
     """Let `fill` write into a new file that then takes the name; `mode`: that of the old one."""
-    old_mode = replaceable(opened, name, overwrite=overwrite)
+    field, opened, name = place
+    with blamed_on(field):
+        old_mode = replaceable(opened, name, overwrite=overwrite)
     descriptor, draft = _new_file(opened)
     try:
         wanted = old_mode if mode is None else mode
         if wanted is not None:
-            os.fchmod(descriptor, wanted)
+            # rights to act as the owner were given to the old content, or to another owner
+            os.fchmod(descriptor, wanted & 0o777)
         fill(descriptor)
         os.fsync(descriptor)
         if draft is None:
@@ -71,7 +78,8 @@ def write_whole(
         syscalls.rename(opened, draft, opened, name, replace=overwrite)
         draft = None
     except FileExistsError as exc:
-        raise DriverError("driver.failed", f"{name!r} exists and overwrite is false") from exc
+        text = f"{field}: {name!r} exists and overwrite is false"
+        raise DriverError("driver.failed", text) from exc
     finally:
         os.close(descriptor)
         if draft is not None:
@@ -110,50 +118,56 @@ def copy_into(source: int, check: Callable[[], None]) -> Callable[[int], None]:
             write_all(descriptor, chunk)
         after = os.fstat(source)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise DriverError("driver.busy", "the file changed while it was copied")
+            raise DriverError("driver.busy", "source: the file changed while it was copied")
 
     return fill
 
 
-def move(
-    source: tuple[int, str],
-    target: tuple[int, str],
-    *,
-    overwrite: bool,
-    check: Callable[[], None],
-) -> None:
-    """Give a file or folder another name, both as (open folder, name).
+def move(source: Place, target: Place, *, overwrite: bool, check: Callable[[], None]) -> None:
+    """Give a file or folder another name.
 
     Onto another disk a file is copied whole and then removed; a folder is refused.
     """
-    found = os.stat(source[1], dir_fd=source[0], follow_symlinks=False)
+    (_, held, old), (_, opened, new) = source, target
+    found = os.stat(old, dir_fd=held, follow_symlinks=False)
     is_folder = stat.S_ISDIR(found.st_mode)
-    if stat.S_ISLNK(found.st_mode):
-        raise DriverDenied("policy.path", f"{source[1]!r} is a symbolic link")
-    if not is_folder and not stat.S_ISREG(found.st_mode):
-        raise DriverError("driver.failed", f"{source[1]!r} is neither a file nor a folder")
-    replaceable(*target, overwrite=overwrite and not is_folder)
-    try:
-        syscalls.rename(*source, *target, replace=overwrite and not is_folder)
-    except FileExistsError as exc:
-        raise DriverError("driver.failed", f"{target[1]!r} exists") from exc
-    except OSError as exc:
-        if exc.errno == errno.EINVAL and is_folder:
-            raise DriverError("driver.failed", "a folder cannot be moved into itself") from exc
-        if exc.errno != errno.EXDEV:
-            raise
-        if is_folder:
-            text = "a folder cannot be moved to another disk: pack and unpack it"
-            raise DriverError("driver.failed", text) from exc
-        reading = open_regular(*source)
+    replace = overwrite and not is_folder
+    with blamed_on(source[0]):
+        if stat.S_ISLNK(found.st_mode):
+            raise DriverDenied("policy.path", f"{old!r} is a symbolic link")
+        if not is_folder and not stat.S_ISREG(found.st_mode):
+            raise DriverError("driver.failed", f"{old!r} is neither a file nor a folder")
+    is_far = False
+    with blamed_on(target[0]):
+        replaceable(opened, new, overwrite=replace)
         try:
-            mode = stat.S_IMODE(found.st_mode)
-            write_whole(*target, copy_into(reading, check), overwrite=overwrite, mode=mode)
-        finally:
-            os.close(reading)
-        os.unlink(source[1], dir_fd=source[0])
-    keep_entries(target[0])
-    keep_entries(source[0])
+            syscalls.rename(held, old, opened, new, replace=replace)
+        except FileExistsError as exc:
+            raise DriverError("driver.failed", f"{new!r} exists") from exc
+        except OSError as exc:
+            if exc.errno == errno.EINVAL and is_folder:
+                raise DriverError("driver.failed", "a folder cannot be moved into itself") from exc
+            if exc.errno != errno.EXDEV:
+                raise
+            if is_folder:
+                text = "a folder cannot be moved to another disk: pack and unpack it"
+                raise DriverError("driver.failed", text) from exc
+            is_far = True
+    if is_far:
+        _move_far(source, target, overwrite=overwrite, check=check)
+    keep_entries(opened)
+    keep_entries(held)
+
+
+def _move_far(source: Place, target: Place, *, overwrite: bool, check: Callable[[], None]) -> None:
+    _, held, old = source
+    reading = open_regular(held, old)
+    try:
+        mode = stat.S_IMODE(os.fstat(reading).st_mode)
+        write_whole(target, copy_into(reading, check), overwrite=overwrite, mode=mode)
+    finally:
+        os.close(reading)
+    os.unlink(old, dir_fd=held)
 
 
 @contextlib.contextmanager

@@ -64,11 +64,12 @@ class Filesystem(Driver):
             else:
                 data = text.read_lines(file, encoding, start_line or 1, end_line, limit)
                 encoding = "utf-8"
-        if len(data) > limit and max_bytes is None:
-            raise DriverError(
-                "result.too_large", f"{path} is larger than {limit} bytes; give max_bytes"
-            )
-        return {"path": full, "content": text.decode(data, limit, encoding), "size_bytes": size}
+        with blamed_on("path"):
+            if len(data) > limit and max_bytes is None:
+                why = f"{path} is larger than {limit} bytes; give max_bytes"
+                raise DriverError("result.too_large", why)
+            content = text.decode(data, limit, encoding)
+        return {"path": full, "content": content, "size_bytes": size}
 
     @action(effect="idempotent", impact=0.3, permission="local_worker")
     def write_file(
@@ -82,7 +83,8 @@ class Filesystem(Driver):
         """Write a text file whole: a reader sees the old content or the new, never a part."""
         data = text.encode(content, encoding)
         with self._at.named("path", path, create=create_dirs) as (full, opened, name):
-            drafts.write_whole(opened, name, partial(write_all, data=data), overwrite=overwrite)
+            place = "path", opened, name
+            drafts.write_whole(place, partial(write_all, data=data), overwrite=overwrite)
         return {"path": full, "bytes_written": len(data)}
 
     @action(effect="once", impact=0.5, permission="local_worker")
@@ -109,7 +111,8 @@ class Filesystem(Driver):
         ):
             fill = drafts.copy_into(file.fileno(), call.check)
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            drafts.write_whole(opened, name, fill, overwrite=overwrite, mode=mode)
+            place = "destination", opened, name
+            drafts.write_whole(place, fill, overwrite=overwrite, mode=mode)
         return {"source": origin, "destination": full}
 
     @action(
@@ -133,7 +136,7 @@ class Filesystem(Driver):
             self._at.named("destination", destination) as (full, opened, name),
         ):
             self._at.check_holds_no_root("source", origin)
-            places = (held, old_name), (opened, name)
+            places = ("source", held, old_name), ("destination", opened, name)
             drafts.move(*places, overwrite=overwrite, check=call.check)
         return {"source": origin, "destination": full}
 
@@ -142,7 +145,8 @@ class Filesystem(Driver):
         """Delete a file, a link or an empty folder; with `recursive` a folder with all in it."""
         with self._at.found("path", path, write=True) as (full, opened, name):
             self._at.check_holds_no_root("path", full)
-            tree.remove(opened, name, recursive=recursive, check=call.check)
+            with blamed_on("path"):
+                tree.remove(opened, name, recursive=recursive, check=call.check)
         return {"deleted": full}
 
     @action(effect="idempotent", impact=0.3, permission="local_worker")
@@ -249,7 +253,7 @@ class Filesystem(Driver):
             packed = packing.Packed()
             old = packing.identity(opened, name)
             fill = partial(packing.pack, packed, (held, base), format, call.check, old)
-            drafts.write_whole(opened, name, fill, overwrite=True)
+            drafts.write_whole(("destination", opened, name), fill, overwrite=True)
         return {
             "archive": full,
             "source": origin,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
-from imlmesh_drivers.files import open_regular, write_all
+from imlmesh_drivers.files import blamed_on, open_regular, write_all
 from imlmesh_drivers.filesystem.tree import walk
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import ARCHIVE_BYTES, ARCHIVE_ENTRIES
@@ -197,12 +197,14 @@ def pack(
     """
     if old is not None and identity(*source) == old:
         raise DriverError("driver.params", "destination: it is the source")
-    if not stat.S_ISDIR(os.stat(source[1], dir_fd=source[0], follow_symlinks=False).st_mode):
-        os.close(open_regular(*source))
+    with blamed_on("source"):
+        if not stat.S_ISDIR(os.stat(source[1], dir_fd=source[0], follow_symlinks=False).st_mode):
+            os.close(open_regular(*source))
     sink = _Guarded(target)
     writer = _writer(form, sink)
     try:
-        _fill(packed, writer, source, check, {old, identity_of(os.fstat(target))})
+        with blamed_on("source"):
+            _fill(packed, writer, source, check, {old, identity_of(os.fstat(target))})
         writer.close()
     except BaseException:
         sink.drop()

@@ -17,11 +17,11 @@ from pathlib import PurePosixPath
 from typing import IO, BinaryIO
 
 from imlmesh_drivers import syscalls
-from imlmesh_drivers.files import folder, names_in, write_all
+from imlmesh_drivers.files import blamed_on, folder, names_in, write_all
 from imlmesh_drivers.filesystem.drafts import is_draft, keep_entries
 from imlmesh_drivers.filesystem.drafts import stage as staged
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound
-from imlmesh_protocol.limits import ARCHIVE_BYTES, ARCHIVE_ENTRIES, NAME_BYTES
+from imlmesh_protocol.limits import ARCHIVE_BYTES, ARCHIVE_ENTRIES, NAME_BYTES, PATH_PARTS
 
 _CHUNK_BYTES = 256 * 1024
 _FOLDER_MODE = 0o755
@@ -112,6 +112,8 @@ def _parts(name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise DriverDenied("policy.path", f"the member {name[:200]!r} leads out of the archive")
+    if len(path.parts) > PATH_PARTS:
+        raise DriverError("driver.failed", f"{name[:80]!r}... is deeper than {PATH_PARTS} folders")
     for part in path.parts:
         if is_draft(part) or len(os.fsencode(part)) > NAME_BYTES:
             raise DriverError("driver.failed", f"no file can have the name {name[:200]!r}")
@@ -163,7 +165,9 @@ def merge(stage: int, target: int, *, overwrite: bool) -> None:
             done.append(move)
     except BaseException:
         for move in reversed(done):
-            _perform(target, stage, move)
+            # one that somebody took meanwhile keeps none of the others from going back
+            with contextlib.suppress(OSError, DriverError):
+                _perform(target, stage, move)
         raise
     syscalls.sync_disk(stage)
 
@@ -220,20 +224,32 @@ def unpack_into(
     overwrite: bool,
     check: Callable[[], None],
 ) -> int:
-    """Unpack into the folder `parts` below a root, made when missing; the number of files."""
+    """Unpack into the folder `parts` below a root, made when missing; the number of files.
+
+    Errors are blamed on the source or the destination.
+    """
+    with contextlib.ExitStack() as held:
+        with blamed_on("destination"):
+            is_new = not _is_there(root, parts)
+            opened = held.enter_context(
+                folder(root, parts[:-1] if is_new else parts, create=is_new)
+            )
+            stage, name = held.enter_context(staged(opened))
+        with blamed_on("source"):
+            files = unpack(file, stage, check)
+        with blamed_on("destination"):
+            if is_new:
+                os.fchmod(stage, _FOLDER_MODE)
+                syscalls.rename(opened, name, opened, parts[-1], replace=False)
+                keep_entries(opened)
+            else:
+                merge(stage, opened, overwrite=overwrite)
+    return files
+
+
+def _is_there(root: str, parts: Sequence[str]) -> bool:
     try:
         with folder(root, parts):
-            is_new = False
+            return True
     except DriverNotFound:
-        is_new = True
-    if not is_new:
-        with folder(root, parts) as there, staged(there) as (stage, _):
-            files = unpack(file, stage, check)
-            merge(stage, there, overwrite=overwrite)
-            return files
-    with folder(root, parts[:-1], create=True) as above, staged(above) as (stage, name):
-        files = unpack(file, stage, check)
-        os.fchmod(stage, _FOLDER_MODE)
-        syscalls.rename(above, name, above, parts[-1], replace=False)
-        keep_entries(above)
-        return files
+        return False

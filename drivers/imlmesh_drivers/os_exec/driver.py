@@ -201,7 +201,10 @@ class OsExec(Driver):
         working_directory: WorkingDirectory = None,
     ) -> Opened:
         """Start a program of the policy that goes on running; it ends with the node at the latest."""
-        argv = self.site.resolve_command([application, *(arguments or ())])
+        with blamed_on("application"):
+            self.site.rules_of(application)
+        with blamed_on("arguments"):
+            argv = self.site.resolve_command([application, *(arguments or ())])
         with self._working_folder(working_directory) as cwd:
             pid = await self._applications.open(application, argv, self._environment({}), cwd)
         return {"application": application, "pid": pid}
