@@ -299,6 +299,19 @@ def test_schema_and_binding_refuse_the_same(module: str, name: str, params: dict
     assert not jsonschema.Draft202012Validator(params_schema(driver, name)).is_valid(params)
 
 
+@pytest.mark.parametrize(("module", "name"), ROWS)
+def test_every_action_refuses_what_it_does_not_take(module: str, name: str) -> None:
+    driver = driver_class(module)
+    properties = params_schema(driver, name).get("properties", {})
+    wrong = {field: {"of": "another kind"} for field in properties if field != "env"}
+    for params in ({"surprise": 1}, wrong | {"surprise": 1}):
+        with pytest.raises(DriverError) as caught:
+            bind(driver, name, params)
+        assert caught.value.code == "driver.params"
+        for field in params:
+            assert f"{field}" in caught.value.message
+
+
 def test_an_unknown_action_and_module() -> None:
     with pytest.raises(DriverError) as caught:
         bind(Lamp, "explode", {})

@@ -19,7 +19,7 @@ from annotated_types import Ge, Interval
 
 from imlmesh_drivers.base import Call, Driver, ReadPath, Site, WritePath, action
 from imlmesh_drivers.files import absolute, append, blamed_on, folder, split_root, write_all
-from imlmesh_drivers.filesystem import drafts, packing, results, text, tree, unpacking, watching
+from imlmesh_drivers.filesystem import drafts, results, text, tree, watching
 from imlmesh_drivers.filesystem.places import Places
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import RESULT_BYTES
@@ -243,9 +243,12 @@ class Filesystem(Driver):
 
     @action(effect="idempotent", impact=0.3, permission="local_worker", runs="process")
     def create_archive(
-        self, call: Call, source: ReadPath, destination: WritePath, format: packing.Format = "zip"
+        self, call: Call, source: ReadPath, destination: WritePath, format: results.Format = "zip"
     ) -> results.Archive:
         """Pack a file or folder into an archive that appears whole; links are left out."""
+        # the child alone needs what reads and writes archives
+        from imlmesh_drivers.filesystem import packing
+
         with (
             self._at.found("source", source) as (origin, held, base),
             self._at.named("destination", destination) as (full, opened, name),
@@ -266,6 +269,8 @@ class Filesystem(Driver):
         self, call: Call, source: ReadPath, destination: WritePath, overwrite: bool = False
     ) -> results.Unpacked:
         """Unpack an archive into a folder, made when missing: all of it, or nothing."""
+        from imlmesh_drivers.filesystem import unpacking
+
         with blamed_on("destination"):
             full = absolute(self.site, destination)
             root, parts = split_root(full, self.site.write_roots)

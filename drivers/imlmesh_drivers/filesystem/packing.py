@@ -16,11 +16,11 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
 from imlmesh_drivers.files import blamed_on, open_regular, write_all
+from imlmesh_drivers.filesystem.results import Format
 from imlmesh_drivers.filesystem.tree import walk
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import ARCHIVE_BYTES, ARCHIVE_ENTRIES
 
-Format = Literal["zip", "tar", "tar.gz", "tar.bz2"]
 _CHUNK_BYTES = 1024 * 1024
 # zip knows no time before 1980
 _OLDEST = (1980, 1, 1, 0, 0, 0)

@@ -1,6 +1,9 @@
 """What the actions of `filesystem` return. Paths are absolute, times ISO 8601 in UTC."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
+
+#: of archives that are made; those that are read are told by their content
+Format = Literal["zip", "tar", "tar.gz", "tar.bz2"]
 
 
 class Text(TypedDict):

@@ -8,7 +8,6 @@ Stdlib alone, and little of it, since all of it is copied with every fork.
 """
 
 import contextlib
-import ctypes
 import marshal
 import os
 import resource
@@ -285,6 +284,8 @@ class Guardian:
 
 
 def _be_subreaper() -> None:
+    import ctypes  # the agent, which needs the rest of this file, does not
+
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
