@@ -56,7 +56,7 @@ A command with all that it starts may have {limits.COMMAND_PROCESSES} processes 
 of which {limits.OUTPUT_BYTES // 1024} KiB are kept; beyond that it is killed and fails. When it ends, times out or is cancelled, nothing of it
 is left, daemons in sessions of their own included: SIGTERM first, SIGKILL after {limits.KILL_GRACE_MS // 1000} s. The same holds when the node itself is
 killed. An application goes on after its action, at most {limits.APPLICATIONS_OPEN} of them, and ends with the node.
-Processes of the mesh, of the system and of other accounts are never ended (`policy.process`).
+`kill_process` ends no process of the mesh, of the system or of another account (`policy.process`), `close_application` only what plans opened.
 """,
 }
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from imlmesh_drivers.os_exec import applications, driver, processes
-from imlmesh_protocol.limits import COMMAND_NICE
+from imlmesh_protocol.limits import COMMAND_NICE, KILL_GRACE_MS
 from rooted import ended, eventually
 from shell import Shell
 
@@ -128,11 +129,8 @@ async def test_one_that_ignores_the_signal_is_told_of(
     pid = stray("/bin/sh", "-c", f"trap '' TERM; exec {deaf} 600")
     await eventually(lambda: name_of(pid) == DEAF)
     assert (await shell.act("kill_process", pid=pid))["success"] is False
-    still = await shell.blame("close_application", application_name=DEAF)
-    assert still == ("driver.failed", "application_name")
     assert not ended(pid)
-    closed = await shell.act("close_application", application_name=DEAF, force=True)
-    assert (closed["closed_pids"], closed["open_pids"]) == ([pid], [])
+    assert (await shell.act("kill_process", pid=pid, signal="SIGKILL"))["success"] is True
 
 
 async def test_the_mesh_the_system_and_other_accounts_are_left_alone(
@@ -151,8 +149,10 @@ async def test_the_mesh_the_system_and_other_accounts_are_left_alone(
             for name in ("SIGTERM", "SIGKILL"):
                 refusal = await shell.blame("kill_process", pid=pid, signal=name)
                 assert refusal == ("policy.process", "pid"), pid
-        refusal = await shell.blame("close_application", application_name=SLEEPER)
-        assert refusal == ("policy.process", "application_name")
+        # a name alone says nothing of whose it is
+        for name in (SLEEPER, "sleep", "python", "imlmesh"):
+            refusal = await shell.blame("close_application", application_name=name)
+            assert refusal == ("driver.not_found", "application_name")
         assert not any(ended(pid) for pid in victims if psutil.pid_exists(pid))
     finally:
         child.kill()
@@ -163,9 +163,14 @@ async def test_an_application_runs_on_until_it_is_closed(shell: Shell) -> None:
     opened = await shell.act("open_application", application="sleep", arguments=["600"])
     assert opened["application"] == "sleep"
     assert name_of(opened["pid"]) == "sleep"
-    closed = await shell.act("close_application", application_name="sleep")
-    assert opened["pid"] in closed["closed_pids"]
-    await eventually(lambda: ended(opened["pid"]))
+    second = await shell.act("open_application", application="/bin/sleep", arguments=["600"])
+    other = await shell.act("open_application", application="sh", arguments=["-c", "sleep 600; x"])
+    closed = await shell.act("close_application", application_name="/bin/sleep")
+    assert closed == {
+        "application": "/bin/sleep",
+        "closed_pids": sorted([opened["pid"], second["pid"]]),
+    }
+    assert [ended(one["pid"]) for one in (opened, second, other)] == [True, True, False]
     again = await shell.act("open_application", application="sleep", arguments=["600"])
     assert (await shell.act("kill_process", pid=again["pid"], signal="SIGKILL"))["success"]
 
@@ -177,7 +182,18 @@ async def test_an_application_takes_along_what_it_started(shell: Shell) -> None:
     await eventually(lambda: inner.exists() and inner.read_text() != "")
     assert psutil.Process(opened["pid"]).nice() == min(os.nice(0) + COMMAND_NICE, 19)
     await shell.act("close_application", application_name="sh", force=True)
-    await eventually(lambda: ended(int(inner.read_text())))
+    assert ended(int(inner.read_text()))
+
+
+async def test_a_deaf_application_is_killed_after_the_grace(shell: Shell) -> None:
+    script = "trap '' TERM; echo x > ready; while :; do sleep 1; done"
+    opened = await shell.act("open_application", application="sh", arguments=["-c", script])
+    await eventually((shell.files / "ready").exists)
+    began = time.monotonic()
+    closed = await shell.act("close_application", application_name="sh")
+    assert closed["closed_pids"] == [opened["pid"]]
+    assert ended(opened["pid"])
+    assert time.monotonic() - began >= KILL_GRACE_MS / 1_000
 
 
 async def test_applications_end_with_the_node(shell: Shell) -> None:

@@ -7,11 +7,21 @@ print goes nowhere.
 import asyncio
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from imlmesh_drivers.os_exec.command import source_of
-from imlmesh_drivers.os_exec.guarded import APPLICATION, Guarded, Guardians
-from imlmesh_protocol.errors import DriverError
+from imlmesh_drivers.os_exec.guarded import APPLICATION, END_S, Guarded, Guardians
+from imlmesh_protocol.errors import DriverError, DriverTimeout
 from imlmesh_protocol.limits import APPLICATIONS_OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An open one, by the name of its rule and by its path; `following` is done when it is gone."""
+
+    names: frozenset[str]
+    guarded: Guarded
+    following: asyncio.Task[None]
 
 
 class Applications:
@@ -19,9 +29,8 @@ class Applications:
 
     def __init__(self, guardians: Guardians) -> None:
         self._guardians = guardians
-        self._open: dict[int, tuple[str, Guarded]] = {}
+        self._open: dict[int, Application] = {}
         self._starting = 0
-        self._following: set[asyncio.Task[None]] = set()
 
     async def open(self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: int) -> int:
         """Start one; its process id. `driver.busy` when as many as may be are open."""
@@ -37,23 +46,34 @@ class Applications:
         finally:
             os.close(sink)
             self._starting -= 1
-        self._open[guarded.pid] = name, guarded
+        names = frozenset({name, argv[0]})
         following = asyncio.create_task(self._follow(guarded))
-        self._following.add(following)
-        following.add_done_callback(self._following.discard)
+        self._open[guarded.pid] = Application(names, guarded, following)
         return guarded.pid
 
-    def named(self, name: str) -> dict[int, Guarded]:
-        """Those that were opened under a name."""
-        return {pid: guarded for pid, (given, guarded) in self._open.items() if given == name}
+    async def end(self, name: str, *, force: bool) -> list[int]:
+        """End all that were opened under a name or path, with what they started; their ids.
+
+        Raises `driver.timeout` when the kernel holds on to one.
+        """
+        ending = {pid: opened for pid, opened in self._open.items() if name in opened.names}
+        for opened in ending.values():
+            opened.guarded.end(force=force)
+        if ending:
+            await asyncio.wait({opened.following for opened in ending.values()}, timeout=END_S)
+        if self._open.keys() & ending.keys():
+            raise DriverTimeout(
+                "driver.timeout", f"{name} cannot be killed: it hangs in the kernel"
+            )
+        return sorted(ending)
 
     def pids(self) -> Collection[int]:
         return tuple(self._open)
 
     def close(self) -> None:
         """End all of them; guardians need nobody for that."""
-        for _, guarded in self._open.values():
-            guarded.close()
+        for opened in self._open.values():
+            opened.guarded.close()
 
     async def _follow(self, guarded: Guarded) -> None:
         try:

@@ -78,8 +78,6 @@ class Opened(TypedDict):
 class Closed(TypedDict):
     application: str
     closed_pids: list[int]
-    #: told to end, and still there
-    open_pids: list[int]
 
 
 class VariableSet(TypedDict):
@@ -169,17 +167,10 @@ class OsExec(Driver):
         return await asyncio.to_thread(self._kill_process, pid, signal)
 
     def _kill_process(self, pid: int, name: str) -> Signalled:
-        with processes.Holding() as holding:
-            held = holding.hold(pid)
-            process = processes.find(pid)
-            if held is None or processes.has_ended(process):
-                raise DriverNotFound("driver.not_found", f"pid: there is no process {pid}")
-            guarded = processes.protected(self._applications.pids())
-            with blamed_on("pid"):
-                processes.check_may_end(process, guarded)
-            held.signal(signal.Signals[name])
-            gone = processes.ended([held], _WAIT_S)
-        return {"pid": pid, "signal": name, "success": bool(gone)}
+        with processes.held(pid) as process:
+            processes.check_may_end(pid, processes.protected(self._applications.pids()))
+            success = processes.end(process, signal.Signals[name], _WAIT_S)
+        return {"pid": pid, "signal": name, "success": success}
 
     @action(effect="pure", impact=0.1, permission="readonly", runs="thread")
     def get_process_info(self, pid: Annotated[int, Ge(1)]) -> ProcessInfo:
@@ -211,50 +202,16 @@ class OsExec(Driver):
 
     @action(effect="once", impact=0.6, permission="power_user")
     async def close_application(self, application_name: str, force: bool = False) -> Closed:
-        """End what was opened under a name, and the node's account's processes of that name.
+        """End what plans opened under a name: in 2 s by themselves, with `force` at once.
 
-        They get 2 s to end by themselves; with `force` none.
+        What nobody opened here may bear the same name and be anybody's: `kill_process` ends that,
+        one by one and with a person's consent.
         """
-        with processes.Holding() as holding:
-            found = await asyncio.to_thread(self._to_close, application_name, holding)
-            opened = self._applications.named(application_name)
-            for held in found:
-                if held.pid in opened:
-                    opened[held.pid].end(force=force)
-                else:
-                    held.signal(signal.SIGKILL if force else signal.SIGTERM)
-            gone = await asyncio.to_thread(processes.ended, found, 2 * _WAIT_S)
-        left = sorted({held.pid for held in found} - set(gone))
-        if not gone:
-            text = f"application_name: {application_name[:80]!r} still runs; force kills it"
-            raise DriverError("driver.failed", text)
-        return {"application": application_name, "closed_pids": gone, "open_pids": left}
-
-    def _to_close(self, name: str, holding: processes.Holding) -> list[processes.Held]:
-        """All of that name, held; refused as a whole when there is none that may be ended."""
-        import psutil
-
-        opened = self._applications.named(name)
-        guarded = processes.protected(self._applications.pids())
-        found, refusals = [], []
-        for process in processes.each():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.pid not in opened and process.name() != name:
-                    continue
-                if processes.has_ended(process):
-                    continue
-                held = holding.hold(process.pid)
-                reason = processes.refusal(process, guarded)
-                if reason is not None:
-                    refusals.append(f"process {process.pid} stays: {reason}")
-                elif held is not None and process.is_running():
-                    found.append(held)
-        if found:
-            return found
-        shown = f"application_name: {name[:80]!r}"
-        if refusals:
-            raise DriverDenied("policy.process", f"{shown}: {refusals[0]}")
-        raise DriverNotFound("driver.not_found", f"{shown}: no process has this name")
+        closed = await self._applications.end(application_name, force=force)
+        if not closed:
+            text = f"application_name: no plan has opened {application_name[:80]!r} on this node"
+            raise DriverNotFound("driver.not_found", text)
+        return {"application": application_name, "closed_pids": closed}
 
     @action(effect="idempotent", impact=0.3, permission="local_worker")
     def set_env_var(

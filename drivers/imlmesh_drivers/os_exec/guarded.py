@@ -27,6 +27,8 @@ from imlmesh_protocol.limits import (
     KILL_GRACE_MS,
 )
 
+#: from being asked to end to the certain end
+END_S = (KILL_GRACE_MS + COMMAND_END_MS) / 1_000
 #: without our packages, which would be copied with every fork
 _BEGIN = "import sys; sys.path.append(sys.argv[1]); import guardian; guardian.main()"
 
@@ -93,9 +95,8 @@ class Guarded:
 
     async def gone(self) -> None:
         """Wait until nothing is left; `driver.timeout` for what the kernel itself holds on to."""
-        limit_s = (KILL_GRACE_MS + COMMAND_END_MS) / 1_000
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(END_S):
                 was_told = await self.ended()
         except TimeoutError as exc:
             text = f"{self.name} cannot be killed: it hangs in the kernel, or is another account's"

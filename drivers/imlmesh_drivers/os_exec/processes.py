@@ -1,4 +1,4 @@
-"""Processes of the machine: listed, described, and ended by name or number.
+"""Processes of the machine: listed, described, and ended one by one.
 
 The one rule: what is signalled is held by a descriptor first, so that a number which was given away
 again is never hit. Nobody's plan ends the mesh itself, the system, or what another account runs.
@@ -10,8 +10,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -81,26 +80,12 @@ def find(pid: int) -> "Process":
         raise DriverNotFound("driver.not_found", f"pid: there is no process {pid}") from exc
 
 
-def has_ended(process: "Process") -> bool:
-    """Whether a process only waits for its parent to look at its end."""
-    import psutil
-
-    return bool(process.status() == psutil.STATUS_ZOMBIE)
-
-
-def each() -> "Iterator[Process]":
-    """All processes, by number."""
-    import psutil
-
-    yield from sorted(psutil.process_iter(), key=lambda process: process.pid)
-
-
 def rows(name_filter: str | None, *, include_children: bool) -> list[dict[str, Any]]:
-    """Lines about the processes whose name has `name_filter` in it, and about all below them."""
+    """Lines, by number, about processes whose name has `name_filter` in it, and all below them."""
     import psutil
 
     found = []
-    for process in each():
+    for process in sorted(psutil.process_iter(), key=lambda process: process.pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             found.append(listed(process))
     if name_filter is None:
@@ -114,48 +99,26 @@ def rows(name_filter: str | None, *, include_children: bool) -> list[dict[str, A
     return [row for row in found if row["pid"] in wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A process that is held by a descriptor, so that its number stays its own."""
-
-    pid: int
-    descriptor: int
-
-    def signal(self, number: signal.Signals) -> None:
-        """PermissionError when it is another account's."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.descriptor, number)
-
-
-class Holding(contextlib.ExitStack):
-    """Holds processes while they are looked at and signalled."""
-
-    def hold(self, pid: int) -> Held | None:
-        """The process of a number; None when there is none."""
-        try:
-            descriptor = os.pidfd_open(pid)
-        except (ProcessLookupError, OverflowError):
-            return None
-        self.callback(os.close, descriptor)
-        return Held(pid, descriptor)
+@contextlib.contextmanager
+def held(pid: int) -> Iterator[int]:
+    """A descriptor of a process, whose number stays its own that long; `driver.not_found`."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (ProcessLookupError, OverflowError) as exc:
+        raise DriverNotFound("driver.not_found", f"pid: there is no process {pid}") from exc
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def ended(held: Iterable[Held], limit_s: float) -> list[int]:
-    """The numbers of those that ended within so much time."""
-    waiting = {process.descriptor: process.pid for process in held}
-    found = []
-    poll = select.poll()
-    for descriptor in waiting:
-        poll.register(descriptor, select.POLLIN)
-    end = time.monotonic() + limit_s
-    while waiting:
-        ready = poll.poll(max(0, (end - time.monotonic()) * 1_000))
-        if not ready:
-            break
-        for descriptor, _ in ready:
-            poll.unregister(descriptor)
-            found.append(waiting.pop(descriptor))
-    return sorted(found)
+def end(descriptor: int, number: signal.Signals, limit_s: float) -> bool:
+    """Signal a held process; whether it ends within so much time."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, number)
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(limit_s * 1_000))
 
 
 def protected(opened: Collection[int]) -> Mapping[int, str]:
@@ -197,7 +160,7 @@ def is_ours(process: "Process") -> bool:
     return any(OURS.fullmatch(word) for word in words)
 
 
-def refusal(process: "Process", guarded: Mapping[int, str]) -> str | None:
+def _refusal(process: "Process", guarded: Mapping[int, str]) -> str | None:
     """Why a plan may not end a process, or None."""
     import psutil
 
@@ -213,8 +176,13 @@ def refusal(process: "Process", guarded: Mapping[int, str]) -> str | None:
     return None
 
 
-def check_may_end(process: "Process", guarded: Mapping[int, str]) -> None:
-    """`policy.process` with the reason when a plan may not end it."""
-    reason = refusal(process, guarded)
+def check_may_end(pid: int, guarded: Mapping[int, str]) -> None:
+    """`policy.process` with the reason when a plan may not end it, `driver.not_found`."""
+    import psutil
+
+    process = find(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise DriverNotFound("driver.not_found", f"pid: process {pid} has ended")
+    reason = _refusal(process, guarded)
     if reason is not None:
-        raise DriverDenied("policy.process", f"process {process.pid} stays: {reason}")
+        raise DriverDenied("policy.process", f"pid: process {pid} stays: {reason}")
