@@ -70,6 +70,19 @@ async def test_a_daemon_ends_with_a_cancelled_command(shell: Shell) -> None:
     assert time.monotonic() - began < KILL_GRACE_MS / 1_000
 
 
+async def test_one_that_is_cancelled_while_it_starts_is_gone(shell: Shell) -> None:
+    """At every step of the way, as far as turns of the loop can tell them apart."""
+    await shell("sh", "-c", "exit 0")
+    for turns in range(12):
+        running = asyncio.create_task(shell("sh", "-c", "sleep 600"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert commands_left() == [], turns
+
+
 async def test_one_that_ignores_the_signal_is_killed_after_the_grace(shell: Shell) -> None:
     script = "trap '' TERM; echo $$ > pid; while :; do sleep 1; done"
     began = time.monotonic()

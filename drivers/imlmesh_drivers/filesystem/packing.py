@@ -100,7 +100,7 @@ class _Zip:
         info = self._info(name, found)
         info.compress_type = zipfile.ZIP_DEFLATED
         left = found.st_size
-        with self._archive.open(info, "w", force_zip64=True) as target:
+        with self._archive.open(info, "w") as target:
             while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
                 target.write(chunk)
                 left -= len(chunk)

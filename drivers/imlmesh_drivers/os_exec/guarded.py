@@ -172,7 +172,10 @@ class Guardians:
             writer.write(order.pack())
             await guarded.hear_start()
         except BaseException:
-            # without us the guardian ends what it started, if it came so far
+            # whoever gave up may forget it when we return, so it must be gone by then
+            guarded.end(force=True)
+            with contextlib.suppress(DriverError):
+                await guarded.gone()
             guarded.close()
             raise
         return guarded

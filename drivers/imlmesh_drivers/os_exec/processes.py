@@ -181,7 +181,11 @@ def check_may_end(pid: int, guarded: Mapping[int, str]) -> None:
     import psutil
 
     process = find(pid)
-    if process.status() == psutil.STATUS_ZOMBIE:
+    try:
+        is_over = process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        is_over = True
+    if is_over:
         raise DriverNotFound("driver.not_found", f"pid: process {pid} has ended")
     reason = _refusal(process, guarded)
     if reason is not None:
