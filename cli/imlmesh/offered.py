@@ -46,6 +46,8 @@ Programs are those of `[commands]` in the node's policy.toml, called by the rule
 [commands.backup]
 argv0 = "/usr/bin/rsync"
 args = ["-a|--delete", "[a-z]+/", "backup:[a-z]+/"]   # one of them must match the whole of each argument
+processes = 20            # what it may have with all that it starts; left out: see below
+memory_mb = 2048
 ```
 
 An argument that looks like a flag passes only by an expression that itself begins with a dash: `[a-z-]+` was written for

@@ -55,6 +55,9 @@ class CommandRule:
 
     argv0: str
     args: tuple[str, ...] | None = None
+    #: what it may have with all that it starts; None: what limits.py says
+    processes: int | None = None
+    memory_mb: int | None = None
 
     def refused(self, args: Sequence[str]) -> int | None:
         """The place of the first argument (the program is 0) that may not be given, or None."""
@@ -108,7 +111,10 @@ class Site:
             write_roots=tuple(wire["write_roots"]),
             commands={
                 name: CommandRule(
-                    rule["argv0"], None if rule["args"] is None else tuple(rule["args"])
+                    rule["argv0"],
+                    None if rule["args"] is None else tuple(rule["args"]),
+                    rule["processes"],
+                    rule["memory_mb"],
                 )
                 for name, rule in wire["commands"].items()
             },
@@ -128,8 +134,8 @@ class Site:
             raise DriverDenied("policy.command", f"{program[:200]!r} is not an allowed command")
         return rules
 
-    def resolve_command(self, argv: Sequence[str]) -> list[str]:
-        """`argv` with its first word, a rule's name or path, made absolute.
+    def rule_for(self, argv: Sequence[str]) -> CommandRule:
+        """The first rule that allows all of a command.
 
         Raises `policy.command`, and `driver.params` for what no program could be given.
         """
@@ -141,7 +147,7 @@ class Site:
         refusals = [rule.refused(argv[1:]) for rule in rules]
         for rule, refused in zip(rules, refusals, strict=True):
             if refused is None:
-                return [rule.argv0, *argv[1:]]
+                return rule
         text = f"the policy does not allow argument {refusals[0]} of {argv[0][:200]!r}"
         raise DriverDenied("policy.command", text)
 

@@ -194,8 +194,13 @@ def _commands(reader: Reader) -> dict[str, CommandRule]:
         if not argv0.startswith("/"):
             table.wrong("argv0", "must be an absolute path")
         args = table.texts("args", _is_pattern, "a regular expression", None)
+        most = {}
+        for bound in ("processes", "memory_mb"):
+            most[bound] = table.take(bound, int, None, "a number above 0")
+            if most[bound] is not None and most[bound] < 1:
+                table.wrong(bound, "must be a number above 0")
         table.end()
-        rules[name] = CommandRule(argv0, args)
+        rules[name] = CommandRule(argv0, args, **most)
     return rules
 
 

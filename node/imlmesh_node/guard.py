@@ -28,7 +28,7 @@ def _write(site: Site, path: str) -> None:
 
 
 def _command(site: Site, argv: list[str]) -> None:
-    site.resolve_command(argv)
+    site.rule_for(argv)
 
 
 def _program(site: Site, name: str) -> None:

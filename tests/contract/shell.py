@@ -55,8 +55,8 @@ class Shell:
             await self.act(name, **params)
         return caught.value.code, caught.value.message.partition(":")[0]
 
-    def allow(self, name: str, argv0: str) -> None:
+    def allow(self, name: str, argv0: str, **bounds: int) -> None:
         """Let the policy name one more program."""
         site = self.driver.site
-        commands = {**site.commands, name: CommandRule(argv0)}
+        commands = {**site.commands, name: CommandRule(argv0, **bounds)}
         self.driver.site = replace(site, commands=commands)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imlmesh_drivers.os_exec import command as commands
-from imlmesh_drivers.os_exec import guardian
+from imlmesh_drivers.os_exec import driver, guardian
 from imlmesh_drivers.os_exec.guarded import COMMAND, Bounds
 from imlmesh_protocol.limits import ARGUMENT_BYTES, COMMAND_NICE, KILL_GRACE_MS
 from rooted import ended, eventually
@@ -127,7 +126,7 @@ async def test_a_fork_bomb_is_ended(shell: Shell, bomb: str) -> None:
 async def test_memory_is_bounded_for_each_and_for_all(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "COMMAND", Bounds(20, 200 * 1024 * 1024))
+    monkeypatch.setattr(driver, "COMMAND", Bounds(20, 200 * 1024 * 1024))
     alone = await shell("python", "-c", "bytearray(300 << 20)")
     assert "MemoryError" in alone["stderr"]
     assert not alone["success"]
@@ -141,6 +140,15 @@ async def test_memory_is_bounded_for_each_and_for_all(
     )
     assert await shell.refusal("python", "-c", together, timeout=60) == "driver.failed"
     assert commands_left() == []
+
+
+async def test_a_rule_may_bound_its_program_by_itself(shell: Shell) -> None:
+    shell.allow("small", "/bin/sh", processes=3, memory_mb=64)
+    script = "sleep 600 & sleep 600 & sleep 600 & wait"
+    assert await shell.refusal("small", "-c", script) == "driver.failed"
+    assert (await shell("small", "-c", "ulimit -d"))["stdout"] == f"{64 * 1024}\n"
+    opened = await shell.act("open_application", application="small", arguments=["-c", script])
+    await eventually(lambda: ended(opened["pid"]))
 
 
 async def test_a_command_has_its_streams_and_nothing_else(shell: Shell) -> None:

@@ -26,6 +26,9 @@ write = ["files", "/srv/data"]
 [commands.date]
 argv0 = "/usr/bin/date"
 args = ["[+]%[A-Za-z]+"]
+processes = 4
+memory_mb = 64
+
 [commands.uptime]
 argv0 = "/usr/bin/uptime"
 [pins]
@@ -93,7 +96,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     assert site.write_roots == (str(tmp_path / "files"), "/srv/data")
     assert site.read_roots == ("/var/log",)
     assert site.commands == {
-        "date": CommandRule("/usr/bin/date", ("[+]%[A-Za-z]+",)),
+        "date": CommandRule("/usr/bin/date", ("[+]%[A-Za-z]+",), processes=4, memory_mb=64),
         "uptime": CommandRule("/usr/bin/uptime", None),
     }
     assert site.pins == PinRules("mock", (17, 27), {17: 0})
@@ -124,6 +127,8 @@ execute = []
 argv0 = "date"
 args = ["(", "ok"]
 shell = true
+processes = 0
+memory_mb = "1G"
 [pins]
 factory = "guess"
 allow = [17, 99, true]
@@ -139,6 +144,7 @@ C = 2
         [
             *("/profile", "/color", "/roots/read/1", "/roots/read/2", "/roots/execute"),
             *("/commands/x/argv0", "/commands/x/args/0", "/commands/x/shell"),
+            *("/commands/x/processes", "/commands/x/memory_mb"),
             *("/pins/factory", "/pins/allow/1", "/pins/allow/2"),
             *("/pins/safe/17", "/pins/safe/4", "/pins/safe/led"),
             *("/modules/allow/0", "/env/A=B", "/env/C"),

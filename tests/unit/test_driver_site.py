@@ -14,7 +14,7 @@ SITE = Site(
     read_roots=("/etc/imlmesh",),
     write_roots=("/srv/files",),
     commands={
-        "sleep": CommandRule("/usr/bin/sleep", (r"[0-9]{1,2}",)),
+        "sleep": CommandRule("/usr/bin/sleep", (r"[0-9]{1,2}",), processes=2, memory_mb=8),
         "echo": CommandRule("/bin/echo"),
         "tar": CommandRule("/bin/tar", ("[a-z-]+", "-[cx]", "-")),
     },
@@ -31,7 +31,7 @@ def test_a_site_survives_its_wire_form() -> None:
 
 @pytest.mark.parametrize("word", ["sleep", "/usr/bin/sleep"])
 def test_a_command_is_named_by_rule_or_path(word: str) -> None:
-    assert SITE.resolve_command([word, "4"]) == ["/usr/bin/sleep", "4"]
+    assert SITE.rule_for([word, "4"]).argv0 == "/usr/bin/sleep"
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,17 @@ def test_a_command_is_named_by_rule_or_path(word: str) -> None:
 )
 def test_other_commands_are_denied(argv: list[str]) -> None:
     with pytest.raises(DriverDenied) as caught:
-        SITE.resolve_command(argv)
+        SITE.rule_for(argv)
     assert caught.value.code == "policy.command"
 
 
 def test_a_rule_without_arguments_allows_any() -> None:
-    assert SITE.resolve_command(["echo", "-n", "$(x)"]) == ["/bin/echo", "-n", "$(x)"]
+    assert SITE.rule_for(["echo", "-n", "$(x)"]).argv0 == "/bin/echo"
 
 
 @pytest.mark.parametrize("args", [["words"], ["-c", "a-word"], ["-"], ["-x", "-c"]])
 def test_flags_need_a_rule_that_begins_with_a_dash(args: list[str]) -> None:
-    assert SITE.resolve_command(["tar", *args]) == ["/bin/tar", *args]
+    assert SITE.rule_for(["tar", *args]).argv0 == "/bin/tar"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_flags_need_a_rule_that_begins_with_a_dash(args: list[str]) -> None:
 )
 def test_a_rule_for_words_lets_no_flag_through(args: list[str], number: int) -> None:
     with pytest.raises(DriverDenied) as caught:
-        SITE.resolve_command(["tar", *args])
+        SITE.rule_for(["tar", *args])
     assert (caught.value.code, f"argument {number}" in caught.value.message) == (
         "policy.command",
         True,
@@ -70,7 +70,7 @@ def test_a_rule_for_words_lets_no_flag_through(args: list[str], number: int) -> 
 def test_what_no_program_can_be_given(word: str) -> None:
     for argv in (["echo", word], ["tar", word], [word]):
         with pytest.raises(DriverError) as caught:
-            SITE.resolve_command(argv)
+            SITE.rule_for(argv)
         assert caught.value.code == "driver.params"
 
 

@@ -6,11 +6,11 @@ print goes nowhere.
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from imlmesh_drivers.os_exec.command import source_of
-from imlmesh_drivers.os_exec.guarded import APPLICATION, END_S, Guarded, Guardians
+from imlmesh_drivers.os_exec.guarded import END_S, Guarded, Guardians, Launch
 from imlmesh_protocol.errors import DriverError, DriverTimeout
 from imlmesh_protocol.limits import APPLICATIONS_OPEN
 
@@ -32,7 +32,7 @@ class Applications:
         self._open: dict[int, Application] = {}
         self._starting = 0
 
-    async def open(self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: int) -> int:
+    async def open(self, name: str, launch: Launch) -> int:
         """Start one; its process id. `driver.busy` when as many as may be are open."""
         if len(self._open) + self._starting >= APPLICATIONS_OPEN:
             text = f"application: {APPLICATIONS_OPEN} are open; close one first"
@@ -41,12 +41,11 @@ class Applications:
         sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             with source_of(None) as source:
-                descriptors = source, sink, sink
-                guarded = await self._guardians.start(argv, env, APPLICATION, descriptors, cwd)
+                guarded = await self._guardians.start(launch, (source, sink, sink))
         finally:
             os.close(sink)
             self._starting -= 1
-        names = frozenset({name, argv[0]})
+        names = frozenset({name, launch.argv[0]})
         following = asyncio.create_task(self._follow(guarded))
         self._open[guarded.pid] = Application(names, guarded, following)
         return guarded.pid

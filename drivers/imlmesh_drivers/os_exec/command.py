@@ -7,12 +7,12 @@ costs no memory. Deliberately absent: processes; a guardian sees to those (see g
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_drivers.base import Call, clip
-from imlmesh_drivers.os_exec.guarded import COMMAND, Guarded, Guardians
+from imlmesh_drivers.os_exec.guarded import Guarded, Guardians, Launch
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import (
     COMMAND_OUTPUT_BYTES,
@@ -90,10 +90,8 @@ def source_of(stdin: str | None) -> Iterator[int]:
         os.close(source)
 
 
-async def spawn(
-    guardians: Guardians, argv: Sequence[str], cwd: int, env: Mapping[str, str], stdin: str | None
-) -> Running:
-    """Start a command in the open folder `cwd`; without `stdin` it reads nothing.
+async def spawn(guardians: Guardians, launch: Launch, stdin: str | None) -> Running:
+    """Start a command; without `stdin` it reads nothing.
 
     The pipes are ours and not asyncio's, which would wait for whoever holds them open.
     """
@@ -113,8 +111,7 @@ async def spawn(
             readers.append(reader)
             transports.append(transport)
         source = theirs.enter_context(source_of(stdin))
-        descriptors = source, write_ends[0], write_ends[1]
-        guarded = await guardians.start(argv, env, COMMAND, descriptors, cwd)
+        guarded = await guardians.start(launch, (source, write_ends[0], write_ends[1]))
         ours.pop_all()
     return Running(guarded, tuple(readers), tuple(transports))
 

@@ -18,7 +18,7 @@ from imlmesh_drivers.files import absolute, blamed_on, folder, readable_roots, s
 from imlmesh_drivers.os_exec import machine, processes
 from imlmesh_drivers.os_exec.applications import Applications
 from imlmesh_drivers.os_exec.command import Stream, end, follow, spawn
-from imlmesh_drivers.os_exec.guarded import Guardians
+from imlmesh_drivers.os_exec.guarded import APPLICATION, COMMAND, Guardians, Launch
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound, DriverTimeout
 from imlmesh_protocol.limits import ENV_VARIABLES, KILL_GRACE_MS, OUTPUT_BYTES, PROCESSES_LISTED
 
@@ -122,11 +122,13 @@ class OsExec(Driver):
     ) -> Ended:
         """Run a program of the policy without a shell; `timeout` is in seconds."""
         with blamed_on("command"):
-            argv = self.site.resolve_command(command)
+            rule = self.site.rule_for(command)
+        argv = [rule.argv0, *command[1:]]
         streams = (Stream("stdout", call), Stream("stderr", call))
         environment = self._environment(env or {})
         with self._working_folder(working_directory) as cwd:
-            running = await spawn(self._guardians, argv, cwd, environment, stdin)
+            launch = Launch(argv, environment, COMMAND.for_rule(rule), cwd)
+            running = await spawn(self._guardians, launch, stdin)
         try:
             async with asyncio.timeout(timeout):
                 code = await follow(running, streams)
@@ -195,9 +197,11 @@ class OsExec(Driver):
         with blamed_on("application"):
             self.site.rules_of(application)
         with blamed_on("arguments"):
-            argv = self.site.resolve_command([application, *(arguments or ())])
+            rule = self.site.rule_for([application, *(arguments or ())])
+        argv = [rule.argv0, *(arguments or ())]
         with self._working_folder(working_directory) as cwd:
-            pid = await self._applications.open(application, argv, self._environment({}), cwd)
+            launch = Launch(argv, self._environment({}), APPLICATION.for_rule(rule), cwd)
+            pid = await self._applications.open(application, launch)
         return {"application": application, "pid": pid}
 
     @action(effect="once", impact=0.6, permission="power_user")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imlmesh_drivers.base import CommandRule
 from imlmesh_drivers.os_exec import guardian
 from imlmesh_protocol.errors import DriverError, DriverTimeout
 from imlmesh_protocol.limits import (
@@ -30,6 +31,7 @@ from imlmesh_protocol.limits import (
 #: from being asked to end to the certain end
 END_S = (KILL_GRACE_MS + COMMAND_END_MS) / 1_000
 #: without our packages, which would be copied with every fork
+_MIB = 1024 * 1024
 _BEGIN = "import sys; sys.path.append(sys.argv[1]); import guardian; guardian.main()"
 
 
@@ -40,9 +42,24 @@ class Bounds:
     processes: int
     memory_bytes: int
 
+    def for_rule(self, rule: CommandRule) -> "Bounds":
+        """These, but for what the policy says of one program."""
+        memory_bytes = self.memory_bytes if rule.memory_mb is None else rule.memory_mb * _MIB
+        return Bounds(rule.processes or self.processes, memory_bytes)
+
 
 COMMAND = Bounds(COMMAND_PROCESSES, COMMAND_MEMORY_BYTES)
 APPLICATION = Bounds(APPLICATION_PROCESSES, APPLICATION_MEMORY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is started: an argv with an absolute path, its environment, bounds and open folder."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    bounds: Bounds
+    cwd: int
 
 
 class Guarded:
@@ -139,21 +156,15 @@ class Guardians:
         #: asyncio kills what nobody holds
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        bounds: Bounds,
-        descriptors: tuple[int, int, int],
-        cwd: int,
-    ) -> Guarded:
-        """Start a command with (stdin, stdout, stderr) in the open folder `cwd`.
+    async def start(self, launch: Launch, descriptors: tuple[int, int, int]) -> Guarded:
+        """Start a command with (stdin, stdout, stderr).
 
         Raises FileNotFoundError, PermissionError, `driver.failed`, `driver.crashed`.
         """
+        bounds = launch.bounds
         order = guardian.Order(
-            list(argv),
-            dict(env),
+            list(launch.argv),
+            dict(launch.env),
             bounds.processes,
             bounds.memory_bytes,
             KILL_GRACE_MS / 1_000,
@@ -162,12 +173,12 @@ class Guardians:
         mine, its = socket.socketpair()
         with its:
             try:
-                await self._send((its.fileno(), *descriptors, cwd))
+                await self._send((its.fileno(), *descriptors, launch.cwd))
             except BaseException:
                 mine.close()
                 raise
         reader, writer = await asyncio.open_unix_connection(sock=mine)
-        guarded = Guarded(argv[0], bounds, reader, writer)
+        guarded = Guarded(launch.argv[0], bounds, reader, writer)
         try:
             writer.write(order.pack())
             await guarded.hear_start()
