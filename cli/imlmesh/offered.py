@@ -19,8 +19,8 @@ _LEFT_OUT = frozenset({"fake"})
 _HEAD = """\
 # What nodes can do
 
-Written from the drivers' manifests by `docs/pages.py`; `imlmesh action show MODULE.ACTION` says the same of the nodes of a mesh.
-A param with a default may be left out. `needs` is the profile that the node's policy must give at least, `impact` above
+Written from the drivers' manifests by `docs/pages.py`; `imlmesh action show MODULE.ACTION` says the same of the nodes of a
+mesh. A param with a default may be left out. `needs` is the profile that the node's policy must give at least, `impact` above
 0.7 asks a person first, `effect` says what doing it twice would mean (`docs/VOCABULARY.md`). A field after `returns` is in
 every result; a driver may add others.
 """
@@ -52,13 +52,15 @@ memory_mb = 2048
 
 An argument that looks like a flag passes only by an expression that itself begins with a dash: `[a-z-]+` was written for
 words and lets no `-rf` through. Without `args` any argument may be given, at most {limits.ARGUMENT_BYTES // 1024} KiB each.
-The environment holds PATH, LANG, HOME, the policy's `[env]`, and what plans set: names that begin with `IML_`, and those of `[env]`.
+The environment holds PATH, LANG, HOME, the policy's `[env]`, and what plans set: names that begin with `IML_`, and those of
+`[env]`.
 
 A command with all that it starts may have {limits.COMMAND_PROCESSES} processes and {limits.COMMAND_MEMORY_BYTES // _MIB:,} MiB of memory and print {limits.COMMAND_OUTPUT_BYTES // _MIB} MiB a stream,
 of which {limits.OUTPUT_BYTES // 1024} KiB are kept; beyond that it is killed and fails. When it ends, times out or is cancelled, nothing of it
 is left, daemons in sessions of their own included: SIGTERM first, SIGKILL after {limits.KILL_GRACE_MS // 1000} s. The same holds when the node itself is
 killed. An application goes on after its action, at most {limits.APPLICATIONS_OPEN} of them, and ends with the node.
-`kill_process` ends no process of the mesh, of the system or of another account (`policy.process`), `close_application` only what plans opened.
+`kill_process` ends no process of the mesh, of the system or of another account (`policy.process`), `close_application` only
+what plans opened.
 """,
 }
 
