@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,11 +35,13 @@ _SILENT = Call("")
 
 
 class Streams(Protocol):
-    """Where log lines and progress of running actions go, on the loop's thread."""
+    """Where log lines, progress and what sources see go, on the loop's thread."""
 
     def log(self, dispatch: str, line: str, stream: str) -> None: ...
 
     def progress(self, dispatch: str, fraction: float | None, message: str) -> None: ...
+
+    def source(self, name: str, values: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -174,11 +176,17 @@ class Executor:
     def _load(self, module: str) -> Driver:
         try:
             driver = driver_class(module)(self._site)
-            driver.safe()
+            driver.emit = self._emit
+            if _moves_things_here(driver):
+                driver.safe()
         except Exception as exc:
             raise coded(exc) from exc
         self._drivers[module] = driver
         return driver
+
+    def _emit(self, name: str, values: Mapping[str, Any]) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._streams.source, name, dict(values))
 
     async def _follow(self, dispatch: Dispatch, call: Call, runs: str) -> None:
         began_s = time.perf_counter()
@@ -199,7 +207,7 @@ class Executor:
         if runs == "process":
             child = self._children.get(dispatch.module)
             if child is None:
-                child = Child(dispatch.module, self._site.to_wire())
+                child = Child(dispatch.module, self._site.to_wire(), self._streams.source)
                 self._children[dispatch.module] = child
             # the core's own limit comes first; this one holds even if the loop stood still
             limit_s = (dispatch.timeout_ms + KILL_GRACE_MS) / 1_000
@@ -246,9 +254,15 @@ class Executor:
         )
 
 
+def _moves_things_here(driver: Driver) -> bool:
+    """What runs in a process moves things there alone, though some of its actions may wait here."""
+    return driver.runs != "process"
+
+
 def _make_safe(driver: Driver) -> None:
     """Its failure is loud, but the end of a dispatch must be told all the same."""
     try:
-        driver.safe()
+        if _moves_things_here(driver):
+            driver.safe()
     except Exception:
         log.exception("the safe state of the driver %s could not be set", driver.module)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Heard:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.fractions: list[float | None] = []
+        self.seen: list[tuple[str, dict[str, Any]]] = []
         self.some = asyncio.Event()
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -36,6 +37,10 @@ class Heard:
 
     def progress(self, dispatch: str, fraction: float | None, message: str) -> None:
         self.fractions.append(fraction)
+        self.some.set()
+
+    def source(self, name: str, values: Mapping[str, Any]) -> None:
+        self.seen.append((name, dict(values)))
         self.some.set()
 
 
