@@ -304,6 +304,11 @@ class Driver:
         """Give back what the driver holds; nothing is called after it."""
 
     @classmethod
+    def stands_guard(cls, site: Site) -> bool:
+        """Whether it has a safe state to set as soon as its node runs, before any call."""
+        return False
+
+    @classmethod
     def runs_of(cls, name: str) -> Runs:
         """Where an action runs: its own override, else the driver's."""
         return cls.actions[name].runs or cls.runs

@@ -24,6 +24,7 @@ from imlmesh_protocol.limits import (
 from imlmesh_protocol.wire.topics import Kind
 
 _TURN_S = 0.05
+_LATE_MS = 1_000  # what a source saw says how old it is from here on
 _SOURCE_EVENTS_PER_TURN = round(SOURCE_EVENTS_PER_S * _TURN_S)
 _LINES_PER_TURN = round(LOG_LINES_PER_S * _TURN_S)
 
@@ -37,7 +38,8 @@ class EventStreams:
         self._loop = asyncio.get_running_loop()
         self._lines: deque[tuple[str, str, str]] = deque()
         self._progress: dict[str, dict[str, Any]] = {}
-        self._sources: deque[tuple[str, Mapping[str, Any]]] = deque()
+        #: (when, name, values)
+        self._sources: deque[tuple[float, str, Mapping[str, Any]]] = deque()
         self._allowance = LOG_LINES_BURST
         self._dropped = 0
         self._missed = 0
@@ -71,7 +73,7 @@ class EventStreams:
         if len(self._sources) == SOURCE_EVENTS_WAITING:
             self._sources.popleft()
             self._missed += 1
-        self._sources.append((name, values))
+        self._sources.append((self._loop.time(), name, values))
         self._schedule()
 
     def close(self) -> None:
@@ -98,10 +100,7 @@ class EventStreams:
         for fields in progress.values():
             self._send(Letter(Kind.EVENT, fields, "progress", qos=0))
         for _ in range(min(len(self._sources), _SOURCE_EVENTS_PER_TURN)):
-            name, values = self._sources.popleft()
-            missed, self._missed = self._missed, 0
-            told = {**values, "missed": missed} if missed else dict(values)
-            self._send(Letter(Kind.EVENT, {"values": told}, f"source/{name}"))
+            self._send_source(*self._sources.popleft())
         while self._lines and self._allowance > 0:
             dispatch, line, stream = self._lines.popleft()
             self._allowance -= 1
@@ -110,6 +109,16 @@ class EventStreams:
                 text = f"{self._dropped} lines before this one were dropped"
                 self._dropped = 0
                 self._send_line(dispatch, text, "log")
+
+    def _send_source(self, seen_s: float, name: str, values: Mapping[str, Any]) -> None:
+        told = dict(values)
+        age_ms = round((self._loop.time() - seen_s) * 1_000)
+        if age_ms >= _LATE_MS:
+            told["age_ms"] = age_ms
+        if self._missed:
+            told["missed"] = self._missed
+            self._missed = 0
+        self._send(Letter(Kind.EVENT, {"values": told}, f"source/{name}"))
 
     def _send_line(self, dispatch: str, line: str, stream: str) -> None:
         fields = {"dispatch": dispatch, "line": line, "stream": stream}

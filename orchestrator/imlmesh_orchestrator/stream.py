@@ -18,7 +18,7 @@ from imlmesh_protocol.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something volatile: log, progress, heartbeat or refusal; `data` is plain."""
+    """Something volatile: log, progress, source, heartbeat or refusal; `data` is plain."""
 
     kind: str
     run: str | None
@@ -101,6 +101,10 @@ class Stream:
 
     def progress(self, run: str, data: dict[str, Any]) -> None:
         self._notify(Notice("progress", run, data))
+
+    def source(self, data: dict[str, Any]) -> None:
+        """What a source of a node saw: {at_ms, node, source, values}."""
+        self._notify(Notice("source", None, data))
 
     def heartbeat(self, data: dict[str, Any]) -> None:
         self._notify(Notice("heartbeat", None, data))

@@ -27,6 +27,11 @@ class Board(Driver):
         self.i2c = I2cBuses(site.buses.i2c, self.world)
         self.serial = SerialPorts(site.buses.serial, self.world)
 
+    @classmethod
+    def stands_guard(cls, site: Site) -> bool:
+        """A machine that lost its power may come back with a pump running."""
+        return site.pins is not None and bool(site.pins.safe)
+
     def safe(self) -> None:
         """Set every pin that the policy gives a safe level to that level; stop what moves."""
         self.pins.safe()

@@ -125,7 +125,7 @@ class Pins:
         with self.lock:
             use = self.use_of(pin, "edges") or self.free(pin)
             if use is None:
-                use = self.make_input(pin, "none", owner)
+                use = self.make_input(pin, self.own_pull(pin), owner)
             return int(round(use.device.pin.state))
 
     def write(self, pin: int, level: int, owner: str) -> int:
@@ -139,6 +139,14 @@ class Pins:
             else:
                 self.take(pin, "output", owner, "OutputDevice", initial_value=bool(level))
             return previous
+
+    def own_pull(self, pin: int) -> Pull:
+        """The pull that a pin cannot lose: those of I2C have resistors on the board."""
+        factory = self.factory
+        try:
+            return factory.pin(pin).info.pull or "none"  # type: ignore[no-any-return]
+        except Exception as exc:  # gpiozero lets errors of its pin libraries through
+            raise DriverError("driver.unavailable", f"pin: pin {pin}: {exc}") from exc
 
     def make_input(self, pin: int, pull: Pull, owner: str) -> Use:
         """An input; with a pull its level is still 1 for high."""
@@ -193,8 +201,6 @@ class Pins:
         place = () if pin is None else (pin,)
         try:
             return getattr(gpiozero, kind)(*place, pin_factory=factory, **options)
-        except gpiozero.PinInvalidPin as exc:
-            raise DriverError("driver.params", f"pin: this board has no pin {pin}") from exc
         except gpiozero.GPIOPinInUse as exc:
             raise DriverError("driver.busy", f"pin: {exc}") from exc
         except Exception as exc:  # gpiozero lets errors of its pin libraries through
