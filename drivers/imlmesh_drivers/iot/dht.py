@@ -40,7 +40,8 @@ class DhtSensors:
         except RuntimeError as exc:
             # all that the library has to say of a bad answer is of this class
             raise DriverError("driver.reading", f"pin: the {kind} on gpio:{pin}: {exc}") from exc
-        if celsius is None or humidity is None:
+        # forty zeros have a right checksum; air without any water at freezing point does not exist
+        if celsius is None or humidity is None or celsius == humidity == 0:
             text = f"pin: the {kind} on gpio:{pin} gave nothing; it answers every 2 s"
             raise DriverError("driver.reading", text)
         for value, (low, high) in zip((celsius, humidity), RANGES[kind], strict=True):
@@ -52,9 +53,9 @@ class DhtSensors:
     def _open(self, kind: DhtKind, pin: int, factory: Factory) -> Any:
         try:
             if factory == "mock":
-                from imlmesh_drivers.iot.twins import dht
+                from imlmesh_drivers.iot.twins.dht import make
 
-                return dht.make(kind, self._world)
+                return make(kind, self._world)
             import adafruit_dht
             import board
         except ImportError as exc:

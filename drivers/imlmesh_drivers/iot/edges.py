@@ -140,9 +140,8 @@ class EdgeActions(PinActions):
 
     def _watch(self, pin: int, edge: Edge, bouncetime_ms: int, owner: str) -> None:
         before = self.pins.free(pin)
-        if before is None or before.kind != "input":
-            pull = self.pins.own_pull(pin)
-        else:
+        pull = self.pins.own_pull(pin)
+        if before is not None and before.kind == "input":
             pull = before.pull
         use = self.pins.make_input(pin, pull, owner)
         watch = Watch(pin, edge, bouncetime_ms, owner, self._tell)

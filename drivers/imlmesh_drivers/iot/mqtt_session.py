@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ import gmqtt
 from gmqtt.mqtt.connection import MQTTConnection
 from gmqtt.mqtt.constants import MQTTv311
 from gmqtt.mqtt.handler import MQTTConnectError
+from gmqtt.mqtt.package import Package
 from gmqtt.mqtt.protocol import MQTTProtocol
 from gmqtt.storage import PersistentStorage
 
@@ -177,9 +179,17 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
         state, ids = self._connection_state, self._package_handler.id_generator
         make = partial(_Protocol, self.session, connection_state=state, id_generator=ids)
         transport, self._protocol = await loop.create_connection(make, host, port, ssl=ssl or None)
-        return MQTTConnection(
+        return _Connection(
             transport, self._protocol, clean_session, keepalive, self._package_handler
         )
+
+
+class _Connection(MQTTConnection):  # type: ignore[misc]
+    """Lets an error of a packet through, which the library would only log."""
+
+    def put_package(self, pkg: Package) -> None:
+        self._last_data_in = time.monotonic()
+        self._handler._handle_packet(pkg.cmd, pkg.data)
 
 
 class _Protocol(MQTTProtocol):  # type: ignore[misc]

@@ -126,7 +126,8 @@ class Pins:
             use = self.use_of(pin, "edges") or self.free(pin)
             if use is None:
                 use = self.make_input(pin, self.own_pull(pin), owner)
-            return int(round(use.device.pin.state))
+            level: int = round(use.device.pin.state)
+            return level
 
     def write(self, pin: int, level: int, owner: str) -> int:
         """Make a pin an output of this level; gives the level that it had before."""
@@ -144,9 +145,10 @@ class Pins:
         """The pull that a pin cannot lose: those of I2C have resistors on the board."""
         factory = self.factory
         try:
-            return factory.pin(pin).info.pull or "none"  # type: ignore[no-any-return]
+            pull: Pull = factory.pin(pin).info.pull or "none"
         except Exception as exc:  # gpiozero lets errors of its pin libraries through
             raise DriverError("driver.unavailable", f"pin: pin {pin}: {exc}") from exc
+        return pull
 
     def make_input(self, pin: int, pull: Pull, owner: str) -> Use:
         """An input; with a pull its level is still 1 for high."""
