@@ -39,7 +39,7 @@ class Greenhouse:
     def advance(self, minutes: float, valve_open: bool) -> None:
         """Let time pass; while the valve is open a bed gains 2 % of water a minute."""
         self._minutes += minutes
-        drying = 0.0005 * (1 + (self._air_c() - _MEAN_C) / 20)
+        drying = 0.0002 * (1 + (self._air_c() - _MEAN_C) / 20)
         change = (0.02 if valve_open else 0.0) - drying
         self._soil = min(_SOIL_FULL, max(_SOIL_DRY, self._soil + change * minutes))
 
