@@ -21,7 +21,7 @@ from imlmesh_drivers import frames
 from imlmesh_drivers.base import Call
 from imlmesh_drivers.foreign import from_code
 from imlmesh_protocol.errors import DriverError, DriverTimeout
-from imlmesh_protocol.limits import DRIVER_RESTARTS, DRIVER_START_MS, KILL_GRACE_MS
+from imlmesh_protocol.limits import DRIVER_RESTARTS, DRIVER_START_MS, DRIVER_STEADY_S, KILL_GRACE_MS
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Child:
         self._kept: list[Any] = []
         self._killed = False
         self._restarts = 0
+        self._began_s = 0.0
         self._restarting: asyncio.Task[None] | None = None
 
     @property
@@ -145,6 +146,7 @@ class Child:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stderr = b""
         self._killed = False
+        self._began_s = asyncio.get_running_loop().time()
         self._reading = asyncio.create_task(self._follow(process, ready))
         try:
             _input(process).write(frames.encode([self._site_wire, *self._kept]))
@@ -186,11 +188,17 @@ class Child:
             served = ready.done() and ready.exception() is None
             unasked = served and not (self._calls or self._killed or self._closed)
             self._fail_all(f"{why}, return code {process.returncode}", ready)
-            if unasked and self._restarts < DRIVER_RESTARTS:
-                self._restarts += 1
+            if unasked:
                 self._restarting = asyncio.create_task(self._restart())
 
     async def _restart(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._began_s > DRIVER_STEADY_S:
+            self._restarts = 0
+        if self._restarts == DRIVER_RESTARTS:
+            log.error("the driver %s ends again and again: it waits for a call", self._module)
+            return
+        self._restarts += 1
         log.warning("the driver %s ended unasked and is started again", self._module)
         try:
             await self.start()

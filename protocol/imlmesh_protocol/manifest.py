@@ -108,7 +108,10 @@ class ActionSpec:
         """A param as the driver will see it; KeyError when it is neither given nor has a default."""
         if name in params:
             return params[name]
-        return self.params["properties"][name]["default"]
+        declared = self.params.get("properties", {}).get(name, {})
+        if "default" not in declared:
+            raise KeyError(name)
+        return declared["default"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,7 +315,7 @@ def test_claims_are_filled_from_defaults_lists_and_nothing() -> None:
     assert iot["cleanup"].claims_for({}) == ()
     assert iot["read_sensor"].claims_for({"pin": None}) == ("i2c:1",)
     assert iot["read_sensor"].claims_for({"pin": 4}) == ("gpio:4", "i2c:1")
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="pin"):
         iot["digital_read"].claims_for({})
 
 

@@ -11,6 +11,7 @@ from annotated_types import Interval
 from imlmesh_drivers.base import action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.board import Board
+from imlmesh_drivers.iot.pins import hardware
 
 #: BCM numbers of SPI 0 with the first select line
 _SPI = {"clock_pin": 11, "mosi_pin": 10, "miso_pin": 9, "select_pin": 8}
@@ -43,7 +44,7 @@ class AnalogActions(Board):
             self.pins.check_unused(_SPI.values())
             if rules.factory == "mock":
                 self.pins.factory.wire_converter(*_SPI.values())
-            with self.pins.open("MCP3008", channel=channel, **_SPI) as device:
+            with self.pins.open("MCP3008", channel=channel, **_SPI) as device, hardware("channel"):
                 raw = device.raw_value
                 by_kernel = "Hardware" in type(device._spi).__name__
         return {

@@ -15,6 +15,7 @@ from annotated_types import Interval
 from imlmesh_drivers.base import Call, Pin, Site, action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.digital import PinActions
+from imlmesh_drivers.iot.pins import hardware
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
 
@@ -104,6 +105,7 @@ class EdgeActions(PinActions):
         """Tell every edge of an input as an event of the source gpio-PIN, until removed."""
         with self.pins.lock:
             self._watch(pin, edge, bouncetime_ms, call.dispatch)
+            self._keep_watches()
         return {
             "pin": pin,
             "edge": edge,
@@ -127,6 +129,7 @@ class EdgeActions(PinActions):
                     self._watch(pin, edge, bouncetime_ms, owner)
             except DriverError as exc:
                 self.emit(f"gpio-{pin}", {"pin": pin, "lost": exc.code})
+        self._keep_watches()
 
     def stop_watching(self, pin: int) -> bool:
         watch = self._watches.pop(pin, None)
@@ -145,14 +148,11 @@ class EdgeActions(PinActions):
             pull = before.pull
         use = self.pins.make_input(pin, pull, owner)
         watch = Watch(pin, edge, bouncetime_ms, owner, self._tell)
-        try:
+        with hardware(f"pin: gpio:{pin}"):
             use.device.pin.edges = edge
             use.device.pin.when_changed = watch.changed
-        except Exception as exc:  # the pin library's own: the kernel lets nobody watch this one
-            raise DriverError("driver.unavailable", f"pin: gpio:{pin}: {exc}") from exc
         use.kind = "edges"
         self._watches[pin] = watch
-        self._keep_watches()
 
     def _tell(self, source: str, values: Mapping[str, Any]) -> None:
         self.emit(source, values)

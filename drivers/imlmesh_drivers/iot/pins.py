@@ -5,8 +5,9 @@ watched edges) is not taken from whom it serves. Pins are BCM numbers. gpiozero 
 first pin is used. Deliberately absent: actions.
 """
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,15 @@ def bcm(pin: int, mode: Literal["BCM", "BOARD"]) -> int:
     if pin not in BOARD:
         raise DriverError("driver.params", f"pin: {pin} of the header carries power, not a signal")
     return BOARD[pin]
+
+
+@contextlib.contextmanager
+def hardware(what: str) -> Iterator[None]:
+    """Whatever gpiozero, or a pin library beneath it, raises becomes `driver.unavailable`."""
+    try:
+        yield
+    except Exception as exc:
+        raise DriverError("driver.unavailable", f"{what}: {exc}") from exc
 
 
 @dataclass(slots=True)
@@ -126,7 +136,8 @@ class Pins:
             use = self.use_of(pin, "edges") or self.free(pin)
             if use is None:
                 use = self.make_input(pin, self.own_pull(pin), owner)
-            level: int = round(use.device.pin.state)
+            with hardware(f"pin: gpio:{pin}"):
+                level: int = round(use.device.pin.state)
             return level
 
     def write(self, pin: int, level: int, owner: str) -> int:
@@ -135,7 +146,8 @@ class Pins:
             before = self.free(pin)
             previous = self.read(pin, owner)
             if before is not None and before.kind == "output":
-                before.device.value = level
+                with hardware(f"pin: gpio:{pin}"):
+                    before.device.value = level
                 before.owner = owner
             else:
                 self.take(pin, "output", owner, "OutputDevice", initial_value=bool(level))
@@ -144,10 +156,8 @@ class Pins:
     def own_pull(self, pin: int) -> Pull:
         """The pull that a pin cannot lose: those of I2C have resistors on the board."""
         factory = self.factory
-        try:
+        with hardware(f"pin: gpio:{pin}"):
             pull: Pull = factory.pin(pin).info.pull or "none"
-        except Exception as exc:  # gpiozero lets errors of its pin libraries through
-            raise DriverError("driver.unavailable", f"pin: pin {pin}: {exc}") from exc
         return pull
 
     def make_input(self, pin: int, pull: Pull, owner: str) -> Use:
@@ -201,12 +211,8 @@ class Pins:
         import gpiozero
 
         place = () if pin is None else (pin,)
-        try:
+        with hardware("pin" if pin is None else f"pin: gpio:{pin}"):
             return getattr(gpiozero, kind)(*place, pin_factory=factory, **options)
-        except gpiozero.GPIOPinInUse as exc:
-            raise DriverError("driver.busy", f"pin: {exc}") from exc
-        except Exception as exc:  # gpiozero lets errors of its pin libraries through
-            raise DriverError("driver.unavailable", f"pin: pin {pin}: {exc}") from exc
 
 
 def _pin_factory(kind: Literal["native", "mock"], world: World, lock: threading.RLock) -> Any:

@@ -11,7 +11,7 @@ from imlmesh_drivers.base import Call, Pin, action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.board import Board
 from imlmesh_drivers.iot.digital import HeaderPin, Numbering
-from imlmesh_drivers.iot.pins import Use, bcm
+from imlmesh_drivers.iot.pins import Use, bcm, hardware
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
 
@@ -102,8 +102,9 @@ class PwmActions(Board):
             if use is None:
                 text = f"pin: gpio:{pin} does not pulse; pwm_start begins it"
                 raise DriverError("driver.params", text)
-            previous = use.device.value * 100
-            use.device.value = duty_cycle / 100
+            with hardware(f"duty_cycle: gpio:{pin}"):
+                previous = use.device.value * 100
+                use.device.value = duty_cycle / 100
         return {
             "pin": pin,
             "duty_cycle": float(duty_cycle),
@@ -154,7 +155,8 @@ class PwmActions(Board):
             if use is None:
                 self.pins.take(pin, "servo", call.dispatch, "AngularServo", initial_angle=angle)
             else:
-                use.device.angle = angle
+                with hardware(f"angle: gpio:{pin}"):
+                    use.device.angle = angle
         return {"pin": pin, "angle": float(angle), "factory": self.pins.rules.factory}
 
     def _pulsing(self, pin: int) -> Use | None:
@@ -165,10 +167,8 @@ class PwmActions(Board):
         self.pins.take(pin, "pwm", owner, "PWMOutputDevice", **options)
 
     def _change(self, pin: int, use: Use, frequency: float, duty_cycle: float) -> None:
-        before = use.device.frequency
-        try:
-            if frequency != before:
+        with hardware(f"frequency: gpio:{pin}"):
+            # a frequency out of reach is refused before the duty cycle changes
+            if frequency != use.device.frequency:
                 use.device.frequency = frequency
             use.device.value = duty_cycle / 100
-        except Exception as exc:  # the pin library's own error, such as a frequency out of reach
-            raise DriverError("driver.unavailable", f"frequency: gpio:{pin}: {exc}") from exc

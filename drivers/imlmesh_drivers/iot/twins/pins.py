@@ -28,7 +28,7 @@ class TwinFactory(MockFactory):  # type: ignore[misc]
         self._wired: frozenset[str] = frozenset()
         #: BCM number to pin, of those that the world looks at or drives
         self._ends = {number: self.pin(number) for number in (*PROBES, VALVE)}
-        world.valve_open = lambda: bool(self._ends[VALVE].state)
+        world.valve_open = self._valve_is_open
         world.watch(self._drive_probes)
 
     def pin(self, name: Any, pin_class: type[MockPin] | None = None) -> MockPin:
@@ -47,6 +47,11 @@ class TwinFactory(MockFactory):  # type: ignore[misc]
             self.pins.pop(info, None)
         self._wired = frozenset(info.name for info in ends)
         Mcp3008(self._world, clock, mosi, miso, select, pin_factory=self)
+
+    def _valve_is_open(self) -> bool:
+        """A pin that nobody drives holds no relay, whatever level it still shows."""
+        valve = self._ends[VALVE]
+        return valve.function == "output" and bool(valve.state)
 
     def _drive_probes(self, readings: Readings) -> None:
         with self._lock:
