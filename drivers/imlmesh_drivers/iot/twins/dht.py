@@ -22,22 +22,22 @@ def make(kind: str, world: World) -> adafruit_dht.DHTBase:
     return (_Dht11 if kind == "DHT11" else _Dht22)(world)
 
 
-class _Dht11(adafruit_dht.DHT11):  # type: ignore[misc]
+class _Wire:
+    """Stands before one of the library's classes: no pin, but a world."""
+
     def __init__(self, world: World) -> None:
-        super().__init__(None, use_pulseio=False)
+        super().__init__(None, use_pulseio=False)  # type: ignore[call-arg]
         self.world = world
 
+
+class _Dht11(_Wire, adafruit_dht.DHT11):  # type: ignore[misc]
     def _get_pulses_bitbang(self) -> "array.array[int]":
         now = self.world.readings()
         tenths = round(now.temperature_c * 10)
         return pulses(bytes([round(now.humidity), 0, tenths // 10, tenths % 10]))
 
 
-class _Dht22(adafruit_dht.DHT22):  # type: ignore[misc]
-    def __init__(self, world: World) -> None:
-        super().__init__(None, use_pulseio=False)
-        self.world = world
-
+class _Dht22(_Wire, adafruit_dht.DHT22):  # type: ignore[misc]
     def _get_pulses_bitbang(self) -> "array.array[int]":
         now = self.world.readings()
         tenths = round(now.temperature_c * 10)
