@@ -161,6 +161,7 @@ async def test_nobody_there_is_told(make_iot: Callable[..., Any]) -> None:
         ("publish_mqtt", {"topic": "a\0"}, "driver.params", "topic"),
         ("publish_mqtt", {"topic": "x" * 65_536}, "driver.params", "topic"),
         ("publish_mqtt", {"payload": "x" * 196_609}, "driver.params", "payload"),
+        ("publish_mqtt", {"username": "x" * 65_536}, "driver.params", "username"),
         ("publish_mqtt", {"qos": 3}, "driver.params", "iot.publish_mqtt"),
         ("subscribe_mqtt", {"topic": "#/a"}, "driver.params", "topic"),
         ("subscribe_mqtt", {"topic": "a+"}, "driver.params", "topic"),

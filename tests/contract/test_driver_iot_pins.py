@@ -193,3 +193,20 @@ def test_without_rules_no_pin_exists(make_iot: Any) -> None:
         code, text = iot.refusal(action, **params)
         assert (code, text.partition(":")[0]) == ("policy.pin", "pin")
     assert not Iot.stands_guard(iot.site)
+
+
+def test_one_pin_that_fails_keeps_no_other_from_its_safe_level(
+    make_iot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iot = make_iot(pins=PinRules("mock", (4, 17, 27), {4: 0, 17: 0, 27: 0}))
+    for pin in (4, 17, 27):
+        iot.do("digital_write", pin=pin, value=1)
+
+    def broken(_value: Any) -> None:
+        raise OSError("the chip is gone")
+
+    monkeypatch.setattr(iot.pin(4), "_set_state", broken)
+    with pytest.raises(DriverError) as caught:
+        iot.driver.safe()
+    assert caught.value.code == "driver.unavailable"
+    assert [iot.pin(pin).state for pin in (17, 27)] == [0, 0]

@@ -203,3 +203,11 @@ def test_a_real_dht_needs_a_board_that_blinka_knows(
     assert code == "driver.missing"
     assert "imlmesh[dht]" in text
     assert os.environ.get("BLINKA_OS_AGNOSTIC") in (None, "1")
+
+
+def test_the_folder_of_the_one_wire_twin_goes_with_the_driver(iot: Any) -> None:
+    iot.do("read_sensor", sensor_type="DS18B20")
+    folder = iot.driver._onewire.folder
+    assert folder.is_dir()
+    iot.driver.close()
+    assert not folder.exists()

@@ -18,7 +18,7 @@ from imlmesh_protocol.limits import (
     MQTT_KEPT_BYTES,
     MQTT_MESSAGES,
     MQTT_PAYLOAD_BYTES,
-    MQTT_TOPIC_BYTES,
+    MQTT_TEXT_BYTES,
 )
 
 Port = Annotated[int, Interval(ge=1, le=65535)]
@@ -149,6 +149,10 @@ class MqttActions(Board):
             raise DriverDenied("policy.broker", text)
         if where.password is not None and where.username is None:
             raise DriverError("driver.params", "username: a password needs one")
+        for name in ("username", "password"):
+            if len((getattr(where, name) or "").encode()) > MQTT_TEXT_BYTES:
+                text = f"{name}: at most {MQTT_TEXT_BYTES} bytes"
+                raise DriverError("driver.params", text)
 
 
 class _Inbox:
@@ -182,5 +186,5 @@ def _check_topic(topic: str, *, wildcards: bool) -> None:
     fits = not wild
     if wildcards:
         fits = all(level in ("+", "#") for level in wild) and "#" not in levels[:-1]
-    if not fits or not topic or "\0" in topic or len(topic.encode()) > MQTT_TOPIC_BYTES:
+    if not fits or not topic or "\0" in topic or len(topic.encode()) > MQTT_TEXT_BYTES:
         raise DriverError("driver.params", f"topic: {topic[:200]!r} is no topic to use here")

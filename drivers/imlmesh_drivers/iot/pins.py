@@ -182,13 +182,22 @@ class Pins:
         return sorted(self._uses)
 
     def safe(self) -> None:
-        """Bring every pin that has a safe level to it; what moves (PWM, servos) stops."""
+        """Bring every pin that has a safe level to it; what moves (PWM, servos) stops.
+
+        One that fails keeps no other from being set; the first error is raised at the end.
+        """
         if self._rules is None:
             return
+        failed: list[DriverError] = []
         with self.lock:
             moving = {pin for pin, use in self._uses.items() if use.kind in ("pwm", "servo")}
             for pin in sorted(moving | self._rules.safe.keys()):
-                self.release(pin)
+                try:
+                    self.release(pin)
+                except DriverError as exc:
+                    failed.append(exc)
+        if failed:
+            raise failed[0]
 
     def check_unused(self, pins: Iterable[int]) -> None:
         """`driver.busy` when one of several pins is anything at all."""

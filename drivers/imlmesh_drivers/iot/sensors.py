@@ -36,6 +36,11 @@ class SensorActions(Board):
         self._dht = DhtSensors(self.world)
         self._onewire: Any = None
 
+    def close(self) -> None:
+        super().close()
+        if self._onewire is not None:
+            self._onewire.close()
+
     @action(
         effect="pure",
         impact=0.1,

@@ -15,7 +15,7 @@ _REST = bytes.fromhex("4b467fff0c10")
 
 
 class OneWireTwin:
-    """`folder` holds the bus; it goes with the object."""
+    """`folder` holds the bus, until `close`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -28,6 +28,9 @@ class OneWireTwin:
         celsius = self._world.readings().temperature_c
         text = scratchpad_text(round(celsius * 16))
         (self.folder / SENSOR / "w1_slave").write_text(text, encoding="ascii")
+
+    def close(self) -> None:
+        self._kept.cleanup()
 
 
 def scratchpad_text(sixteenths: int) -> str:
