@@ -12,8 +12,9 @@ import pytest
 from imlmesh_drivers.base import Call, PinRules, Site
 from imlmesh_drivers.buses import BusRules
 from imlmesh_drivers.child import Child
+from imlmesh_drivers.iot.edges import Watch
 from imlmesh_protocol.errors import DriverError
-from imlmesh_protocol.limits import DRIVER_RESTARTS
+from imlmesh_protocol.limits import DRIVER_RESTARTS, SOURCE_EVENTS_PER_S
 
 WITHIN_S = 20
 
@@ -51,6 +52,25 @@ def test_a_bouncing_contact_is_told_once(iot: Any) -> None:
         iot.pin(4).drive_high()
         iot.pin(4).drive_low()
     assert [values["edge"] for _, values in iot.seen] == ["rising"]
+
+
+def test_a_flood_of_edges_is_told_at_its_rate_and_shows_its_gap() -> None:
+    told: list[int] = []
+    seconds = [5.0]
+    watch = Watch(
+        4,
+        "both",
+        0,
+        "r-1/a/n/1",
+        lambda _, values: told.append(values["count"]),
+        lambda: seconds[0],
+    )
+    for number in range(10_000):
+        watch.changed(0, number % 2)
+    assert told == list(range(1, SOURCE_EVENTS_PER_S + 1))
+    seconds[0] = 6.0
+    watch.changed(0, 1)
+    assert told[-1] == 10_001
 
 
 def test_a_watched_pin_is_read_and_keeps_its_pull(iot: Any) -> None:

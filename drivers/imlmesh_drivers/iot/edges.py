@@ -17,6 +17,7 @@ from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.digital import PinActions
 from imlmesh_drivers.iot.pins import hardware
 from imlmesh_protocol.errors import DriverError
+from imlmesh_protocol.limits import SOURCE_EVENTS_PER_S
 from imlmesh_protocol.manifest import Undo
 
 Edge = Literal["rising", "falling", "both"]
@@ -41,17 +42,32 @@ class Unwatched(TypedDict):
 
 
 class Watch:
-    """The edges of one pin. gpiozero keeps no reference of its own: whoever made it must."""
+    """The edges of one pin; `clock` gives seconds that only rise.
 
-    def __init__(self, pin: int, edge: Edge, bouncetime_ms: int, owner: str, emit: Emit) -> None:
+    gpiozero keeps no reference of its own to it: whoever made it must.
+    """
+
+    def __init__(
+        self,
+        pin: int,
+        edge: Edge,
+        bouncetime_ms: int,
+        owner: str,
+        emit: Emit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.pin = pin
         self.edge = edge
         self.bouncetime_ms = bouncetime_ms
         self.owner = owner
         self._emit = emit
+        self._clock = clock
         self._lock = threading.Lock()
         self._told_ms: float | None = None
+        #: edges that were seen; a gap in what is told means that there were too many
         self._count = 0
+        #: the second that runs, and how many were told in it
+        self._second = (0, 0)
 
     @property
     def source(self) -> str:
@@ -63,11 +79,16 @@ class Watch:
         if self.edge not in (edge, "both"):
             return
         with self._lock:
-            now_ms = time.monotonic() * 1_000
+            now_ms = self._clock() * 1_000
             if self._told_ms is not None and now_ms - self._told_ms < self.bouncetime_ms:
                 return
-            self._told_ms = now_ms
             self._count += 1
+            now_s = int(now_ms // 1_000)
+            told = self._second[1] + 1 if self._second[0] == now_s else 1
+            self._second = (now_s, told)
+            if told > SOURCE_EVENTS_PER_S:
+                return
+            self._told_ms = now_ms
             values = {
                 "pin": self.pin,
                 "edge": edge,

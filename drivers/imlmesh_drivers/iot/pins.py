@@ -111,8 +111,9 @@ class Pins:
             before = self.free(pin)
             level = None
             if before is not None:
-                level = before.device.pin.state
-                before.device.close()
+                with hardware(f"pin: gpio:{pin}"):
+                    level = before.device.pin.state
+                    before.device.close()
                 del self._uses[pin]
             try:
                 opened = self.open(device, pin, **options)
