@@ -27,7 +27,7 @@ HARDWARE = {"gpiozero", "lgpio", "smbus2", "serial", "adafruit_dht", "board"}
 START_UP = {
     "imlmesh_protocol.wire": {"pydantic", "asyncio", "imlmesh_protocol.iml"},
     "imlmesh_node.main": {
-        *("typer", "rich", "fastapi", "uvicorn", "cryptography.x509", *HARDWARE),
+        *("typer", "rich", "fastapi", "uvicorn", "cryptography", *HARDWARE),
         *("imlmesh_protocol.iml", "jsonschema"),
     },
     "imlmesh_drivers.iot": {*HARDWARE, "gmqtt", "pydantic"},
