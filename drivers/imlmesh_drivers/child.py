@@ -202,7 +202,7 @@ class Child:
         log.warning("the driver %s ended unasked and is started again", self._module)
         try:
             await self.start()
-        except DriverError as exc:
+        except (DriverError, OSError) as exc:
             log.error("the driver %s does not start again: %s", self._module, exc)
 
     def _take(self, frame: list[Any], ready: asyncio.Future[None]) -> None:

@@ -104,7 +104,7 @@ class Executor:
             driver = driver_class(module)
             if driver.runs == "process" and driver.stands_guard(self._site):
                 await self._child(module).start()
-        except MeshError as exc:
+        except (MeshError, OSError) as exc:
             log.error("the driver %s cannot set its safe state: %s", module, exc)
 
     def ends_at_once(self, module: str, action: str) -> bool:
@@ -155,7 +155,7 @@ class Executor:
         """Bring everything to its safe state and let go; what is still under way is cut off."""
         for run in list(self._runs.values()):
             run.stop()
-        await asyncio.gather(*self._guarding)
+        await asyncio.gather(*self._guarding, return_exceptions=True)
         await asyncio.gather(*(child.close() for child in self._children.values()))
         for driver in self._drivers.values():
             _make_safe(driver)

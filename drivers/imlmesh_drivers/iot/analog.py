@@ -46,11 +46,13 @@ class AnalogActions(Board):
                 self.pins.factory.wire_converter(*_SPI.values())
             with self.pins.open("MCP3008", channel=channel, **_SPI) as device, hardware("channel"):
                 raw = device.raw_value
-                by_kernel = "Hardware" in type(device._spi).__name__
+                from gpiozero.pins.spi import SPISoftware
+
+                software = isinstance(device._spi, SPISoftware)
         return {
             "channel": channel,
             "raw": raw,
             "value": round(raw / 1023, 4),
             "factory": rules.factory,
-            "spi": "hardware" if by_kernel else "software",
+            "spi": "software" if software else "hardware",
         }

@@ -153,13 +153,14 @@ class EdgeActions(PinActions):
         self._keep_watches()
 
     def stop_watching(self, pin: int) -> bool:
-        watch = self._watches.pop(pin, None)
-        use = self.pins.use_of(pin, "edges")
-        if watch is None or use is None:
+        if self._watches.pop(pin, None) is None:
             return False
-        use.device.pin.when_changed = None
-        use.kind = "input"
         self._keep_watches()
+        # setting the safe state may have taken the pin away
+        if (use := self.pins.use_of(pin, "edges")) is not None:
+            with hardware(f"pin: gpio:{pin}"):
+                use.device.pin.when_changed = None
+            use.kind = "input"
         return True
 
     def _watch(self, pin: int, edge: Edge, bouncetime_ms: int, owner: str) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from imlmesh_drivers.base import Call, Guard, Site, action
-from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot import bmp280, onewire
 from imlmesh_drivers.iot.board import Board
 from imlmesh_drivers.iot.dht import DhtSensors
@@ -148,15 +147,13 @@ class SensorActions(Board):
         }
 
     def _read_bare(self, pin: int | None, address: int | None, owner: str) -> dict[str, Any]:
-        if (pin is None) == (address is None):
-            raise DriverError("driver.params", "pin, address: a generic sensor has one of the two")
-        if pin is not None:
-            factory: Factory = self.pins.rules.factory
-            return {"pin": pin, "value": self.pins.read(pin, owner), "factory": factory}
-        assert address is not None  # noqa: S101 - one of the two is there
-        data = self.i2c.transfer(_BUS, address, b"", 2)
-        factory = self.i2c.rules(_BUS).factory
-        return {"address": address, "raw": int.from_bytes(data, "big"), "factory": factory}
+        if pin is not None and address is None:
+            level = self.pins.read(pin, owner)
+            return {"pin": pin, "value": level, "factory": self.pins.rules.factory}
+        if address is not None and pin is None:
+            raw = int.from_bytes(self.i2c.transfer(_BUS, address, b"", 2), "big")
+            return {"address": address, "raw": raw, "factory": self.i2c.rules(_BUS).factory}
+        raise DriverError("driver.params", "pin, address: a generic sensor has one of the two")
 
 
 def _in_unit(celsius: float, unit: Unit) -> float:
