@@ -83,7 +83,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def garden(tmp_path: Path) -> AsyncIterator[Rig]:
     """An executor over the simulated greenhouse."""
     pins = PinRules("mock", (4, 17), {17: 0})
-    made = Rig(tmp_path, pins=pins, buses=BusRules(simulate=True))
+    buses = BusRules(serial={"/dev/ttyS0": "mock"}, simulate=True)
+    made = Rig(tmp_path, pins=pins, buses=buses)
     yield made
     await made.executor.close()
 
@@ -99,6 +100,21 @@ async def test_what_a_source_sees_reaches_the_streams(garden: Rig) -> None:
             await garden.heard.some.wait()
     name, values = garden.heard.seen[0]
     assert (name, values["edge"], values["value"]) == ("gpio-4", "rising", 1)
+
+
+async def test_a_killed_action_is_told_when_its_pins_are_safe(garden: Rig) -> None:
+    garden.run("iot", "digital_write", pin=17, value=1)
+    assert (await garden.end()).result["value"] == 1
+    before = garden.executor._children["iot"].pid
+    listening = garden.run("iot", "receive_uart", timeout=30.0)
+    # its turn to begin
+    await asyncio.sleep(0)
+    garden.executor.kill(listening, KillReason.CANCEL)
+    assert (await garden.end()).outcome == "cancelled"
+    # a new child is there, and it is ready only with its pins safe: claims may be freed now
+    assert garden.executor._children["iot"].pid not in (None, before)
+    garden.run("iot", "digital_read", pin=17)
+    assert (await garden.end()).result["value"] == 0
 
 
 async def test_safe_levels_are_set_before_any_call(garden: Rig) -> None:
