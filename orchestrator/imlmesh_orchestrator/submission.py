@@ -80,6 +80,16 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
     return Checked(outlook, homeless, warnings, waves(plan), source)
 
 
+def plan_alone(text: str, file: str | None, max_actions: int) -> tuple[Plan, str] | None:
+    """The plan and its digest, whatever the fleet of now could do with it; None when it is none."""
+    try:
+        document = parse(text, file)
+    except (InputError, InputErrors):
+        return None
+    plan = validate(document, [], max_actions=max_actions).plan
+    return None if plan is None else (plan, plan_digest(plan))
+
+
 def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for index, action in enumerate(plan.actions):
