@@ -30,6 +30,7 @@ PREVIEW = {
     "placeable": True,
     "waves": [],
     "compensations": [],
+    "undoing": {"by_driver": [], "stays": []},
     "approvals": 0,
     "permissions": {},
     "changes": None,
@@ -254,10 +255,11 @@ def test_logs_of_what_failed_and_of_late(api: Api, capsys: Output) -> None:
 
 def test_questions_are_listed_shown_answered(api: Api, capsys: Output) -> None:
     lost = approval("a-4", "lost_effect", action="feed", message="did feed happen?", node="pi")
-    found = {"schema": "imlmesh.approval-list/1", "approvals": [lost, approval()]}
+    found = {"schema": "imlmesh.approval-list/1", "approvals": [lost, approval()], "more": 7}
     api.answer("GET /v1/approvals", found)
     assert main.run(["approval", "list"]) == 0
     streams = capsys.readouterr()
+    assert "7 more are not shown" in streams.err
     assert "approve|deny" in streams.out
     assert "rerun|done|fail" in streams.out
     api.answer("GET /v1/approvals/a-4", lost)
