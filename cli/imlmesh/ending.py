@@ -49,12 +49,16 @@ def end_lines(run: Record, logs: Sequence[Record] = ()) -> list[Text]:
     for action in failed:
         lines += _failure(run, action)
         lines += _last_lines(action["id"], logs)
-    if run["error"] and all(map(_passed_over, failed)):
+    if run["error"] and _said(run["error"]) not in [_said(action["error"]) for action in failed]:
         lines.append(Text(f"  {run['error']['message']} [{run['error']['code']}]"))
     lines += _left_undone(run)
     if run["state"] != "completed":
         lines += _next(run, [action for action in failed if not _passed_over(action)])
     return lines
+
+
+def _said(error: Record) -> tuple[str, str]:
+    return error["code"], error["message"]
 
 
 def _failure(run: Record, action: Record) -> list[Text]:

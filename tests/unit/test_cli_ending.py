@@ -71,6 +71,18 @@ def test_what_was_skipped_alone_is_no_reason_to_retry() -> None:
     assert texts[2:] == ["  its time is over [run.expired]", "  why: imlmesh run story r-7-abcd"]
 
 
+def test_why_the_run_failed_is_told_beside_what_was_continued() -> None:
+    expired = {"code": "run.expired", "message": "its time is over"}
+    found = run([action("read", "failed", error=BUSY)], state="failed", error=expired)
+    texts = [line.plain for line in end_lines(found)]
+    assert texts[1:3] == [
+        "  read on pi: pin 17 is busy [driver.busy]",
+        "  its time is over [run.expired]",
+    ]
+    found = run([action("read", "failed", error=BUSY)], state="failed", error=BUSY)
+    assert sum("[driver.busy]" in line.plain for line in end_lines(found)) == 1
+
+
 def test_what_could_not_be_undone_is_listed() -> None:
     append = action(
         "append", compensations=[placed("pi", "failed", "node.lost"), placed("bed", "completed")]
