@@ -89,7 +89,7 @@ MEANS: dict[str, str] = {
     "driver.failed": "The driver did not do the work.",
     "driver.timeout": "The action took longer than its timeout and was stopped.",
     "driver.crashed": "The driver's process ended in the middle of the action.",
-    "driver.busy": "Another action holds what this one needs, such as a pin.",
+    "driver.busy": "Another action holds what this one needs, such as a pin; nothing was begun.",
     "driver.denied": "The node's policy forbids it.",
     "driver.params": "The driver cannot work with these params.",
     "driver.not_found": "What the action should work on is not there.",

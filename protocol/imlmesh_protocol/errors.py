@@ -211,6 +211,9 @@ CODES: dict[str, Code] = {
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
 
+#: with these a node ends what it never began: no slot was free in time, or another held a claim
+NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
