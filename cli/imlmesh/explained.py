@@ -67,6 +67,7 @@ MEANS: dict[str, str] = {
     "memory.too_large": "The value is too large to be remembered.",
     "approval.not_found": "There is no question with this id.",
     "approval.closed": "Somebody answered first, or its time was over.",
+    "approval.superseded": "Params or nodes changed since the question was asked; it is asked anew.",
     "approval.option": "The question has no such option.",
     "approval.four_eyes": "Who submitted the run may not answer its questions.",
     "approval.denied": "A person refused that the action runs.",

@@ -213,7 +213,7 @@ def test_a_watcher_gets_no_result_however_small_its_type():
             "superseded",
             None,
             "imlmesh",
-            "a-3 is superseded: it no longer mattered before anybody answered",
+            "a-3 is superseded: what it asked about ended or changed before anybody answered",
         ),
     ],
 )

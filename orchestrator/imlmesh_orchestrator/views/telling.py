@@ -205,7 +205,7 @@ def _closed(change: c.ApprovalClosed, alias: Alias) -> str:
 def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
     """How a question to a person ended: by whose answer, or without one."""
     if state == ApprovalState.SUPERSEDED:
-        return f"{approval} is superseded: it no longer mattered before anybody answered"
+        return f"{approval} is superseded: what it asked about ended or changed before anybody answered"
     if state == ApprovalState.EXPIRED:
         return f"{approval} is expired: nobody answered in time, which means {option}"
     return f"{approval} is {state}: {by} chose {option}"
