@@ -262,7 +262,9 @@ async def test_who_answers_too_late_learns_that_it_no_longer_mattered(mesh):
     await mesh.ended(run)
     late = await refused(mesh, f"approvals/{waiting['approval']}/answer", {"option": "deny"}, 409)
     assert late["code"] == "approval.closed"
-    assert late["message"].endswith("superseded: what it asked about ended or changed before anybody answered")
+    assert late["message"].endswith(
+        "superseded: what it asked about ended or changed before anybody answered"
+    )
     texts = [each["text"] for each in (await mesh.get(f"runs/{run}/story"))["entries"]]
     assert late["message"] in texts
 

@@ -39,7 +39,8 @@ def list_runs(
     if emit(found, "runs"):
         return
     if not found["runs"]:
-        say("no runs yet.   try: " + try_line("plan run FILE"))
+        none = f"no run is {state}" if state else "no runs yet"
+        say(f"{none}.   try: " + try_line("run list" if state else "plan run FILE"))
         return
     print_runs(found["runs"])
 
