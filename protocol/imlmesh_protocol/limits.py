@@ -178,6 +178,14 @@ WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a grow
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
 
 
+def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:
+    """The lease of a dispatch: the lost window, or what the plan wants, but at least two heartbeats.
+
+    A beat may get lost; with a shorter lease every node would end the work before its next one.
+    """
+    return lost_ms if wanted_s is None else max(wanted_s * 1_000, 2 * heartbeat_ms)
+
+
 def stop_ms(lease_ms: int) -> int:
     """A cut-off node ends `stop` work after this long without an answered heartbeat."""
     return lease_ms * 9 // 10
