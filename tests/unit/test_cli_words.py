@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from imlmesh import render
 from imlmesh.calling import params_of
+from imlmesh.client import ServerEvent
 from imlmesh.explained import EXAMPLES, MEANS
 from imlmesh.fleet import schema_text
 from imlmesh.foreign import as_yaml
+from imlmesh.live import Lines
 from imlmesh.loglines import Shown
 from imlmesh.spans import at_ms_of, seconds_of
 from imlmesh.typed import json_or_text, typed
@@ -130,6 +133,18 @@ def test_every_code_is_explained_and_nothing_else() -> None:
     assert CODES.keys() - MEANS.keys() == set(), "explain these in cli/imlmesh/explained.py"
     assert MEANS.keys() - CODES.keys() == set()
     assert EXAMPLES.keys() <= CODES.keys()
+
+
+def test_a_pipe_is_not_told_that_a_node_called_again(capsys: pytest.CaptureFixture[str]) -> None:
+    render.console.cache_clear()
+    lines = Lines()
+    for kind, text in (
+        ("node-returned", "pi opened session 1"),
+        ("liveness-changed", "pi is lost"),
+    ):
+        lines.take(ServerEvent("change", 1, {"at_ms": 1, "run": None, "kind": kind, "text": text}))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("  pi is lost")
 
 
 def log(number: int, action: str = "a") -> dict[str, Any]:
