@@ -132,8 +132,10 @@ class Stream:
         kept = self._logs.get(run)
         if kept is None:
             kept = self._logs[run] = RunLog()
-            if len(self._logs) > limits.RUN_LOGS:
-                self._logs.popitem(last=False)
+        # the run that has been silent for longest goes first, not the one that began first
+        self._logs.move_to_end(run)
+        if len(self._logs) > limits.RUN_LOGS:
+            self._logs.popitem(last=False)
         self._notify(Notice("log", run, {**data, "n": kept.add(data)}))
 
     def progress(self, run: str, data: dict[str, Any]) -> None:

@@ -395,6 +395,18 @@ def test_few_lines_of_one_action_outlive_thousands_of_another():
     assert [line["n"] for line in kept.lines] == sorted(line["n"] for line in kept.lines)
 
 
+def test_a_run_that_still_writes_keeps_its_lines_while_many_others_begin():
+    stream = Stream()
+    line = {"at_ms": 1, "action": "a", "node": "n", "stream": "log", "line": ""}
+    stream.log_line("r-0-x", line)
+    stream.log_line("r-0-silent", line)
+    for number in range(1, limits.RUN_LOGS):
+        stream.log_line(f"r-{number}-x", line)
+        stream.log_line("r-0-x", line)
+    assert len(stream.logs("r-0-x").lines) == limits.RUN_LOGS
+    assert stream.logs("r-0-silent").lines == []
+
+
 def test_more_actions_than_lines_are_kept_have_the_latest_lines():
     stream = Stream()
     for number in range(limits.RUN_LOG_LINES + 2):
