@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NODES = ("pi-a", "pi-b", "pi-c")
 KILLS = 20
-NODE_KILLS = 10
+NODE_KILLS = 8
 POLICY = """\
 profile = "local_worker"
 
@@ -123,14 +123,14 @@ async def opened_home(folder: Path) -> AsyncIterator[Home]:
     """A home with broker, orchestrator and three nodes that are online."""
     policy = folder / "policy.toml"
     policy.write_text(POLICY)
-    mesh, _ = make_mesh(folder / "home", "lan")
-    broker = RunningMesh(mesh, print)
-    home = Home(mesh)
+    broker = RunningMesh(make_mesh(folder / "home", "lan")[0], print)
+    home = Home(broker.mesh)
     try:
         await broker.start_broker()
+        home.mesh = broker.mesh
         home.start_orchestrator()
         for name in NODES:
-            mesh.own_node(name, policy)
+            home.mesh.own_node(name, policy)
             home.start_node(name)
         async with asyncio.timeout(30):
             await online(home)
