@@ -220,7 +220,7 @@ class Shell:
         )
 
     async def answer_approval(self, approval: str, option: str, by: str) -> None:
-        """A person's choice, stored; `approval.closed`, `approval.option` when it does not count."""
+        """A person's choice, stored; `approval.closed`, `.superseded`, `.option` when it does not count."""
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
 

@@ -104,6 +104,7 @@ CODES: dict[str, Code] = {
     "run.expired": Code("mesh", False, "raise ttl_seconds"),
     "approval.not_found": Code("input", False, "imlmesh approval list"),
     "approval.closed": Code("input", False, "the first answer counted: imlmesh approval show ID"),
+    "approval.superseded": Code("input", True, "look at the new question: imlmesh approval list"),
     "approval.option": Code("input", False, "use one of the options of: imlmesh approval show ID"),
     "approval.four_eyes": Code("input", False, "somebody else has to answer"),
     "node.not_found": Code("input", False, "imlmesh node list"),
@@ -223,6 +224,9 @@ CODES: dict[str, Code] = {
     "internal": Code("here", False, "please report it with the log", "RuntimeError"),
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
+
+#: with these a node ends what it never began: no slot was free in time, or another held a claim
+NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ MEMORY_KEY_CHARS = 128  # as long as the longest name of a plan
 NAME_CHARS = 128  # of any name that people give; our own ids are shorter
 APPROVAL_CHARS = 2_000  # of what a plan asks a person: more nobody reads before answering
 APPROVAL_OPTIONS = 20  # a person chooses among a handful
-OPTION_CHARS = 64  # of one answer: it is typed on a command line
+OPTION_CHARS = 256  # of one answer: a sentence; plans from language models write whole ones
 SELECTOR_CHARS = 1_024  # a selector is one line that a person reads
 SELECTOR_DEPTH = 16  # brackets and "not"; more nobody can read
 
@@ -141,6 +141,9 @@ PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer
+APPROVAL_LIST = (
+    500  # questions in one answer, the most urgent first: nobody answers more in an hour
+)
 ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
 ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
@@ -186,6 +189,14 @@ DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and dr
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+
+
+def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:
+    """The lease of a dispatch: the lost window, or what the plan wants, but at least two heartbeats.
+
+    A beat may get lost; with a shorter lease every node would end the work before its next one.
+    """
+    return lost_ms if wanted_s is None else max(wanted_s * 1_000, 2 * heartbeat_ms)
 
 
 def stop_ms(lease_ms: int) -> int:

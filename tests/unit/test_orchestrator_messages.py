@@ -1,6 +1,7 @@
 """What leaves and what comes in: order, merging, refusals, watchers."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -397,11 +398,50 @@ def test_logs_and_refusals_are_bounded():
         stream.log_line("r-1-x", line)
     kept = stream.logs("r-1-x")
     assert (len(kept.lines), kept.dropped, kept.lines[0]["line"]) == (limits.RUN_LOG_LINES, 3, "3")
+    assert [line["n"] for line in kept.lines[:2]] == [4, 5]
     for _ in range(limits.REFUSALS_PER_S + 7):
         stream.refusal(5_000, {"node": "n"}, "message.invalid", "no")
     shown = [i for i in watching._items if isinstance(i, Notice) and i.kind == "refusal"]
     assert len(shown) == limits.REFUSALS_PER_S
     assert stream.refused["message.invalid"] == limits.REFUSALS_PER_S + 7
+
+
+def test_few_lines_of_one_action_outlive_thousands_of_another():
+    stream = Stream()
+    for action, count in (("few", 5), ("many", limits.RUN_LOG_LINES), ("late", 5)):
+        for _ in range(count):
+            line = {"at_ms": 1, "action": action, "node": "n", "stream": "log", "line": ""}
+            stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert kept.dropped == 10
+    assert Counter(line["action"] for line in kept.lines) == {
+        "few": 5,
+        "many": limits.RUN_LOG_LINES - 10,
+        "late": 5,
+    }
+    assert [line["n"] for line in kept.lines] == sorted(line["n"] for line in kept.lines)
+
+
+def test_a_run_that_still_writes_keeps_its_lines_while_many_others_begin():
+    stream = Stream()
+    line = {"at_ms": 1, "action": "a", "node": "n", "stream": "log", "line": ""}
+    stream.log_line("r-0-x", line)
+    stream.log_line("r-0-silent", line)
+    for number in range(1, limits.RUN_LOGS):
+        stream.log_line(f"r-{number}-x", line)
+        stream.log_line("r-0-x", line)
+    assert len(stream.logs("r-0-x").lines) == limits.RUN_LOGS
+    assert stream.logs("r-0-silent").lines == []
+
+
+def test_more_actions_than_lines_are_kept_have_the_latest_lines():
+    stream = Stream()
+    for number in range(limits.RUN_LOG_LINES + 2):
+        line = {"at_ms": 1, "action": f"a{number}", "node": "n", "stream": "log", "line": ""}
+        stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert [line["action"] for line in kept.lines[:1]] == ["a2"]
+    assert (len(kept.lines), kept.dropped) == (limits.RUN_LOG_LINES, 2)
 
 
 @pytest.mark.parametrize("kind", [Kind.DELEGATE, Kind.RESPONSE, Kind.REQUEST])
