@@ -16,7 +16,7 @@ from annotated_types import Interval
 
 from imlmesh_drivers.buses import BusRules
 from imlmesh_protocol.errors import DriverDenied, DriverError
-from imlmesh_protocol.limits import LOG_LINE_BYTES, LOG_LINES_PER_ACTION
+from imlmesh_protocol.limits import ARGUMENT_BYTES, LOG_LINE_BYTES, LOG_LINES_PER_ACTION
 from imlmesh_protocol.manifest import PROFILES, Undo
 from imlmesh_protocol.states import Effect
 
@@ -26,9 +26,12 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Marks a parameter that the node's guard checks: "read", "write", "command" or "pin"."""
+    """Marks a parameter that the node's guard checks.
 
-    kind: Literal["read", "write", "command", "pin"]
+    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin".
+    """
+
+    kind: Literal["read", "write", "command", "program", "pin"]
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         return {**handler(core), "x-guard": self.kind}
@@ -37,6 +40,7 @@ class Guard:
 ReadPath = Annotated[str, Guard("read")]
 WritePath = Annotated[str, Guard("write")]
 Argv = Annotated[list[str], Guard("command")]
+Program = Annotated[str, Guard("program")]
 #: BCM numbers of the largest header that Raspberry Pi boards have
 Pin = Annotated[int, Interval(ge=0, le=53), Guard("pin")]
 
@@ -45,18 +49,24 @@ Pin = Annotated[int, Interval(ge=0, le=53), Guard("pin")]
 class CommandRule:
     """One allowed program: its absolute path, and what every argument must match (None: any).
 
-    An argument passes when one of the regular expressions matches the whole of it.
+    An argument passes when one of the regular expressions matches the whole of it. One that looks
+    like a flag, such as -o, passes only by an expression that itself begins with a dash: "[a-z-]+"
+    was written for words, and must not let -rf through.
     """
 
     argv0: str
     args: tuple[str, ...] | None = None
 
-    def allows(self, args: Sequence[str]) -> bool:
-        """Whether these arguments (without the program) may be given."""
+    def refused(self, args: Sequence[str]) -> int | None:
+        """The place of the first argument (the program is 0) that may not be given, or None."""
         if self.args is None:
-            return True
-        rules = self.args
-        return all(any(re.fullmatch(rule, arg) for rule in rules) for arg in args)
+            return None
+        for number, arg in enumerate(args, start=1):
+            is_flag = len(arg) > 1 and arg.startswith("-")
+            rules = [rule for rule in self.args if rule.startswith("-") or not is_flag]
+            if not any(re.fullmatch(rule, arg) for rule in rules):
+                return number
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +124,42 @@ class Site:
             env=dict(wire["env"]),
         )
 
+    def rules_of(self, program: str) -> list[CommandRule]:
+        """The rules of a program, by name or path; `policy.command` when there are none."""
+        rules = [rule for name, rule in self.commands.items() if program in (name, rule.argv0)]
+        if not rules:
+            raise DriverDenied("policy.command", f"{program[:200]!r} is not an allowed command")
+        return rules
+
     def resolve_command(self, argv: Sequence[str]) -> list[str]:
-        """`argv` with its first word, a rule's name or path, made absolute; `policy.command`."""
+        """`argv` with its first word, a rule's name or path, made absolute.
+
+        Raises `policy.command`, and `driver.params` for what no program could be given.
+        """
         if not argv:
             raise DriverDenied("policy.command", "the command is empty")
-        rules = [r for name, r in self.commands.items() if argv[0] in (name, r.argv0)]
-        if not rules:
-            raise DriverDenied("policy.command", f"{argv[0][:200]!r} is not an allowed command")
-        for rule in rules:
-            if rule.allows(argv[1:]):
+        for number, word in enumerate(argv):
+            check_word(f"argument {number}", word)
+        rules = self.rules_of(argv[0])
+        refusals = [rule.refused(argv[1:]) for rule in rules]
+        for rule, refused in zip(rules, refusals, strict=True):
+            if refused is None:
                 return [rule.argv0, *argv[1:]]
-        raise DriverDenied(
-            "policy.command", f"the policy does not allow these arguments of {argv[0][:200]!r}"
-        )
+        text = f"the policy does not allow argument {refusals[0]} of {argv[0][:200]!r}"
+        raise DriverDenied("policy.command", text)
+
+
+def check_word(name: str, word: str) -> None:
+    """What Linux can give a program as an argument or variable, else `driver.params`."""
+    if "\0" in word:
+        raise DriverError("driver.params", f"{name} contains a NUL character")
+    try:
+        size = len(word.encode())
+    except UnicodeEncodeError as exc:
+        raise DriverError("driver.params", f"{name} is not text") from exc
+    if size > ARGUMENT_BYTES:
+        text = f"{name} has more than {ARGUMENT_BYTES} bytes: hand them over as stdin or in a file"
+        raise DriverError("driver.params", text)
 
 
 def clip(text: str, limit_bytes: int) -> str:
