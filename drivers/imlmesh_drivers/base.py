@@ -7,6 +7,7 @@ files. Deliberately absent: pydantic, which is loaded when the first call is bou
 
 import inspect
 import re
+import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from annotated_types import Interval
 
 from imlmesh_protocol.errors import DriverDenied, DriverError
-from imlmesh_protocol.limits import LOG_LINE_BYTES, LOG_LINES_PER_ACTION
+from imlmesh_protocol.limits import (
+    LOG_LINE_BYTES,
+    LOG_LINES_PER_ACTION,
+    TELEMETRY_CALL_BURST,
+    TELEMETRY_CALL_PER_S,
+)
 from imlmesh_protocol.manifest import PROFILES, Undo
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.telemetry import check_reading
 
 Runs = Literal["loop", "thread", "process"]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -133,27 +140,37 @@ def clip(text: str, limit_bytes: int) -> str:
 
 
 class Call:
-    """One call under way: its dispatch id, and the way back for log lines and progress.
+    """One call under way: its dispatch id, and the ways back for lines, progress and readings.
 
-    Both ways back are called on whatever thread the action runs on. Lines are cut at
+    The ways back are called on whatever thread the action runs on. Lines are cut at
     LOG_LINE_BYTES; after LOG_LINES_PER_ACTION one line says that the rest was dropped. Who runs a
     thread action, which nothing can kill, calls `stop`; the action asks with `check`.
     """
 
-    __slots__ = ("_lines", "_on_log", "_on_progress", "_stopped", "dispatch")
+    __slots__ = (
+        *("_dropped", "_lines", "_on_log", "_on_progress", "_on_reading", "_room", "_room_at_s"),
+        *("_stopped", "dispatch"),
+    )
 
     def __init__(
         self,
         dispatch: str,
         on_log: Callable[[str, str], None] | None = None,
         on_progress: Callable[[float | None, str], None] | None = None,
+        on_reading: Callable[[str, float, str, int], None] | None = None,
     ) -> None:
-        """`on_log(line, stream)` and `on_progress(fraction, message)` must not block."""
+        """`on_log(line, stream)`, `on_progress(fraction, message)` and `on_reading(metric, value,
+        unit, how many were dropped before it)` must not block."""
         self.dispatch = dispatch
         self._on_log = on_log
         self._on_progress = on_progress
+        self._on_reading = on_reading
         self._lines = 0
         self._stopped = False
+        #: readings that may come now, as of `_room_at_s`
+        self._room: float = TELEMETRY_CALL_BURST
+        self._room_at_s = time.monotonic()
+        self._dropped = 0
 
     def log(self, line: str, stream: str = "log") -> None:
         """Stream one line; `stream` is "log", "stdout" or "stderr"."""
@@ -175,6 +192,31 @@ class Call:
         if self._on_progress is not None:
             known = None if fraction is None else float(fraction)
             self._on_progress(known, clip(message, LOG_LINE_BYTES))
+
+    def telemetry(self, metric: str, value: float, unit: str = "") -> None:
+        """Report what was measured now; kept as `<module>.<metric>` of this node.
+
+        More than TELEMETRY_CALL_PER_S are dropped and counted. Raises `telemetry.invalid` for
+        what is no finite number, and for a name or unit that nobody would keep.
+        """
+        check_reading(metric, value, unit)
+        if self._on_reading is None:
+            return
+        now_s = time.monotonic()
+        grown = (now_s - self._room_at_s) * TELEMETRY_CALL_PER_S
+        self._room, self._room_at_s = min(TELEMETRY_CALL_BURST, self._room + grown), now_s
+        if self._room < 1:
+            self._dropped += 1
+            return
+        self._room -= 1
+        dropped, self._dropped = self._dropped, 0
+        self._on_reading(metric, float(value), unit, dropped)
+
+    def pass_on(self, metric: str, value: float, unit: str, dropped: int) -> None:
+        """Report what `telemetry` of a call in another process let through."""
+        check_reading(metric, value, unit)
+        if self._on_reading is not None:
+            self._on_reading(metric, value, unit, dropped)
 
     def stop(self) -> None:
         """Nobody waits for this call any more."""

@@ -186,6 +186,8 @@ class Child:
                 call.log(line, stream)
             case "progress", [float() | None as fraction, str(message)]:
                 call.progress(fraction, message)
+            case "reading", [str(metric), float(value), str(unit), int(dropped)]:
+                call.pass_on(metric, value, unit, dropped)
             case "result", [value]:
                 answer.set_result(value)
             case "error", [str(code), str(message)]:

@@ -3,7 +3,7 @@
 The one rule: a frame is at most DRIVER_MESSAGE_BYTES, checked before anything is read or sent.
 To the child: [site wire], then [call id, action, params, dispatch]. From it: ["ready"] or ["failed",
 code, message], then ["log", call id, line, stream], ["progress", call id, fraction, message],
-["result", call id, value] and ["error", call id, code, message].
+["reading", call id, metric, value, unit, dropped before it], ["result", call id, value] and ["error", call id, code, message].
 """
 
 import struct

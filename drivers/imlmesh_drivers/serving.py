@@ -36,11 +36,12 @@ class Outlet:
             self._pipe.flush()
 
     def call(self, number: int, dispatch: str) -> Call:
-        """A Call whose lines and progress go out as frames."""
+        """A Call whose lines, progress and readings go out as frames."""
         return Call(
             dispatch,
             on_log=lambda line, stream: self.send("log", number, line, stream),
             on_progress=lambda fraction, message: self.send("progress", number, fraction, message),
+            on_reading=lambda *reading: self.send("reading", number, *reading),
         )
 
     def result(self, number: int, value: Any) -> None:

@@ -35,11 +35,13 @@ _SILENT = Call("")
 
 
 class Streams(Protocol):
-    """Where log lines and progress of running actions go, on the loop's thread."""
+    """Where log lines, progress and readings of running actions go, on the loop's thread."""
 
     def log(self, dispatch: str, line: str, stream: str) -> None: ...
 
     def progress(self, dispatch: str, fraction: float | None, message: str) -> None: ...
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ class Executor:
             driver.close()
 
     def _call(self, dispatch: Dispatch) -> Call:
-        """Lines and progress may come from any thread; those of the loop's own take no detour."""
+        """All of it may come from any thread; those of the loop's own take no detour."""
         home = threading.get_ident()
 
         def here(act: Callable[..., None], *arguments: Any) -> None:
@@ -159,6 +161,7 @@ class Executor:
             dispatch.id,
             lambda line, stream: here(self._streams.log, dispatch.id, line, stream),
             lambda part, message: here(self._streams.progress, dispatch.id, part, message),
+            lambda *reading: here(self._streams.reading, dispatch.module, *reading),
         )
 
     def _run_now(self, dispatch: Dispatch, call: Call) -> None:

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,21 +21,25 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
+from imlmesh_orchestrator.lane import Lane
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.store.files import OpenStore
-from imlmesh_orchestrator.store.heartbeats import Heartbeats
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_orchestrator.store.reading import Reader
+from imlmesh_orchestrator.store.rollups import Kept
+from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
+from imlmesh_orchestrator.store.upkeep import Upkeep
 from imlmesh_orchestrator.stream import Stream
+from imlmesh_orchestrator.telemetry import Telemetry
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link, Will
@@ -59,11 +63,16 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """lifecycle's writer and reader, and the way to the files that are copied into."""
+    """lifecycle's writer and reader, and the way to the files that are copied into.
+
+    `series` is what output knew at the start, `kept` how long it keeps what.
+    """
 
     lifecycle: Store
     reader: Reader
     open_store: OpenStore
+    series: Sequence[SeriesRow] = ()
+    kept: Kept = field(default_factory=Kept)
 
 
 def starts_at_ms(plan: Plan) -> int:
@@ -121,7 +130,12 @@ class Shell:
         self.mover = Mover(
             self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
         )
-        self._heartbeats = Heartbeats(stores.open_store)
+        self.recorder = Recorder(stores.open_store, clock)
+        self._telemetry = Telemetry(self.recorder, self._refuse, stores.series)
+        self._lane = Lane(self._inbound.telemetry, self._lane_full, lambda: self.recorder.full)
+        # where nothing was ever kept there is no file to look after, and none is made for that
+        self._upkeep = Upkeep(stores.open_store, clock, stores.kept, self._has_output)
+        self._had_output = bool(stores.series)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -143,6 +157,7 @@ class Shell:
         if self.engine.failed.done():
             self.engine.failed.result()
         self.mover.start()
+        self._upkeep.start()
         self.link.start(self)
 
     async def close(self) -> None:
@@ -152,7 +167,9 @@ class Shell:
         await self.link.close()
         self.engine.stop()
         await self.mover.close()
-        self._heartbeats.write()
+        await self._upkeep.close()
+        self._lane.empty()
+        await self.recorder.close()
 
     async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
         """The id of a new run of a validated plan, once it is stored; MeshError when refused."""
@@ -288,7 +305,7 @@ class Shell:
         return present and record is not None and record.liveness is Liveness.ONLINE
 
     def beat(self, event: e.HeartbeatArrived) -> None:
-        self._heartbeats.add(event.node, event.at_ms, event.beat, event.health)
+        self._telemetry.beat(event.node, event.at_ms, event.beat, event.health)
         self.stream.heartbeat(
             {
                 "at_ms": event.at_ms,
@@ -297,6 +314,22 @@ class Shell:
                 "health": dict(event.health),
             }
         )
+
+    def telemetry_came(self, topic: Topic, payload: bytes) -> None:
+        self._lane.put(topic, payload)
+
+    def measured(self, node: str, name: str, fields: Mapping[str, Any], at_ms: int) -> None:
+        self._telemetry.take(node, name, fields["readings"], fields.get("units", {}), at_ms)
+
+    def _refuse(self, at_ms: int, node: str, code: str, text: str) -> None:
+        self.stream.refusal(at_ms, {"node": node}, code, text)
+
+    def _lane_full(self, node: str) -> None:
+        text = "a message of readings was dropped unread"
+        self._refuse(self.clock.now_ms(), node, "telemetry.rate", text)
+
+    def _has_output(self) -> bool:
+        return self._had_output or self.recorder.written > 0
 
     async def _ask(self, event: e.Event) -> tuple[Any, int]:
         if self.engine.failed.done():

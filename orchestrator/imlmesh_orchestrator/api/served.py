@@ -23,6 +23,7 @@ class Served:
     shell: Shell
     config: Config
     output: Reader
+    history: Reader
     output_path: Path
     mesh: str
     orchestrator: str

@@ -84,6 +84,26 @@ def _readings(value: Any) -> bool:
     return type(value) is dict and all(_number_or_none(item) for item in value.values())
 
 
+def _series(value: Any) -> bool:
+    return type(value) is dict and all(map(_columns, value.values()))
+
+
+def _columns(value: Any) -> bool:
+    # whole columns at once: a message may carry a thousand readings
+    if type(value) is not list or [type(column) for column in value] != [list, list]:
+        return False
+    times, values = value
+    return (
+        0 < len(times) == len(values)
+        and {*map(type, times)} == {int}
+        and _NUMBERS.issuperset(map(type, values))
+    )
+
+
+def _texts(value: Any) -> bool:
+    return type(value) is dict and all(map(_text, value.values()))
+
+
 def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
@@ -103,6 +123,7 @@ def _fault(value: Any) -> bool:
     return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
 
 
+_NUMBERS = frozenset({int, float})
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
 
 
@@ -170,7 +191,11 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "stream": Field(_text, "log: stdout, stderr or log", False),
         "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
         "message": Field(_text, "progress: what is being done", False),
-        "values": Field(_map, "telemetry, source: name to value", False),
+        "values": Field(_map, "telemetry/refusals, source: name to value", False),
+        "readings": Field(
+            _series, "telemetry: metric to [[mesh time in ms, …], [number, …]]", False
+        ),
+        "units": Field(_texts, "telemetry: metric to unit, where there is one", False),
     },
     Kind.STATUS: {
         "state": Field(_one_of("online", "offline", "gone"), "gone is the broker's word: a will"),
