@@ -69,9 +69,14 @@ class Telemetry:
             text = f"{count} readings are more than {limits.TELEMETRY_PER_S} a second"
             self._refuse(at_ms, node, "telemetry.rate", text)
             return
+        oldest_ms, newest_ms = at_ms - limits.TELEMETRY_LATE_MS, at_ms + limits.CLOCK_TOLERANCE_MS
         for metric, (times, values) in readings.items():
             try:
-                self._check_columns(metric, times, values, at_ms)
+                if min(times) < oldest_ms or max(times) > newest_ms:
+                    raise _from_another_time(metric, times, at_ms)
+                if min(values) < -limits.TELEMETRY_VALUE or max(values) > limits.TELEMETRY_VALUE:
+                    text = f"{metric[:80]}: a value is too large"
+                    raise ProtocolError("telemetry.invalid", text)
                 series = self._series_of(node, name, metric, units.get(metric, ""))
             except ProtocolError as exc:
                 self._refuse(at_ms, node, exc.code, exc.message)
@@ -89,20 +94,6 @@ class Telemetry:
             return False
         room.left -= count
         return True
-
-    @staticmethod
-    def _check_columns(
-        metric: str, times: Sequence[int], values: Sequence[float], at_ms: int
-    ) -> None:
-        oldest, newest = min(times), max(times)
-        if not is_value(min(values)) or not is_value(max(values)):
-            raise ProtocolError("telemetry.invalid", f"{metric[:80]}: a value is too large")
-        if oldest < at_ms - limits.TELEMETRY_LATE_MS:
-            text = f"{metric[:80]}: {(at_ms - oldest) // 1_000} s old"
-            raise ProtocolError("telemetry.late", text)
-        if newest > at_ms + limits.CLOCK_TOLERANCE_MS:
-            text = f"{metric[:80]}: from {(newest - at_ms) // 1_000} s ahead"
-            raise ProtocolError("telemetry.late", text)
 
     def _series_of(self, node: str, name: str, metric: str, unit: str) -> int:
         known = self._series.get((node, metric))
@@ -133,6 +124,13 @@ class Telemetry:
         self._series[node, metric] = (series, unit)
         self._recorder.add_series((series, node, metric, unit))
         return series
+
+
+def _from_another_time(metric: str, times: Sequence[int], at_ms: int) -> ProtocolError:
+    oldest, newest = min(times), max(times)
+    late = oldest < at_ms - limits.TELEMETRY_LATE_MS
+    how = f"{(at_ms - oldest) // 1_000} s old" if late else f"{(newest - at_ms) // 1_000} s ahead"
+    return ProtocolError("telemetry.late", f"{metric[:80]}: a reading is {how}")
 
 
 def _is_health(metric: str) -> bool:
