@@ -61,7 +61,9 @@ class Bare:
         body = msgpack.unpackb(msgpack.unpackb(payload)[3])
         for metric, (times, values) in body["readings"].items():
             node = body["iss"]
-            self._rows += [(at, node, metric, value) for at, value in zip(times, values, strict=True)]
+            self._rows += [
+                (at, node, metric, value) for at, value in zip(times, values, strict=True)
+            ]
         if len(self._rows) >= _BATCH:
             self.write()
         return 0
@@ -82,7 +84,7 @@ class Ours:
     """The same questions about an orchestrator."""
 
     def __init__(self, shell: Shell) -> None:
-        self._recorder = shell.recorder
+        self._recorder = shell.intake.recorder
         self._shell = shell
 
     @property

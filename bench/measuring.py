@@ -56,9 +56,7 @@ class Measuring:
         values = [20.0 + (at_ms % 977) / 7 for at_ms in times]
         columns = {f"bench.m{number}": [times, values] for number in range(metrics)}
         fields = {"readings": columns, "units": dict.fromkeys(columns, "°C")}
-        return self._sealer.seal(
-            Kind.EVENT, self._orchestrator, fields, now_ms, MESSAGE_EXPIRY_MS
-        )
+        return self._sealer.seal(Kind.EVENT, self._orchestrator, fields, now_ms, MESSAGE_EXPIRY_MS)
 
     def publish(self, payload: bytes) -> None:
         self._client.publish(self._topic, payload, qos=0)

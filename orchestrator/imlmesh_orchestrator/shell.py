@@ -21,7 +21,7 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
-from imlmesh_orchestrator.lane import Lane
+from imlmesh_orchestrator.intake import Intake
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
@@ -29,10 +29,8 @@ from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.store.rollups import Kept
-from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
-from imlmesh_orchestrator.store.upkeep import Upkeep
+from imlmesh_orchestrator.store.telemetry import SeriesRow
 from imlmesh_orchestrator.stream import Stream
-from imlmesh_orchestrator.telemetry import Telemetry
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
@@ -130,12 +128,14 @@ class Shell:
         self.mover = Mover(
             self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
         )
-        self.recorder = Recorder(stores.open_store, clock)
-        self._telemetry = Telemetry(self.recorder, self._refuse, stores.series)
-        self._lane = Lane(self._inbound.telemetry, self._lane_full, lambda: self.recorder.full)
-        # where nothing was ever kept there is no file to look after, and none is made for that
-        self._upkeep = Upkeep(stores.open_store, clock, stores.kept, self._has_output)
-        self._had_output = bool(stores.series)
+        self.intake = Intake(
+            stores.open_store,
+            stores.series,
+            stores.kept,
+            clock,
+            self.stream,
+            self._inbound.telemetry,
+        )
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -157,7 +157,7 @@ class Shell:
         if self.engine.failed.done():
             self.engine.failed.result()
         self.mover.start()
-        self._upkeep.start()
+        self.intake.start()
         self.link.start(self)
 
     async def close(self) -> None:
@@ -167,9 +167,7 @@ class Shell:
         await self.link.close()
         self.engine.stop()
         await self.mover.close()
-        await self._upkeep.close()
-        self._lane.empty()
-        await self.recorder.close()
+        await self.intake.close()
 
     async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
         """The id of a new run of a validated plan, once it is stored; MeshError when refused."""
@@ -305,7 +303,7 @@ class Shell:
         return present and record is not None and record.liveness is Liveness.ONLINE
 
     def beat(self, event: e.HeartbeatArrived) -> None:
-        self._telemetry.beat(event.node, event.at_ms, event.beat, event.health)
+        self.intake.beat(event.node, event.at_ms, event.beat, event.health)
         self.stream.heartbeat(
             {
                 "at_ms": event.at_ms,
@@ -316,20 +314,10 @@ class Shell:
         )
 
     def telemetry_came(self, topic: Topic, payload: bytes) -> None:
-        self._lane.put(topic, payload)
+        self.intake.came(topic, payload)
 
     def measured(self, node: str, name: str, fields: Mapping[str, Any], at_ms: int) -> None:
-        self._telemetry.take(node, name, fields["readings"], fields.get("units", {}), at_ms)
-
-    def _refuse(self, at_ms: int, node: str, code: str, text: str) -> None:
-        self.stream.refusal(at_ms, {"node": node}, code, text)
-
-    def _lane_full(self, node: str) -> None:
-        text = "a message of readings was dropped unread"
-        self._refuse(self.clock.now_ms(), node, "telemetry.rate", text)
-
-    def _has_output(self) -> bool:
-        return self._had_output or self.recorder.written > 0
+        self.intake.measured(node, name, fields, at_ms)
 
     async def _ask(self, event: e.Event) -> tuple[Any, int]:
         if self.engine.failed.done():

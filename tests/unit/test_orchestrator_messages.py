@@ -170,6 +170,8 @@ class Listening:
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
         self.quiet: list[Any] = []
+        self.waiting: list[tuple[topics.Topic, bytes]] = []
+        self.readings: list[tuple[str, str, Any]] = []
         self.live = False
         opener = Opener(
             MESH, ME, lambda key_id, iss: NODE_KEY.public_key() if iss == "pi-1" else None
@@ -200,6 +202,17 @@ class Listening:
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
+
+    def telemetry_came(self, topic: topics.Topic, payload: bytes) -> None:
+        self.waiting.append((topic, payload))
+
+    def measured(self, node: str, name: str, fields: Any, at_ms: int) -> None:
+        self.readings.append((node, name, fields))
+
+    def look(self) -> None:
+        """At the telemetry that came."""
+        for topic, payload in self.waiting:
+            self.inbound.telemetry(topic, payload)
 
     def sealed(self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = 60_000) -> bytes:
         return self.sealer.seal(kind, ME, fields, self.clock.now_ms(), lifetime_ms)
@@ -341,6 +354,7 @@ def test_what_a_node_refused_is_shown_and_only_known_codes_count():
     everything = listening.stream.subscribe(None)
     values = {"signature.invalid": 3, "made.up": 1, "message.kind": "many"}
     listening.say(Kind.EVENT, "telemetry/refusals", values=values)
+    listening.look()
     assert [(item.kind, item.data["node"], item.data["code"]) for item in everything._items] == [
         ("refusal", "pi-1", "signature.invalid")
     ]

@@ -53,7 +53,7 @@ class Upkeep:
     async def _run(self) -> None:
         while True:
             try:
-                while self._is_needed() and await self.once():
+                while self._is_needed() and await self.once():  # noqa: ASYNC110 - a pause, not a wait
                     await asyncio.sleep(limits.UPKEEP_PAUSE_MS / 1_000)
             except StoreError as exc:
                 log.error("telemetry is not looked after: %s", exc, extra={"code": exc.code})
