@@ -5,6 +5,7 @@ Deliberately absent: decisions of each part; they stand in its own file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from imlmesh_orchestrator.lane import Lane
@@ -18,28 +19,35 @@ from imlmesh_protocol.wire.topics import Topic
 from imlmesh_runtime.clock import Clock
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The series that output held at the start, and how long it keeps what."""
+
+    series: Sequence[SeriesRow] = ()
+    kept: Kept = field(default_factory=Kept)
+
+
 class Intake:
-    """`known` is what output held at the start; `take(topic, payload)` is `Inbound.telemetry`, called
+    """`held` is the store's at the start; `take(topic, payload)` is `Inbound.telemetry`, called
     for each message when its turn has come."""
 
     def __init__(
         self,
         open_store: OpenStore,
-        known: Sequence[SeriesRow],
-        kept: Kept,
+        held: Held,
         clock: Clock,
         stream: Stream,
         take: Callable[[Topic, bytes], None],
     ) -> None:
         self._clock = clock
         self._stream = stream
-        self._made = bool(known)
+        self._made = bool(held.series)
         self.recorder = Recorder(open_store, clock)
-        self._telemetry = Telemetry(self.recorder, self._refuse, known)
+        self._telemetry = Telemetry(self.recorder, self._refuse, held.series)
         self._lane = Lane(take, self._lose, lambda: self.recorder.full)
         # where nothing was ever kept there is no file to look after, and none is made for that
         self._upkeep = Upkeep(
-            open_store, clock, kept, lambda: self._made or self.recorder.written > 0
+            open_store, clock, held.kept, lambda: self._made or self.recorder.written > 0
         )
 
     def start(self) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.lifecycle import replay
@@ -114,8 +115,8 @@ class RunningOrchestrator:
             setup.mesh, setup.me, setup.keys.signer, setup.keys.enrolled.find, setup.alias
         )
         series = await self._output.ask(known_series) if self._files.has("output") else ()
-        kept = setup.config.kept
-        stores = Stores(self._database, self._reader, self._files.store, series, kept)
+        telemetry = Held(series, setup.config.kept)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(

@@ -21,15 +21,13 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
-from imlmesh_orchestrator.intake import Intake
+from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
 from imlmesh_orchestrator.store.reading import Reader
-from imlmesh_orchestrator.store.rollups import Kept
-from imlmesh_orchestrator.store.telemetry import SeriesRow
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
@@ -61,16 +59,13 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """lifecycle's writer and reader, and the way to the files that are copied into.
-
-    `series` is what output knew at the start, `kept` how long it keeps what.
-    """
+    """lifecycle's writer and reader, the way to the files that are copied into, and what output
+    held of telemetry at the start."""
 
     lifecycle: Store
     reader: Reader
     open_store: OpenStore
-    series: Sequence[SeriesRow] = ()
-    kept: Kept = field(default_factory=Kept)
+    held: Held = field(default_factory=Held)
 
 
 def starts_at_ms(plan: Plan) -> int:
@@ -119,8 +114,8 @@ class Shell:
             self.stream,
             lambda: self.lifecycle.before_seq,
         )
-        opener = Opener(voice.mesh, voice.me, voice.find_key)
-        self._inbound = Inbound(opener, clock, self.stream, self)
+        inbound = Inbound(Opener(voice.mesh, voice.me, voice.find_key), clock, self.stream, self)
+        self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
             scheduler, self._outbound, self.lifecycle.commit, clock, Tick
         )
@@ -128,14 +123,7 @@ class Shell:
         self.mover = Mover(
             self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
         )
-        self.intake = Intake(
-            stores.open_store,
-            stores.series,
-            stores.kept,
-            clock,
-            self.stream,
-            self._inbound.telemetry,
-        )
+        self.intake = Intake(stores.open_store, stores.held, clock, self.stream, inbound.telemetry)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
