@@ -1,6 +1,7 @@
 """What leaves and what comes in: order, merging, refusals, watchers."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -359,6 +360,62 @@ def test_what_a_node_refused_is_shown_and_only_known_codes_count():
         ("refusal", "pi-1", "signature.invalid")
     ]
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
+
+
+def test_telemetry_waits_until_it_is_looked_at():
+    listening = Listening()
+    readings = {"iot.soil": [[5, 6], [1, 2.5]]}
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings, units={"iot.soil": "%"})
+    # what is sent later at QoS 0 and looked at earlier is not held against it
+    listening.say(Kind.EVENT, "log", dispatch="r/a/pi-1/1", line="hello")
+    assert listening.readings == []
+    listening.look()
+    fields = {"readings": readings, "units": {"iot.soil": "%"}}
+    assert listening.readings == [("pi-1", "iot", fields)]
+    assert listening.stream.refused == {}
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.replayed": 1}
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"iot.soil": [[5], ["hot"]]},
+        {"iot.soil": [[5], [True]]},
+        {"iot.soil": [[5], [None]]},
+        {"iot.soil": [[5.5], [1]]},
+        {"iot.soil": [[5], [1, 2]]},
+        {"iot.soil": [[], []]},
+        {"iot.soil": [[5], [math.nan]]},
+        {"iot.soil": [[5], [math.inf]]},
+        {"iot.soil": 7},
+        {"iot.soil": [5, 1]},
+        ["iot.soil"],
+    ],
+)
+def test_what_is_no_reading_is_refused_and_shown(readings):
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings)
+    listening.say(Kind.EVENT, "telemetry/iot", readings={"iot.soil": [[5], [1]]})
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
+    (shown,) = watching._items
+    assert shown.kind == "refusal"
+    assert shown.data["topic"].endswith("/from/pi-1/event/telemetry/iot")
+    assert len(listening.readings) == 1, "the next message counts"
+
+
+def test_nobody_measures_in_the_name_of_another():
+    listening = Listening()
+    sealed = listening.sealed(Kind.EVENT, {"readings": {"iot.soil": [[5], [1]]}})
+    foreign = topics.from_node(MESH, "pi-2", Kind.EVENT, "telemetry/iot")
+    listening.inbound.message(foreign, sealed)
+    listening.say(Kind.EVENT, "telemetry/iot")
+    listening.hear(Kind.EVENT, sealed, "source/iot")
+    listening.look()
+    assert listening.readings == []
+    assert dict(listening.stream.refused) == {"signature.unknown_key": 1, "message.invalid": 1}
 
 
 async def test_a_slow_watcher_is_told_and_bounded():
