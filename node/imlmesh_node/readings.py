@@ -31,31 +31,41 @@ class Measured:
 
 
 class Readings:
-    """Sends through `send` while `is_open` says so; `clock` is mesh time; `lose(count)` is told of
-    what was dropped."""
+    """Sends through `send` while `is_open` says so; `clock` is mesh time; `note(code, text, count)` is
+    told of what was dropped."""
 
     def __init__(
         self,
         send: Callable[[Letter], None],
         is_open: Callable[[], bool],
         clock: Clock,
-        lose: Callable[[int], None],
+        note: Callable[[str, str, int], None],
     ) -> None:
         self._send = send
         self._is_open = is_open
         self._clock = clock
-        self._lose = lose
+        self._note = note
         self._waiting: deque[Measured] = deque()
+        #: when each metric was measured last, ms since boot
+        self._measured_ms: dict[str, int] = {}
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
         """Queue one reading of now; `dropped` were left out before it."""
         self._dropped += dropped
+        name = f"{module}.{metric}"
+        last_ms = self._measured_ms.get(name, 0)
+        if not last_ms and len(self._measured_ms) >= limits.TELEMETRY_METRICS:
+            text = f"{name}: {limits.TELEMETRY_METRICS} metrics are sent already"
+            self._note("telemetry.metrics", text, 1)
+            return
+        # of readings at one time only the first is kept, so a burst takes a millisecond each
+        at_ms = self._measured_ms[name] = max(boot_ms(), last_ms + 1)
         if len(self._waiting) >= limits.TELEMETRY_WAITING:
             self._waiting.popleft()
             self._dropped += 1
-        self._waiting.append(Measured(module, f"{module}.{metric}", unit, boot_ms(), value))
+        self._waiting.append(Measured(module, name, unit, at_ms, value))
         if self._timer is None:
             self._later()
 
@@ -69,7 +79,7 @@ class Readings:
                 self._later()
             return
         if self._dropped:
-            self._lose(self._dropped)
+            self._note("telemetry.rate", f"{self._dropped} readings were dropped", self._dropped)
             self._dropped = 0
         offset_ms = self._clock.now_ms() - boot_ms()
         # sorted is stable: the readings of a metric stay in their order

@@ -60,7 +60,7 @@ class RunningNode:
             self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0]
         )
         send, is_open = self._outbox.send, lambda: self.presence.is_open
-        self._readings = Readings(send, is_open, self.clocks.mesh, self._lose_readings)
+        self._readings = Readings(send, is_open, self.clocks.mesh, self.refusals.note)
         self._streams = EventStreams(send, is_open, self._readings)
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder)
@@ -112,9 +112,6 @@ class RunningNode:
         if self.presence.is_open:
             fields = {"values": {code: count}}
             self._outbox.send(Letter(Kind.EVENT, fields, REFUSALS, qos=0))
-
-    def _lose_readings(self, count: int) -> None:
-        self.refusals.note("telemetry.rate", f"{count} readings were dropped", count)
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

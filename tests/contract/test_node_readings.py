@@ -1,6 +1,7 @@
 """Readings of drivers on a real loop: many in a message, bounded, and in mesh time."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,10 @@ class Rig:
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
-        self.lost = 0
+        self.lost: Counter[str] = Counter()
         self.is_open = True
         self.clock = MeshClock()
-        self.readings = Readings(self._send, lambda: self.is_open, self.clock, self._lose)
+        self.readings = Readings(self._send, lambda: self.is_open, self.clock, self._note)
         self._more = asyncio.Event()
 
     def _send(self, letter: Letter) -> None:
@@ -32,8 +33,8 @@ class Rig:
         self.letters.append(letter)
         self._more.set()
 
-    def _lose(self, count: int) -> None:
-        self.lost += count
+    def _note(self, code: str, text: str, count: int) -> None:
+        self.lost[code] += count
 
     def add(self, metric: str, value: float, unit: str = "", module: str = "iot") -> None:
         self.readings.add(module, metric, value, unit, 0)
@@ -72,7 +73,29 @@ async def test_what_is_measured_within_a_moment_is_one_message(rig: Rig) -> None
     }
     assert letter.fields["units"] == {"iot.soil": "%"}
     times = [at for column, _ in readings.values() for at in column]
-    assert all(before_ms - 1 <= at <= rig.clock.now_ms() for at in times)
+    assert all(before_ms - 1 <= at <= rig.clock.now_ms() + 1 for at in times)
+
+
+async def test_a_burst_has_a_time_for_each_reading(rig: Rig) -> None:
+    for number in range(100):
+        rig.add("soil", float(number))
+        rig.add("air", float(number))
+    rig.readings.send_all()
+    for times, values in rig.letters[0].fields["readings"].values():
+        assert times == sorted(set(times))
+        assert values == [float(number) for number in range(100)]
+    rig.readings.close()
+
+
+async def test_more_names_than_are_kept_are_not_sent(rig: Rig) -> None:
+    for number in range(10_000):
+        rig.add(f"n{number}", 1.0)
+    rig.add("n0", 2.0)
+    rig.readings.send_all()
+    assert len(rig.letters[0].fields["readings"]) == limits.TELEMETRY_METRICS
+    assert rig.letters[0].fields["readings"]["iot.n0"][1] == [1.0, 2.0]
+    assert rig.lost == {"telemetry.metrics": 10_000 - limits.TELEMETRY_METRICS}
+    rig.readings.close()
 
 
 async def test_each_module_has_its_topic(rig: Rig) -> None:
@@ -101,11 +124,11 @@ async def test_without_a_session_the_newest_wait_and_the_rest_is_counted(rig: Ri
     turns = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, turns.set)
     await asyncio.wait_for(turns.wait(), WITHIN_S)
-    assert (rig.letters, rig.lost) == ([], 0)
+    assert (rig.letters, rig.lost) == ([], {})
     rig.is_open = True
     await rig.wait(lambda: len(rig.letters) == limits.TELEMETRY_WAITING // limits.TELEMETRY_MESSAGE)
     assert rig.letters[0].fields["readings"]["iot.soil"][1][0] == 9.0
-    assert rig.lost == 10 + 4
+    assert rig.lost == {"telemetry.rate": 10 + 4}
 
 
 async def test_a_clock_that_is_set_meanwhile_moves_what_waits(rig: Rig) -> None:

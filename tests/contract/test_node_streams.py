@@ -41,7 +41,7 @@ def streams_of(sent: Sent) -> EventStreams:
     def is_open() -> bool:
         return sent.is_open
 
-    readings = Readings(sent.send, is_open, MeshClock(), lambda count: None)
+    readings = Readings(sent.send, is_open, MeshClock(), lambda code, text, count: None)
     return EventStreams(sent.send, is_open, readings)
 
 

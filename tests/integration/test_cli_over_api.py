@@ -162,6 +162,8 @@ def test_status_puts_problems_first(api: Api, capsys: pytest.CaptureFixture[str]
         "nodes": {"online": 1, "suspect": 0, "lost": 1, "offline": 0},
         "runs": {"active": 1},
         "approvals": {"pending": 1},
+        "messages": {"refused": {}, "refused_at_ms": {}},
+        "telemetry": {"written": 7, "dropped": 0, "dropped_at_ms": None},
     }
     approval = {"approval": "a-3", "run": "r-1-abcd", "message": "did it happen?"}
     api.answer("GET /v1/health", health)

@@ -8,7 +8,8 @@ CREATE TABLE series (
 );
 
 -- In the order of time, not of series: what is new goes to the end and what is old leaves from the
--- front, so that a write touches few pages however many series there are.
+-- front, so that a write touches few pages however many series there are. A series has one reading a
+-- millisecond.
 CREATE TABLE readings (
     at_ms INTEGER NOT NULL, series INTEGER NOT NULL, value REAL NOT NULL,
     PRIMARY KEY (at_ms, series)
