@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imlmesh_orchestrator.store.rollups import Chunk
 from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
@@ -49,11 +50,14 @@ class Telemetry:
             return  # asked twice, since an answer was late
         self._beaten_ms[node] = at_ms
         self._recorder.add_beat(node, at_ms, beat)
-        for name, unit in HEALTH.items():
-            value = health.get(name)
-            if value is not None and is_value(value):
-                series = self._number(node, f"{HEALTH_NAME}.{name}", unit)
-                self._recorder.add((at_ms,), series, (float(value),))
+        told = [(name, unit, health.get(name)) for name, unit in HEALTH.items()]
+        self._recorder.add(
+            [
+                ((at_ms,), self._number(node, f"{HEALTH_NAME}.{name}", unit), (float(value),))
+                for name, unit, value in told
+                if value is not None and is_value(value)
+            ]
+        )
 
     def take(
         self,
@@ -69,20 +73,18 @@ class Telemetry:
             text = f"{count} readings are more than {limits.TELEMETRY_PER_S} a second"
             self._refuse(at_ms, node, "telemetry.rate", text)
             return
-        oldest_ms, newest_ms = at_ms - limits.TELEMETRY_LATE_MS, at_ms + limits.CLOCK_TOLERANCE_MS
+        chunks: list[Chunk] = []
         for metric, (times, values) in readings.items():
             try:
-                if min(times) < oldest_ms or max(times) > newest_ms:
-                    raise _from_another_time(metric, times, at_ms)
-                if min(values) < -limits.TELEMETRY_VALUE or max(values) > limits.TELEMETRY_VALUE:
-                    text = f"{metric[:80]}: a value is too large"
-                    raise ProtocolError("telemetry.invalid", text)
+                _check_columns(metric, times, values, at_ms)
                 series = self._series_of(node, name, metric, units.get(metric, ""))
             except ProtocolError as exc:
                 self._refuse(at_ms, node, exc.code, exc.message)
                 continue
             # a whole number may be larger than those of SQLite
-            self._recorder.add(times, series, list(map(float, values)))
+            chunks.append((times, series, [*map(float, values)]))
+        if chunks:
+            self._recorder.add(chunks)
 
     def _has_room(self, node: str, count: int, at_ms: int) -> bool:
         room = self._rooms.get(node)
@@ -126,11 +128,16 @@ class Telemetry:
         return series
 
 
-def _from_another_time(metric: str, times: Sequence[int], at_ms: int) -> ProtocolError:
+def _check_columns(metric: str, times: Sequence[int], values: Sequence[float], at_ms: int) -> None:
     oldest, newest = min(times), max(times)
-    late = oldest < at_ms - limits.TELEMETRY_LATE_MS
-    how = f"{(at_ms - oldest) // 1_000} s old" if late else f"{(newest - at_ms) // 1_000} s ahead"
-    return ProtocolError("telemetry.late", f"{metric[:80]}: a reading is {how}")
+    if oldest < at_ms - limits.TELEMETRY_LATE_MS:
+        text = f"{metric[:80]}: a reading is {(at_ms - oldest) // 1_000} s old"
+        raise ProtocolError("telemetry.late", text)
+    if newest > at_ms + limits.CLOCK_TOLERANCE_MS:
+        text = f"{metric[:80]}: a reading is {(newest - at_ms) // 1_000} s ahead"
+        raise ProtocolError("telemetry.late", text)
+    if min(values) < -limits.TELEMETRY_VALUE or max(values) > limits.TELEMETRY_VALUE:
+        raise ProtocolError("telemetry.invalid", f"{metric[:80]}: a value is too large")
 
 
 def _is_health(metric: str) -> bool:

@@ -198,9 +198,9 @@ async def test_the_recorder_writes_a_batch_at_once_and_the_rest_after_a_moment(
     recorder = Recorder(lambda file: store, ManualClock())
     recorder.add_series((7, "pi", "iot.soil", "%"))
     times = [BEGIN_MS + n for n in range(limits.TELEMETRY_ROWS)]
-    recorder.add(times, 7, [float(at % 10) for at in times])
+    recorder.add([(times, 7, [float(at % 10) for at in times])])
     assert recorder.waiting == 0, "a whole batch does not wait"
-    recorder.add((BEGIN_MS - 1,), 7, (3.0,))
+    recorder.add([((BEGIN_MS - 1,), 7, (3.0,))])
     recorder.add_beat("pi", BEGIN_MS, 4)
     await recorder.close()
     assert (recorder.written, recorder.dropped) == (limits.TELEMETRY_ROWS + 2, 0)
@@ -216,12 +216,12 @@ async def test_what_a_broken_disk_refuses_is_dropped_and_counted_and_its_series_
     clock = ManualClock(5_000)
     recorder = Recorder(lambda file: disks[0], clock)
     recorder.add_series((1, "pi", "iot.soil", "%"))
-    recorder.add((1, 2), 1, (1.0, 2.0))
+    recorder.add([((1, 2), 1, (1.0, 2.0))])
     recorder.add_beat("pi", 1, 1)
     recorder.write()
     assert (recorder.written, recorder.dropped, recorder.dropped_at_ms) == (0, 3, 5_000)
     disks[0] = store
-    recorder.add((3,), 1, (3.0,))
+    recorder.add([((3,), 1, (3.0,))])
     await recorder.close()
     assert await rows(store, "SELECT at_ms, series FROM readings") == [(3, 1)]
     assert await run(store, known_series) == [(1, "pi", "iot.soil", "%")]
@@ -238,7 +238,7 @@ async def test_a_disk_that_stands_still_costs_the_oldest_readings_and_no_memory(
 
     recorder = Recorder(lambda file: Still(), ManualClock())
     for number in range(50):
-        recorder.add(range(number * 100, number * 100 + 100), 1, [0.0] * 100)
+        recorder.add([(range(number * 100, number * 100 + 100), 1, [0.0] * 100)])
         assert recorder.waiting <= 1_000
     assert recorder.full
     # 500 are under way, 1,000 wait: those are the newest

@@ -35,10 +35,11 @@ class Kept:
     def add_beat(self, node: str, at_ms: int, beat: int) -> None:
         self.beats.append((node, at_ms, beat))
 
-    def add(self, times: Any, series: int, values: Any) -> None:
-        node, metric, _ = self.series[series]
-        assert all(type(value) is float for value in values)
-        self.readings += [(node, metric, at, v) for at, v in zip(times, values, strict=True)]
+    def add(self, chunks: Any) -> None:
+        for times, series, values in chunks:
+            node, metric, _ = self.series[series]
+            assert all(type(value) is float for value in values)
+            self.readings += [(node, metric, at, v) for at, v in zip(times, values, strict=True)]
 
     def take(self, node: str, at_ms: int = NOW_MS, **readings: Any) -> None:
         """`soil=[1.0]`, or `soil=([at], [1.0])`, of the module iot."""

@@ -64,10 +64,10 @@ class Recorder:
         self._beats.append((at_ms, node, beat))
         self._added(1)
 
-    def add(self, times: Sequence[int], series: int, values: Sequence[float]) -> None:
-        """Readings of one series; both columns are equally long and not empty."""
-        self._chunks.append((times, series, values))
-        self._added(len(times))
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Readings of some series; both columns of each are equally long and not empty."""
+        self._chunks += chunks
+        self._added(sum([len(times) for times, _, _ in chunks]))
 
     def write(self) -> None:
         """Hand over what was gathered, unless a write is under way: it takes along what came."""

@@ -15,6 +15,7 @@ from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
 
 _TEXT = frozenset({str})
 _SCALARS = frozenset({type(None), bool, int, str, bytes})
+_NUMBERS = {int, float}
 _LISTS = {list}
 _KNOWN = _SCALARS | {float, dict, list, tuple}
 
@@ -69,6 +70,8 @@ def _below(level: list[Any], kinds: set[type]) -> list[Any]:
     if foreign:
         names = ", ".join(sorted(kind.__name__ for kind in foreign))
         raise ProtocolError("message.invalid", f"{names} value not allowed")
+    if kinds <= _NUMBERS and math.isfinite(sum(level)):
+        return []  # what is not finite, or the sum of it, would show: the quick way for readings
     if float in kinds and not all(map(math.isfinite, [v for v in level if type(v) is float])):
         raise ProtocolError("message.invalid", "float value not allowed: it is not finite")
     if kinds == _LISTS:

@@ -6,6 +6,7 @@ it. A field that the table does not name is refused: an old receiver must not ha
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
@@ -85,18 +86,18 @@ def _readings(value: Any) -> bool:
 
 
 def _series(value: Any) -> bool:
-    return type(value) is dict and all(map(_columns, value.values()))
-
-
-def _columns(value: Any) -> bool:
-    # whole columns at once: a message may carry a thousand readings
-    if type(value) is not list or [type(column) for column in value] != [list, list]:
+    # all columns at once, by kinds: a message may carry a thousand readings of many metrics
+    if type(value) is not dict or {*map(type, value.values())} != _LISTS:
         return False
-    times, values = value
+    pairs = [*value.values()]
+    if {*map(len, pairs)} != {2} or {*map(type, chain.from_iterable(pairs))} != _LISTS:
+        return False
+    times, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return (
-        0 < len(times) == len(values)
-        and {*map(type, times)} == {int}
-        and _NUMBERS.issuperset(map(type, values))
+        [*map(len, times)] == [*map(len, values)]
+        and all(times)
+        and {*map(type, chain.from_iterable(times))} == {int}
+        and _NUMBERS.issuperset(map(type, chain.from_iterable(values)))
     )
 
 
@@ -124,6 +125,7 @@ def _fault(value: Any) -> bool:
 
 
 _NUMBERS = frozenset({int, float})
+_LISTS = {list}
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
 
 
