@@ -1,7 +1,7 @@
 """Telemetry that came and that nobody has looked at yet: behind everything else, and fair.
 
-The one rule: nodes take turns, and each has room of its own; who sends too much loses its own oldest
-messages and nobody else's. A few milliseconds of it at a time, so that results never wait longer.
+The one rule: nodes take turns, and each has room of its own; who sends too much loses its own
+messages, unread, and nobody else's. A few milliseconds of it at a time, so that results never wait longer.
 Deliberately absent: what a message says; it is not even verified here.
 """
 
@@ -10,8 +10,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from imlmesh_orchestrator.share import Shares
 from imlmesh_protocol import limits
 from imlmesh_protocol.wire.topics import Topic
+from imlmesh_runtime.clock import boot_ms
 
 _FULL_S = 0.01  # the writer needs about that long to make room
 _TURN_NS = limits.TELEMETRY_TURN_MS * 1_000_000
@@ -40,12 +42,16 @@ class Lane:
         self._take = take
         self._is_full = is_full
         self._lose = lose
+        self._shares = Shares(limits.TELEMETRY_MESSAGES_PER_S, limits.TELEMETRY_MESSAGES_BURST)
         self._nodes: OrderedDict[str, _Waiting] = OrderedDict()
         self._size = 0
         self._scheduled = False
 
     def put(self, topic: Topic, payload: bytes) -> None:
-        """Queue a message of the node that `topic` names."""
+        """Queue a message of the node that `topic` names, if it does not send too many."""
+        if not self._shares.take(topic.name, 1, boot_ms()):
+            self._lose(topic.name)
+            return
         waiting = self._nodes.get(topic.name)
         if waiting is None:
             waiting = self._nodes[topic.name] = _Waiting()

@@ -7,9 +7,9 @@ Deliberately absent: signatures, and storing.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from imlmesh_orchestrator.share import Shares
 from imlmesh_orchestrator.store.rollups import Chunk
 from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
 from imlmesh_protocol import limits
@@ -18,14 +18,6 @@ from imlmesh_protocol.telemetry import HEALTH, HEALTH_NAME, is_metric, is_unit, 
 
 #: refuse(at_ms, node, code, text)
 Refuse = Callable[[int, str, str, str], None]
-
-
-@dataclass(slots=True)
-class _Room:
-    """How many readings a node may still send, as of `at_ms`."""
-
-    left: float
-    at_ms: int
 
 
 class Telemetry:
@@ -37,7 +29,7 @@ class Telemetry:
         self._series: dict[tuple[str, str], tuple[int, str]] = {}
         self._metrics: Counter[str] = Counter()
         self._last_id = 0
-        self._rooms: dict[str, _Room] = {}
+        self._shares = Shares(limits.TELEMETRY_PER_S, limits.TELEMETRY_BURST)
         self._beaten_ms: dict[str, int] = {}
         for series, node, metric, unit in known:
             self._series[node, metric] = (series, unit)
@@ -69,7 +61,7 @@ class Telemetry:
     ) -> None:
         """Keep the readings of a believed message about `name`, as far as they make sense."""
         count = sum(len(times) for times, _ in readings.values())
-        if not self._has_room(node, count, at_ms):
+        if not self._shares.take(node, count, at_ms):
             text = f"{count} readings are more than {limits.TELEMETRY_PER_S} a second"
             self._refuse(at_ms, node, "telemetry.rate", text)
             return
@@ -85,17 +77,6 @@ class Telemetry:
             chunks.append((times, series, [*map(float, values)]))
         if chunks:
             self._recorder.add(chunks)
-
-    def _has_room(self, node: str, count: int, at_ms: int) -> bool:
-        room = self._rooms.get(node)
-        if room is None:
-            room = self._rooms[node] = _Room(limits.TELEMETRY_BURST, at_ms)
-        grown = (at_ms - room.at_ms) * limits.TELEMETRY_PER_S / 1_000
-        room.left, room.at_ms = min(limits.TELEMETRY_BURST, room.left + grown), at_ms
-        if room.left < count:
-            return False
-        room.left -= count
-        return True
 
     def _series_of(self, node: str, name: str, metric: str, unit: str) -> int:
         known = self._series.get((node, metric))
