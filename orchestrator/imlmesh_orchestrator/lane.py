@@ -74,17 +74,20 @@ class Lane:
             self._take_one()
 
     def _turn(self) -> None:
-        loop = asyncio.get_running_loop()
+        pause_s = 0.0
         end_ns = time.monotonic_ns() + _TURN_NS
-        while self._nodes and time.monotonic_ns() < end_ns:
-            if self._is_full():
-                # what comes meanwhile costs nothing but its bytes
-                loop.call_later(_FULL_S, self._turn)
-                return
-            self._take_one()
-        self._scheduled = bool(self._nodes)
-        if self._scheduled:
-            loop.call_soon(self._turn)
+        try:
+            while self._nodes and time.monotonic_ns() < end_ns:
+                if self._is_full():
+                    # what comes meanwhile costs nothing but its bytes
+                    pause_s = _FULL_S
+                    break
+                self._take_one()
+        finally:
+            # also behind a fault of ours, which the loop tells: others still want their turn
+            self._scheduled = bool(self._nodes)
+            if self._scheduled:
+                asyncio.get_running_loop().call_later(pause_s, self._turn)
 
     def _take_one(self) -> None:
         node, waiting = self._nodes.popitem(last=False)

@@ -6,6 +6,8 @@ absent: the clock; the caller says what time it is.
 
 from dataclasses import dataclass
 
+from imlmesh_protocol import limits
+
 
 @dataclass(slots=True)
 class _Left:
@@ -25,6 +27,9 @@ class Shares:
         """Use up `count`; False, and nothing used, when the node has less."""
         room = self._nodes.get(node)
         if room is None:
+            if len(self._nodes) >= limits.ENROLLED_NODES:
+                # names that nobody has enrolled come by way of a broker alone, which is not trusted
+                del self._nodes[next(iter(self._nodes))]
             room = self._nodes[node] = _Left(self._at_once, at_ms)
         grown = room.left + (at_ms - room.at_ms) * self._per_ms
         room.left, room.at_ms = min(self._at_once, grown), at_ms

@@ -16,6 +16,9 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.telemetry import HEALTH, HEALTH_NAME, is_metric, is_unit, is_value
 
+# made here of heartbeats, so a node needs none of its names for them
+_OF_BEATS = frozenset(f"{HEALTH_NAME}.{name}" for name in HEALTH)
+
 #: refuse(at_ms, node, code, text)
 Refuse = Callable[[int, str, str, str], None]
 
@@ -33,7 +36,7 @@ class Telemetry:
         self._beaten_ms: dict[str, int] = {}
         for series, node, metric, unit in known:
             self._series[node, metric] = (series, unit)
-            self._metrics[node] += not _is_health(metric)
+            self._metrics[node] += metric not in _OF_BEATS
             self._last_id = max(self._last_id, series)
 
     def beat(self, node: str, at_ms: int, beat: int, health: Mapping[str, Any]) -> None:
@@ -119,7 +122,3 @@ def _check_columns(metric: str, times: Sequence[int], values: Sequence[float], a
         raise ProtocolError("telemetry.late", text)
     if min(values) < -limits.TELEMETRY_VALUE or max(values) > limits.TELEMETRY_VALUE:
         raise ProtocolError("telemetry.invalid", f"{metric[:80]}: a value is too large")
-
-
-def _is_health(metric: str) -> bool:
-    return metric.startswith(f"{HEALTH_NAME}.")

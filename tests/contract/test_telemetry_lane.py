@@ -20,9 +20,14 @@ class Taken:
         self.order: list[tuple[str, bytes]] = []
         self.lost: Counter[str] = Counter()
         self.full = False
+        self.fault: RuntimeError | None = None
+        self.raised: RuntimeError | None = None
         self.lane = Lane(self._take, lambda node: self.lost.update([node]), lambda: self.full)
 
     def _take(self, topic: Topic, payload: bytes) -> None:
+        self.raised, self.fault = self.fault or self.raised, None
+        if self.raised and not self.order and payload == b"0":
+            raise self.raised
         self.order.append((topic.name, payload))
 
     def put(self, node: str, payload: bytes) -> None:
@@ -106,6 +111,19 @@ async def test_a_writer_that_lags_is_waited_for() -> None:
     assert taken.order == []
     taken.full = False
     await taken.wait(1)
+
+
+async def test_a_fault_costs_one_message() -> None:
+    told: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: told.append(context["exception"])
+    )
+    taken = Taken()
+    taken.fault = RuntimeError("ours")
+    taken.put("pi", b"0")
+    taken.put("pi", b"1")
+    await taken.wait(1)
+    assert (taken.order, told) == ([("pi", b"1")], [taken.raised])
 
 
 async def test_at_the_end_everything_is_taken() -> None:

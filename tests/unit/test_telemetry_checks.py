@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh_orchestrator.share import Shares
 from imlmesh_orchestrator.telemetry import Telemetry
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
@@ -169,6 +170,19 @@ def test_ten_thousand_names_are_bounded_and_cost_nobody_else() -> None:
     ]
 
 
+def test_a_restart_gives_nobody_more_names() -> None:
+    kept = Kept()
+    kept.telemetry.beat("evil", NOW_MS, 1, {"load": 1})
+    for number in range(limits.TELEMETRY_METRICS):
+        columns = {f"health.n{number}": ([NOW_MS], [1])}
+        kept.telemetry.take("evil", "health", columns, {}, NOW_MS)
+    again = Kept([(series, *names) for series, names in kept.series.items()])
+    again.take("evil", soil=[1])
+    assert again.refused == [("evil", "telemetry.metrics")]
+    again.telemetry.beat("evil", NOW_MS, 2, {"cpu_percent": 3})
+    assert again.readings[-1][1] == "health.cpu_percent"
+
+
 def test_all_nodes_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TELEMETRY_SERIES", 3)
     kept = Kept()
@@ -211,3 +225,12 @@ def test_a_flood_of_beats_is_kept_at_a_pace_that_honest_nodes_never_reach() -> N
     beats = [beat for node, _, beat in kept.beats if node == "evil"]
     assert beats == list(range(0, 1_000, limits.BEATS_APART_MS // 10))
     assert kept.beats[-1] == ("pi", NOW_MS, 1)
+
+
+def test_shares_of_names_that_nobody_enrolled_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ENROLLED_NODES", 3)
+    shares = Shares(1, 2)
+    for number in range(10):
+        assert shares.take(f"n{number}", 1, NOW_MS)
+    assert len(shares._nodes) == 3
+    assert not shares.take("n9", 2, NOW_MS)
