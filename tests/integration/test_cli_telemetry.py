@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from cli_records import health
 from imlmesh import main
 from imlmesh.measured import sparkline
 
@@ -132,27 +133,6 @@ def test_an_unknown_node_is_named(api: Api, capsys: pytest.CaptureFixture[str]) 
         assert "did you mean 'pi-garden'" in capsys.readouterr().err
 
 
-def health(**fields: Any) -> dict[str, Any]:
-    found = {
-        "schema": "imlmesh.health/1",
-        "version": "0.1.0",
-        "mesh": "home",
-        "orchestrator": "o",
-        "epoch": 3,
-        "pid": 7,
-        "started_at_ms": NOW_MS - 7_200_000,
-        "now_ms": NOW_MS,
-        "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
-        "store": {"behind": False, "outflow_rows": 0},
-        "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
-        "runs": {"active": 0},
-        "approvals": {"pending": 0},
-        "messages": {"refused": {}, "refused_at_ms": {}},
-        "telemetry": {"written": 7, "dropped": 0, "dropped_at_ms": None},
-    }
-    return {**found, **fields}
-
-
 def test_status_names_what_is_refused_and_dropped(
     api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +140,7 @@ def test_status_names_what_is_refused_and_dropped(
     at_ms = {"signature.invalid": NOW_MS - 20_000, "message.expired": NOW_MS - 3_600_000}
     dropped = {"written": 7, "dropped": 500, "dropped_at_ms": NOW_MS - 1_000}
     found = health(
+        NOW_MS,
         store={"behind": True, "outflow_rows": 12_000},
         messages={"refused": refused, "refused_at_ms": at_ms},
         telemetry=dropped,
@@ -176,7 +157,7 @@ def test_status_names_what_is_refused_and_dropped(
         "! telemetry is dropped: 500 readings since the start",
     ]
     assert "    try: imlmesh event tail --kind refusal" in lines
-    api.answer("GET /v1/health", health())
+    api.answer("GET /v1/health", health(NOW_MS))
     assert main.run(["status"]) == 0
     assert capsys.readouterr().out.startswith("✔ nothing needs attention")
 
