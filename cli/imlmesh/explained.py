@@ -119,6 +119,10 @@ MEANS: dict[str, str] = {
     "message.audience": "A message was meant for somebody else.",
     "message.epoch": "A message comes from an orchestrator that was replaced.",
     "message.session": "A message belongs to a connection that has ended.",
+    "telemetry.invalid": "A reading has no finite number as its value, or a name that no metric has.",
+    "telemetry.late": "A reading is too old, or from the future: the sender's clock is far off.",
+    "telemetry.metrics": "The node, or all nodes together, measure under more names than are kept.",
+    "telemetry.rate": "The node measures faster than can be kept; what is too much is dropped.",
     "dispatch.hash": "A result belongs to another dispatch of the same name.",
     "dispatch.unknown": "A message is about a dispatch that nobody here knows.",
     # trust

@@ -5,7 +5,6 @@ The one rule: importing this package loads no driver and no hardware library.
 
 from imlmesh_drivers.base import (
     Argv,
-    Call,
     CommandRule,
     Driver,
     Guard,
@@ -18,6 +17,7 @@ from imlmesh_drivers.base import (
     action,
 )
 from imlmesh_drivers.buses import BusRules, I2cRules
+from imlmesh_drivers.call import Call
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, perform, perform_now
 from imlmesh_drivers.registry import driver_class
@@ -46,11 +47,12 @@ class Outlet:
         self.send("keep", value)
 
     def call(self, number: int, dispatch: str) -> Call:
-        """A Call whose lines and progress go out as frames."""
+        """A Call whose lines, progress and readings go out as frames."""
         return Call(
             dispatch,
             on_log=lambda line, stream: self.send("log", number, line, stream),
             on_progress=lambda fraction, message: self.send("progress", number, fraction, message),
+            on_reading=lambda *reading: self.send("reading", number, *reading),
         )
 
     def result(self, number: int, value: Any) -> None:

@@ -1,4 +1,5 @@
-"""Log lines and progress of running actions, and what sources see, on their way to the orchestrator.
+"""Log lines and progress of running actions, and what sources see, on their way to the orchestrator;
+readings pass by.
 
 The one rule: a flood costs lines, never heartbeats: so many a second leave, so many wait, and
 then the oldest are dropped and counted. Of progress only the latest is worth sending. What a source
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from imlmesh_node.outbox import Letter
+from imlmesh_node.readings import Readings
 from imlmesh_node.sizes import is_tiny
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.limits import (
@@ -32,9 +34,13 @@ _LINES_PER_TURN = round(LOG_LINES_PER_S * _TURN_S)
 class EventStreams:
     """Sends through `send` while `open` says that a session is open."""
 
-    def __init__(self, send: Callable[[Letter], None], is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self, send: Callable[[Letter], None], is_open: Callable[[], bool], readings: Readings
+    ) -> None:
         self._send = send
         self._is_open = is_open
+        #: takes one reading
+        self.reading = readings.add
         self._loop = asyncio.get_running_loop()
         self._lines: deque[tuple[str, str, str]] = deque()
         self._progress: dict[str, dict[str, Any]] = {}

@@ -106,8 +106,9 @@ class Stream:
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._second = 0
         self._shown = 0
-        #: refused messages by code
+        #: refused messages by code, and when each code was last heard of
         self.refused: Counter[str] = Counter()
+        self.refused_at_ms: dict[str, int] = {}
 
     def subscribe(self, run: str | None = None) -> Subscription:
         """From now on; StoreError `store.behind` when too many watch already."""
@@ -151,6 +152,7 @@ class Stream:
     def refusal(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
         """A message that is not believed; `place` is {"topic": …} or {"node": …}."""
         self.refused[code] += 1
+        self.refused_at_ms[code] = at_ms
         if at_ms // 1_000 != self._second:
             self._second, self._shown = at_ms // 1_000, 0
         self._shown += 1

@@ -179,6 +179,12 @@ CODES: dict[str, Code] = {
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
+    "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
+    "telemetry.late": Code("peer", False, "check the node's clock: imlmesh node show NODE"),
+    "telemetry.metrics": Code(
+        "peer", False, "use fewer names: imlmesh telemetry query --node NODE"
+    ),
+    "telemetry.rate": Code("peer", True, "measure less often, or send means"),
     "dispatch.hash": Code("peer", False, "the result belongs to another dispatch of that name"),
     "dispatch.unknown": Code("peer", False, "no such dispatch here"),
     # trust

@@ -131,9 +131,7 @@ RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
 HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on top is dropped
-HEARTBEAT_ROWS = 500  # written at once, or after HEARTBEAT_WRITE_MS
-HEARTBEAT_WRITE_MS = 1_000
-HEARTBEATS_KEPT_MS = 48 * 3_600_000  # raw beats; longer histories are made of summaries
+BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
@@ -147,6 +145,46 @@ APPROVAL_LIST = (
 ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
 ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
+
+# telemetry
+METRIC_CHARS = 128  # of the name of a metric: module and name, as long as any name
+UNIT_CHARS = 16  # "µmol/m²/s" and longer ones fit
+TELEMETRY_VALUE = 1e100  # nothing that is measured is larger, and a sum of 10^200 of them is finite
+TELEMETRY_METRICS = 200  # names of one node, for ever: a greenhouse has a few dozen
+TELEMETRY_SERIES = 200_000  # names of all nodes, ~40 MB of the orchestrator's memory
+TELEMETRY_MESSAGE = 1_000  # readings in one message: 2,000 values of MESSAGE_VALUES, ~20 KB
+TELEMETRY_GATHER_MS = 1_000  # of a node: one signature a second, whatever is measured meanwhile
+TELEMETRY_WAITING = 5_000  # readings held by a node without a session, ~1 MB; the oldest go first
+TELEMETRY_CALL_PER_S = (
+    100  # readings of one call of a driver; what is faster belongs into its result
+)
+TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
+TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
+TELEMETRY_BURST = 180_000  # of them at once: an hour's share
+TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
+TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
+TELEMETRY_LATE_MS = 3_600_000  # an older reading is refused: its hour is over for everybody
+TELEMETRY_LANE_BYTES = 32 * 1024 * 1024  # of messages not yet verified, of all nodes
+TELEMETRY_LANE_NODE_BYTES = 1024 * 1024  # of one node; then its own oldest go
+TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its turn
+TELEMETRY_ROWS = 500  # written at once, or after TELEMETRY_WRITE_MS: an SD card wears by the write
+TELEMETRY_WRITE_MS = 1_000
+TELEMETRY_UNWRITTEN = 100_000  # readings held while a disk is slow, ~10 MB; the oldest go first
+ROLL_UP_AFTER_MS = (
+    5_000  # after the end of a minute: nodes gather for a second, clocks differ a bit
+)
+FORGET_ROWS = 5_000  # deleted in one transaction, in ~10 ms: no result waits longer for the file
+UPKEEP_PAUSE_MS = 50  # between two pieces of upkeep, so that others write meanwhile
+UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
+RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
+MINUTES_KEPT_DAYS = 30
+HOURS_KEPT_DAYS = 366  # so that this month can stand beside the same one last year
+OUTPUT_STORE_MB = (
+    1_024  # of the whole store, then the oldest readings go: half a small SD card's rest
+)
+TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
+TELEMETRY_POINTS = 20_000  # in one answer, ~1 MB; `telemetry export` streams all of them
+EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot

@@ -16,7 +16,7 @@ from imlmesh_drivers.buses import BusRules
 from imlmesh_node.core.commands import KillReason
 from imlmesh_node.core.events import DriverFinished
 from imlmesh_node.executor import Executor
-from imlmesh_protocol.limits import RESULT_BYTES
+from imlmesh_protocol.limits import RESULT_BYTES, TELEMETRY_CALL_BURST
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
 from imlmesh_runtime.clock import ManualClock
@@ -31,6 +31,7 @@ class Heard:
         self.lines: list[tuple[str, str, str]] = []
         self.fractions: list[float | None] = []
         self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.readings: list[tuple[str, str, float, str, int]] = []
         self.some = asyncio.Event()
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -44,6 +45,9 @@ class Heard:
     def source(self, name: str, values: Mapping[str, Any]) -> None:
         self.seen.append((name, dict(values)))
         self.some.set()
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
+        self.readings.append((module, metric, value, unit, dropped))
 
 
 class Rig:
@@ -157,6 +161,31 @@ async def test_a_childs_action_streams_lines_and_progress(rig: Rig) -> None:
     assert (end.outcome, end.result) == ("completed", {"value": 7})
     assert rig.heard.lines == [(one.id, f"line {n}", "log") for n in range(3)]
     assert rig.heard.fractions == [0.0, 1.0]
+
+
+async def test_a_childs_readings_come_with_their_module(rig: Rig) -> None:
+    rig.run("fake", "act", readings=3)
+    assert (await rig.end()).outcome == "completed"
+    assert rig.heard.readings == [("fake", "level", float(n), "%", 0) for n in range(3)]
+
+
+async def test_a_flood_of_readings_is_cut_at_its_source_and_counted(rig: Rig) -> None:
+    rig.run("fake", "act", readings=200_000)
+    assert (await rig.end()).outcome == "completed"
+    rig.run("fake", "act", readings=1)
+    await rig.end()
+    came, dropped = len(rig.heard.readings), sum(item[4] for item in rig.heard.readings)
+    assert TELEMETRY_CALL_BURST <= came < 20_000
+    # what was dropped after the last one that came is not told: less than a hundredth of a second
+    assert 150_000 < came + dropped <= 200_001
+
+
+@pytest.mark.parametrize("reading", ["hot", True, [1], 1e101])
+async def test_what_is_no_number_fails_the_action(rig: Rig, reading: Any) -> None:
+    rig.run("fake", "act", readings=1, reading=reading)
+    end = await rig.end()
+    assert (end.outcome, end.error and end.error.code) == ("failed", "telemetry.invalid")
+    assert rig.heard.readings == []
 
 
 @pytest.mark.parametrize(

@@ -148,21 +148,12 @@ def test_groups(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_status_puts_problems_first(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    health = {
-        "schema": "imlmesh.health/1",
-        "version": "0.1.0",
-        "mesh": "home",
-        "orchestrator": "o",
-        "epoch": 3,
-        "pid": 7,
-        "started_at_ms": NOW_MS,
-        "now_ms": NOW_MS,
-        "broker": {"connected": False, "address": "127.0.0.1:8883", "error": "refused"},
-        "store": {"behind": False, "outflow_rows": 0},
-        "nodes": {"online": 1, "suspect": 0, "lost": 1, "offline": 0},
-        "runs": {"active": 1},
-        "approvals": {"pending": 1},
-    }
+    health = cli_records.health(
+        NOW_MS,
+        broker={"connected": False, "address": "127.0.0.1:8883", "error": "refused"},
+        nodes={"online": 1, "suspect": 0, "lost": 1, "offline": 0},
+        approvals={"pending": 1},
+    )
     approval = {"approval": "a-3", "run": "r-1-abcd", "message": "did it happen?"}
     api.answer("GET /v1/health", health)
     api.answer("GET /v1/nodes", {"nodes": [node("pi"), node("roof", "lost")]})

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Argv, Call, Driver, Pin, ReadPath, Site, WritePath, action
+from imlmesh_drivers.base import Argv, Driver, Pin, ReadPath, Site, WritePath, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import bind, params_schema, perform_now
 from imlmesh_drivers.manifests.__main__ import stale
 from imlmesh_drivers.registry import (

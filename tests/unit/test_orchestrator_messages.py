@@ -1,6 +1,7 @@
 """What leaves and what comes in: order, merging, refusals, watchers."""
 
 import asyncio
+import math
 from collections import Counter
 from typing import Any
 
@@ -171,6 +172,8 @@ class Listening:
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
         self.quiet: list[Any] = []
+        self.waiting: list[tuple[topics.Topic, bytes]] = []
+        self.readings: list[tuple[str, str, Any]] = []
         self.live = False
         opener = Opener(
             MESH, ME, lambda key_id, iss: NODE_KEY.verify_key if iss == "pi-1" else None
@@ -201,6 +204,17 @@ class Listening:
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
+
+    def telemetry_came(self, topic: topics.Topic, payload: bytes) -> None:
+        self.waiting.append((topic, payload))
+
+    def measured(self, node: str, name: str, fields: Any, at_ms: int) -> None:
+        self.readings.append((node, name, fields))
+
+    def look(self) -> None:
+        """At the telemetry that came."""
+        for topic, payload in self.waiting:
+            self.inbound.telemetry(topic, payload)
 
     def sealed(self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = 60_000) -> bytes:
         return self.sealer.seal(kind, ME, fields, self.clock.now_ms(), lifetime_ms)
@@ -342,6 +356,7 @@ def test_what_a_node_refused_is_shown_and_only_known_codes_count():
     everything = listening.stream.subscribe(None)
     values = {"signature.invalid": 3, "made.up": 1, "message.kind": "many"}
     listening.say(Kind.EVENT, "telemetry/refusals", values=values)
+    listening.look()
     assert [(item.kind, item.data["node"], item.data["code"]) for item in everything._items] == [
         ("refusal", "pi-1", "signature.invalid")
     ]
@@ -373,6 +388,62 @@ def test_a_source_that_says_too_much_is_refused(values):
     listening.say(Kind.EVENT, "source/gpio-4", values=values)
     assert [item.kind for item in everything._items] == ["refusal"]
     assert dict(listening.stream.refused) == {"message.invalid": 1}
+
+
+def test_telemetry_waits_until_it_is_looked_at():
+    listening = Listening()
+    readings = {"iot.soil": [[5, 6], [1, 2.5]]}
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings, units={"iot.soil": "%"})
+    # what is sent later at QoS 0 and looked at earlier is not held against it
+    listening.say(Kind.EVENT, "log", dispatch="r/a/pi-1/1", line="hello")
+    assert listening.readings == []
+    listening.look()
+    fields = {"readings": readings, "units": {"iot.soil": "%"}}
+    assert listening.readings == [("pi-1", "iot", fields)]
+    assert listening.stream.refused == {}
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.replayed": 1}
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"iot.soil": [[5], ["hot"]]},
+        {"iot.soil": [[5], [True]]},
+        {"iot.soil": [[5], [None]]},
+        {"iot.soil": [[5.5], [1]]},
+        {"iot.soil": [[5], [1, 2]]},
+        {"iot.soil": [[], []]},
+        {"iot.soil": [[5], [math.nan]]},
+        {"iot.soil": [[5], [math.inf]]},
+        {"iot.soil": 7},
+        {"iot.soil": [5, 1]},
+        ["iot.soil"],
+    ],
+)
+def test_what_is_no_reading_is_refused_and_shown(readings):
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings)
+    listening.say(Kind.EVENT, "telemetry/iot", readings={"iot.soil": [[5], [1]]})
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
+    (shown,) = watching._items
+    assert shown.kind == "refusal"
+    assert shown.data["topic"].endswith("/from/pi-1/event/telemetry/iot")
+    assert len(listening.readings) == 1, "the next message counts"
+
+
+def test_nobody_measures_in_the_name_of_another():
+    listening = Listening()
+    sealed = listening.sealed(Kind.EVENT, {"readings": {"iot.soil": [[5], [1]]}})
+    foreign = topics.from_node(MESH, "pi-2", Kind.EVENT, "telemetry/iot")
+    listening.inbound.message(foreign, sealed)
+    listening.say(Kind.EVENT, "telemetry/iot")
+    listening.hear(Kind.EVENT, sealed, "source/iot")
+    listening.look()
+    assert listening.readings == []
+    assert dict(listening.stream.refused) == {"signature.unknown_key": 1, "message.invalid": 1}
 
 
 async def test_a_slow_watcher_is_told_and_bounded():
