@@ -44,7 +44,7 @@ trailing bytes are refused.
 Every body holds `mesh`, `iss` (who wrote it), `aud` (a node, the orchestrator, or `*`), `id`, `iat` and `exp` (mesh time
 in ms), `seq` (rising within a session), and `epoch` when it comes from an orchestrator, `boot` and `session` when it
 comes from a node. A will has `exp` 0. What is not above the last place seen of its sender is refused
-(`message.replayed`); heartbeats and events each count in a lane of their own.
+(`message.replayed`); heartbeats, telemetry and other events each count in a lane of their own.
 """
 
 

@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -127,6 +127,17 @@ class Client:
                 return found
             # a loop of events of our own would not run within one of the caller's
             time.sleep(_POLL_S)
+
+    def stream(self, path: str, **params: Any) -> Iterator[bytes]:
+        """GET /v1/`path` piece by piece, as it comes."""
+        try:
+            with self._http.stream("GET", f"/v1/{path}", params=_given(params)) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._problem(response)
+                yield from response.iter_bytes()
+        except httpx2.HTTPError as exc:
+            raise _unreachable(self.home, exc) from exc
 
     def close(self) -> None:
         """End the connection."""

@@ -5,7 +5,6 @@ The one rule: importing this package loads no driver and no hardware library.
 
 from imlmesh_drivers.base import (
     Argv,
-    Call,
     CommandRule,
     Driver,
     Guard,
@@ -17,14 +16,18 @@ from imlmesh_drivers.base import (
     WritePath,
     action,
 )
+from imlmesh_drivers.buses import BusRules, I2cRules
+from imlmesh_drivers.call import Call
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
     "Argv",
+    "BusRules",
     "Call",
     "CommandRule",
     "Driver",
     "Guard",
+    "I2cRules",
     "Pin",
     "PinRules",
     "Program",

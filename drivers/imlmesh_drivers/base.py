@@ -14,8 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Interval
 
+from imlmesh_drivers.buses import BusRules
+from imlmesh_drivers.call import Call
 from imlmesh_protocol.errors import DriverDenied, DriverError
-from imlmesh_protocol.limits import ARGUMENT_BYTES, LOG_LINE_BYTES, LOG_LINES_PER_ACTION
+from imlmesh_protocol.limits import ARGUMENT_BYTES
 from imlmesh_protocol.manifest import PROFILES, Undo
 from imlmesh_protocol.states import Effect
 
@@ -92,11 +94,12 @@ class Site:
     #: by the name that a plan may use as the first word of a command
     commands: Mapping[str, CommandRule] = field(default_factory=dict)
     pins: PinRules | None = None
+    buses: BusRules = field(default_factory=BusRules)
     env: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, Any]:
         """Plain dicts and lists for the first frame to a child; pins become text keys."""
-        wire = asdict(self)
+        wire = asdict(self) | {"buses": self.buses.to_wire()}
         if self.pins:
             wire["pins"]["safe"] = {str(pin): level for pin, level in self.pins.safe.items()}
         return wire
@@ -124,6 +127,7 @@ class Site:
                 allow=tuple(pins["allow"]),
                 safe={int(pin): level for pin, level in pins["safe"].items()},
             ),
+            buses=BusRules.from_wire(wire["buses"]),
             env=dict(wire["env"]),
         )
 
@@ -163,66 +167,6 @@ def check_word(name: str, word: str) -> None:
     if size > ARGUMENT_BYTES:
         text = f"{name} has more than {ARGUMENT_BYTES} bytes: hand them over as stdin or in a file"
         raise DriverError("driver.params", text)
-
-
-def clip(text: str, limit_bytes: int) -> str:
-    """`text`, cut between characters so that its UTF-8 form is at most `limit_bytes` long."""
-    encoded = text.encode(errors="replace")
-    return encoded[:limit_bytes].decode(errors="ignore")
-
-
-class Call:
-    """One call under way: its dispatch id, and the way back for log lines and progress.
-
-    Both ways back are called on whatever thread the action runs on. Lines are cut at
-    LOG_LINE_BYTES; after LOG_LINES_PER_ACTION one line says that the rest was dropped. Who runs a
-    thread action, which nothing can kill, calls `stop`; the action asks with `check`.
-    """
-
-    __slots__ = ("_lines", "_on_log", "_on_progress", "_stopped", "dispatch")
-
-    def __init__(
-        self,
-        dispatch: str,
-        on_log: Callable[[str, str], None] | None = None,
-        on_progress: Callable[[float | None, str], None] | None = None,
-    ) -> None:
-        """`on_log(line, stream)` and `on_progress(fraction, message)` must not block."""
-        self.dispatch = dispatch
-        self._on_log = on_log
-        self._on_progress = on_progress
-        self._lines = 0
-        self._stopped = False
-
-    def log(self, line: str, stream: str = "log") -> None:
-        """Stream one line; `stream` is "log", "stdout" or "stderr"."""
-        if self._on_log is None or self.full:
-            return
-        self._lines += 1
-        if self.full:
-            self._on_log(f"more than {LOG_LINES_PER_ACTION} lines: the rest is dropped", "log")
-            return
-        self._on_log(clip(line, LOG_LINE_BYTES), stream)
-
-    @property
-    def full(self) -> bool:
-        """Whether further lines are dropped."""
-        return self._lines > LOG_LINES_PER_ACTION
-
-    def progress(self, fraction: float | None, message: str = "") -> None:
-        """Say how far it is: 0 to 1, or None when that is not known."""
-        if self._on_progress is not None:
-            known = None if fraction is None else float(fraction)
-            self._on_progress(known, clip(message, LOG_LINE_BYTES))
-
-    def stop(self) -> None:
-        """Nobody waits for this call any more."""
-        self._stopped = True
-
-    def check(self) -> None:
-        """Raise `action.cancelled` when nobody waits for this call any more."""
-        if self._stopped:
-            raise DriverError("action.cancelled", f"{self.dispatch} was given up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +243,10 @@ def action(
     return declare
 
 
+def _to_nobody(*_: Any) -> None:
+    """Where a driver's events go that nobody runs."""
+
+
 class Driver:
     """Base of all drivers; one object serves all calls of its module on a node.
 
@@ -321,12 +269,24 @@ class Driver:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        #: tells what a source saw, outside of any call: its name (an id) and plain values
+        self.emit: Callable[[str, Mapping[str, Any]], None] = _to_nobody
+        #: gives a plain value to the driver's successor, should this process end; see `restore`
+        self.keep: Callable[[Any], None] = _to_nobody
+
+    def restore(self, kept: Any) -> None:
+        """Take up what the driver before this one kept last; called after `safe`."""
 
     def safe(self) -> None:
         """Bring what the driver moves into its safe state; called before it serves, and at the end."""
 
     def close(self) -> None:
         """Give back what the driver holds; nothing is called after it."""
+
+    @classmethod
+    def stands_guard(cls, site: Site) -> bool:
+        """Whether it has a safe state to set as soon as its node runs, before any call."""
+        return False
 
     @classmethod
     def runs_of(cls, name: str) -> Runs:

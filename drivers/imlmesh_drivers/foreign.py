@@ -34,6 +34,9 @@ _CLASSES: dict[str, type[DriverError]] = {
     "policy.env": DriverDenied,
     "policy.process": DriverDenied,
     "policy.pin": DriverDenied,
+    "policy.bus": DriverDenied,
+    "policy.broker": DriverDenied,
+    "mqtt.refused": DriverDenied,
 }
 
 

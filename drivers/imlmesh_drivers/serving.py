@@ -10,11 +10,13 @@ import os
 import resource
 import signal
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, perform, perform_now
 from imlmesh_drivers.registry import driver_class
@@ -36,12 +38,21 @@ class Outlet:
             self._pipe.write(encoded)
             self._pipe.flush()
 
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Send what a source of the driver saw."""
+        self.send("event", name, dict(values))
+
+    def keep(self, value: Any) -> None:
+        """Send what this child's successor shall know."""
+        self.send("keep", value)
+
     def call(self, number: int, dispatch: str) -> Call:
-        """A Call whose lines and progress go out as frames."""
+        """A Call whose lines, progress and readings go out as frames."""
         return Call(
             dispatch,
             on_log=lambda line, stream: self.send("log", number, line, stream),
             on_progress=lambda fraction, message: self.send("progress", number, fraction, message),
+            on_reading=lambda *reading: self.send("reading", number, *reading),
         )
 
     def result(self, number: int, value: Any) -> None:
@@ -141,7 +152,10 @@ def serve(module: str) -> None:
         # libraries leave files in the current folder (lgpio does)
         os.chdir(site.files)
         driver = driver_class(module)(site)
+        driver.emit, driver.keep = outlet.event, outlet.keep
         driver.safe()
+        if len(first) > 1:
+            driver.restore(first[1])
     except Exception as exc:
         error = coded(exc)
         outlet.send("failed", error.code, error.message)

@@ -17,11 +17,13 @@ from pathlib import Path
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
+from imlmesh_orchestrator.store.telemetry import known_series
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -91,6 +93,8 @@ class RunningOrchestrator:
         self._files = Files(folder)
         self._reader = FileReader(folder / "lifecycle.db")
         self._output = FileReader(self._files.path("output"))
+        # of its own: a question about a year must not make `node list` wait
+        self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
         self.shell: Shell | None = None
@@ -110,7 +114,9 @@ class RunningOrchestrator:
         voice = Voice(
             setup.mesh, setup.me, setup.keys.signer, setup.keys.enrolled.find, setup.alias
         )
-        stores = Stores(self._database, self._reader, self._files.store)
+        series = await self._output.ask(known_series) if self._files.has("output") else ()
+        telemetry = Held(series, setup.config.kept)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
@@ -131,6 +137,7 @@ class RunningOrchestrator:
             await self.shell.close()
         self._reader.close()
         self._output.close()
+        self._history.close()
         await self._files.close()
         if self._database is not None:
             await self._database.close()
@@ -141,6 +148,7 @@ class RunningOrchestrator:
             shell=shell,
             config=setup.config,
             output=self._output,
+            history=self._history,
             output_path=self._files.path("output"),
             mesh=setup.mesh,
             orchestrator=setup.me,

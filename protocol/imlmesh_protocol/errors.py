@@ -104,6 +104,7 @@ CODES: dict[str, Code] = {
     "run.expired": Code("mesh", False, "raise ttl_seconds"),
     "approval.not_found": Code("input", False, "imlmesh approval list"),
     "approval.closed": Code("input", False, "the first answer counted: imlmesh approval show ID"),
+    "approval.superseded": Code("input", True, "look at the new question: imlmesh approval list"),
     "approval.option": Code("input", False, "use one of the options of: imlmesh approval show ID"),
     "approval.four_eyes": Code("input", False, "somebody else has to answer"),
     "node.not_found": Code("input", False, "imlmesh node list"),
@@ -139,7 +140,16 @@ CODES: dict[str, Code] = {
     "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
     "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
     "driver.unavailable": Code("here", True, "check device and wiring", "OSError"),
+    "driver.reading": Code(
+        "here", True, "the sensor answered nonsense: try again, then check its wiring", "OSError"
+    ),
     "result.too_large": Code("input", False, "return less, or move data by file", "ValueError"),
+    "mqtt.unreachable": Code(
+        "mesh", True, "check address and port of your broker", "ConnectionError"
+    ),
+    "mqtt.refused": Code(
+        "input", False, "check user name, password and rights at your broker", "PermissionError"
+    ),
     "policy.module": Code(
         "input", False, "allow it in the node's policy.toml [modules]", "PermissionError"
     ),
@@ -155,6 +165,10 @@ CODES: dict[str, Code] = {
         "input", False, "a plan ends processes of the node's own account alone", "PermissionError"
     ),
     "policy.pin": Code("input", False, "allow it in policy.toml [pins]", "PermissionError"),
+    "policy.bus": Code(
+        "input", False, "allow it in policy.toml [i2c], [serial] or [onewire]", "PermissionError"
+    ),
+    "policy.broker": Code("input", False, "allow it in policy.toml [mqtt]", "PermissionError"),
     "policy.invalid": Code("input", False, "fix policy.toml at the named place"),
     # messages
     "message.invalid": Code("peer", False, "the sender speaks another version or is broken"),
@@ -165,6 +179,12 @@ CODES: dict[str, Code] = {
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
+    "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
+    "telemetry.late": Code("peer", False, "check the node's clock: imlmesh node show NODE"),
+    "telemetry.metrics": Code(
+        "peer", False, "use fewer names: imlmesh telemetry query --node NODE"
+    ),
+    "telemetry.rate": Code("peer", True, "measure less often, or send means"),
     "dispatch.hash": Code("peer", False, "the result belongs to another dispatch of that name"),
     "dispatch.unknown": Code("peer", False, "no such dispatch here"),
     # trust
@@ -214,6 +234,9 @@ CODES: dict[str, Code] = {
     "internal": Code("here", False, "please report it with the log", "RuntimeError"),
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
+
+#: with these a node ends what it never began: no slot was free in time, or another held a claim
+NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 
 
 @dataclass(frozen=True, slots=True)

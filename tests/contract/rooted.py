@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call, Site
+from imlmesh_drivers.base import Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.filesystem import Filesystem
 from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_protocol.errors import DriverError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call, CommandRule, Site
+from imlmesh_drivers.base import CommandRule, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_drivers.os_exec import OsExec
 from imlmesh_protocol.errors import DriverError

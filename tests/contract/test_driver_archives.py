@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imlmesh_drivers import syscalls
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.filesystem import packing, unpacking
 from imlmesh_drivers.invoke import perform_now

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.errors import DriverError, DriverNotFound
 from imlmesh_protocol.limits import RESULT_BYTES

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from imlmesh_drivers import files, syscalls
-from imlmesh_drivers.base import Call, Site
+from imlmesh_drivers.base import Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.filesystem import Filesystem
 from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.errors import DriverError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.filesystem import tree
 from imlmesh_node.sizes import check_result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION, OUTPUT_BYTES
 from rooted import ended, eventually

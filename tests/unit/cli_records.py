@@ -116,3 +116,25 @@ def run(*waves: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
         "approvals": [],
     }
     return {**found, **fields}
+
+
+def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
+    """What `GET /v1/health` answers."""
+    found = {
+        "schema": "imlmesh.health/1",
+        "version": "0.1.0",
+        "mesh": "home",
+        "orchestrator": "o",
+        "epoch": 3,
+        "pid": 7,
+        "started_at_ms": now_ms - 7_200_000,
+        "now_ms": now_ms,
+        "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
+        "store": {"behind": False, "outflow_rows": 0},
+        "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
+        "runs": {"active": 0},
+        "approvals": {"pending": 0},
+        "messages": {"refused": {}, "refused_at_ms": {}},
+        "telemetry": {"written": 7, "dropped": 0, "dropped_at_ms": None},
+    }
+    return {**found, **fields}

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from imlmesh_drivers.base import Call, CommandRule, PinRules, Site
+from imlmesh_drivers.base import CommandRule, PinRules, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import absolute, split_root
 from imlmesh_protocol.errors import DriverDenied, DriverError
 from imlmesh_protocol.limits import ARGUMENT_BYTES, LOG_LINE_BYTES, LOG_LINES_PER_ACTION

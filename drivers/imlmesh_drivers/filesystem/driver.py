@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
-from imlmesh_drivers.base import Call, Driver, ReadPath, Site, WritePath, action
+from imlmesh_drivers.base import Driver, ReadPath, Site, WritePath, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import absolute, append, blamed_on, folder, split_root, write_all
 from imlmesh_drivers.filesystem import drafts, results, text, tree, watching
 from imlmesh_drivers.filesystem.places import Places

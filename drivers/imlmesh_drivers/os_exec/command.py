@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imlmesh_drivers.base import Call, clip
+from imlmesh_drivers.call import Call, clip
 from imlmesh_drivers.os_exec.guarded import Guarded, Guardians, Launch
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import (

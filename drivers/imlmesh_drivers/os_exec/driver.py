@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from annotated_types import Ge, Interval
 
-from imlmesh_drivers.base import Argv, Call, Driver, Guard, Program, Site, action, check_word
+from imlmesh_drivers.base import Argv, Driver, Guard, Program, Site, action, check_word
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import absolute, blamed_on, folder, readable_roots, split_root
 from imlmesh_drivers.os_exec import machine, processes
 from imlmesh_drivers.os_exec.applications import Applications
