@@ -5,6 +5,7 @@ build machine cannot pass by lacking something.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,21 @@ def broker_program() -> None:
     """A broker that `up` can start; IMLMESH_BROKER may force one that is not there."""
     if not is_installed(lambda: choose_broker(os.environ)):
         lack(NO_MOSQUITTO)
+
+
+@pytest.fixture(scope="session")
+def systemd_tools() -> None:
+    """The programs of systemd; it need not run this machine."""
+    for program in ("systemd-analyze", "systemctl", "systemd-sysusers"):
+        if shutil.which(program) is None:
+            lack(f"{program} is not installed (apt-get install systemd)")
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """The right to give files away and to make namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
 
 
 @pytest.fixture(scope="session")

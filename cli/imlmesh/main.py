@@ -30,6 +30,8 @@ NOUNS = {
     "action": "See what nodes can do, and call one action.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",
+    "service": "Let systemd run a node or the orchestrator.",
+    "driver": "Write a driver of your own.",
     "docs": "Explain error codes.",
     "completion": "Let the shell complete commands.",
     "version": "Print the version.",

@@ -14,7 +14,9 @@ from imlmesh_protocol.errors import InputError, LinkError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file, write_private
 
-SERVICE_API = Path("/run/imlmesh/api.json")
+SERVICE_HOME = Path("/var/lib/imlmesh")
+SERVICE_RUN = Path("/run/imlmesh")
+SERVICE_API = SERVICE_RUN / "api.json"
 _SOCKET_PATH_BYTES = 100  # Linux allows 107, macOS 103
 
 
@@ -23,6 +25,8 @@ class Home:
     """The folder of a mesh and its named places."""
 
     root: Path
+    #: where the API listens and says so; None: in `run`
+    api_folder: Path | None = None
 
     @property
     def ca(self) -> Path:
@@ -50,15 +54,15 @@ class Home:
 
     @property
     def api_json(self) -> Path:
-        return self.run / "api.json"
+        return (self.api_folder or self.run) / "api.json"
 
     @property
     def api_socket(self) -> Path:
-        return self.run / "api.sock"
+        return (self.api_folder or self.run) / "api.sock"
 
     @property
     def api_token(self) -> Path:
-        return self.run / "api.token"
+        return (self.api_folder or self.run) / "api.token"
 
     def node(self, node_id: str) -> Path:
         """The folder of a node of this machine; `name.invalid` when it is not an id."""
