@@ -3,6 +3,8 @@
 The one rule: importing this package loads no driver and no hardware library.
 """
 
+from annotated_types import Interval
+
 from imlmesh_drivers.base import (
     Argv,
     Call,
@@ -16,6 +18,7 @@ from imlmesh_drivers.base import (
     WritePath,
     action,
 )
+from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
@@ -23,7 +26,9 @@ __all__ = [
     "Call",
     "CommandRule",
     "Driver",
+    "DriverError",
     "Guard",
+    "Interval",
     "Pin",
     "PinRules",
     "ReadPath",
