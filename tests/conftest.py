@@ -60,6 +60,26 @@ def systemd_tools() -> None:
 
 
 @pytest.fixture(scope="session")
+def cloud_init() -> str:
+    """The program that checks user-data."""
+    found = shutil.which("cloud-init")
+    if found is None:
+        lack("cloud-init is not installed (apt-get install cloud-init)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def esphome() -> Path:
+    """ESPHome in a venv of its own: the first time it is installed, in about 20 s."""
+    made = subprocess.run(
+        [ROOT / "setup" / "esphome.sh"], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        lack(f"ESPHome cannot be installed: {made.stderr[-500:]}")
+    return Path(made.stdout.strip())
+
+
+@pytest.fixture(scope="session")
 def as_root() -> None:
     """The right to give files away and to make namespaces."""
     if os.geteuid() != 0:

@@ -20,9 +20,10 @@ from imlmesh.units import (
 )
 from imlmesh_protocol.errors import MeshError
 from imlmesh_runtime.paths import SERVICE_API, SERVICE_HOME
+from systemd_exposure import exposure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "systemd"
-#: systemd-analyze counts in tenths: 0 is closed, 100 open
+#: tenths
 WORST = {"node": 25, "orchestrator": 20}
 
 pytestmark = pytest.mark.usefixtures("systemd_tools")
@@ -76,14 +77,6 @@ def test_the_exposure_is_low_with_hardware_too(tmp_path: Path) -> None:
     (tmp_path / HARDWARE).write_text(hardware_text(HARDWARE_GROUPS))
     assert bare < exposure(path) <= WORST["node"]
     assert analyze("verify", "--man=no", str(path)).stderr == ""
-
-
-def exposure(path: Path) -> int:
-    """Tenths, as in the last line of `systemd-analyze security`."""
-    shown = analyze("security", "--offline=true", str(path)).stdout
-    found = re.search(r"Overall exposure level for .*: (\d+)\.(\d)", shown)
-    assert found, shown
-    return int(found[1]) * 10 + int(found[2])
 
 
 @pytest.mark.parametrize("name", [*map(unit_name, KINDS), HARDWARE])
