@@ -267,7 +267,7 @@ def test_an_interpreter_that_services_cannot_reach(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     program = closed / "python"
     program.symlink_to("/bin/sh")
-    for path in (program, Path("/root/python"), tmp_path / "absent"):
+    for path in (program, Path("/root") / "python", tmp_path / "absent"):
         with pytest.raises(MeshError) as caught:
             service.check_reach(path)
         assert caught.value.code == "service.interpreter"
