@@ -42,7 +42,7 @@ def test_every_command_takes_these_words(words: list[str]) -> None:
     command, rest = root.get_command(context, words[0]), words[1:]
     if hasattr(command, "commands"):
         command, rest = command.commands[words[1]], words[2:]
-    assert command.make_context(" ".join(words), rest).params
+    assert command.make_context(" ".join(words), rest).args == []
 
 
 def test_the_pages_have_commands() -> None:

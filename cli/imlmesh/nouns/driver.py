@@ -69,7 +69,8 @@ def _record(module: str) -> dict[str, Any]:
     if module not in builtin_modules():
         point = next(iter(entry_points(group=GROUP, name=module)))
         package = point.dist.name if point.dist else point.value
-    record = {"module": module, "package": package, "version": None, "actions": [], "problem": None}
+    record: dict[str, Any] = {"module": module, "package": package, "version": None}
+    record |= {"actions": [], "problem": None}
     try:
         driver = driver_class(module)
     except DriverError as exc:
