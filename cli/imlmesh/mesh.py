@@ -66,15 +66,22 @@ class Mesh:
 
 
 def open_mesh(home: str | Path | None) -> Mesh:
-    """The mesh of a home; InputError `home.missing` when there is none."""
+    """The mesh of a home; InputError `home.missing` when there is none, `access.denied` for root
+    in the home of somebody else, who could not read what root makes there.
+    """
     found = find_home(home, os.environ)
+    owner = found.ca.stat().st_uid if found.ca.is_dir() else 0
+    if os.geteuid() == 0 and owner != 0:
+        text = f"{found.root} is another user's, who could not read what root makes there"
+        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
     authority = Authority.open(found)
-    path = _settings_file(found)
-    try:
-        table = tomllib.loads(read_file(path).decode())
-        return Mesh(found, authority, int(table["port"]), str(table["timing"]))
-    except (ValueError, KeyError) as exc:
-        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
+    port, timing = _settings(found)
+    return Mesh(found, authority, port, timing)
+
+
+def broker_address(home: Home) -> str:
+    """address:port of the broker that a mesh was made for; InputError `config.invalid`."""
+    return f"{ADDRESS}:{_settings(home)[0]}"
 
 
 def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:
@@ -125,6 +132,15 @@ def machine_name() -> str:
     if not plain or plain == ORCHESTRATOR:
         return "this-computer"
     return plain[:63]
+
+
+def _settings(home: Home) -> tuple[int, str]:
+    path = _settings_file(home)
+    try:
+        table = tomllib.loads(read_file(path).decode())
+        return int(table["port"]), str(table["timing"])
+    except (ValueError, KeyError) as exc:
+        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
 
 
 def _settings_file(home: Home) -> Path:

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from imlmesh.machine import Deed, Machine, give, write_file
-from imlmesh.mesh import make_mesh, open_mesh
+from imlmesh.mesh import broker_address, make_mesh
 from imlmesh.shipped import shipped
 from imlmesh.units import HARDWARE, Kind, hardware_text, is_ours, unit_name, unit_text
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
-from imlmesh_runtime.paths import SERVICE_HOME
+from imlmesh_runtime.paths import SERVICE_HOME, Home
 from imlmesh_runtime.process import only_one
 
 UNITS = Path("/etc/systemd/system")
@@ -37,14 +37,15 @@ def check_reach(file: Path) -> None:
     It and what it is a link to must lie where everybody may go, outside of people's folders.
     """
     for path in (file, file.resolve()):
-        if not path.is_file():
-            raise MeshError("service.interpreter", f"{path} is not a file")
         if any(path.is_relative_to(hidden) for hidden in _HIDDEN):
             raise MeshError("service.interpreter", f"{path}: services do not see people's folders")
-        closed = [up for up in path.parents if not up.stat().st_mode & stat.S_IXOTH]
-        if closed or not path.stat().st_mode & stat.S_IROTH:
-            text = f"{[*closed, path][0]} is closed to the users of services"
-            raise MeshError("service.interpreter", text)
+        try:
+            closed = [up for up in path.parents if not up.stat().st_mode & stat.S_IXOTH]
+            if closed or not path.stat().st_mode & stat.S_IROTH:
+                text = f"{[*closed, path][0]} is closed to the users of services"
+                raise MeshError("service.interpreter", text)
+        except OSError as exc:
+            raise MeshError("service.interpreter", f"{path}: {exc.strerror}") from exc
 
 
 def install_orchestrator(machine: Machine, python: str, broker: str | None) -> list[Deed]:
@@ -65,7 +66,7 @@ def install_orchestrator(machine: Machine, python: str, broker: str | None) -> l
     deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
 
     def text() -> str:
-        return unit_text("orchestrator", python, broker or open_mesh(home).broker_address)
+        return unit_text("orchestrator", python, broker or broker_address(Home(home)))
 
     name = unit_name("orchestrator")
     return [*deeds, _write_unit(machine, name, text), *_enabled(machine, [name])]

@@ -62,8 +62,11 @@ def record_line(record: dict[str, Any]) -> Text:
 def _record(entry: dict[str, Any]) -> dict[str, Any]:
     message = entry.get("MESSAGE") or ""
     if isinstance(message, list):
-        # the journal's way to say that it is no text
-        message = bytes(message).decode(errors="replace")
+        # the journal's way to say that it is no text, or that there were several
+        is_bytes = all(isinstance(part, int) for part in message)
+        message = (
+            bytes(message).decode(errors="replace") if is_bytes else " ".join(map(str, message))
+        )
     at = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC)
     unit = entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or ""
     level = "error" if int(entry.get("PRIORITY", 6)) <= 3 else "info"

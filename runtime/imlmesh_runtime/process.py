@@ -32,10 +32,11 @@ _SWITCH_S = 0.0002
 def only_one(lock_file: Path, code: str) -> Iterator[None]:
     """Hold `lock_file` with our number in it; InputError `code` when another process does."""
     try:
-        lock = lock_file.open("a+")
+        # a link could make it any file of the machine, which is then emptied
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         raise InputError("config.invalid", f"{lock_file.parent}: {exc.strerror}") from exc
-    with lock:
+    with os.fdopen(descriptor, "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

@@ -211,6 +211,48 @@ def test_a_node_that_runs_or_is_there_already_does_not_move(
     assert (folder / "keys/node.key").exists()
 
 
+def test_a_link_as_lock_empties_no_other_file(folder: Path, tmp_path: Path, imlmesh: Call) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (folder / "node.lock").symlink_to(precious)
+    assert failed_with(imlmesh("install", "node", str(folder))) == "config.invalid"
+    assert precious.read_text() == "kept"
+
+
+def test_a_link_to_the_folder_moves_what_it_means(
+    image: Path, folder: Path, tmp_path: Path, imlmesh: Call
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    assert imlmesh("install", "node", str(tmp_path / "link"))[0] == 0
+    assert (image / "var/lib/imlmesh/nodes/pi-bed/keys/node.key").is_file()
+    assert not folder.exists()
+
+
+def test_what_cannot_be_copied_leaves_the_folder_whole(
+    image: Path, folder: Path, imlmesh: Call
+) -> None:
+    os.mkfifo(folder / "files" / "pipe")
+    before = {path for path in folder.rglob("*") if path.name != "node.lock"}
+    assert failed_with(imlmesh("install", "node", str(folder))) == "service.failed"
+    assert {path for path in folder.rglob("*") if path.name != "node.lock"} == before
+    (folder / "files" / "pipe").unlink()
+    assert imlmesh("install", "node", str(folder))[0] == 0
+
+
+def test_root_makes_nothing_in_the_home_of_services(
+    image: Path, tmp_path: Path, imlmesh: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imlmesh("install", "orchestrator")[0] == 0
+    home = image / "var/lib/imlmesh"
+    before = files_of(home)
+    out = tmp_path / "out"
+    code = run(["node", "provision", "x", "--home", str(home), "--out", str(out), "--json"])
+    assert code == ExitCode.NOT_ALLOWED
+    assert "sudo -u" in capsys.readouterr().err
+    assert not out.exists()
+    assert files_of(home) == before
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -267,7 +309,7 @@ def test_an_interpreter_that_services_cannot_reach(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     program = closed / "python"
     program.symlink_to("/bin/sh")
-    for path in (program, Path("/root") / "python", tmp_path / "absent"):
+    for path in (program, Path("/root") / "python", Path("/usr/bin/absent"), Path("/etc/passwd/x")):
         with pytest.raises(MeshError) as caught:
             service.check_reach(path)
         assert caught.value.code == "service.interpreter"

@@ -77,7 +77,7 @@ def install(
             check_reach(Path(imlmesh_node.__file__))
     if kind == "node":
         deeds = install_node(
-            machine, program, folder.absolute() if folder else None, hardware=hardware
+            machine, program, folder.resolve() if folder else None, hardware=hardware
         )
     else:
         deeds = install_orchestrator(machine, program, broker)
@@ -87,11 +87,12 @@ def install(
 
 
 def _tell_broker(machine: "Machine", broker: str | None) -> None:
-    from imlmesh.mesh import open_mesh
+    from imlmesh.mesh import broker_address
     from imlmesh.render import say
     from imlmesh.service import data_of
+    from imlmesh_runtime.paths import Home
 
-    address = broker or open_mesh(data_of(machine, "orchestrator")).broker_address
+    address = broker or broker_address(Home(data_of(machine, "orchestrator")))
     say(f"it calls the broker at {address}, a service of its own: docs/firmware.md")
 
 
