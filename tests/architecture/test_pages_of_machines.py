@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_a_driver_imports_imlmesh_drivers_alone() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imlmesh"):
                 top = str(node.module).partition(".")[0]
                 assert top in ("imlmesh_drivers", "imlmesh_driver_lamp"), path
+
+
+def test_what_ships_beside_the_code_is_in_the_wheel() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = wheel["targets"]["wheel"]["force-include"]
+    used = set()
+    for path in (ROOT / "cli" / "imlmesh").rglob("*.py"):
+        used |= {
+            found.partition("/")[0] for found in re.findall(r'shipped\("([^"]+)"', path.read_text())
+        }
+    assert used == {"examples", "systemd"}
+    assert included == {folder: f"imlmesh/{folder}" for folder in used}
 
 
 def test_files_that_the_firmware_page_names_are_there() -> None:
