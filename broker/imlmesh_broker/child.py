@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 USUAL_PORT = 8883
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
+# whoever listens and says nothing is not our broker, which may have ended meanwhile
+_HANDSHAKE_S = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -130,7 +132,7 @@ class Broker(ABC):
                 text = f"{self.program} ended with code {child.returncode}; see {self.place.log}"
                 raise LinkError("broker.failed", text)
             try:
-                async with asyncio.timeout_at(deadline_s):
+                async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
                         self.place.host, self.port, ssl=context
                     )

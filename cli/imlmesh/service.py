@@ -16,6 +16,7 @@ from imlmesh.machine import Deed, Machine, give, write_file
 from imlmesh.mesh import broker_address, make_mesh
 from imlmesh.shipped import shipped
 from imlmesh.units import HARDWARE, Kind, hardware_text, is_ours, unit_name, unit_text
+from imlmesh_broker.child import USUAL_PORT
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
@@ -61,7 +62,7 @@ def install_orchestrator(machine: Machine, python: str, broker: str | None) -> l
     unit_text("orchestrator", python)
     deeds = _foundation(machine)
     if not (home / "ca").is_dir():
-        deeds.append(Deed(f"make a mesh in {home}: CA and keys", partial(make_mesh, home, None)))
+        deeds.append(Deed(f"make a mesh in {home}: CA and keys", partial(_make_mesh, home)))
     owner = _USERS["orchestrator"]
     deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
 
@@ -171,7 +172,7 @@ def _check_folder(machine: Machine, folder: Path) -> str:
     name = check_name("node", str(table.get("id")))
     target = machine.at(NODES / name)
     if target.exists() and not target.samefile(folder):
-        hint = "imlmesh service install node, without a folder, starts it"
+        hint = f"imlmesh service install node starts that one; {folder} still holds keys"
         raise InputError("folder.exists", f"{target} holds a node already", hint=hint)
     return name
 
@@ -191,6 +192,12 @@ def _move(machine: Machine, folder: Path, target: Path) -> None:
         new.chmod(0o700)
         new.rename(target)
         shutil.rmtree(folder)
+
+
+def _make_mesh(home: Path) -> None:
+    """A mesh whose broker is the one of the system, on the usual port."""
+    mesh, _ = make_mesh(home, None)
+    mesh.settle_port(USUAL_PORT)
 
 
 def _own_home(machine: Machine) -> None:

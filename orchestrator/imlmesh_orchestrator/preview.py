@@ -8,7 +8,7 @@ fingerprint tells whether anything that matters here did.
 from collections.abc import Sequence
 from typing import Any
 
-from imlmesh_orchestrator.core.gates import driver_impact, reason_for
+from imlmesh_orchestrator.core.gates import reason_for
 from imlmesh_orchestrator.core.members import needed
 from imlmesh_orchestrator.core.placement import pick
 from imlmesh_orchestrator.core.placing import loss_policy
@@ -87,7 +87,7 @@ class _Described:
             "call": f"{action.module}.{action.action}",
             "effect": str(effect),
             "vouched": any(EFFECT_CARE[effect] < EFFECT_CARE[spec.effect] for spec in specs),
-            "impact": max(action.impact or 0.0, driver_impact(outlook.state, record)),
+            "impact": max(action.impact or 0.0, *(spec.impact for spec in specs), 0.0),
             "permission": max((s.permission for s in specs), key=PROFILES.index, default=""),
             "mode": action.target_mode,
             "target": target_text(record.action),

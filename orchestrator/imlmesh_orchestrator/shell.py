@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.signing import VerifyKey
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
@@ -52,7 +52,7 @@ class Voice:
     mesh: str
     me: str
     signer: Signer
-    find_key: Callable[[bytes, str], Ed25519PublicKey | None]
+    find_key: Callable[[bytes, str], VerifyKey | None]
     #: what people call an enrolled node
     alias: Callable[[str], str]
 

@@ -22,7 +22,7 @@ MQTT_CLIENT_AT = "runtime/imlmesh_runtime/link/mqtt.py"
 START_UP = {
     "imlmesh_protocol.wire": {"pydantic", "asyncio", "imlmesh_protocol.iml"},
     "imlmesh_node.main": {
-        *("typer", "rich", "fastapi", "uvicorn", "gpiozero", "cryptography.x509"),
+        *("typer", "rich", "fastapi", "uvicorn", "gpiozero", "cryptography"),
         *("imlmesh_protocol.iml", "jsonschema"),
     },
     "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt"},

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,47 @@ def test_what_a_killed_install_left_is_put_right(image: Path, folder: Path, imlm
     assert names == ["pi-bed"]
     assert "WantedBy" in (image / NODE_UNIT).read_text()
     assert not list((image / UNITS).glob(".*"))
+
+
+@pytest.mark.parametrize("done", range(7))
+def test_an_install_that_was_cut_short_anywhere_is_finished_by_the_next(
+    image: Path, folder: Path, imlmesh: Call, done: int
+) -> None:
+    machine = machines.Machine(image)
+    deeds = service.install_node(machine, sys.executable, folder, hardware=True)
+    assert len(deeds) == 7
+    for deed in deeds[:done]:
+        deed.carry_out()
+    again = [str(folder)] if folder.exists() else []
+    assert imlmesh("install", "node", *again, "--hardware")[0] == 0
+    whole = files_of(image)
+    assert imlmesh("install", "node", "--hardware")[0] == 0
+    assert files_of(image) == whole
+    assert (image / UNITS / "multi-user.target.wants/imlmesh-node@pi-bed.service").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["copytree", "chown"])
+def test_a_move_that_was_cut_short_leaves_one_whole_folder(
+    image: Path, folder: Path, imlmesh: Call, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = files_of(folder)
+
+    def power_cut(*_words: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    *first, move = service.install_node(
+        machines.Machine(image), sys.executable, folder, hardware=False
+    )[:4]
+    for deed in first:
+        deed.carry_out()
+    with monkeypatch.context() as cut:
+        cut.setattr(shutil if name == "copytree" else os, name, power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            move.carry_out()
+    assert before.items() <= files_of(folder).items()
+    assert imlmesh("install", "node", str(folder))[0] == 0
+    names = [path.name for path in (image / "var/lib/imlmesh/nodes").iterdir()]
+    assert (names, folder.exists()) == (["pi-bed"], False)
 
 
 def test_a_unit_of_somebody_else_is_not_touched(image: Path, folder: Path, imlmesh: Call) -> None:

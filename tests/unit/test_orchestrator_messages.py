@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -22,7 +22,7 @@ from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.trust import Signer
 
 MESH, ME = "home", "orchestra"
-PLAN_KEY, NODE_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+PLAN_KEY, NODE_KEY = SigningKey.generate(), SigningKey.generate()
 
 
 class FakeLink:
@@ -58,7 +58,7 @@ class Speaking:
         self.out = Outbound(MESH, ME, sealer, self.link, self.clock, self.stream, lambda: 41)
 
     def heard(self, node: str = "pi-1") -> list[Message]:
-        opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.public_key())
+        opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.verify_key)
         mine = (topics.to_node(MESH, node, Kind.ACK).rpartition("/")[0], f"imlmesh/1/{MESH}/all")
         return [
             opener.open(topics.parse(topic), payload, self.clock.now_ms())
@@ -172,12 +172,12 @@ class Listening:
         self.quiet: list[Any] = []
         self.live = False
         opener = Opener(
-            MESH, ME, lambda key_id, iss: NODE_KEY.public_key() if iss == "pi-1" else None
+            MESH, ME, lambda key_id, iss: NODE_KEY.verify_key if iss == "pi-1" else None
         )
         self.inbound = Inbound(opener, self.clock, self.stream, self)
         self.sealer = self.speaker(NODE_KEY)
 
-    def speaker(self, key: Ed25519PrivateKey) -> Sealer:
+    def speaker(self, key: SigningKey) -> Sealer:
         signer = Signer.of_key(key)
         sealer = Sealer(signer.sign, signer.key_id, MESH, "pi-1", Way.FROM)
         sealer.new_session(3, 1)

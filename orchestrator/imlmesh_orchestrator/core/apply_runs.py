@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
 from imlmesh_protocol import limits, states
@@ -34,6 +35,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
             bool(action.params) and has_templates(action.params),
             _asks(action),
             shape.opens[action.id],
+            action.target_mode != "any",
         )
         for action in plan.actions
     }
@@ -44,7 +46,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         digest=change.digest,
         by=change.by,
         expires_at_ms=change.expires_at_ms,
-        priority=change.priority,
+        cost=cost_of(change.priority),
         starts_at_ms=change.starts_at_ms,
         actions=actions,
         units=dict(actions),
