@@ -43,8 +43,10 @@ def service_records(
         try:
             for line in reading.stdout or ():
                 yield _record(json.loads(line))
-        finally:
+        except BaseException:
+            # whoever reads has seen enough
             reading.terminate()
+            raise
         said = (reading.stderr.read() if reading.stderr else b"").decode(errors="replace").strip()
     if reading.returncode > 0:
         raise MeshError("service.failed", f"journalctl: {said or reading.returncode}")

@@ -37,7 +37,7 @@ set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"
 cp -a "$2/." "$1/"
-while read -r source target; do
+while IFS="$(printf '\t')" read -r source target; do
     mkdir -p "$1$target"
     mount --bind "$source" "$1$target"
     mount -o remount,bind,ro "$1$target"
@@ -187,7 +187,7 @@ def _write_skeleton(folder: Path) -> None:
             (folder / entry.name).symlink_to(entry.readlink())
         elif entry.is_dir():
             mounts[entry] = str(entry)
-    (folder / "mounts").write_text("".join(f"{s} {t}\n" for s, t in mounts.items()))
+    (folder / "mounts").write_text("".join(f"{s}\t{t}\n" for s, t in mounts.items()))
     _write_environment(folder / "opt/imlmesh")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from booted import Booted, booted, lacks
+from booted import PYTHON, Booted, booted, lacks
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_protocol.errors import LinkError
 
@@ -84,7 +84,7 @@ def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
 
 def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
-    machine.run(*AS_ORCHESTRATOR, "/opt/imlmesh/bin/python", "-m", "imlmesh", *words)
+    machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
     done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
     assert f"✔ enable and start {NODE}" in done.stdout
     assert is_active(machine, NODE)
@@ -132,7 +132,7 @@ def test_the_user_of_nodes_reads_no_key_of_the_mesh(machine: Booted) -> None:
     for path in (f"{HOME}/ca/ca.key", f"{HOME}/broker/broker.key", f"{HOME}/orchestrator"):
         denied = machine.run(*as_node, "ls", "-l", path, check=False)
         assert "Permission denied" in denied.stderr, path
-    asked = machine.run(*as_node, "/opt/imlmesh/bin/python", "-m", "imlmesh", "status", check=False)
+    asked = machine.run(*as_node, PYTHON, "-m", "imlmesh", "status", check=False)
     assert asked.returncode != 0
 
 
@@ -157,6 +157,13 @@ def test_logs_come_from_the_journal_with_their_fields(machine: Booted) -> None:
     assert "node@pi-bed " in table
     assert "orchestrator " in table
     assert len(machine.imlmesh("service", "logs", "-n", "3").stdout.splitlines()) == 3
+    # Ctrl-C ends following, and journalctl with it
+    follow = ["service", "logs", "node", "-f", "-n", "1"]
+    ended = machine.run(
+        "timeout", "--signal=INT", "2", PYTHON, "-m", "imlmesh", *follow, check=False
+    )
+    assert "node@pi-bed " in ended.stdout
+    machine.until(lambda: machine.run("pgrep", "journalctl", check=False).returncode == 1)
 
 
 def test_a_node_that_hangs_is_ended_and_started_again(machine: Booted) -> None:

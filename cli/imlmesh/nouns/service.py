@@ -126,7 +126,7 @@ def logs(
     root: Root = None,
 ) -> None:
     """Show what services wrote into systemd's journal."""
-    from imlmesh.render import emit_record, say, write
+    from imlmesh.render import console, emit_record, say, write
     from imlmesh.service import installed
     from imlmesh.service_logs import record_line, service_records
     from imlmesh.units import KINDS
@@ -144,6 +144,8 @@ def logs(
     for record in service_records(machine, units, lines=lines, follow=follow):
         if settings.output == "table":
             write(record_line(record))
+            # whoever follows through a pipe waits for it
+            console().file.flush()
         else:
             emit_record({"schema": "imlmesh.service-log/1", **record}, line=True)
 
