@@ -6,6 +6,7 @@ services need.
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,8 +110,39 @@ def write_file(path: Path, text: str) -> None:
 
 
 def give(path: Path, owner: tuple[int, int]) -> None:
-    """Give `path`, and all below it, to a user and group; links are given, never followed."""
+    """Give `path`, and all below it, to a user and group.
+
+    It is walked by descriptors and links are given, never followed: whoever owns a folder of the
+    tree may put a link to anything there while root walks it.
+    """
     os.chown(path, *owner, follow_symlinks=False)
-    if path.is_dir() and not path.is_symlink():
-        for below in path.iterdir():
-            give(below, owner)
+    for _, folders, files, at in os.fwalk(path, follow_symlinks=False):
+        for name in (*folders, *files):
+            os.chown(name, *owner, dir_fd=at, follow_symlinks=False)
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a folder whose owner may be somebody else; what is copied is for its owner alone.
+
+    Walked like `give`; links stay links. OSError for what is neither file, folder nor link.
+    """
+    for place, folders, files, at in os.fwalk(source, follow_symlinks=False):
+        copied = target / Path(place).relative_to(source)
+        copied.mkdir(mode=0o700)
+        for name in (*folders, *files):
+            kind = os.stat(name, dir_fd=at, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(kind):
+                (copied / name).symlink_to(os.readlink(name, dir_fd=at))
+            elif not stat.S_ISDIR(kind):
+                _copy_file(name, at, copied / name)
+
+
+def _copy_file(name: str, at: int, target: Path) -> None:
+    # without waiting for the writer of a pipe
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    with os.fdopen(opened, "rb") as source, target.open("xb") as copy:
+        kind = os.fstat(source.fileno()).st_mode
+        if not stat.S_ISREG(kind):
+            raise OSError(f"{name} is no file, folder or link")
+        os.fchmod(copy.fileno(), kind & 0o700)
+        shutil.copyfileobj(source, copy)

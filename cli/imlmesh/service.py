@@ -4,6 +4,7 @@ The one rule: what can be wrong is looked at before the first deed, and doing al
 changes nothing. Deliberately absent: printing; the texts of units, which stand in systemd/.
 """
 
+import os
 import re
 import shutil
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from imlmesh.machine import Deed, Machine, give, write_file
+from imlmesh.machine import Deed, Machine, copy_private, give, write_file
 from imlmesh.mesh import broker_address, make_mesh
 from imlmesh.shipped import shipped
 from imlmesh.units import HARDWARE, Kind, hardware_text, is_ours, unit_name, unit_text
@@ -137,12 +138,10 @@ def _foundation(machine: Machine) -> list[Deed]:
     users = " and ".join(_USERS.values())
     return [
         Deed(f"make the users {users}, by {_USERS_FILE}", partial(_make_users, machine)),
-        # others may pass the home, to folders of their own; nobody may list it
-        Deed(
-            f"make {machine.at(SERVICE_HOME)}",
-            partial(_make_folder, machine, SERVICE_HOME, "orchestrator", 0o711),
+        *(
+            Deed(f"make {machine.at(folder)}", partial(_make_folder, machine.at(folder)))
+            for folder in (SERVICE_HOME, NODES)
         ),
-        Deed(f"make {machine.at(NODES)}", partial(_make_folder, machine, NODES, "node", 0o700)),
     ]
 
 
@@ -152,11 +151,11 @@ def _make_users(machine: Machine) -> None:
     machine.run("systemd-sysusers", _USERS_FILE.name)
 
 
-def _make_folder(machine: Machine, folder: Path, kind: Kind, mode: int) -> None:
-    path = machine.at(folder)
+def _make_folder(path: Path) -> None:
+    """Root's: services pass it, to what is theirs, and can put nothing else there."""
     path.mkdir(parents=True, exist_ok=True)
-    path.chmod(mode)
-    shutil.chown(path, *machine.owner(_USERS[kind]))
+    os.chown(path, 0, 0)
+    path.chmod(0o711)
 
 
 def _check_folder(machine: Machine, folder: Path) -> str:
@@ -187,9 +186,8 @@ def _move(machine: Machine, folder: Path, target: Path) -> None:
     with only_one(folder / "node.lock", "node.running"):
         new = target.with_name(f".{target.name}.new")
         shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(folder, new, symlinks=True)
+        copy_private(folder, new)
         give(new, owner)
-        new.chmod(0o700)
         new.rename(target)
         shutil.rmtree(folder)
 
