@@ -54,7 +54,7 @@ def test_its_own_tests_pass(drivers: dict[str, Path], environment: Path, name: s
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "14 passed" in done.stdout
+    assert "15 passed" in done.stdout
 
 
 def test_it_is_listed_with_its_package(person: Person, drivers: dict[str, Path]) -> None:

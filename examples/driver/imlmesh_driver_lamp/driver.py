@@ -53,15 +53,22 @@ class LampDriver(Driver):
     def set_level(self, call: Call, level: Level, seconds: Seconds = 0.0) -> LevelSet:
         """Go to a level, one by one over `seconds`; `previous` is the level before."""
         previous = self._level()
-        way = range(previous, level, 1 if level > previous else -1)
+        try:
+            self._go(call, previous, level, seconds)
+        except OSError:
+            # half a way is no effect: back, if the device still listens
+            self._device.set_level(previous)
+            raise
+        call.log(f"the lamp went from {previous} to {level}")
+        return {"level": level, "previous": previous}
+
+    def _go(self, call: Call, start: int, end: int, seconds: float) -> None:
+        way = range(start, end, 1 if end > start else -1)
         for done, between in enumerate(way):
-            call.check()
             call.progress(done / len(way), f"at {between}")
             self._device.set_level(between)
             time.sleep(seconds / len(way))
-        self._device.set_level(level)
-        call.log(f"the lamp went from {previous} to {level}")
-        return {"level": level, "previous": previous}
+        self._device.set_level(end)
 
     def safe(self) -> None:
         """Off: before the first action, at the end, and after an action was killed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh_driver_lamp.device import Device
 from imlmesh_driver_lamp.driver import LampDriver
 from imlmesh_drivers import Call, DriverError, Site
 from imlmesh_drivers.child import Child
@@ -58,6 +59,21 @@ def test_a_device_that_is_gone_is_told(driver: LampDriver, site: Site) -> None:
     with pytest.raises(DriverError) as caught:
         call(driver, "set_level", level=1)
     assert caught.value.code == "driver.unavailable"
+
+
+def test_half_a_way_is_gone_back(driver: LampDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def set_level(_device: Device, level: int) -> None:
+        asked.append(level)
+        if level == 3:
+            raise OSError("the wire is loose")
+
+    monkeypatch.setattr(Device, "set_level", set_level)
+    with pytest.raises(DriverError) as caught:
+        call(driver, "set_level", level=5)
+    assert caught.value.code == "driver.unavailable"
+    assert asked == [0, 1, 2, 3, 0]
 
 
 def test_it_declares_what_a_mesh_must_know() -> None:
