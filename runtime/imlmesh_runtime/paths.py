@@ -105,11 +105,11 @@ def find_home(flag: str | Path | None, environ: Mapping[str, str]) -> Home:
 def find_api(home: Home, *, service: Path | None = None) -> ApiAddress:
     """Where the orchestrator listens, from the home or else from the file `service`.
 
-    LinkError `orchestrator.unreachable` when neither file is there, `config.invalid` when one
-    is not readable as an address.
+    LinkError `orchestrator.unreachable` when neither file is there, InputError `access.denied`
+    when one is for another user, `config.invalid` when one is not readable as an address.
     """
     for path in (home.api_json, service):
-        if path is not None and path.exists():
+        if path is not None and _is_there(path):
             return _read_api(path)
     raise LinkError("orchestrator.unreachable", f"no orchestrator runs for {home.root}")
 
@@ -117,6 +117,16 @@ def find_api(home: Home, *, service: Path | None = None) -> ApiAddress:
 def write_api(home: Home, address: ApiAddress) -> None:
     """Tell where the orchestrator listens."""
     write_private(home.api_json, json.dumps(asdict(address)).encode())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as exc:
+        raise InputError("access.denied", f"{path} is for another user") from exc
 
 
 def _read_api(path: Path) -> ApiAddress:
