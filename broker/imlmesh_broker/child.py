@@ -84,14 +84,16 @@ class Broker(ABC):
         LinkError `broker.missing` when it is not installed, `broker.failed` when it ends.
         """
         self.port = self.place.port or free_port(self.place.host, USUAL_PORT)
+        again: set[int] = set()
         while self._child is None:
             try:
                 self._child = await self._launch(self.command())
             except LinkError:
-                # somebody may have taken the port since it was found free
+                # somebody may have taken the port since it was found free, and left it since
                 following = free_port(self.place.host, self.port)
-                if self.place.port is not None or following == self.port:
+                if self.place.port is not None or following in again:
                     raise
+                again.add(following)
                 self.port = following
         self._keeper = asyncio.get_running_loop().create_task(self._keep(self._child))
         return self.port
