@@ -84,7 +84,9 @@ def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
 
 
 def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
+    policy = "/opt/checkout/examples/greenhouse.policy.toml"
     words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
+    words += ("--policy", policy)
     machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
     done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
     assert f"✔ enable and start {NODE}" in done.stdout
@@ -94,10 +96,17 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
 
 
 def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:
+    """Drivers in the node, in a thread and in a child process, and a command."""
     done = machine.imlmesh("plan", "run", "/opt/checkout/examples/hello.iml.yaml")
     assert done.returncode == 0, done.stderr
     note = machine.run("cat", f"{FOLDER}/files/hello.txt").stdout
     assert note.startswith("Hello from ")
+    for action, params, wanted in (
+        ("iot.digital_write", {"pin": 17, "value": 1}, {"pin": 17, "value": 1, "previous": 0}),
+        ("os_exec.run_command", {"command": ["expr", "40", "+", "2"]}, {"stdout": "42\n"}),
+    ):
+        called = machine.imlmesh("action", "call", action, "--params", json.dumps(params), "--json")
+        assert wanted.items() <= json.loads(called.stdout)["result"].items(), called.stdout
 
 
 def test_a_node_changes_its_files_and_nothing_else(machine: Booted) -> None:
