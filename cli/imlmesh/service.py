@@ -89,9 +89,13 @@ def install_node(
         hint = "imlmesh service install node FOLDER, which `imlmesh node provision` made"
         raise InputError("usage", f"{machine.at(NODES)} holds no node yet", hint=hint)
     deeds = _foundation(machine)
-    if folder is not None:
-        target = machine.at(NODES / nodes[0])
-        deeds.append(Deed(f"move {folder} to {target}", partial(_move, machine, folder, target)))
+    for target in (machine.at(NODES / node) for node in nodes):
+        if folder is not None and not target.exists():
+            move = partial(_move, machine, folder, target)
+            deeds.append(Deed(f"move {folder} to {target}", move))
+        else:
+            own = partial(_own, machine, target, "node")
+            deeds.append(Deed(f"give {target} to {_USERS['node']}", own))
     deeds.append(_write_unit(machine, unit_name("node"), lambda: text))
     if hardware:
         deeds.append(_write_unit(machine, HARDWARE, lambda: hardware_text(machine.groups())))
@@ -178,16 +182,12 @@ def _check_folder(machine: Machine, folder: Path) -> str:
 
 def _move(machine: Machine, folder: Path, target: Path) -> None:
     """Copied under another name first, so that one whole folder is left whatever happens."""
-    owner = machine.owner(_USERS["node"])
-    if target.exists():
-        give(target, owner)
-        return
     # a node that still runs from the folder would go on beside its twin
     with only_one(folder / "node.lock", "node.running"):
         new = target.with_name(f".{target.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         copy_private(folder, new)
-        give(new, owner)
+        _own(machine, new, "node")
         new.rename(target)
         shutil.rmtree(folder)
 
@@ -198,11 +198,14 @@ def _make_mesh(home: Path) -> None:
     mesh.settle_port(USUAL_PORT)
 
 
+def _own(machine: Machine, path: Path, kind: Kind) -> None:
+    give(path, machine.owner(_USERS[kind]))
+
+
 def _own_home(machine: Machine) -> None:
-    owner = machine.owner(_USERS["orchestrator"])
     for path in machine.at(SERVICE_HOME).iterdir():
         if path != machine.at(NODES):
-            give(path, owner)
+            _own(machine, path, "orchestrator")
 
 
 def _write_unit(machine: Machine, name: str, text: Callable[[], str]) -> Deed:
