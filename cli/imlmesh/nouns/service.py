@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 app = noun(
     "Let systemd run a node or the orchestrator: from the start of the machine, and again when it ends.",
     """\
-sudo imlmesh service install node pi-bed    the folder that `node provision` made
+imlmesh service install node pi-bed --dry-run    what it would do
+sudo imlmesh service install node pi-bed         the folder that `node provision` made
 sudo imlmesh service install orchestrator
 imlmesh service logs node -f""",
 )
@@ -30,9 +31,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 @verb(
     app,
     """\
+imlmesh service install orchestrator --dry-run       what it would do
 sudo imlmesh service install node pi-bed             moves the folder and starts the node
 sudo imlmesh service install node pi-bed --hardware  pins and buses too
-imlmesh service install orchestrator --dry-run
 sudo imlmesh service install orchestrator --broker 192.168.1.20:8884
 sudo imlmesh service install node pi-bed --root /mnt/image""",
 )
@@ -96,7 +97,7 @@ def _tell_broker(machine: "Machine", broker: str | None) -> None:
     say(f"it calls the broker at {address}, a service of its own: docs/firmware.md")
 
 
-@verb(app, "sudo imlmesh service uninstall node\nimlmesh service uninstall orchestrator --dry-run")
+@verb(app, "imlmesh service uninstall node --dry-run\nsudo imlmesh service uninstall node")
 def uninstall(which: Which, root: Root = None, dry_run: DryRun = False) -> None:
     """Stop a service and remove its unit; data and users stay."""
     from imlmesh.render import say
