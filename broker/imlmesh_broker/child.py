@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 USUAL_PORT = 8883
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
+# whoever listens and says nothing is not our broker, which may have ended meanwhile
+_HANDSHAKE_S = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,14 +84,16 @@ class Broker(ABC):
         LinkError `broker.missing` when it is not installed, `broker.failed` when it ends.
         """
         self.port = self.place.port or free_port(self.place.host, USUAL_PORT)
+        again: set[int] = set()
         while self._child is None:
             try:
                 self._child = await self._launch(self.command())
             except LinkError:
-                # somebody may have taken the port since it was found free
+                # somebody may have taken the port since it was found free, and left it since
                 following = free_port(self.place.host, self.port)
-                if self.place.port is not None or following == self.port:
+                if self.place.port is not None or following in again:
                     raise
+                again.add(following)
                 self.port = following
         self._keeper = asyncio.get_running_loop().create_task(self._keep(self._child))
         return self.port
@@ -130,7 +134,7 @@ class Broker(ABC):
                 text = f"{self.program} ended with code {child.returncode}; see {self.place.log}"
                 raise LinkError("broker.failed", text)
             try:
-                async with asyncio.timeout_at(deadline_s):
+                async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
                         self.place.host, self.port, ssl=context
                     )

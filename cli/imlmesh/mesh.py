@@ -1,7 +1,8 @@
 """The files of a mesh on this computer: made on the first start, found again later.
 
 The one rule: nothing is made anew that exists; ids, keys and the broker's port stay, since nodes
-elsewhere rely on them. Deliberately absent: processes.
+elsewhere rely on them. The port is settled when a broker of the mesh first serves on it: until
+then another program may take it. Deliberately absent: processes.
 """
 
 import json
@@ -9,10 +10,9 @@ import os
 import platform
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imlmesh_broker.child import USUAL_PORT, free_port
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place
@@ -35,17 +35,28 @@ _DEFAULT_POLICIES = {
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A mesh whose files are in `home`."""
+    """A mesh whose files are in `home`; `port` is None until its broker has served once."""
 
     home: Home
     authority: Authority
-    port: int
+    port: int | None
     timing: str
 
     @property
     def broker_address(self) -> str:
-        """address:port of the broker, as nodes of this computer reach it."""
+        """address:port of the broker, as nodes of this computer reach it; InputError
+        `home.missing` before the first start."""
+        if self.port is None:
+            text = f"the mesh of {self.home.root} has not been started yet"
+            raise InputError("home.missing", text, hint="imlmesh up starts it")
         return f"{ADDRESS}:{self.port}"
+
+    def settle_port(self, port: int) -> "Mesh":
+        """The mesh whose broker serves on `port` from now on."""
+        if port == self.port:
+            return self
+        _write_settings(self.home, port=port, timing=self.timing)
+        return replace(self, port=port)
 
     def own_node(self, name: str, policy: Path | None = None) -> Path:
         """The folder of a node of this home, provisioned as local_worker when it is new."""
@@ -72,7 +83,8 @@ def open_mesh(home: str | Path | None) -> Mesh:
     path = _settings_file(found)
     try:
         table = tomllib.loads(read_file(path).decode())
-        return Mesh(found, authority, int(table["port"]), str(table["timing"]))
+        port = table.get("port")
+        return Mesh(found, authority, port and int(port), str(table["timing"]))
     except (ValueError, KeyError) as exc:
         raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
 
@@ -88,9 +100,7 @@ def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:
         Authority.create(found, MESH, ORCHESTRATOR)
     path = _settings_file(found)
     if not path.exists():
-        fields = {"port": free_port(ADDRESS, USUAL_PORT), "timing": timing or "wan"}
-        lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
-        write_private(path, "".join(lines).encode())
+        _write_settings(found, timing=timing or "wan")
     mesh = open_mesh(home)
     if timing is not None and timing != mesh.timing:
         text = f"the mesh of {found.root} has the timing {mesh.timing}; its nodes rely on it"
@@ -125,6 +135,11 @@ def machine_name() -> str:
     if not plain or plain == ORCHESTRATOR:
         return "this-computer"
     return plain[:63]
+
+
+def _write_settings(home: Home, **fields: str | int) -> None:
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
+    write_private(_settings_file(home), "".join(lines).encode())
 
 
 def _settings_file(home: Home) -> Path:

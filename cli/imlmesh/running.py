@@ -42,7 +42,7 @@ class RunningMesh:
         )
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
-        await self._broker.start()
+        self.mesh = mesh.settle_port(await self._broker.start())
         return chosen.program
 
     async def start_orchestrator(self) -> Client:

@@ -16,14 +16,17 @@ from imlmesh_drivers.base import (
     WritePath,
     action,
 )
+from imlmesh_drivers.buses import BusRules, I2cRules
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
     "Argv",
+    "BusRules",
     "Call",
     "CommandRule",
     "Driver",
     "Guard",
+    "I2cRules",
     "Pin",
     "PinRules",
     "ReadPath",

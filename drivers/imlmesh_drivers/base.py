@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Interval
 
+from imlmesh_drivers.buses import BusRules
 from imlmesh_protocol.errors import DriverDenied, DriverError
 from imlmesh_protocol.limits import (
     LOG_LINE_BYTES,
@@ -86,11 +87,12 @@ class Site:
     #: by the name that a plan may use as the first word of a command
     commands: Mapping[str, CommandRule] = field(default_factory=dict)
     pins: PinRules | None = None
+    buses: BusRules = field(default_factory=BusRules)
     env: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, Any]:
         """Plain dicts and lists for the first frame to a child; pins become text keys."""
-        wire = asdict(self)
+        wire = asdict(self) | {"buses": self.buses.to_wire()}
         if self.pins:
             wire["pins"]["safe"] = {str(pin): level for pin, level in self.pins.safe.items()}
         return wire
@@ -115,6 +117,7 @@ class Site:
                 allow=tuple(pins["allow"]),
                 safe={int(pin): level for pin, level in pins["safe"].items()},
             ),
+            buses=BusRules.from_wire(wire["buses"]),
             env=dict(wire["env"]),
         )
 
@@ -302,6 +305,10 @@ def action(
     return declare
 
 
+def _to_nobody(*_: Any) -> None:
+    """Where a driver's events go that nobody runs."""
+
+
 class Driver:
     """Base of all drivers; one object serves all calls of its module on a node.
 
@@ -324,12 +331,24 @@ class Driver:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        #: tells what a source saw, outside of any call: its name (an id) and plain values
+        self.emit: Callable[[str, Mapping[str, Any]], None] = _to_nobody
+        #: gives a plain value to the driver's successor, should this process end; see `restore`
+        self.keep: Callable[[Any], None] = _to_nobody
+
+    def restore(self, kept: Any) -> None:
+        """Take up what the driver before this one kept last; called after `safe`."""
 
     def safe(self) -> None:
         """Bring what the driver moves into its safe state; called before it serves, and at the end."""
 
     def close(self) -> None:
         """Give back what the driver holds; nothing is called after it."""
+
+    @classmethod
+    def stands_guard(cls, site: Site) -> bool:
+        """Whether it has a safe state to set as soon as its node runs, before any call."""
+        return False
 
     @classmethod
     def runs_of(cls, name: str) -> Runs:

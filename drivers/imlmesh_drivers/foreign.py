@@ -32,6 +32,9 @@ _CLASSES: dict[str, type[DriverError]] = {
     "policy.path": DriverDenied,
     "policy.command": DriverDenied,
     "policy.pin": DriverDenied,
+    "policy.bus": DriverDenied,
+    "policy.broker": DriverDenied,
+    "mqtt.refused": DriverDenied,
 }
 
 

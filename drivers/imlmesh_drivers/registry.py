@@ -31,7 +31,7 @@ GROUP = "imlmesh.drivers"
 _BUILTIN = {
     "fake": "imlmesh_drivers.fake:Fake",
     "filesystem": "imlmesh_drivers.filesystem:Filesystem",
-    "iot": "imlmesh_drivers.iot:Gpio",
+    "iot": "imlmesh_drivers.iot:Iot",
     "os_exec": "imlmesh_drivers.os_exec:OsExec",
 }
 

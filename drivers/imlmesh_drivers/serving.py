@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
@@ -34,6 +35,14 @@ class Outlet:
         with self._lock:
             self._pipe.write(encoded)
             self._pipe.flush()
+
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Send what a source of the driver saw."""
+        self.send("event", name, dict(values))
+
+    def keep(self, value: Any) -> None:
+        """Send what this child's successor shall know."""
+        self.send("keep", value)
 
     def call(self, number: int, dispatch: str) -> Call:
         """A Call whose lines, progress and readings go out as frames."""
@@ -137,7 +146,10 @@ def serve(module: str) -> None:
         # libraries leave files in the current folder (lgpio does)
         os.chdir(site.files)
         driver = driver_class(module)(site)
+        driver.emit, driver.keep = outlet.event, outlet.keep
         driver.safe()
+        if len(first) > 1:
+            driver.restore(first[1])
     except Exception as exc:
         error = coded(exc)
         outlet.send("failed", error.code, error.message)

@@ -13,6 +13,7 @@ from typing import Any
 
 from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.registry import builtin_modules, modules
+from imlmesh_node.buses import read_buses
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
@@ -178,6 +179,7 @@ def _site(reader: Reader, folder: Path) -> Site:
         write_roots=write_roots,
         commands=_commands(reader.table("commands")),
         pins=_pins(reader.table("pins")),
+        buses=read_buses(reader),
         env=env,
     )
 

@@ -1,4 +1,4 @@
-"""The process of a node: `python -m imlmesh_node FOLDER`, or `imlmesh node run FOLDER`.
+"""The process of a node: `python -m imlmesh_node [--simulate] FOLDER`, or `imlmesh node run FOLDER`.
 
 The one rule: everything that it is comes from its folder. Deliberately absent: when to end;
 `runtime/process` knows that.
@@ -8,11 +8,13 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from imlmesh_node.config import load_config, load_policy
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
+from imlmesh_node.simulated import simulated
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.link.mqtt import MqttLink
@@ -23,13 +25,17 @@ from imlmesh_runtime.trust import NodeKeys
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
 
 
-async def run_node(folder: Path) -> int:
+async def run_node(folder: Path, simulate: bool = False) -> int:
     """Run the node of `folder` until told to end; 0, or 1 when it could not go on.
+
+    With `simulate` its pins and buses are twins in a greenhouse, whatever the policy says of them.
 
     Raises InputError, TrustError or StoreError when the folder cannot be used.
     """
     with only_one(folder / "node.lock", "node.running"):
         setup = load_setup(folder)
+        if simulate:
+            setup = replace(setup, policy=simulated(setup.policy))
         config = setup.config
         journal = Journal.open(folder / "journal.db")
         loaded = await journal.load(time.time_ns() // 1_000_000)
@@ -54,8 +60,9 @@ def load_setup(folder: Path) -> Setup:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the node of the folder `argv[0]`; returns the exit code, raises what `run_node` raises."""
-    if len(argv) != 1:
-        raise InputError("usage", "python -m imlmesh_node FOLDER")
+    """Run the node of a folder; returns the exit code, raises what `run_node` raises."""
+    folders = [word for word in argv if word != "--simulate"]
+    if len(folders) != 1:
+        raise InputError("usage", "python -m imlmesh_node [--simulate] FOLDER")
     set_up_logs()
-    return asyncio.run(run_node(Path(argv[0]).absolute()))
+    return asyncio.run(run_node(Path(folders[0]).absolute(), "--simulate" in argv))

@@ -63,7 +63,8 @@ class RunningNode:
         self._readings = Readings(send, is_open, self.clocks.mesh, self.refusals.note)
         self._streams = EventStreams(send, is_open, self._readings)
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
-        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder)
+        simulated = setup.policy.site.buses.simulate
+        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
         self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
         self.agent = Agent(
             AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records

@@ -46,16 +46,21 @@ class Birth:
     profile: str
     timing: Timing
     folder: Path
+    simulated: bool = False
 
     def fields(self) -> dict[str, Any]:
         return {
             "state": "online",
             "manifest": self.manifest.to_wire(),
-            "facts": health.facts(self.manifest.modules),
+            "facts": health.facts(self.manifest.modules) | self._simulation(),
             "profile": self.profile,
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
         }
+
+    def _simulation(self) -> dict[str, bool]:
+        """A fact that selectors can ask for; only a simulated node has it."""
+        return {"simulated": True} if self.simulated else {}
 
 
 class Performer:

@@ -24,6 +24,9 @@ from imlmesh_runtime.clock import Clock
 #: what a retained status looks like when it comes again
 _HINTS = frozenset({"message.expired", "message.replayed"})
 
+# before the name of what saw something, such as a pin
+_SOURCE = "source/"
+
 
 class Heard(Protocol):
     """Where what was believed goes."""
@@ -169,7 +172,12 @@ class Inbound:
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
-        """Log lines and progress; sources end here."""
+        """Log lines, progress and sources."""
+        if message.channel.startswith(_SOURCE):
+            name = message.channel.removeprefix(_SOURCE)
+            values = _few_and_plain(message.fields.get("values", {}))
+            seen = {"at_ms": at_ms, "node": message.iss, "source": name, "values": values}
+            self._stream.source(seen)
         if message.channel not in topics.CHANNELS:
             return
         body = message.fields
@@ -193,6 +201,19 @@ class Inbound:
             if code in CODES and type(count) is int:
                 text = f"the node has refused {count} such messages"
                 self._stream.refusal(at_ms, {"node": message.iss}, code, text)
+
+
+def _few_and_plain(values: dict[str, Any]) -> dict[str, Any]:
+    """What a source saw, as watchers get it; `message.invalid` when it is more than a few scalars."""
+    plain = all(
+        type(value) in (int, float, bool, type(None))
+        or (type(value) is str and len(value) <= limits.SOURCE_TEXT_CHARS)
+        for value in values.values()
+    )
+    if not plain or len(values) > limits.SOURCE_VALUES:
+        text = f"a source tells at most {limits.SOURCE_VALUES} plain values"
+        raise ProtocolError("message.invalid", text)
+    return values
 
 
 def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:

@@ -59,6 +59,7 @@ class Outlook:
             # it runs where the work was done, whatever the plan says of its target
             record = self.run.actions[name]
             record.action = record.action.model_copy(update=_ANYWHERE)
+            record.member_wise = False
         for record in self.run.actions.values():
             if record.member_wise:
                 nodes = nodes_of(state, self.run, record)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.signing import VerifyKey
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
@@ -52,7 +52,7 @@ class Voice:
     mesh: str
     me: str
     signer: Signer
-    find_key: Callable[[bytes, str], Ed25519PublicKey | None]
+    find_key: Callable[[bytes, str], VerifyKey | None]
     #: what people call an enrolled node
     alias: Callable[[str], str]
 
@@ -223,7 +223,7 @@ class Shell:
         )
 
     async def answer_approval(self, approval: str, option: str, by: str) -> None:
-        """A person's choice, stored; `approval.closed`, `approval.option` when it does not count."""
+        """A person's choice, stored; `approval.closed`, `.superseded`, `.option` when it does not count."""
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
 

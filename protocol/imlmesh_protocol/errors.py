@@ -104,6 +104,7 @@ CODES: dict[str, Code] = {
     "run.expired": Code("mesh", False, "raise ttl_seconds"),
     "approval.not_found": Code("input", False, "imlmesh approval list"),
     "approval.closed": Code("input", False, "the first answer counted: imlmesh approval show ID"),
+    "approval.superseded": Code("input", True, "look at the new question: imlmesh approval list"),
     "approval.option": Code("input", False, "use one of the options of: imlmesh approval show ID"),
     "approval.four_eyes": Code("input", False, "somebody else has to answer"),
     "node.not_found": Code("input", False, "imlmesh node list"),
@@ -139,7 +140,16 @@ CODES: dict[str, Code] = {
     "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
     "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
     "driver.unavailable": Code("here", True, "check device and wiring", "OSError"),
+    "driver.reading": Code(
+        "here", True, "the sensor answered nonsense: try again, then check its wiring", "OSError"
+    ),
     "result.too_large": Code("input", False, "return less, or move data by file", "ValueError"),
+    "mqtt.unreachable": Code(
+        "mesh", True, "check address and port of your broker", "ConnectionError"
+    ),
+    "mqtt.refused": Code(
+        "input", False, "check user name, password and rights at your broker", "PermissionError"
+    ),
     "policy.module": Code(
         "input", False, "allow it in the node's policy.toml [modules]", "PermissionError"
     ),
@@ -151,6 +161,10 @@ CODES: dict[str, Code] = {
     ),
     "policy.command": Code("input", False, "allow it in policy.toml [commands]", "PermissionError"),
     "policy.pin": Code("input", False, "allow it in policy.toml [pins]", "PermissionError"),
+    "policy.bus": Code(
+        "input", False, "allow it in policy.toml [i2c], [serial] or [onewire]", "PermissionError"
+    ),
+    "policy.broker": Code("input", False, "allow it in policy.toml [mqtt]", "PermissionError"),
     "policy.invalid": Code("input", False, "fix policy.toml at the named place"),
     # messages
     "message.invalid": Code("peer", False, "the sender speaks another version or is broken"),
@@ -216,6 +230,9 @@ CODES: dict[str, Code] = {
     "internal": Code("here", False, "please report it with the log", "RuntimeError"),
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
+
+#: with these a node ends what it never began: no slot was free in time, or another held a claim
+NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 
 
 @dataclass(frozen=True, slots=True)

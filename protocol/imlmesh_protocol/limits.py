@@ -87,7 +87,7 @@ MEMORY_KEY_CHARS = 128  # as long as the longest name of a plan
 NAME_CHARS = 128  # of any name that people give; our own ids are shorter
 APPROVAL_CHARS = 2_000  # of what a plan asks a person: more nobody reads before answering
 APPROVAL_OPTIONS = 20  # a person chooses among a handful
-OPTION_CHARS = 64  # of one answer: it is typed on a command line
+OPTION_CHARS = 256  # of one answer: a sentence; plans from language models write whole ones
 SELECTOR_CHARS = 1_024  # a selector is one line that a person reads
 SELECTOR_DEPTH = 16  # brackets and "not"; more nobody can read
 
@@ -139,6 +139,9 @@ PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer
+APPROVAL_LIST = (
+    500  # questions in one answer, the most urgent first: nobody answers more in an hour
+)
 ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
 ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
@@ -180,7 +183,6 @@ OUTPUT_STORE_MB = (
     1_024  # of the whole store, then the oldest readings go: half a small SD card's rest
 )
 TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
-TELEMETRY_POINTS = 20_000  # in one answer, ~1 MB; `telemetry export` streams all of them
 EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 
 # node
@@ -203,6 +205,19 @@ LOG_TAIL_S = 1.0  # no new line that long after a run: a node that still has som
 LOG_LINES_WAITING = 8_000  # two actions' worth for each pair of slots; then the oldest are dropped
 OUTPUT_BYTES = 64 * 1024  # of each stream of a command kept in its result
 COMMAND_OUTPUT_BYTES = 16 * 1024 * 1024  # a command that prints more runs wild: it is killed
+DRIVER_RESTARTS = 3  # of a child that ends unasked, with nothing good between
+DRIVER_STEADY_S = 60  # a child that lived so long ended for another reason than the one before it
+SOURCE_VALUES = 40  # of one event of a source: what it saw, in few words
+SOURCE_TEXT_CHARS = 256  # of a text among them
+SOURCE_EVENTS_WAITING = 1_000  # of all sources of a node while nobody listens; then the oldest go
+SOURCE_EVENTS_PER_S = 100  # sent by one node: what a person or a trigger can make use of
+I2C_WRITE_BYTES = 8_192  # the kernel's own limit of one message (i2c-dev)
+SERIAL_WRITE_BYTES = 64 * 1024  # 3 s at 230,400 baud; the longest timeout sends 690 KB
+MQTT_MESSAGES = 1_000  # of one subscription: what fits into a result and a template
+MQTT_RECEIVED_BYTES = 512 * 1024  # of the whole connection, packets and all: a flood ends it
+MQTT_KEPT_BYTES = 96 * 1024  # of topics and payloads: escaped they still fit into a result
+MQTT_PAYLOAD_BYTES = 192 * 1024  # published: as long as params may be
+MQTT_TEXT_BYTES = 65_535  # of a topic, user name or password: MQTT 3.1.1, 1.5.3
 TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
@@ -211,6 +226,14 @@ DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and dr
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+
+
+def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:
+    """The lease of a dispatch: the lost window, or what the plan wants, but at least two heartbeats.
+
+    A beat may get lost; with a shorter lease every node would end the work before its next one.
+    """
+    return lost_ms if wanted_s is None else max(wanted_s * 1_000, 2 * heartbeat_ms)
 
 
 def stop_ms(lease_ms: int) -> int:

@@ -3,9 +3,13 @@
 The one rule: a private key is written once, atomically, for its owner alone, and a key file
 that others could have read or written is not silently used. Certificates are only named here;
 making them is the orchestrator's `ca`. Deliberately absent: envelopes, revocation.
+
+Signatures are libsodium's (docs/adr/0012); certificates need more, and who never makes one never
+loads it.
 """
 
 import base64
+import binascii
 import hashlib
 import json
 import logging
@@ -17,9 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.signing import SigningKey, VerifyKey
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import TrustError
@@ -33,13 +35,18 @@ _MTIME_TICK_NS = 1_000_000_000
 _P = 2**255 - 19
 _D = -121665 * pow(121666, -1, _P) % _P
 
+# What stands before the 32 raw bytes of an Ed25519 key in PKCS 8 and in SubjectPublicKeyInfo:
+# the whole structure is fixed by RFC 8410, sections 4 and 7.
+_PRIVATE_HEAD = bytes.fromhex("302e020100300506032b657004220420")
+_PUBLIC_HEAD = bytes.fromhex("302a300506032b6570032100")
+
 
 def key_id(raw_public: bytes) -> bytes:
     """How an envelope names a key: the first 8 bytes of the SHA-256 of the 32 raw ones."""
     return hashlib.sha256(raw_public).digest()[:8]
 
 
-def public_key(raw: bytes) -> Ed25519PublicKey:
+def public_key(raw: bytes) -> VerifyKey:
     """An Ed25519 public key of 32 raw bytes; TrustError `trust.file` for a small-order one.
 
     A point whose order divides 8 verifies signatures that nobody made. Such points have y = 0,
@@ -49,7 +56,7 @@ def public_key(raw: bytes) -> Ed25519PublicKey:
     weak = y % _P in (0, 1, _P - 1) or (_D * pow(y, 4, _P) + 2 * y * y - 1) % _P == 0
     if len(raw) != 32 or weak:
         raise TrustError("trust.file", "not an Ed25519 public key that can be trusted")
-    return Ed25519PublicKey.from_public_bytes(raw)
+    return VerifyKey(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class PublicKey:
     """A key to check signatures with, and its name in envelopes."""
 
     key_id: bytes
-    key: Ed25519PublicKey
+    key: VerifyKey
 
     @classmethod
     def of_raw(cls, raw: bytes) -> Self:
@@ -74,22 +81,45 @@ class Signer:
     sign: Callable[[bytes], bytes]
 
     @classmethod
-    def of_key(cls, private: Ed25519PrivateKey) -> Self:
+    def of_key(cls, private: SigningKey) -> Self:
         """Sign with `private`."""
-        raw = private.public_key().public_bytes_raw()
-        return cls(key_id(raw), raw, private.sign)
+        raw = bytes(private.verify_key)
+        return cls(key_id(raw), raw, lambda data: private.sign(data).signature)
 
 
 def new_signing_key() -> tuple[bytes, bytes]:
     """(private PEM, public PEM) of a fresh Ed25519 key."""
-    private = Ed25519PrivateKey.generate()
-    return private_pem(private), private.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = SigningKey.generate()
+    return (
+        _pem("PRIVATE KEY", _PRIVATE_HEAD + bytes(private)),
+        _pem("PUBLIC KEY", _PUBLIC_HEAD + bytes(private.verify_key)),
     )
 
 
+def _pem(label: str, der: bytes) -> bytes:
+    text = base64.encodebytes(der).decode()
+    return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
+
+
+def _of_pem(path: Path, pem: bytes, label: str, head: bytes) -> bytes:
+    """The 32 raw bytes of an Ed25519 key that OpenSSL, or we, wrote; TrustError `trust.file`."""
+    lines = pem.strip().splitlines()
+    marks = (f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode())
+    if len(lines) < 3 or (lines[0], lines[-1]) != marks:
+        raise TrustError("trust.file", f"{path} is not the PEM of a {label.lower()}")
+    try:
+        der = base64.b64decode(b"".join(lines[1:-1]), validate=True)
+    except binascii.Error as exc:
+        raise TrustError("trust.file", f"{path} is not the PEM of a {label.lower()}") from exc
+    if len(der) != len(head) + 32 or not der.startswith(head):
+        raise TrustError("trust.file", f"{path} is not an Ed25519 key")
+    return der[len(head) :]
+
+
 def private_pem(private: Any) -> bytes:
-    """PKCS 8 PEM without a passphrase: the file's mode is what protects it."""
+    """PKCS 8 PEM of a TLS key, without a passphrase: the file's mode is what protects it."""
+    from cryptography.hazmat.primitives import serialization
+
     pem: bytes = private.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -101,24 +131,12 @@ def private_pem(private: Any) -> bytes:
 def load_signer(path: Path, *, strict: bool = False) -> Signer:
     """The signer of an Ed25519 PEM file; TrustError `trust.file`, `trust.mode`."""
     pem = read_private(path, strict=strict)
-    try:
-        private = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise TrustError("trust.file", f"{path} is not a private key: {exc}") from exc
-    if not isinstance(private, Ed25519PrivateKey):
-        raise TrustError("trust.file", f"{path} is not an Ed25519 key")
-    return Signer.of_key(private)
+    return Signer.of_key(SigningKey(_of_pem(path, pem, "PRIVATE KEY", _PRIVATE_HEAD)))
 
 
 def load_public(path: Path) -> PublicKey:
     """The public key of an Ed25519 PEM file; TrustError `trust.file`."""
-    try:
-        key = serialization.load_pem_public_key(read_file(path))
-    except (ValueError, UnsupportedAlgorithm) as exc:
-        raise TrustError("trust.file", f"{path} is not a public key: {exc}") from exc
-    if not isinstance(key, Ed25519PublicKey):
-        raise TrustError("trust.file", f"{path} is not an Ed25519 key")
-    return PublicKey.of_raw(key.public_bytes_raw())
+    return PublicKey.of_raw(_of_pem(path, read_file(path), "PUBLIC KEY", _PUBLIC_HEAD))
 
 
 def new_tls_key(name: str) -> tuple[bytes, bytes]:
@@ -128,7 +146,7 @@ def new_tls_key(name: str) -> tuple[bytes, bytes]:
     """
     # Certificates are made by a few short commands; a node never pays for this import.
     from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     private = ec.generate_private_key(ec.SECP256R1())
@@ -202,7 +220,7 @@ class NodeKeys:
             ),
         )
 
-    def find_key(self, key_id: bytes, _iss: str) -> Ed25519PublicKey | None:
+    def find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
         """The plan key when it is the one named: everything down is signed by it."""
         return self.plan.key if key_id == self.plan.key_id else None
 
@@ -225,7 +243,7 @@ class EnrolledNode:
 
     def to_record(self) -> dict[str, Any]:
         """What enrolled/<id>.json holds; `identity` is base64 of the raw public key."""
-        raw = self.identity.key.public_bytes_raw()
+        raw = bytes(self.identity.key)
         return {
             "id": self.id,
             "alias": self.alias,
@@ -248,7 +266,7 @@ class Enrolled:
         self._seen_files: set[str] = set()
         self._seen_mtime_ns = -1
 
-    def find(self, key_id: bytes, iss: str) -> Ed25519PublicKey | None:
+    def find(self, key_id: bytes, iss: str) -> VerifyKey | None:
         """The key that node `iss` signs with, when it is the one named `key_id`."""
         node = self.node(iss)
         if node is None or node.identity.key_id != key_id:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from imlmesh_drivers.base import Call, PinRules, Site
-from imlmesh_drivers.invoke import perform
-from imlmesh_drivers.iot import Gpio
+from imlmesh_drivers.invoke import perform, perform_now
+from imlmesh_drivers.iot import Iot
 from imlmesh_drivers.registry import driver_class, module_of, modules
 from imlmesh_protocol.errors import DriverError
 
@@ -62,25 +62,26 @@ def test_an_entry_point_that_is_no_driver_of_its_module(module: str) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_a_built_in_driver_is_not_replaced() -> None:
-    assert driver_class("iot") is Gpio
+    assert driver_class("iot") is Iot
 
 
 @pytest.mark.parametrize(
     ("factory", "library"), [("mock", "gpiozero.pins.mock"), ("native", "gpiozero.pins.lgpio")]
 )
-async def test_a_missing_pin_library_is_named_and_nothing_else_is_tried(
+def test_a_missing_pin_library_is_named_and_nothing_else_is_tried(
     factory: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    driver = Gpio(Site(files="/", pins=PinRules(factory, (4,))))  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "imlmesh_drivers.iot.twins.pins", raising=False)
+    driver = Iot(Site(files="/", pins=PinRules(factory, (4,))))  # type: ignore[arg-type]
     with pytest.raises(DriverError) as caught:
-        await perform(driver, "digital_write", {"pin": 4, "value": 1}, Call("d"))
+        perform_now(driver, "digital_write", {"pin": 4, "value": 1}, Call("d"))
     assert caught.value.code == "driver.missing"
     assert "imlmesh[gpio]" in caught.value.message
 
 
-async def test_a_pin_that_the_board_lacks_is_unavailable() -> None:
-    driver = Gpio(Site(files="/", pins=PinRules("mock", (50,))))
+def test_a_pin_that_the_board_lacks_is_unavailable() -> None:
+    driver = Iot(Site(files="/", pins=PinRules("mock", (50,))))
     with pytest.raises(DriverError) as caught:
-        await perform(driver, "digital_read", {"pin": 50}, Call("d"))
+        perform_now(driver, "digital_read", {"pin": 50}, Call("d"))
     assert caught.value.code == "driver.unavailable"

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import CommandRule, Site
+from imlmesh_drivers.base import CommandRule, PinRules, Site
+from imlmesh_drivers.buses import BusRules
 from imlmesh_node.core.commands import KillReason
 from imlmesh_node.core.events import DriverFinished
 from imlmesh_node.executor import Executor
@@ -29,6 +30,7 @@ class Heard:
         self.lines: list[tuple[str, str, str]] = []
         self.fractions: list[float | None] = []
         self.readings: list[tuple[str, str, float, str, int]] = []
+        self.seen: list[tuple[str, dict[str, Any]]] = []
         self.some = asyncio.Event()
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -42,16 +44,21 @@ class Heard:
     def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
         self.readings.append((module, metric, value, unit, dropped))
 
+    def source(self, name: str, values: Mapping[str, Any]) -> None:
+        self.seen.append((name, dict(values)))
+        self.some.set()
+
 
 class Rig:
     """An executor and all that it said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         site = Site(
             files=str(folder),
             read_roots=(),
             write_roots=(str(folder),),
             commands={"sleep": CommandRule("/bin/sleep")},
+            **more,
         )
         self.heard = Heard()
         self.ended: asyncio.Queue[DriverFinished] = asyncio.Queue()
@@ -74,6 +81,62 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     made = Rig(tmp_path)
     yield made
     await made.executor.close()
+
+
+@pytest.fixture
+async def garden(tmp_path: Path) -> AsyncIterator[Rig]:
+    """An executor over the simulated greenhouse."""
+    pins = PinRules("mock", (4, 17), {17: 0})
+    buses = BusRules(serial={"/dev/ttyS0": "mock"}, simulate=True)
+    made = Rig(tmp_path, pins=pins, buses=buses)
+    yield made
+    await made.executor.close()
+
+
+async def test_what_a_source_sees_reaches_the_streams(garden: Rig) -> None:
+    garden.run("iot", "add_event_detect", pin=4, edge="rising")
+    assert (await garden.end()).outcome == "completed"
+    garden.run("iot", "digital_write", pin=17, value=1)
+    assert (await garden.end()).outcome == "completed"
+    async with asyncio.timeout(WITHIN_S):
+        while not garden.heard.seen:
+            garden.heard.some.clear()
+            await garden.heard.some.wait()
+    name, values = garden.heard.seen[0]
+    assert (name, values["edge"], values["value"]) == ("gpio-4", "rising", 1)
+
+
+async def test_a_killed_action_is_told_when_its_pins_are_safe(garden: Rig) -> None:
+    garden.run("iot", "digital_write", pin=17, value=1)
+    assert (await garden.end()).result["value"] == 1
+    before = garden.executor._children["iot"].pid
+    listening = garden.run("iot", "receive_uart", timeout=30.0)
+    # its turn to begin
+    await asyncio.sleep(0)
+    garden.executor.kill(listening, KillReason.CANCEL)
+    assert (await garden.end()).outcome == "cancelled"
+    # a new child is there, and it is ready only with its pins safe: claims may be freed now
+    assert garden.executor._children["iot"].pid not in (None, before)
+    garden.run("iot", "digital_read", pin=17)
+    assert (await garden.end()).result["value"] == 0
+
+
+async def test_safe_levels_are_set_before_any_call(garden: Rig) -> None:
+    garden.executor.warm_up(["filesystem", "iot", "no_such"])
+    async with asyncio.timeout(WITHIN_S):
+        await asyncio.gather(*garden.executor._guarding)
+    # it is ready only after its safe state
+    assert garden.executor._children["iot"].pid is not None
+    assert list(garden.executor._children) == ["iot"]
+
+
+async def test_an_action_that_waits_on_the_loop_leaves_pins_to_the_child(garden: Rig) -> None:
+    garden.run("iot", "publish_mqtt", broker="192.0.2.1", topic="a", payload="b")
+    end = await garden.end()
+    assert end.error is not None
+    assert end.error.code == "policy.broker"
+    assert garden.executor._children == {}
+    assert garden.executor._drivers["iot"].pins._factory is None  # type: ignore[attr-defined]
 
 
 async def test_what_ends_at_once_has_ended_when_run_returns(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from imlmesh_drivers.base import Site
 from imlmesh_node.config import NodeConfig, Policy
@@ -79,8 +79,8 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.hub = MemoryHub(random.Random(1))
         self.pump = MemoryPump(self.hub)
-        self._plan = Signer.of_key(Ed25519PrivateKey.generate())
-        self._own = Signer.of_key(Ed25519PrivateKey.generate())
+        self._plan = Signer.of_key(SigningKey.generate())
+        self._own = Signer.of_key(SigningKey.generate())
         self.control = Control(self.hub, self._plan, PublicKey.of_raw(self._own.raw_public))
         self._folder = folder
 

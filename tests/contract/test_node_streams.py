@@ -108,3 +108,56 @@ async def test_without_a_session_lines_wait_for_one() -> None:
     sent.is_open = True
     await sent.wait(lambda: sent.lines() == ["kept"])
     streams.close()
+
+
+def told(sent: Sent) -> list[tuple[str, object]]:
+    return [
+        (letter.channel, letter.fields["values"])
+        for letter in sent.letters
+        if letter.channel.startswith("source/")
+    ]
+
+
+async def test_what_a_source_saw_leaves_in_order_with_qos_1() -> None:
+    sent = Sent()
+    streams = streams_of(sent)
+    for number in range(20):
+        streams.source("gpio-4", {"value": number})
+    await sent.wait(lambda: len(sent.letters) == 20)
+    assert told(sent) == [("source/gpio-4", {"value": number}) for number in range(20)]
+    assert {letter.qos for letter in sent.letters} == {1}
+    streams.close()
+
+
+async def test_a_flood_of_a_source_keeps_the_latest_and_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "SOURCE_EVENTS_WAITING", 3)
+    sent = Sent()
+    sent.is_open = False
+    flooded = streams_of(sent)
+    for number in range(10):
+        flooded.source("gpio-4", {"value": number})
+    flooded.source("Gpio 4", {"value": 1})
+    flooded.source("gpio-4", {"value": [1]})
+    flooded.source("gpio-4", {"text": "x" * 257})
+    sent.is_open = True
+    await sent.wait(lambda: len(sent.letters) == 3)
+    assert told(sent) == [
+        ("source/gpio-4", {"value": 7, "missed": 10}),
+        ("source/gpio-4", {"value": 8}),
+        ("source/gpio-4", {"value": 9}),
+    ]
+    flooded.close()
+
+
+async def test_what_waited_says_how_old_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_LATE_MS", 0)
+    sent = Sent()
+    late = streams_of(sent)
+    late.source("gpio-4", {"value": 1})
+    await sent.wait(lambda: bool(sent.letters))
+    [(_, values)] = told(sent)
+    assert isinstance(values, dict)
+    assert 0 <= values["age_ms"] < WITHIN_S * 1_000
+    late.close()

@@ -270,6 +270,12 @@ async def test_prefixes_find_one_run_or_say_which(twin):
     assert caught.value.code == "run.ambiguous"
     listed = await ask(lambda db: runs.list_runs(db, str, 1, 2, ""))
     assert [run["run"] for run in listed] == [RUN]
+    await commit(lifecycle, created("r-10-bcdf", "a"), created("r-11-bcdf", "a"))
+    # a whole number is not the beginning of another one
+    assert await ask(lambda db: runs.find_run(db, "r-1")) == RUN
+    assert await ask(lambda db: runs.find_run(db, "r-10")) == "r-10-bcdf"
+    with pytest.raises(InputError, match=r"run\.not_found"):
+        await ask(lambda db: runs.find_run(db, ""))
 
 
 async def test_a_plan_is_written_once_however_often_it_runs(twin):

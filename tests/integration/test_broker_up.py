@@ -3,11 +3,17 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from imlmesh.mesh import ADDRESS, make_mesh, open_mesh
+from imlmesh.running import RunningMesh
+from imlmesh_broker.child import USUAL_PORT, free_port
+from imlmesh_protocol.errors import InputError, LinkError
 
 LINES = {"mosquitto": "mosquitto, client", "embedded": "embedded broker, client"}
 
@@ -36,3 +42,33 @@ def test_up_says_which_broker_serves(tmp_path: Path, kind: str) -> None:
         rest, _ = up.communicate(timeout=40)
     assert LINES[kind] in shown.decode()
     assert (up.returncode, b"stopped" in rest) == (0, True)
+
+
+async def test_the_port_of_a_mesh_is_settled_when_its_broker_first_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMLMESH_BROKER", "embedded")
+    home = tmp_path / "home"
+    mesh, _ = make_mesh(home, "lan")
+    with pytest.raises(InputError) as never_started:
+        _ = mesh.broker_address
+    assert never_started.value.code == "home.missing"
+    # another program takes the usual port between the making of the mesh and its start
+    with socket.create_server((ADDRESS, free_port(ADDRESS, USUAL_PORT))) as other:
+        running = RunningMesh(mesh, lambda line: None)
+        try:
+            await running.start_broker()
+        finally:
+            await running.stop()
+        settled = running.mesh.port
+        assert settled not in (None, other.getsockname()[1])
+    assert open_mesh(home).port == settled
+    assert settled is not None
+    with socket.create_server((ADDRESS, settled)):
+        again = RunningMesh(open_mesh(home), lambda line: None)
+        try:
+            with pytest.raises(LinkError) as moved:
+                await again.start_broker()
+        finally:
+            await again.stop()
+    assert moved.value.code == "broker.failed"

@@ -6,11 +6,15 @@ import ssl
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from imlmesh_orchestrator.ca import Authority
@@ -18,7 +22,16 @@ from imlmesh_orchestrator.ca.certificates import Issuer, new_root
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, TrustError
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import ControlKeys, Enrolled, NodeKeys, client_context, new_tls_key
+from imlmesh_runtime.trust import (
+    ControlKeys,
+    Enrolled,
+    NodeKeys,
+    client_context,
+    load_public,
+    load_signer,
+    new_signing_key,
+    new_tls_key,
+)
 
 BROKERS = ("127.0.0.1:8883", "pi.local:8883", "[::1]:8883")
 
@@ -226,10 +239,42 @@ def test_a_node_enrolled_later_is_known_at_once(home, authority):
     first, second = (NodeKeys.load(home.node(name), "home").signer for name in ("pi-1", "pi-2"))
     found = enrolled.find(first.key_id, "pi-1")
     assert found is not None
-    assert found.public_bytes_raw() == first.raw_public
+    assert bytes(found) == first.raw_public
     assert enrolled.find(second.key_id, "pi-1") is None
     assert enrolled.find(first.key_id, "pi-3") is None
     assert [node.id for node in enrolled.nodes()] == ["pi-1", "pi-2"]
+
+
+def test_signing_keys_are_files_that_other_programs_read_and_write(tmp_path):
+    private_pem, public_pem = new_signing_key()
+    theirs = serialization.load_pem_private_key(private_pem, password=None)
+    assert isinstance(theirs, Ed25519PrivateKey)
+    assert theirs.public_key() == serialization.load_pem_public_key(public_pem)
+    (tmp_path / "own.key").write_bytes(private_pem)
+    (tmp_path / "own.key").chmod(0o600)
+    (tmp_path / "own.pub").write_bytes(public_pem)
+    signer, public = load_signer(tmp_path / "own.key"), load_public(tmp_path / "own.pub")
+    assert signer.raw_public == theirs.public_key().public_bytes_raw() == bytes(public.key)
+    assert signer.sign(b"data") == theirs.sign(b"data")
+
+
+@pytest.mark.parametrize("curve", ["ed448", "p256", "encrypted", "cut"])
+def test_a_key_of_another_kind_is_refused(tmp_path, curve):
+    form = serialization.NoEncryption()
+    if curve == "encrypted":
+        form = serialization.BestAvailableEncryption(b"word")
+    private = {
+        "ed448": Ed448PrivateKey.generate,
+        "p256": partial(ec.generate_private_key, ec.SECP256R1()),
+    }
+    made = private.get(curve, Ed25519PrivateKey.generate)()
+    pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form)
+    path = tmp_path / "other.key"
+    path.write_bytes(pem[:-40] if curve == "cut" else pem)
+    path.chmod(0o600)
+    with pytest.raises(TrustError) as caught:
+        load_signer(path)
+    assert caught.value.code == "trust.file"
 
 
 def test_a_register_that_did_not_change_is_not_read_again(home, authority, monkeypatch):

@@ -372,3 +372,13 @@ def test_an_answer_that_is_none_is_our_fault(api: Api, capsys: pytest.CaptureFix
     api.answer("GET /v1/groups", {"title": "boom"}, 500)
     assert main.run(["group", "list"]) == 70
     assert "the orchestrator answered 500" in capsys.readouterr().err
+
+
+def test_an_empty_list_says_what_was_asked_for(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer("GET /v1/runs", {"schema": "imlmesh.run-list/1", "runs": []})
+    assert main.run(["run", "list", "--state", "paused"]) == 0
+    assert "no run is paused.   try: imlmesh run list" in capsys.readouterr().err
+    assert main.run(["run", "list"]) == 0
+    assert "no runs yet" in capsys.readouterr().err

@@ -304,3 +304,35 @@ def test_performing_gives_the_call() -> None:
     result = perform_now(Lamp(Site(files="/")), "dim", {"pin": 3}, call)
     assert result == {"pin": 3, "level": 1.0}
     assert lines == [("dimmed", "log")]
+
+
+def test_claims_are_filled_from_defaults_lists_and_nothing() -> None:
+    iot = shipped_manifest().modules["iot"].actions
+    assert iot["receive_i2c"].claims_for({"address": 1, "num_bytes": 1}) == ("i2c:1",)
+    assert iot["receive_i2c"].claims_for({"address": 1, "num_bytes": 1, "bus": 3}) == ("i2c:3",)
+    assert iot["send_uart"].claims_for({"data": "x"}) == ("serial:/dev/ttyS0",)
+    assert iot["cleanup"].claims_for({"pins": [4, 17]}) == ("gpio:4", "gpio:17")
+    assert iot["cleanup"].claims_for({}) == ()
+    assert iot["read_sensor"].claims_for({"pin": None}) == ("i2c:1",)
+    assert iot["read_sensor"].claims_for({"pin": 4}) == ("gpio:4", "i2c:1")
+    with pytest.raises(KeyError, match="pin"):
+        iot["digital_read"].claims_for({})
+
+
+def test_what_the_catalogue_lacks_is_two_actions() -> None:
+    assert {"set_servo", "read_adc"} < set(shipped_manifest().modules["iot"].actions)
+
+
+@pytest.mark.parametrize(
+    ("name", "guard"),
+    [
+        ("digital_write", "pin"),
+        ("read_sensor", "pin"),
+        ("set_servo", "pin"),
+        ("set_gpio_pin", None),
+    ],
+)
+def test_pins_by_bcm_number_are_guarded(name: str, guard: str | None) -> None:
+    # a place on the header is translated first, and checked by the driver
+    pin = shipped_manifest().modules["iot"].actions[name].params["properties"]["pin"]
+    assert pin.get("x-guard") == guard

@@ -2,10 +2,11 @@
 
 import asyncio
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -23,7 +24,7 @@ from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.trust import Signer
 
 MESH, ME = "home", "orchestra"
-PLAN_KEY, NODE_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+PLAN_KEY, NODE_KEY = SigningKey.generate(), SigningKey.generate()
 
 
 class FakeLink:
@@ -59,7 +60,7 @@ class Speaking:
         self.out = Outbound(MESH, ME, sealer, self.link, self.clock, self.stream, lambda: 41)
 
     def heard(self, node: str = "pi-1") -> list[Message]:
-        opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.public_key())
+        opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.verify_key)
         mine = (topics.to_node(MESH, node, Kind.ACK).rpartition("/")[0], f"imlmesh/1/{MESH}/all")
         return [
             opener.open(topics.parse(topic), payload, self.clock.now_ms())
@@ -175,12 +176,12 @@ class Listening:
         self.readings: list[tuple[str, str, Any]] = []
         self.live = False
         opener = Opener(
-            MESH, ME, lambda key_id, iss: NODE_KEY.public_key() if iss == "pi-1" else None
+            MESH, ME, lambda key_id, iss: NODE_KEY.verify_key if iss == "pi-1" else None
         )
         self.inbound = Inbound(opener, self.clock, self.stream, self)
         self.sealer = self.speaker(NODE_KEY)
 
-    def speaker(self, key: Ed25519PrivateKey) -> Sealer:
+    def speaker(self, key: SigningKey) -> Sealer:
         signer = Signer.of_key(key)
         sealer = Sealer(signer.sign, signer.key_id, MESH, "pi-1", Way.FROM)
         sealer.new_session(3, 1)
@@ -412,10 +413,36 @@ def test_nobody_measures_in_the_name_of_another():
     foreign = topics.from_node(MESH, "pi-2", Kind.EVENT, "telemetry/iot")
     listening.inbound.message(foreign, sealed)
     listening.say(Kind.EVENT, "telemetry/iot")
-    listening.hear(Kind.EVENT, sealed, "source/iot")
     listening.look()
     assert listening.readings == []
     assert dict(listening.stream.refused) == {"signature.unknown_key": 1, "message.invalid": 1}
+
+
+def test_what_a_source_saw_reaches_watchers():
+    listening = Listening()
+    everything, of_a_run = listening.stream.subscribe(), listening.stream.subscribe("r-1-x")
+    listening.say(Kind.EVENT, "source/gpio-4", values={"pin": 4, "edge": "rising"})
+    [item] = everything._items
+    assert item.kind == "source"
+    assert (item.data["node"], item.data["source"]) == ("pi-1", "gpio-4")
+    assert item.data["values"] == {"pin": 4, "edge": "rising"}
+    assert not of_a_run._items
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"deep": {"a": 1}},
+        {"text": "x" * (limits.SOURCE_TEXT_CHARS + 1)},
+        {str(number): number for number in range(limits.SOURCE_VALUES + 1)},
+    ],
+)
+def test_a_source_that_says_too_much_is_refused(values):
+    listening = Listening()
+    everything = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "source/gpio-4", values=values)
+    assert [item.kind for item in everything._items] == ["refusal"]
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
 
 
 async def test_a_slow_watcher_is_told_and_bounded():
@@ -441,11 +468,50 @@ def test_logs_and_refusals_are_bounded():
         stream.log_line("r-1-x", line)
     kept = stream.logs("r-1-x")
     assert (len(kept.lines), kept.dropped, kept.lines[0]["line"]) == (limits.RUN_LOG_LINES, 3, "3")
+    assert [line["n"] for line in kept.lines[:2]] == [4, 5]
     for _ in range(limits.REFUSALS_PER_S + 7):
         stream.refusal(5_000, {"node": "n"}, "message.invalid", "no")
     shown = [i for i in watching._items if isinstance(i, Notice) and i.kind == "refusal"]
     assert len(shown) == limits.REFUSALS_PER_S
     assert stream.refused["message.invalid"] == limits.REFUSALS_PER_S + 7
+
+
+def test_few_lines_of_one_action_outlive_thousands_of_another():
+    stream = Stream()
+    for action, count in (("few", 5), ("many", limits.RUN_LOG_LINES), ("late", 5)):
+        for _ in range(count):
+            line = {"at_ms": 1, "action": action, "node": "n", "stream": "log", "line": ""}
+            stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert kept.dropped == 10
+    assert Counter(line["action"] for line in kept.lines) == {
+        "few": 5,
+        "many": limits.RUN_LOG_LINES - 10,
+        "late": 5,
+    }
+    assert [line["n"] for line in kept.lines] == sorted(line["n"] for line in kept.lines)
+
+
+def test_a_run_that_still_writes_keeps_its_lines_while_many_others_begin():
+    stream = Stream()
+    line = {"at_ms": 1, "action": "a", "node": "n", "stream": "log", "line": ""}
+    stream.log_line("r-0-x", line)
+    stream.log_line("r-0-silent", line)
+    for number in range(1, limits.RUN_LOGS):
+        stream.log_line(f"r-{number}-x", line)
+        stream.log_line("r-0-x", line)
+    assert len(stream.logs("r-0-x").lines) == limits.RUN_LOGS
+    assert stream.logs("r-0-silent").lines == []
+
+
+def test_more_actions_than_lines_are_kept_have_the_latest_lines():
+    stream = Stream()
+    for number in range(limits.RUN_LOG_LINES + 2):
+        line = {"at_ms": 1, "action": f"a{number}", "node": "n", "stream": "log", "line": ""}
+        stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert [line["action"] for line in kept.lines[:1]] == ["a2"]
+    assert (len(kept.lines), kept.dropped) == (limits.RUN_LOG_LINES, 2)
 
 
 @pytest.mark.parametrize("kind", [Kind.DELEGATE, Kind.RESPONSE, Kind.REQUEST])

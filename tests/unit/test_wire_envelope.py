@@ -4,7 +4,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.signing import SigningKey, VerifyKey
 
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.limits import MESSAGE_BYTES
@@ -31,13 +31,15 @@ class Ends:
     """A node that writes and an orchestrator that reads; `key` is the node's."""
 
     def __init__(self, *, iss: str = "pi", mesh: str = "home") -> None:
-        self.key = Ed25519PrivateKey.generate()
-        self.sealer = Sealer(self.key.sign, KEY_ID, mesh, iss, Way.FROM)
+        self.key = SigningKey.generate()
+        self.sealer = Sealer(
+            lambda data: self.key.sign(data).signature, KEY_ID, mesh, iss, Way.FROM
+        )
         self.sealer.new_session(1, 1)
         self.opener = Opener("home", "main", self.find)
 
-    def find(self, key_id: bytes, iss: str) -> Ed25519PublicKey | None:
-        return self.key.public_key() if (key_id, iss) == (KEY_ID, "pi") else None
+    def find(self, key_id: bytes, iss: str) -> VerifyKey | None:
+        return self.key.verify_key if (key_id, iss) == (KEY_ID, "pi") else None
 
     def seal(self, kind: Kind = Kind.COMPLETE, fields: Any = RESULTS, **more: Any) -> bytes:
         return self.sealer.seal(
@@ -204,10 +206,10 @@ def test_an_oversized_envelope_is_neither_made_nor_read() -> None:
 
 
 def test_an_orchestrator_signs_with_its_epoch() -> None:
-    key = Ed25519PrivateKey.generate()
-    sealer = Sealer(key.sign, KEY_ID, "home", "main", Way.TO)
+    key = SigningKey.generate()
+    sealer = Sealer(lambda data: key.sign(data).signature, KEY_ID, "home", "main", Way.TO)
     sealer.new_session(7, 0)
-    opener = Opener("home", "pi", lambda key_id, name: key.public_key())
+    opener = Opener("home", "pi", lambda key_id, name: key.verify_key)
     sealed = sealer.seal(Kind.ACK, "pi", {"beat": None, "settled": ["x"]}, NOW_MS, LIFE_MS)
     message = opener.open(DOWN, sealed, NOW_MS)
     assert (message.term, message.session) == (7, 0)

@@ -73,9 +73,9 @@ async def _up(policy: Path | None, timing: str | None) -> None:
 async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> None:
     from imlmesh.render import emit, try_line
 
+    program = await running.start_broker()
     mesh = running.mesh
     home = mesh.home
-    program = await running.start_broker()
     made = "created" if is_new else "found"
     _line(f'mesh "{mesh.authority.mesh}" {made}', f"CA and keys in {home.root} (mode 0700)")
     _line("broker", f"mqtts://{mesh.broker_address}  {program}, client certificate required")

@@ -12,12 +12,13 @@ from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.state import ApprovalRecord, NodeRecord, State
 from imlmesh_protocol import limits, states
+from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import ActionState, ApprovalState, move
 
 
 def apply(state: State, change: c.Change) -> None:
     """Write one change into `state`."""
-    _APPLY[type(change)](state, change)
+    APPLY[type(change)](state, change)
 
 
 def _epoch_raised(state: State, change: c.EpochRaised) -> None:
@@ -38,6 +39,9 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
             change.heartbeat_ms,
             change.lost_ms,
         )
+    else:
+        _count_risky(state, record.manifest, -1)
+    _count_risky(state, change.manifest, 1)
     state.aliases.pop(record.alias, None)
     state.aliases[change.alias] = change.node
     record.alias = change.alias
@@ -46,6 +50,16 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
     record.profile = change.profile
     record.heartbeat_ms, record.lost_ms = change.heartbeat_ms, change.lost_ms
     _touch(state, change.node)
+
+
+def _count_risky(state: State, manifest: Manifest, by: int) -> None:
+    for module, offered in manifest.modules.items():
+        for action, spec in offered.actions.items():
+            if spec.impact > limits.IMPACT_WITHOUT_APPROVAL:
+                place = (module, action)
+                state.risky[place] = state.risky.get(place, 0) + by
+                if not state.risky[place]:
+                    del state.risky[place]
 
 
 def _touch(state: State, node: str) -> None:
@@ -129,7 +143,7 @@ def _approval_closed(state: State, change: c.ApprovalClosed) -> None:
         state.runs[change.run].units[record.action].approved = record.digest
 
 
-_APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
+APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.EpochRaised: _epoch_raised,
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,

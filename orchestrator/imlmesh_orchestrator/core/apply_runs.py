@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
 from imlmesh_protocol import limits, states
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import NEVER_BEGUN, Fault
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.iml.template import has_templates, references
 from imlmesh_protocol.states import (
@@ -34,6 +35,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
             bool(action.params) and has_templates(action.params),
             _asks(action),
             shape.opens[action.id],
+            action.target_mode != "any",
         )
         for action in plan.actions
     }
@@ -44,7 +46,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         digest=change.digest,
         by=change.by,
         expires_at_ms=change.expires_at_ms,
-        priority=change.priority,
+        cost=cost_of(change.priority),
         starts_at_ms=change.starts_at_ms,
         actions=actions,
         units=dict(actions),
@@ -221,7 +223,7 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     run = state.runs[change.run]
     dispatch = _end_dispatch(state, change.dispatch, change.state)
     record = run.units[change.action]
-    if change.fault is None or change.fault.code != "action.not_started":
+    if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
     if change.action_state is not None:
         if record.action.id in run.needed:

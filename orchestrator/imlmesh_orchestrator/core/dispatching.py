@@ -19,6 +19,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import (
+    ACTION_ENDED,
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
@@ -105,7 +106,7 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
     if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
-        if record.ended:
+        if record.state in ACTION_ENDED:
             _keep(turn, dispatch.run, result)
         elif _OUTCOME[result.outcome] is not dispatch.state:
             _decide(turn, run, record, dispatch, result)
@@ -138,10 +139,11 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
 def _decide(
     turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
 ) -> None:
-    fault = result.error or Fault("driver.failed", "the node gave no reason")
     if result.outcome == "completed":
         _finish(turn, run, record, dispatch, result, ActionState.COMPLETED)
-    elif record.state is ActionState.AWAITING_APPROVAL:
+        return
+    fault = result.error or Fault("driver.failed", "the node gave no reason")
+    if record.state is ActionState.AWAITING_APPROVAL:
         # a compensation that a person is asked about: only its success would change anything
         _keep(turn, dispatch.run, result)
     elif result.outcome == "unknown":

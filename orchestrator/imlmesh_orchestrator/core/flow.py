@@ -60,20 +60,25 @@ def _release_next(turn: Turn, run: RunRecord) -> None:
 
 def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """An action whose dependencies are satisfied asks for approval, then waits for a node."""
-    if record.state not in _SEEKING or not run.may_place(record) or turn.at_ms < run.starts_at_ms:
+    if record.state not in _SEEKING or turn.at_ms < run.starts_at_ms or not run.may_place(record):
         return
     if run.waves is not None and any(run.waves[: record.wave]):
         return
     group = record.action.target_group
-    if group is not None and group not in run.groups:
-        nodes = turn.state.groups.get(group, ())
-        turn.change(c.GroupFrozen(turn.at_ms, turn.cause, run.run, group, nodes))
-    if group is not None and not run.groups[group]:
+    if group is not None and not _frozen(turn, run, group):
         fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
     elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
         return
     else:
         seek(turn, run, record)
+
+
+def _frozen(turn: Turn, run: RunRecord, group: str) -> tuple[str, ...]:
+    """The nodes of a group, decided once for the whole run."""
+    if group not in run.groups:
+        nodes = turn.state.groups.get(group, ())
+        turn.change(c.GroupFrozen(turn.at_ms, turn.cause, run.run, group, nodes))
+    return run.groups[group]
 
 
 def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
@@ -203,13 +208,13 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
             _stop_rolling(turn, run, record.parent)
         advance(turn, run, record.parent)
         return
-    if record.state is ActionState.COMPLETED:
+    if record.state is ActionState.COMPLETED and record.action.memory is not None:
         _remember(turn, run, record)
     if record.undoes:
         undo_next(turn, run)
         return
     if record.satisfied:
-        if run.sequence is None:
+        if run.sequence is None and record.opens:
             _release(turn, run, record.opens)
     elif record.state is ActionState.SKIPPED:
         skip_descendants(turn, run, record)
@@ -218,14 +223,19 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
             turn.change(c.RollbackDue(turn.at_ms, turn.cause, run.run, record.key))
         if run.starting:
             abort(turn, run, record.key, record.fault or Fault("internal", ""))
-    if run.ended:
+    if run.sequence is not None or run.waves is not None:
+        _release_in_order(turn, run, record)
+    if not run.open:
+        finish_if_done(turn, run)
+
+
+def _release_in_order(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
+    if not run.starting:
         return
-    if run.starting:
-        if run.sequence is not None:
-            _release_next(turn, run)
-        elif run.waves is not None and not run.waves[record.wave]:
-            release_open(turn, run)
-    finish_if_done(turn, run)
+    if run.sequence is not None:
+        _release_next(turn, run)
+    elif run.waves is not None and not run.waves[record.wave]:
+        release_open(turn, run)
 
 
 def _remember(turn: Turn, run: RunRecord, record: ActionRecord) -> None:

@@ -32,20 +32,17 @@ def reason_for(state: State, run: RunRecord, record: ActionRecord) -> str | None
 
 def may_ask(state: State, run: RunRecord, record: ActionRecord) -> bool:
     """Whether `reason_for` need be asked at all: nearly never."""
-    risky = driver_impact(state, record) > IMPACT_WITHOUT_APPROVAL
-    return record.asks or risky or bool(run.again)
+    if record.asks or run.again:
+        return True
+    action = record.action
+    return bool(state.risky) and (action.module, action.action) in state.risky
 
 
 def driver_impact(state: State, record: ActionRecord) -> float:
     """The highest that any known node's driver declares."""
     module, action = record.action.module, record.action.action
-    place = (module, action)
-    known = state.impacts.get(place)
-    if known is None or known[0] != state.generation:
-        found = (node.manifest.find(module, action) for node in state.nodes.values())
-        impact = max((spec.impact for spec in found if spec is not None), default=0.0)
-        known = state.impacts[place] = (state.generation, impact)
-    return known[1]
+    found = (node.manifest.find(module, action) for node in state.nodes.values())
+    return max((spec.impact for spec in found if spec is not None), default=0.0)
 
 
 def digest_of(state: State, env: Mapping[str, str], run: RunRecord, record: ActionRecord) -> str:

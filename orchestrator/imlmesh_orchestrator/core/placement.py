@@ -8,6 +8,7 @@ Deliberately absent: sending; a pool only says where.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, islice
 
 from imlmesh_orchestrator.core.queues import Entry, FairQueue
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
@@ -209,23 +210,28 @@ def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     if pool.key[3] == "order":
         first = next((n for n in pool.able.values() if n.node not in record.refused_by), None)
         return first if first is not None and _may_get(first) else None
-    chosen, fallback = None, None
-    count, compared, least = len(pool.eligible), 0, 0
-    for offset in range(count):
-        node = pool.eligible[(pool.rotation + offset) % count]
+    if record.refused_by or record.lost_on:
+        left = [node for node in pool.eligible if node.node not in record.refused_by]
+        others = [node for node in left if node.node not in record.lost_on]
+        return _least_busy(others) or _least_busy(left)
+    few = len(pool.eligible) <= limits.NODES_COMPARED
+    return _least_busy(pool.eligible if few else _in_turn(pool))
+
+
+def _in_turn(pool: Pool) -> list[NodeRecord]:
+    """The next few that have room."""
+    start = pool.rotation = (pool.rotation + 1) % len(pool.eligible)
+    nodes = chain(islice(pool.eligible, start, None), islice(pool.eligible, start))
+    return list(islice(filter(_may_get, nodes), limits.NODES_COMPARED))
+
+
+def _least_busy(nodes: Iterable[NodeRecord]) -> NodeRecord | None:
+    chosen, least = None, limits.NODE_WINDOW
+    for node in nodes:
         load = len(node.live)
-        if load >= limits.NODE_WINDOW or node.full or node.node in record.refused_by:
-            continue
-        if node.node in record.lost_on:
-            fallback = fallback or node
-            continue
-        if chosen is None or load < least:
+        if load < least and not node.full:
             chosen, least = node, load
-        compared += 1
-        if compared == limits.NODES_COMPARED:
-            break
-    pool.rotation += 1
-    return chosen or fallback
+    return chosen
 
 
 def _may_get(node: NodeRecord) -> bool:

@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import flow, gates
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh, stuck
-from imlmesh_orchestrator.core.queues import Entry, cost_of
+from imlmesh_orchestrator.core.queues import Entry
 from imlmesh_orchestrator.core.rendering import params_of
 from imlmesh_orchestrator.core.settling import settle
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord
@@ -95,18 +95,15 @@ def _first(turn: Turn, pool: Pool) -> Entry | None:
     """Whose turn it is, of those that still want a node."""
     while (first := pool.waiting.first()) is not None:
         run, record = first
-        if _still_wants(turn, run, record):
+        if (
+            record.state in _SEEKING
+            and record.retry_at_ms <= turn.at_ms
+            and run.may_place(record)
+            and not (record.parent and record.parent.state is ActionState.AWAITING_APPROVAL)
+        ):
             return first
         _take_out(pool, record)
     return None
-
-
-def _still_wants(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
-    if record.state not in _SEEKING or not run.may_place(record):
-        return False
-    whole = record.parent
-    asked = whole is not None and whole.state is ActionState.AWAITING_APPROVAL
-    return not asked and record.retry_at_ms <= turn.at_ms
 
 
 def _take_out(pool: Pool, record: ActionRecord) -> None:
@@ -118,14 +115,18 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
     """Settle the pool's first unit: dispatched, failed or held; False when it must wait."""
     run, record = first
     node = pick(pool, record)
-    if node is not None:
-        _take_out(pool, record)
-        run.served += cost_of(run.priority)
-        turn.pools.level = run.served
-        module, action = pool.key[:2]
-        spec = node.manifest.modules[module].actions[action]
-        _dispatch(turn, run, record, node, spec)
-        return True
+    if node is None:
+        return _settle_unplaced(turn, pool, first)
+    _take_out(pool, record)
+    run.served += run.cost
+    turn.pools.level = run.served
+    spec = node.manifest.modules[pool.key[0]].actions[pool.key[1]]
+    _dispatch(turn, run, record, node, spec)
+    return True
+
+
+def _settle_unplaced(turn: Turn, pool: Pool, first: Entry) -> bool:
+    run, record = first
     if exhausted(pool, record):
         _take_out(pool, record)
         fault = record.fault or Fault("place.no_node", "every node refused it")
@@ -165,7 +166,7 @@ def _dispatch(
     action = record.action
     effect = effect_of(action, spec)
     on_loss = loss_policy(record, effect)
-    lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
+    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
     attempt = _next_attempt(run, record)
     dispatch = dispatch_id(run.run, action.id, node.node, attempt)
     encoded = encode_dispatch(

@@ -87,6 +87,8 @@ class ActionRecord:
     asks: bool
     #: gates that count this action
     opens: list[Gate]
+    #: whether several nodes do it, each on its own
+    member_wise: bool = False
     state: ActionState = ActionState.PENDING
     #: how many dispatches it has had; the current one's id, "" when none
     attempt: int = 0
@@ -125,11 +127,6 @@ class ActionRecord:
             return True
         return self.state is ActionState.FAILED and self.action.on_error == "continue"
 
-    @property
-    def member_wise(self) -> bool:
-        """Whether several nodes do it, each on its own."""
-        return self.action.target_mode != "any" and not self.node
-
 
 @dataclass(slots=True)
 class RunRecord:
@@ -138,7 +135,8 @@ class RunRecord:
     digest: str
     by: str
     expires_at_ms: int
-    priority: int
+    #: what one of its actions counts beside those of other runs; see `queues`
+    cost: float
     starts_at_ms: int
     #: the actions of the plan by id, and all units of work by key: these, members, compensations
     actions: dict[str, ActionRecord]
@@ -242,6 +240,8 @@ class State:
     #: nonce to (run, digest), the oldest first
     nonces: dict[str, tuple[str, str]] = field(default_factory=dict)
     active: int = 0
+    #: by (module, action) how many nodes declare an impact that a person must be asked about
+    risky: dict[tuple[str, str], int] = field(default_factory=dict)
     #: rises when anything that decides who may run what has changed
     generation: int = 0
     #: nodes by the generation of their last change, the latest last
@@ -250,8 +250,6 @@ class State:
     presence: dict[str, Presence] = field(default_factory=dict)
     bus_open: bool = False
     behind: bool = False
-    #: highest impact by (module, action) that drivers declare, with the generation of that answer
-    impacts: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict, compare=False)
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)

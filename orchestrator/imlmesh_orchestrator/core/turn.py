@@ -6,7 +6,7 @@ The one rule: `change` applies at once, so that later decisions of the same even
 from collections import deque
 from collections.abc import Mapping
 
-from imlmesh_orchestrator.core.apply import apply
+from imlmesh_orchestrator.core.apply import APPLY
 from imlmesh_orchestrator.core.changes import Change
 from imlmesh_orchestrator.core.commands import Command
 from imlmesh_orchestrator.core.deadlines import Deadlines
@@ -57,7 +57,7 @@ class Turn:
         self.sent: list[str] = []
 
     def change(self, change: Change) -> None:
-        apply(self.state, change)
+        APPLY[type(change)](self.state, change)
         self.changes.append(change)
 
     def command(self, command: Command) -> None:

@@ -1,7 +1,8 @@
 """The shape of a plan: gates, waves and the order of a sequential run.
 
 The one rule: one gate for each distinct `depends_on` set, so that 100 actions behind the same 100
-others cost 100 counts and not 10,000. What runs only as a compensation is in no wave.
+others cost 100 counts and not 10,000; a parsed plan holds equal sets once, so they are told apart
+by identity. What runs only as a compensation is in no wave.
 Deliberately absent: what becomes ready; a shape never changes.
 """
 
@@ -30,13 +31,14 @@ class Shape:
 def shape_of(plan: Plan) -> Shape:
     """How the actions of this plan wait for each other."""
     left_out = compensation_only(plan)
-    gates: dict[tuple[str, ...], Gate] = {}
+    gates: dict[int, Gate] = {}
     opens: dict[str, list[Gate]] = {action.id: [] for action in plan.actions}
     for action in _in_waves(plan, left_out):
-        gate = gates.get(action.depends_on)
+        depends_on = action.depends_on
+        gate = gates.get(id(depends_on))
         if gate is None:
-            needed = set(action.depends_on)
-            gate = gates[action.depends_on] = Gate(len(needed))
+            needed = set(depends_on)
+            gate = gates[id(depends_on)] = Gate(len(needed))
             for dependency in needed:
                 opens[dependency].append(gate)
         gate.members.append(action.id)
@@ -48,7 +50,7 @@ def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
     return [action for action in plan.actions if action.id not in left_out]
 
 
-def _depths(gates: dict[tuple[str, ...], Gate], opens: dict[str, list[Gate]]) -> dict[str, int]:
+def _depths(gates: dict[int, Gate], opens: dict[str, list[Gate]]) -> dict[str, int]:
     counts = {id(gate): gate.remaining for gate in gates.values()}
     level = [member for gate in gates.values() if not gate.remaining for member in gate.members]
     depth: dict[str, int] = {}

@@ -5,6 +5,7 @@ dict with unique str keys, within the limits of `limits`. Its refusals are `Prot
 """
 
 import math
+import threading
 from itertools import chain
 from typing import Any
 
@@ -20,10 +21,20 @@ _LISTS = {list}
 _KNOWN = _SCALARS | {float, dict, list, tuple}
 
 
+class _Packer(threading.local):
+    """One for each thread, for making one costs as much as packing a small message."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer().pack
+
+
+_packer = _Packer()
+
+
 def pack(value: Any) -> bytes:
     """Encode `value`; `message.invalid` when it holds something that msgpack cannot carry."""
     try:
-        packed: bytes = msgpack.packb(value)
+        packed: bytes = _packer.pack(value)
     except (TypeError, ValueError, OverflowError) as exc:
         raise ProtocolError("message.invalid", f"cannot be encoded: {exc}") from exc
     return packed

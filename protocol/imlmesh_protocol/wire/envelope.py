@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
 
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES
@@ -89,7 +89,7 @@ class Opener:
     """
 
     def __init__(
-        self, mesh: str, me: str, find_key: Callable[[bytes, str], Ed25519PublicKey | None]
+        self, mesh: str, me: str, find_key: Callable[[bytes, str], VerifyKey | None]
     ) -> None:
         self._mesh = mesh
         self._me = me
@@ -104,8 +104,8 @@ class Opener:
         if key is None:
             raise TrustError("signature.unknown_key", f"{topic.name}: no such key is enrolled")
         try:
-            key.verify(signature, signing_input(kind, packed))
-        except InvalidSignature:
+            key.verify(signing_input(kind, packed), signature)
+        except CryptoError:
             raise TrustError("signature.invalid", f"{topic.name}: {kind} is not signed") from None
         message = _inner(topic, kind, packed)
         self._check_way(topic, message, now_ms)
