@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imlmesh import reference
+from imlmesh import offered, reference
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
@@ -111,6 +111,7 @@ def command_line() -> Iterator[str]:
 
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "PROTOCOL.md": protocol,
+    "actions.md": offered.page,
     "cli.md": command_line,
     "errors.md": error_codes,
     "states.md": state_tables,

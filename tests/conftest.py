@@ -6,7 +6,8 @@ build machine cannot pass by lacking something.
 
 import os
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,6 +75,16 @@ def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
     asked = uv("pip", "compile", "--quiet", "--no-header", "--refresh", str(wanted))
     if asked.returncode != 0:
         lack("no package registry answers")
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on another file system than `tmp_path`."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        lack("/dev/shm is no file system of its own")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

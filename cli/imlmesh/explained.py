@@ -104,6 +104,8 @@ MEANS: dict[str, str] = {
     "policy.profile": "The node is not trusted enough for this action.",
     "policy.path": "The path lies outside of the folders that the node's policy opens.",
     "policy.command": "The node's policy does not allow this command or its arguments.",
+    "policy.env": "Only variables that begin with IML_, or that the node's policy names, can be set.",
+    "policy.process": "The process belongs to the mesh itself, to the system or to another account.",
     "policy.pin": "The node's policy does not allow this pin.",
     "policy.bus": "The node's policy does not open this bus, port or address.",
     "policy.broker": "The node's policy does not allow calls to this MQTT broker.",
@@ -176,5 +178,6 @@ EXAMPLES: dict[str, str] = {
     "driver.timeout": "timeout: 300              # seconds, of the action",
     "policy.path": '[roots]\nwrite = ["files"]         # in the node\'s policy.toml',
     "policy.command": '[commands.backup]\nargv0 = "/usr/bin/rsync"  # in the node\'s policy.toml',
+    "policy.env": '[env]\nTZ = "UTC"                 # in the node\'s policy.toml',
     "run.not_ended": "imlmesh run wait r-12 && imlmesh run retry r-12",
 }

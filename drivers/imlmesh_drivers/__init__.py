@@ -5,18 +5,19 @@ The one rule: importing this package loads no driver and no hardware library.
 
 from imlmesh_drivers.base import (
     Argv,
-    Call,
     CommandRule,
     Driver,
     Guard,
     Pin,
     PinRules,
+    Program,
     ReadPath,
     Site,
     WritePath,
     action,
 )
 from imlmesh_drivers.buses import BusRules, I2cRules
+from imlmesh_drivers.call import Call
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "I2cRules",
     "Pin",
     "PinRules",
+    "Program",
     "ReadPath",
     "Site",
     "Undo",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import from_code
 from imlmesh_protocol.errors import DriverError, DriverTimeout
 from imlmesh_protocol.limits import DRIVER_RESTARTS, DRIVER_START_MS, DRIVER_STEADY_S, KILL_GRACE_MS

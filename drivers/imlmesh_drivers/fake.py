@@ -12,7 +12,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Driver, Site, action
+from imlmesh_drivers.base import Driver, Site, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import append_beneath
 from imlmesh_protocol.errors import CODES, DriverError
 from imlmesh_protocol.limits import TIMEOUT_S

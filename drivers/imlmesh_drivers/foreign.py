@@ -31,6 +31,8 @@ _CLASSES: dict[str, type[DriverError]] = {
     "driver.not_found": DriverNotFound,
     "policy.path": DriverDenied,
     "policy.command": DriverDenied,
+    "policy.env": DriverDenied,
+    "policy.process": DriverDenied,
     "policy.pin": DriverDenied,
     "policy.bus": DriverDenied,
     "policy.broker": DriverDenied,

@@ -7,6 +7,7 @@ and the process ends. Signals to end are ignored for that reason: the agent's en
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 from collections.abc import Mapping
@@ -14,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, perform, perform_now
 from imlmesh_drivers.registry import driver_class
 from imlmesh_protocol.errors import DriverError, MeshError
-from imlmesh_protocol.limits import KILL_GRACE_MS, NODE_SLOTS
+from imlmesh_protocol.limits import DRIVER_MEMORY_BYTES, KILL_GRACE_MS, NODE_SLOTS
 
 
 class Outlet:
@@ -137,6 +139,10 @@ def serve(module: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # a handler, not SIG_IGN, which programs that a driver starts would inherit
         signal.signal(number, lambda *_: None)
+    # a library or an archive that asks for everything gets an error, and the node lives on
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if most == resource.RLIM_INFINITY or most > DRIVER_MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (DRIVER_MEMORY_BYTES, most))
     outlet = Outlet(sink)
     first = frames.read(source)
     if first is None:

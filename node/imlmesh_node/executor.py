@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, params_model, perform, perform_now
@@ -35,15 +36,15 @@ _SILENT = Call("")
 
 
 class Streams(Protocol):
-    """Where log lines, progress, readings and what sources see go, on the loop's thread."""
+    """Where log lines, progress, readings, and what sources see go, on the loop's thread."""
 
     def log(self, dispatch: str, line: str, stream: str) -> None: ...
 
     def progress(self, dispatch: str, fraction: float | None, message: str) -> None: ...
 
-    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None: ...
-
     def source(self, name: str, values: Mapping[str, Any]) -> None: ...
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None: ...
 
 
 @dataclass(slots=True)

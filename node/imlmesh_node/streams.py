@@ -1,4 +1,5 @@
-"""Log lines and progress of running actions, and what sources see, on their way to the orchestrator.
+"""Log lines and progress of running actions, and what sources see, on their way to the orchestrator;
+readings pass by.
 
 The one rule: a flood costs lines, never heartbeats: so many a second leave, so many wait, and
 then the oldest are dropped and counted. Of progress only the latest is worth sending. What a source

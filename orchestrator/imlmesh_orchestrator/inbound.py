@@ -172,7 +172,7 @@ class Inbound:
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
-        """Log lines, progress and sources."""
+        """Log lines, progress, and what sources saw."""
         if message.channel.startswith(_SOURCE):
             name = message.channel.removeprefix(_SOURCE)
             values = _few_and_plain(message.fields.get("values", {}))

@@ -160,6 +160,10 @@ CODES: dict[str, Code] = {
         "input", False, "use a path beneath a root of policy.toml", "PermissionError"
     ),
     "policy.command": Code("input", False, "allow it in policy.toml [commands]", "PermissionError"),
+    "policy.env": Code("input", False, "allow it in policy.toml [env]", "PermissionError"),
+    "policy.process": Code(
+        "input", False, "a plan ends processes of the node's own account alone", "PermissionError"
+    ),
     "policy.pin": Code("input", False, "allow it in policy.toml [pins]", "PermissionError"),
     "policy.bus": Code(
         "input", False, "allow it in policy.toml [i2c], [serial] or [onewire]", "PermissionError"

@@ -218,10 +218,34 @@ MQTT_RECEIVED_BYTES = 512 * 1024  # of the whole connection, packets and all: a 
 MQTT_KEPT_BYTES = 96 * 1024  # of topics and payloads: escaped they still fit into a result
 MQTT_PAYLOAD_BYTES = 192 * 1024  # published: as long as params may be
 MQTT_TEXT_BYTES = 65_535  # of a topic, user name or password: MQTT 3.1.1, 1.5.3
+ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
+COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
+COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
+COMMAND_NICE = 10  # heartbeats and results go before what commands compute
+COMMAND_END_MS = (
+    5_000  # after SIGKILL: what is still there then hangs in the kernel, on a dead disk
+)
+APPLICATIONS_OPEN = 16  # opened by plans and still running
+APPLICATION_PROCESSES = 512  # of each: a browser has one for every tab
+APPLICATION_MEMORY_BYTES = 4 * 1024 * 1024 * 1024  # of each: a browser with a few heavy pages
+ENV_VARIABLES = 100  # set by plans on one node; a program reads a handful
+PROCESSES_LISTED = 800  # in one result: 190 bytes each fit into RESULT_BYTES
+COMMAND_LINE_CHARS = 1_000  # of a process's command line in a result; Java's go on for pages
 TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
 DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
+DRIVER_MEMORY_BYTES = (
+    1024 * 1024 * 1024
+)  # of a driver child: a damaged archive may ask for any size
+PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX
+NAME_BYTES = 255
+PATH_PARTS = 100  # of a path: each is an open descriptor while what lies there is worked on
+TREE_ENTRIES = 100_000  # visited by one action: a Pi looks at them in a minute
+SEARCHED_LINE_CHARS = 4_096  # of a line that is searched; longer ones are data, not text
+SEARCHED_TEXT_CHARS = 200  # of a found line in a result
+ARCHIVE_ENTRIES = 10_000  # files and folders; each is written and brought to the disk
+ARCHIVE_BYTES = 1024 * 1024 * 1024  # packed into or out of one archive: a tenth of a small SD card
 
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2

@@ -72,7 +72,8 @@ class ActionSpec:
     module: str
     action: str
     #: JSON Schema (2020-12) of the params object; a property may carry "x-guard":
-    #: "read", "write" (paths), "command" (argv list), "pin" (BCM number): the node's guard checks it
+    #: "read", "write" (paths), "command" (argv list), "program" (its first word), "pin" (BCM
+    #: number): the node's guard checks it
     params: Mapping[str, Any]
     returns: tuple[str, ...]
     effect: Effect

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, PinRules, Site
+from imlmesh_drivers.base import PinRules, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverTimeout
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call, PinRules, Site
+from imlmesh_drivers.base import PinRules, Site
 from imlmesh_drivers.buses import BusRules, I2cRules
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_protocol.errors import DriverError
 

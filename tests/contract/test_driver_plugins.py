@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from imlmesh_drivers.base import Call, PinRules, Site
+from imlmesh_drivers.base import PinRules, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_drivers.iot import Iot
 from imlmesh_drivers.registry import driver_class, module_of, modules

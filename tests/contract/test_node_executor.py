@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from imlmesh_drivers.base import CommandRule, PinRules, Site
@@ -29,8 +30,8 @@ class Heard:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.fractions: list[float | None] = []
-        self.readings: list[tuple[str, str, float, str, int]] = []
         self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.readings: list[tuple[str, str, float, str, int]] = []
         self.some = asyncio.Event()
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -41,12 +42,12 @@ class Heard:
         self.fractions.append(fraction)
         self.some.set()
 
-    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
-        self.readings.append((module, metric, value, unit, dropped))
-
     def source(self, name: str, values: Mapping[str, Any]) -> None:
         self.seen.append((name, dict(values)))
         self.some.set()
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
+        self.readings.append((module, metric, value, unit, dropped))
 
 
 class Rig:
@@ -235,6 +236,28 @@ async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -
     assert (await rig.end()).outcome == "completed"
 
 
+async def test_a_search_without_end_is_killed_and_the_next_one_is_served(
+    rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("a" * 40)
+    asked = {"directory": ".", "pattern": "*"}
+    one = rig.run("filesystem", "search_files", content_pattern="(a+)+b", **asked)
+    await wait_for_process("imlmesh_drivers.child\0filesystem")
+    rig.executor.kill(one, KillReason.TIMEOUT)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("timed_out", "driver.timeout")
+    rig.run("filesystem", "search_files", content_pattern="a", **asked)
+    assert (await rig.end()).result["count"] == 1
+
+
+async def test_a_killed_watch_ends_at_once(rig: Rig) -> None:
+    one = rig.run("filesystem", "watch_path", path=".", timeout=600)
+    await asyncio.sleep(0)
+    rig.executor.kill(one, KillReason.CANCEL)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("cancelled", "action.cancelled")
+
+
 async def test_a_killed_command_leaves_no_process(rig: Rig) -> None:
     one = rig.run("os_exec", "run_command", command=["sleep", "61.7"])
     await wait_for_process("61.7")
@@ -263,16 +286,11 @@ async def test_a_crash_of_the_child_from_outside_is_a_failure(rig: Rig) -> None:
 
 
 def find_process(word: str) -> int | None:
-    """A child of this process, or of one of its children, whose command line has `word`."""
-    me = os.getpid()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_text()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if word in command and parent == me:
-            return int(entry.name)
+    """A process that descends from this one and whose command line has `word`."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if word in "\0".join(process.cmdline()):
+                return process.pid
     return None
 
 

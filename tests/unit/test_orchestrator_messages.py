@@ -363,6 +363,33 @@ def test_what_a_node_refused_is_shown_and_only_known_codes_count():
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
 
 
+def test_what_a_source_saw_reaches_watchers():
+    listening = Listening()
+    everything, of_a_run = listening.stream.subscribe(), listening.stream.subscribe("r-1-x")
+    listening.say(Kind.EVENT, "source/gpio-4", values={"pin": 4, "edge": "rising"})
+    [item] = everything._items
+    assert item.kind == "source"
+    assert (item.data["node"], item.data["source"]) == ("pi-1", "gpio-4")
+    assert item.data["values"] == {"pin": 4, "edge": "rising"}
+    assert not of_a_run._items
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"deep": {"a": 1}},
+        {"text": "x" * (limits.SOURCE_TEXT_CHARS + 1)},
+        {str(number): number for number in range(limits.SOURCE_VALUES + 1)},
+    ],
+)
+def test_a_source_that_says_too_much_is_refused(values):
+    listening = Listening()
+    everything = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "source/gpio-4", values=values)
+    assert [item.kind for item in everything._items] == ["refusal"]
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
+
+
 def test_telemetry_waits_until_it_is_looked_at():
     listening = Listening()
     readings = {"iot.soil": [[5, 6], [1, 2.5]]}
@@ -413,36 +440,10 @@ def test_nobody_measures_in_the_name_of_another():
     foreign = topics.from_node(MESH, "pi-2", Kind.EVENT, "telemetry/iot")
     listening.inbound.message(foreign, sealed)
     listening.say(Kind.EVENT, "telemetry/iot")
+    listening.hear(Kind.EVENT, sealed, "source/iot")
     listening.look()
     assert listening.readings == []
     assert dict(listening.stream.refused) == {"signature.unknown_key": 1, "message.invalid": 1}
-
-
-def test_what_a_source_saw_reaches_watchers():
-    listening = Listening()
-    everything, of_a_run = listening.stream.subscribe(), listening.stream.subscribe("r-1-x")
-    listening.say(Kind.EVENT, "source/gpio-4", values={"pin": 4, "edge": "rising"})
-    [item] = everything._items
-    assert item.kind == "source"
-    assert (item.data["node"], item.data["source"]) == ("pi-1", "gpio-4")
-    assert item.data["values"] == {"pin": 4, "edge": "rising"}
-    assert not of_a_run._items
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"deep": {"a": 1}},
-        {"text": "x" * (limits.SOURCE_TEXT_CHARS + 1)},
-        {str(number): number for number in range(limits.SOURCE_VALUES + 1)},
-    ],
-)
-def test_a_source_that_says_too_much_is_refused(values):
-    listening = Listening()
-    everything = listening.stream.subscribe()
-    listening.say(Kind.EVENT, "source/gpio-4", values=values)
-    assert [item.kind for item in everything._items] == ["refusal"]
-    assert dict(listening.stream.refused) == {"message.invalid": 1}
 
 
 async def test_a_slow_watcher_is_told_and_bounded():

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Pin, action
+from imlmesh_drivers.base import Pin, action
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.board import Board
 from imlmesh_drivers.iot.pins import Pull, bcm
 from imlmesh_protocol.manifest import Undo

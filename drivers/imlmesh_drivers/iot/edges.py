@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Pin, Site, action
+from imlmesh_drivers.base import Pin, Site, action
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.digital import PinActions
 from imlmesh_drivers.iot.pins import hardware
 from imlmesh_protocol.errors import DriverError

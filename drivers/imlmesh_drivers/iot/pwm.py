@@ -7,8 +7,9 @@ from typing import Annotated, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Pin, action
+from imlmesh_drivers.base import Pin, action
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.board import Board
 from imlmesh_drivers.iot.digital import HeaderPin, Numbering
 from imlmesh_drivers.iot.pins import Use, bcm, hardware

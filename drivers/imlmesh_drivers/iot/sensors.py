@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Guard, Site, action
+from imlmesh_drivers.base import Guard, Site, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot import bmp280, onewire
 from imlmesh_drivers.iot.board import Board
 from imlmesh_drivers.iot.dht import DhtSensors

@@ -1,18 +1,18 @@
-"""One command under way: its process group, its output streams, and its certain end.
+"""One command under way: its output streams, and its certain end.
 
-The one rule: when `end_group` returns, nothing of the group is left. Reading never gets ahead of
-what is taken, so a flood of output waits in the pipe and costs no memory.
+The one rule: reading never gets ahead of what is taken, so a flood of output waits in the pipe and
+costs no memory. Deliberately absent: processes; a guardian sees to those (see guarded.py).
 """
 
 import asyncio
 import contextlib
 import os
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imlmesh_drivers.base import Call, clip
+from imlmesh_drivers.call import Call, clip
+from imlmesh_drivers.os_exec.guarded import COMMAND, Guarded, Guardians
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import (
     COMMAND_OUTPUT_BYTES,
@@ -68,27 +68,38 @@ class Stream:
 class Running:
     """A started command and the read ends of its stdout and stderr."""
 
-    process: asyncio.subprocess.Process
+    guarded: Guarded
     readers: tuple[asyncio.StreamReader, ...]
     transports: tuple[asyncio.ReadTransport, ...]
 
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the whole group, if anything is left of it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+
+@contextlib.contextmanager
+def source_of(stdin: str | None) -> Iterator[int]:
+    """A descriptor to read `stdin` from; it is empty when that is None."""
+    if stdin is None:
+        source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    else:
+        # a file in memory needs nobody to feed it
+        source = os.memfd_create("stdin")
+    try:
+        if stdin is not None:
+            os.write(source, stdin.encode())
+            os.lseek(source, 0, os.SEEK_SET)
+        yield source
+    finally:
+        os.close(source)
 
 
 async def spawn(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], stdin: str | None
+    guardians: Guardians, argv: Sequence[str], cwd: int, env: Mapping[str, str], stdin: str | None
 ) -> Running:
-    """Start a command as the leader of a session of its own; without `stdin` it reads nothing.
+    """Start a command in the open folder `cwd`; without `stdin` it reads nothing.
 
-    The pipes are ours and not asyncio's, whose `wait` would wait for whoever holds them open.
+    The pipes are ours and not asyncio's, which would wait for whoever holds them open.
     """
     loop = asyncio.get_running_loop()
-    readers, transports = [], []
+    readers, transports, write_ends = [], [], []
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-        write_ends = []
         for _ in range(2):
             read_end, write_end = os.pipe()
             theirs.callback(os.close, write_end)
@@ -101,24 +112,11 @@ async def spawn(
             ours.callback(transport.close)
             readers.append(reader)
             transports.append(transport)
-        source = asyncio.subprocess.DEVNULL
-        if stdin is not None:
-            # a file in memory needs nobody to feed it
-            source = os.memfd_create("stdin")
-            theirs.callback(os.close, source)
-            os.write(source, stdin.encode())
-            os.lseek(source, 0, os.SEEK_SET)
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=source,
-            stdout=write_ends[0],
-            stderr=write_ends[1],
-            cwd=cwd,
-            env=dict(env),
-            start_new_session=True,
-        )
+        source = theirs.enter_context(source_of(stdin))
+        descriptors = source, write_ends[0], write_ends[1]
+        guarded = await guardians.start(argv, env, COMMAND, descriptors, cwd)
         ours.pop_all()
-    return Running(process, tuple(readers), tuple(transports))
+    return Running(guarded, tuple(readers), tuple(transports))
 
 
 async def _pump(reader: asyncio.StreamReader, stream: Stream) -> None:
@@ -130,19 +128,20 @@ async def _pump(reader: asyncio.StreamReader, stream: Stream) -> None:
 async def follow(running: Running, streams: Sequence[Stream]) -> int:
     """Read all output until the command ends; its return code, negative for a signal.
 
-    Raises `driver.failed` as soon as one stream is too long.
+    Raises `driver.failed` as soon as one stream is too long or a bound is broken.
     """
     pumps: asyncio.Future[Any] = asyncio.gather(
         *(_pump(reader, stream) for reader, stream in zip(running.readers, streams, strict=True))
     )
-    ended: asyncio.Future[Any] = asyncio.ensure_future(running.process.wait())
+    # when it is given up, nobody asks how the reading ended
+    pumps.add_done_callback(lambda read: read.cancelled() or read.exception())
+    ended: asyncio.Future[int] = asyncio.ensure_future(running.guarded.hear_end())
     try:
         await asyncio.wait({pumps, ended}, return_when=asyncio.FIRST_COMPLETED)
         if pumps.done():
             pumps.result()
-        code: int = await ended
-        # what the command left behind would hold the pipes open
-        running.signal(signal.SIGKILL)
+        code = await ended
+        # what the command left behind, and its guardian kills now, holds the pipes open
         done, _ = await asyncio.wait({pumps}, timeout=KILL_GRACE_MS / 1000)
         if done:
             pumps.result()
@@ -150,18 +149,31 @@ async def follow(running: Running, streams: Sequence[Stream]) -> int:
     finally:
         pumps.cancel()
         ended.cancel()
+        # others listen to the same lines after this
+        await asyncio.wait({pumps, ended})
 
 
-async def end_group(running: Running) -> None:
-    """Close the pipes and end the whole group: SIGTERM, and SIGKILL after the grace time."""
-    for transport in running.transports:
-        transport.close()
+async def _discard(reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
+    """Let a command that ends say its last words; a flood is cut off."""
+    left = COMMAND_OUTPUT_BYTES
+    while left > 0 and (data := await reader.read(_CHUNK_BYTES)):
+        left -= len(data)
+    transport.close()
+
+
+async def end(running: Running) -> None:
+    """Wait until nothing of the command is left; ask it to end if it still runs."""
+    # who writes into a closed pipe is killed by that, before it could tidy up
+    listening = [
+        asyncio.create_task(_discard(reader, transport))
+        for reader, transport in zip(running.readers, running.transports, strict=True)
+    ]
     try:
-        if running.process.returncode is None:
-            running.signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KILL_GRACE_MS / 1000):
-                    await running.process.wait()
+        running.guarded.end()
+        await running.guarded.gone()
     finally:
-        running.signal(signal.SIGKILL)
-    await running.process.wait()
+        for last_words in listening:
+            last_words.cancel()
+        for transport in running.transports:
+            transport.close()
+        running.guarded.close()
