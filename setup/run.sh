@@ -15,6 +15,9 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 missing=()
 command -v mosquitto >/dev/null || missing+=(mosquitto)
 command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
+# checkers of what we ship: units, user-data
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v cloud-init >/dev/null || missing+=(cloud-init)
 if [ ${#missing[@]} -gt 0 ] && ! setup/debian.sh "${missing[@]}"; then
     say "going on without ${missing[*]}: the tests that need it are skipped"
 fi

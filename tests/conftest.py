@@ -5,6 +5,7 @@ build machine cannot pass by lacking something.
 """
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,6 +50,41 @@ def broker_program() -> None:
     """A broker that `up` can start; IMLMESH_BROKER may force one that is not there."""
     if not is_installed(lambda: choose_broker(os.environ)):
         lack(NO_MOSQUITTO)
+
+
+@pytest.fixture(scope="session")
+def systemd_tools() -> None:
+    """The programs of systemd; it need not run this machine."""
+    for program in ("systemd-analyze", "systemctl", "systemd-sysusers"):
+        if shutil.which(program) is None:
+            lack(f"{program} is not installed (apt-get install systemd)")
+
+
+@pytest.fixture(scope="session")
+def cloud_init() -> str:
+    """The program that checks user-data."""
+    found = shutil.which("cloud-init")
+    if found is None:
+        lack("cloud-init is not installed (apt-get install cloud-init)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def esphome() -> Path:
+    """ESPHome in a venv of its own: the first time it is installed, in about 20 s."""
+    made = subprocess.run(
+        [ROOT / "setup" / "esphome.sh"], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        lack(f"ESPHome cannot be installed: {made.stderr[-500:]}")
+    return Path(made.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """The right to give files away and to make namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import httpx2
 from imlmesh.diagnosis import error_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, LinkError, MeshError
-from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
+from imlmesh_runtime.paths import SERVICE_API, SERVICE_HOME, ApiAddress, Home, find_api, find_home
 
 if TYPE_CHECKING:
     from imlmesh.planning import PlanSource
@@ -81,7 +81,8 @@ class Client:
         """The orchestrator of `home`, else of $IMLMESH_HOME, of the service, of the user's data."""
         found = find_home(home, os.environ)
         named = home or os.environ.get("IMLMESH_HOME")
-        return cls(found, find_api(found, service=None if named else SERVICE_API))
+        is_elsewhere = named and found.root != SERVICE_HOME
+        return cls(found, find_api(found, service=None if is_elsewhere else SERVICE_API))
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """GET /v1/`path`."""

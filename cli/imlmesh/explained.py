@@ -144,6 +144,11 @@ MEANS: dict[str, str] = {
     "orchestrator.unreachable": "No orchestrator answers for this home.",
     "orchestrator.running": "An orchestrator for this home runs already.",
     "process.failed": "A process of the mesh ended too often, or was not ready in time.",
+    # services
+    "service.no_systemd": "systemd does not run this machine, so it cannot keep a service running.",
+    "service.interpreter": "The users that services run as cannot reach the Python of this installation.",
+    "service.foreign": "A unit of this name is there and was not written by imlmesh.",
+    "service.failed": "systemd, or a file that the service needs, refused what was asked.",
     # stores
     "store.failed": "A database could not be read or written.",
     "store.behind": "The disk is slower than what must be kept; nothing new is dispatched meanwhile.",

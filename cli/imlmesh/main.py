@@ -31,6 +31,8 @@ NOUNS = {
     "telemetry": "See and export what nodes measure.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",
+    "service": "Let systemd run a node or the orchestrator.",
+    "driver": "Write a driver of your own.",
     "docs": "Explain error codes.",
     "completion": "Let the shell complete commands.",
     "version": "Print the version.",

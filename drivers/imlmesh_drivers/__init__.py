@@ -3,6 +3,8 @@
 The one rule: importing this package loads no driver and no hardware library.
 """
 
+from annotated_types import Interval
+
 from imlmesh_drivers.base import (
     Argv,
     CommandRule,
@@ -18,6 +20,7 @@ from imlmesh_drivers.base import (
 )
 from imlmesh_drivers.buses import BusRules, I2cRules
 from imlmesh_drivers.call import Call
+from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
@@ -26,8 +29,10 @@ __all__ = [
     "Call",
     "CommandRule",
     "Driver",
+    "DriverError",
     "Guard",
     "I2cRules",
+    "Interval",
     "Pin",
     "PinRules",
     "Program",

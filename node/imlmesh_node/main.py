@@ -5,7 +5,6 @@ The one rule: everything that it is comes from its folder. Deliberately absent: 
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.trust import NodeKeys
 
@@ -44,14 +44,14 @@ async def run_node(folder: Path, simulate: bool = False) -> int:
         node = RunningNode(setup, journal, loaded, link)
         node.start()
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
-        failed = await until_told(node.engine.failed)
+        failed = await until_told(node.engine.failed, node.engine.turned)
         await node.stop()
         return 1 if failed else 0
 
 
 def load_setup(folder: Path) -> Setup:
     """Everything that the folder says; makes the folder for files when it is missing."""
-    strict = "INVOCATION_ID" in os.environ  # systemd's: a service does not go on with a warning
+    strict = is_service()  # which does not go on with a warning that nobody reads
     config = load_config(folder)
     policy = load_policy(folder, strict=strict)
     keys = NodeKeys.load(folder, config.mesh, strict=strict)

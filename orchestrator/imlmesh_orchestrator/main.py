@@ -31,6 +31,7 @@ from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.base import Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.sqlite import Database
@@ -78,7 +79,7 @@ def load_setup(home: Home, broker: str) -> Setup:
         mesh, me = str(names["mesh"]), str(names["orchestrator"])
     except (ValueError, KeyError) as exc:
         raise TrustError("trust.file", str(exc), place=Place(file=str(names_file))) from exc
-    strict = "INVOCATION_ID" in os.environ  # systemd's: a service does not go on with a warning
+    strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
     return Setup(home, mesh, me, keys, config, broker)
@@ -170,7 +171,7 @@ async def run_orchestrator(home: Home, broker: str) -> int:
         running = RunningOrchestrator(setup)
         try:
             shell = await running.start()
-            failed = await until_told(shell.engine.failed)
+            failed = await until_told(shell.engine.failed, shell.engine.turned)
         finally:
             await running.close()
     return 1 if failed else 0
@@ -181,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="imlmesh_orchestrator", allow_abbrev=False)
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
     given = parser.parse_args(argv)
     set_up_logs()
-    return asyncio.run(run_orchestrator(Home(given.home.absolute()), given.broker))
+    api_folder = given.api.absolute() if given.api else None
+    return asyncio.run(run_orchestrator(Home(given.home.absolute(), api_folder), given.broker))

@@ -212,6 +212,15 @@ CODES: dict[str, Code] = {
     "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
     "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),
     "process.failed": Code("here", True, "look at the logs folder of the home"),
+    # services
+    "service.no_systemd": Code("here", False, "imlmesh up runs a mesh without systemd"),
+    "service.interpreter": Code(
+        "here",
+        False,
+        "python3 -m venv /opt/imlmesh && /opt/imlmesh/bin/pip install imlmesh, and use that one",
+    ),
+    "service.foreign": Code("input", False, "move it away; to add to ours: systemctl edit UNIT"),
+    "service.failed": Code("here", True, "systemctl status 'imlmesh-*'", "RuntimeError"),
     # stores
     "store.failed": Code("here", True, "check disk space and rights of the home folder", "OSError"),
     "store.behind": Code(

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from source_tree import ROOT
 
-LOCKS = ("runtime.txt", "dev.txt", "uv.txt", "peers.txt")
+LOCKS = ("runtime.txt", "dev.txt", "uv.txt", "peers.txt", "esphome.txt")
 
 
 def entries(lock: str) -> list[str]:

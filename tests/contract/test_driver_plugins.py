@@ -10,6 +10,8 @@ from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_drivers.iot import Iot
 from imlmesh_drivers.registry import driver_class, module_of, modules
+from imlmesh_node.config import Policy
+from imlmesh_node.shell import node_manifest
 from imlmesh_protocol.errors import DriverError
 
 SOURCE = """
@@ -30,6 +32,9 @@ class Kettle(Driver):
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kettle_plugin.py").write_text(SOURCE)
+    (tmp_path / "broken_plugin.py").write_text("class Broken(")
+    (tmp_path / "raising_plugin.py").write_text("1 / 0")
+    (tmp_path / "untyped_plugin.py").write_text(SOURCE.replace("int = 1", "Cups = 1"))
     info = tmp_path / "kettle_plugin-0.3.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kettle-plugin\nVersion: 0.3.0\n")
@@ -39,6 +44,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "teapot = kettle_plugin:Kettle\n"
         "gone = no_such_package:Gone\n"
         "iot = kettle_plugin:Kettle\n"
+        "broken = broken_plugin:Broken\n"
+        "raising = raising_plugin:Raising\n"
+        "untyped = untyped_plugin:Kettle\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -54,11 +62,22 @@ async def test_an_installed_driver_is_found_and_works() -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("module", ["teapot", "gone"])
+@pytest.mark.parametrize("module", ["teapot", "gone", "broken", "raising", "untyped"])
 def test_an_entry_point_that_is_no_driver_of_its_module(module: str) -> None:
     with pytest.raises(DriverError) as caught:
         driver_class(module)
     assert caught.value.code == "driver.missing"
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plug_in_that_does_not_load_costs_a_node_that_module_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    modules = ("filesystem", "broken", "kettle", "raising")
+    found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
+    assert set(found) == {"filesystem", "kettle"}
+    assert [record.code for record in caplog.records] == ["driver.missing"] * 2  # type: ignore[attr-defined]
+    assert "SyntaxError" in caplog.text
 
 
 @pytest.mark.usefixtures("plugin")

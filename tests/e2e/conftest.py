@@ -99,6 +99,8 @@ class Person:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
+        #: the interpreter whose imlmesh is typed
+        self.python = sys.executable
         self._terminals: list[Terminal] = []
         # a terminal says for itself how wide it is and whether it has colours
         foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
@@ -107,7 +109,7 @@ class Person:
 
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
         """Start `imlmesh ARGUMENTS` in a new terminal."""
-        argv = [sys.executable, "-m", "imlmesh", *arguments]
+        argv = [self.python, "-m", "imlmesh", *arguments]
         terminal = Terminal(argv, self.folder, self.env, columns)
         self._terminals.append(terminal)
         return terminal
@@ -115,7 +117,7 @@ class Person:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`imlmesh ARGUMENTS` in a pipe, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "imlmesh", *arguments],
+            [self.python, "-m", "imlmesh", *arguments],
             cwd=self.folder,
             env=self.env,
             capture_output=True,
