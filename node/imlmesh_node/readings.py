@@ -15,6 +15,7 @@ from typing import Any
 
 from imlmesh_node.outbox import Letter
 from imlmesh_protocol import limits
+from imlmesh_protocol.telemetry import is_metric
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import Clock, boot_ms
 
@@ -56,9 +57,7 @@ class Readings:
         self._dropped += dropped
         name = f"{module}.{metric}"
         last_ms = self._measured_ms.get(name, 0)
-        if not last_ms and len(self._measured_ms) >= limits.TELEMETRY_METRICS:
-            text = f"{name}: {limits.TELEMETRY_METRICS} metrics are sent already"
-            self._note("telemetry.metrics", text, 1)
+        if not last_ms and not self._may_begin(name):
             return
         # of readings at one time only the first is kept, so a burst takes a millisecond each
         at_ms = self._measured_ms[name] = max(boot_ms(), last_ms + 1)
@@ -68,6 +67,17 @@ class Readings:
         self._waiting.append(Measured(module, name, unit, at_ms, value))
         if self._timer is None:
             self._later()
+
+    def _may_begin(self, name: str) -> bool:
+        """Whether a metric may be sent that was not measured before."""
+        if not is_metric(name):
+            self._note("telemetry.invalid", f"{name[:80]!r} is no name of a metric", 1)
+            return False
+        if len(self._measured_ms) >= limits.TELEMETRY_METRICS:
+            text = f"{name}: {limits.TELEMETRY_METRICS} metrics are sent already"
+            self._note("telemetry.metrics", text, 1)
+            return False
+        return True
 
     def send_all(self) -> None:
         """Send what was gathered, if somebody listens."""

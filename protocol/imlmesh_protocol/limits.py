@@ -185,7 +185,6 @@ OUTPUT_STORE_MB = (
     1_024  # of the whole store, then the oldest readings go: half a small SD card's rest
 )
 TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
-TELEMETRY_POINTS = 20_000  # in one answer, ~1 MB; `telemetry export` streams all of them
 EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 
 # node

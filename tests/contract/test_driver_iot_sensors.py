@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from imlmesh_drivers.buses import BusRules
+from imlmesh_drivers.call import Call
+from imlmesh_drivers.invoke import perform_now
 from imlmesh_drivers.iot import bmp280, onewire
 from imlmesh_drivers.iot.twins.greenhouse import Readings
 from imlmesh_drivers.iot.twins.onewire import scratchpad_text
@@ -50,6 +52,35 @@ def test_every_kind_is_read(iot: Any, params: dict[str, Any], expected: dict[str
         near = pytest.approx(value, abs=0.02) if isinstance(value, float) else value
         assert found.pop(name) == near
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (
+            {"sensor_type": "DHT22", "pin": 22, "unit": "fahrenheit"},
+            {"dht22.22.temperature": "°C", "dht22.22.humidity": "%"},
+        ),
+        (
+            {"sensor_type": "BMP280"},
+            {"bmp280.76.temperature": "°C", "bmp280.76.pressure_hpa": "hPa"},
+        ),
+        ({"pin": 4}, {}),
+    ],
+)
+def test_what_is_read_is_telemetry_too(
+    iot: Any, params: dict[str, Any], expected: dict[str, str]
+) -> None:
+    says(iot, 20.0)
+    told: dict[str, tuple[float, str]] = {}
+    call = Call(
+        "r-1/a/n/1", on_reading=lambda name, value, unit, _: told.update({name: (value, unit)})
+    )
+    perform_now(iot.driver, "read_sensor", params, call)
+    assert {name: unit for name, (_, unit) in told.items()} == expected
+    for name, (value, _) in told.items():
+        if name.endswith("temperature"):
+            assert value == pytest.approx(20.0, abs=0.1), "in Celsius, whatever was asked for"
 
 
 @pytest.mark.parametrize("celsius", [-12.3, -0.1, 0.0, 41.7])

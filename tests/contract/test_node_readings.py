@@ -98,6 +98,13 @@ async def test_more_names_than_are_kept_are_not_sent(rig: Rig) -> None:
     rig.readings.close()
 
 
+async def test_a_module_whose_name_no_metric_has_is_told_so(rig: Rig) -> None:
+    rig.add("soil", 1.0, module="Third Party")
+    rig.add("m" * limits.METRIC_CHARS, 1.0)
+    rig.readings.send_all()
+    assert (rig.letters, rig.lost) == ([], {"telemetry.invalid": 2})
+
+
 async def test_each_module_has_its_topic(rig: Rig) -> None:
     rig.add("soil", 1.0)
     rig.add("level", 2.0, module="fake")

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cli_records import health
+from cli_records import health, series
 from imlmesh import main
 from imlmesh.measured import sparkline
 
@@ -17,24 +17,6 @@ if TYPE_CHECKING:
     from conftest import Api
 
 NOW_MS = time.time_ns() // 1_000_000
-
-
-def series(metric: str = "iot.soil", **fields: Any) -> dict[str, Any]:
-    parts: list[float | None] = [None] * 12 + [10.0 + number for number in range(12)]
-    found = {
-        "node": "pi-1",
-        "alias": "pi-garden",
-        "metric": metric,
-        "unit": "%",
-        "count": 120,
-        "min": 9.25,
-        "max": 21.0,
-        "mean": 15.5,
-        "last": 21.0,
-        "last_ms": NOW_MS - 4_000,
-        "parts": parts,
-    }
-    return {**found, **fields}
 
 
 def answer(*found: dict[str, Any], **fields: Any) -> dict[str, Any]:

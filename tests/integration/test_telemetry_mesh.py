@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import cli_records
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Sealer
 from imlmesh_protocol.wire.topics import Kind, Way
@@ -48,6 +49,8 @@ async def test_what_a_driver_measures_can_be_asked_for_and_exported(mesh: Mesh) 
     found = await mesh.until("telemetry?metric=fake.*", counted("fake.level", 3))
     (level,) = found["series"]
     assert (found["schema"], found["tier"]) == ("imlmesh.telemetry-list/1", "raw")
+    assert level.keys() == cli_records.series().keys(), "the command line is tested with the same"
+    assert (await mesh.get("health")).keys() == cli_records.health().keys()
     assert (level["node"], level["unit"], level["last"]) == ("pi-1", "%", 2.0)
     assert (level["min"], level["mean"], level["max"]) == (0.0, 1.0, 2.0)
     assert level["parts"][:-1] == [None] * 23, "only the last minutes are known"

@@ -138,3 +138,22 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         "telemetry": {"written": 7, "dropped": 0, "dropped_at_ms": None},
     }
     return {**found, **fields}
+
+
+def series(metric: str = "iot.soil", **fields: Any) -> dict[str, Any]:
+    """What was measured of one metric, as `GET /v1/telemetry` tells it."""
+    parts: list[float | None] = [None] * 12 + [10.0 + number for number in range(12)]
+    found = {
+        "node": "pi-1",
+        "alias": "pi-garden",
+        "metric": metric,
+        "unit": "%",
+        "count": 120,
+        "min": 9.25,
+        "max": 21.0,
+        "mean": 15.5,
+        "last": 21.0,
+        "last_ms": START_MS - 4_000,
+        "parts": parts,
+    }
+    return {**found, **fields}

@@ -24,6 +24,8 @@ _BUS = 1
 _BMP280_AT = 0x76
 _MEASURED_S = 0.1  # a BMP280 needs 6.4 ms for one of each
 _LOOK_S = 0.002
+#: what becomes telemetry, with its unit
+_REPORTED = {"temperature": "°C", "humidity": "%", "pressure_hpa": "hPa"}
 #: the data sheet's ranges: degrees Celsius, pascal
 _BMP280_C, _BMP280_PA = (-40.0, 85.0), (30_000.0, 110_000.0)
 
@@ -57,7 +59,8 @@ class SensorActions(Board):
     ) -> dict[str, Any]:
         """Read a sensor: DHT on a pin, BMP280 on I2C bus 1, DS18B20 on one-wire, or a bare value.
 
-        `temperature` is in `unit`, `humidity` in per cent, `pressure_hpa` in hectopascal. generic
+        `temperature` is in `unit`, `humidity` in per cent, `pressure_hpa` in hectopascal; these three
+        are telemetry too, named by kind and place, always in degrees Celsius. generic
         gives the level of a pin, or the next two bytes of an I2C device as `raw`.
         """
         if sensor_type in ("DHT11", "DHT22"):
@@ -68,6 +71,7 @@ class SensorActions(Board):
             found = self._read_bmp280(_BMP280_AT if address is None else address)
         else:
             found = self._read_bare(pin, address, call.dispatch)
+        _report(call, sensor_type, found)
         if "temperature" in found:
             found["temperature"] = _in_unit(found["temperature"], unit)
             found["unit"] = unit
@@ -155,6 +159,14 @@ class SensorActions(Board):
             raw = int.from_bytes(self.i2c.transfer(_BUS, address, b"", 2), "big")
             return {"address": address, "raw": raw, "factory": self.i2c.rules(_BUS).factory}
         raise DriverError("driver.params", "pin, address: a generic sensor has one of the two")
+
+
+def _report(call: Call, kind: str, found: dict[str, Any]) -> None:
+    """As telemetry: one metric for each sensor, in one unit, however it was asked for."""
+    place = found.get("sensor") or found.get("pin") or f"{found.get('address', 0):02x}"
+    for name, unit in _REPORTED.items():
+        if name in found:
+            call.telemetry(f"{kind}.{place}.{name}".lower(), round(found[name], 2), unit)
 
 
 def _in_unit(celsius: float, unit: Unit) -> float:
