@@ -16,7 +16,7 @@ CASES ?= 500
 # The first seed: a long run can be cut into parts, and a failing world run again.
 FROM ?= 1
 
-.PHONY: help setup demo test unit check bench bench-peers sim lock clean
+.PHONY: help setup demo test unit check bench bench-peers sim firmware lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -53,9 +53,13 @@ bench-peers: setup ## ours beside Ray, Celery and Dask, installed into .peers; u
 sim: setup ## simulated worlds and reference cases, in virtual time; WORLDS=100000 CASES=20000
 	CASES=$(CASES) WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim tests/reference
 
+firmware: setup ## check firmware-configs by the programs that read them; ESPHome comes into .esphome
+	@setup/esphome.sh >/dev/null
+	$(PYTEST) $(ARGS) tests/integration/test_firmware_configs.py tests/integration/test_firmware_esphome.py
+
 lock: ## write requirements/*.txt anew from pyproject.toml
 	@setup/lock.sh
 
 clean: ## remove what set-up and tests made here
-	rm -rf .venv .uv .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .uv .peers .esphome .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, broker, core, fairness, lag, mesh, preview
+from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -18,9 +18,11 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "preview": preview.run,
     "cli": agent.run_cli,
     "agent": agent.run,
+    "driver": driver.run,
     "lag": lag.run,
     "mesh": mesh.run,
     "broker": broker.run,
+    "telemetry": ingest.run,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 _HEAD = """\
@@ -45,6 +47,12 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   under way.
 - **broker**: the embedded broker and Mosquitto side by side, in turns: pairs as above with 256 under way, resident
   memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
+- **driver**: guard, validation and claims of an action on its node, without the driver's own work: mean over calls of
+  every kind of guard, and the dearest of them.
+- **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
+  turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
+  signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one
+  message.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
 """
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imlmesh import reference
+from imlmesh import offered, reference
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
@@ -44,7 +44,7 @@ trailing bytes are refused.
 Every body holds `mesh`, `iss` (who wrote it), `aud` (a node, the orchestrator, or `*`), `id`, `iat` and `exp` (mesh time
 in ms), `seq` (rising within a session), and `epoch` when it comes from an orchestrator, `boot` and `session` when it
 comes from a node. A will has `exp` 0. What is not above the last place seen of its sender is refused
-(`message.replayed`); heartbeats and events each count in a lane of their own.
+(`message.replayed`); heartbeats, telemetry and other events each count in a lane of their own.
 """
 
 
@@ -111,6 +111,7 @@ def command_line() -> Iterator[str]:
 
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "PROTOCOL.md": protocol,
+    "actions.md": offered.page,
     "cli.md": command_line,
     "errors.md": error_codes,
     "states.md": state_tables,

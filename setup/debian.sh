@@ -36,6 +36,12 @@ if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$kept"; fi
 printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
 chmod 755 "$policy"
 
+# Only its checker is wanted: this file, its own switch, keeps it from acting at any boot.
+case " $* " in *" cloud-init "*)
+    mkdir -p /etc/cloud
+    : >/etc/cloud/cloud-init.disabled
+esac
+
 export DEBIAN_FRONTEND=noninteractive
 say "updating the package lists"
 apt-get -o DPkg::Lock::Timeout=60 update -qq >/dev/null 2>&1 ||

@@ -15,6 +15,7 @@ lock() {
 }
 
 lock runtime.txt pyproject.toml
-lock dev.txt pyproject.toml --extra gpio --group dev
+lock dev.txt pyproject.toml --all-extras --group dev
 lock peers.txt requirements/peers.in
+lock esphome.txt requirements/esphome.in
 lock uv.txt - <<<"uv"

@@ -18,6 +18,9 @@ command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
 # networks of namespaces, with a firewall, for tests
 command -v ip >/dev/null || missing+=(iproute2)
 command -v nft >/dev/null || missing+=(nftables)
+# checkers of what we ship: units, user-data
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v cloud-init >/dev/null || missing+=(cloud-init)
 if [ ${#missing[@]} -gt 0 ] && ! setup/debian.sh "${missing[@]}"; then
     say "going on without ${missing[*]}: the tests that need it are skipped"
 fi

@@ -5,7 +5,9 @@ build machine cannot pass by lacking something.
 """
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -67,6 +69,41 @@ def lan(namespaces_allowed: None) -> Iterator[Lan]:
 
 
 @pytest.fixture(scope="session")
+def systemd_tools() -> None:
+    """The programs of systemd; it need not run this machine."""
+    for program in ("systemd-analyze", "systemctl", "systemd-sysusers"):
+        if shutil.which(program) is None:
+            lack(f"{program} is not installed (apt-get install systemd)")
+
+
+@pytest.fixture(scope="session")
+def cloud_init() -> str:
+    """The program that checks user-data."""
+    found = shutil.which("cloud-init")
+    if found is None:
+        lack("cloud-init is not installed (apt-get install cloud-init)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def esphome() -> Path:
+    """ESPHome in a venv of its own: the first time it is installed, in about 20 s."""
+    made = subprocess.run(
+        [ROOT / "setup" / "esphome.sh"], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        lack(f"ESPHome cannot be installed: {made.stderr[-500:]}")
+    return Path(made.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """The right to give files away and to make namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
 def uv() -> Uv:
     """Runs uv as set-up does: uv(*arguments) -> the completed process, with stdout and stderr."""
 
@@ -90,6 +127,16 @@ def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
     asked = uv("pip", "compile", "--quiet", "--no-header", "--refresh", str(wanted))
     if asked.returncode != 0:
         lack("no package registry answers")
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on another file system than `tmp_path`."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        lack("/dev/shm is no file system of its own")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +21,7 @@ import httpx2
 from imlmesh.diagnosis import error_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, LinkError, MeshError
-from imlmesh_runtime.paths import SERVICE_API, ApiAddress, Home, find_api, find_home
+from imlmesh_runtime.paths import SERVICE_API, SERVICE_HOME, ApiAddress, Home, find_api, find_home
 
 if TYPE_CHECKING:
     from imlmesh.planning import PlanSource
@@ -84,7 +84,8 @@ class Client:
         """The orchestrator of `home`, else of $IMLMESH_HOME, of the service, of the user's data."""
         found = find_home(home, os.environ)
         named = home or os.environ.get("IMLMESH_HOME")
-        service = None if named else SERVICE_API
+        is_elsewhere = named and found.root != SERVICE_HOME
+        service = None if is_elsewhere else SERVICE_API
         return cls(found, find_api(found, service=service), service)
 
     @staticmethod
@@ -154,6 +155,17 @@ class Client:
                 return found
             # a loop of events of our own would not run within one of the caller's
             time.sleep(_POLL_S)
+
+    def stream(self, path: str, **params: Any) -> Iterator[bytes]:
+        """GET /v1/`path` piece by piece, as it comes."""
+        try:
+            with self._http.stream("GET", f"/v1/{path}", params=_given(params)) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._problem(response)
+                yield from response.iter_bytes()
+        except httpx2.HTTPError as exc:
+            raise _unreachable(self.home, exc) from exc
 
     def close(self) -> None:
         """End the connection."""

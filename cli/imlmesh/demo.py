@@ -16,25 +16,16 @@ from imlmesh.mesh import make_mesh
 from imlmesh.render import say, try_line, write
 from imlmesh.running import RunningMesh
 from imlmesh.settings import settings
+from imlmesh.shipped import shipped
 from imlmesh.supervise import Supervised
 from imlmesh_broker import choose_broker
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import MeshError
 
 PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
 #: carries group work alone, all of it pure
 VICTIM = PI_ROOF
 GROUPS = {"garden": [PI_BED, PI_ROOF], "office": [DESK]}
 _POLL_S = 0.2
-
-
-def example(name: str) -> Path:
-    """A file of the examples: of the checkout, or of the installed package."""
-    package = Path(__file__).parent
-    for folder in (package / "examples", package.parents[1] / "examples"):
-        if (folder / name).is_file():
-            return folder / name
-    raise MeshError("internal", f"this installation lacks the example {name}")
 
 
 async def run_demo(home: str | None) -> ExitCode:
@@ -47,7 +38,8 @@ async def run_demo(home: str | None) -> ExitCode:
     running = RunningMesh(mesh, lambda line: say(f"! {line}"))
     try:
         client, victim = await _start(running)
-        body = {"text": example("greenhouse.iml.yaml").read_text(), "file": "greenhouse.iml.yaml"}
+        plan = shipped("examples", "greenhouse.iml.yaml")
+        body = {"text": plan.read_text(), "file": plan.name}
         run = (await asyncio.to_thread(client.post, "runs", body))["run"]
         code = await _follow_and_kill(client, run, victim)
     finally:
@@ -61,7 +53,7 @@ async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
     say("starting a mesh: broker, orchestrator, two simulated Pis and a desktop")
     await running.start_broker()
     client = await running.start_orchestrator()
-    policy = example("greenhouse.policy.toml")
+    policy = shipped("examples", "greenhouse.policy.toml")
     folders = [running.mesh.own_node(name, policy) for name in (PI_BED, PI_ROOF, DESK)]
     nodes = await asyncio.gather(*(running.start_node(folder, client) for folder in folders))
     for group, members in GROUPS.items():

@@ -18,17 +18,25 @@ Record = Mapping[str, Any]
 _LINES = 3
 _NAMED = 5
 _FAILED = {"failed", "rolled_back", "unknown"}
+#: of what was skipped: others failed, or nobody needed it
+_OTHERS = {"action.dependency", "action.not_needed", "run.expired"}
 
 
 def failures(run: Record) -> list[Record]:
     """The actions that went wrong, whatever became of them."""
-    return [a for a in run["actions"] if a["state"] in _FAILED and a["error"]]
+    return [a for a in run["actions"] if a["error"] and (a["state"] in _FAILED or _passed_over(a))]
+
+
+def _passed_over(action: Record) -> bool:
+    """Whether it failed by itself and was skipped for that."""
+    return action["state"] == "skipped" and action["error"]["code"] not in _OTHERS
 
 
 def end_lines(run: Record, logs: Sequence[Record] = (), *, hints: bool = True) -> list[Text]:
     """Counts, each failure with node, reason, line of the plan and last log lines, what to try.
 
-    `hints` False leaves out what to try: nobody would answer. `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first.
+    `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first; `hints` False
+    leaves out what to try: nobody would answer.
     """
     took = duration(run["ended_at_ms"] - run["submitted_at_ms"]) if run["ended_at_ms"] else "-"
     counts = " · ".join(f"{n} {state.replace('_', ' ')}" for state, n in run["counts"].items() if n)
@@ -42,20 +50,24 @@ def end_lines(run: Record, logs: Sequence[Record] = (), *, hints: bool = True) -
     for action in failed:
         lines += _failure(run, action)
         lines += _last_lines(action["id"], logs)
-    if run["error"] and not failed:
+    if run["error"] and _said(run["error"]) not in [_said(action["error"]) for action in failed]:
         lines.append(Text(f"  {run['error']['message']} [{run['error']['code']}]"))
     lines += _left_undone(run)
     if hints and run["state"] != "completed":
-        lines += _next(run, failed)
+        lines += _next(run, [action for action in failed if not _passed_over(action)])
     return lines
+
+
+def _said(error: Record) -> tuple[str, str]:
+    return error["code"], error["message"]
 
 
 def _failure(run: Record, action: Record) -> list[Text]:
     error = action["error"]
     where = f"  {run['file']}:{action['line']}" if run["file"] and action["line"] else ""
     node = f" on {node_of(action)}" if action["node"] and not action["members"] else ""
-    undone = " (undone)" if action["state"] == "rolled_back" else ""
-    lines = [Text(f"  {action['id']}{node}: {error['message']} [{error['code']}]{undone}{where}")]
+    became = {"rolled_back": " (undone)", "skipped": " (skipped)"}.get(action["state"], "")
+    lines = [Text(f"  {action['id']}{node}: {error['message']} [{error['code']}]{became}{where}")]
     wrong = [member for member in action["members"] if member["code"]]
     for member in wrong[:_NAMED]:
         lines.append(Text(f"    {name_of(member)}: {member['message']} [{member['code']}]"))

@@ -48,6 +48,7 @@ _BY_CODE = {
     "approval.denied": ExitCode.DENIED,
     "approval.expired": ExitCode.DENIED,
     "approval.closed": ExitCode.FAILED,
+    "approval.superseded": ExitCode.FAILED,
     "approval.four_eyes": ExitCode.NOT_ALLOWED,
     "run.ended": ExitCode.FAILED,
     "run.not_ended": ExitCode.FAILED,

@@ -188,6 +188,8 @@ def schema_text(schema: Record) -> str:
     """A JSON Schema in a few words: `integer 0..27`, `one of 0, 1`, `list of string or null`."""
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return f"one of {schema['const']}"
     parts = schema.get("anyOf") or schema.get("oneOf")
     if parts:
         return " or ".join(map(schema_text, parts))

@@ -37,6 +37,8 @@ _NOTABLE = {
     "retry-planned",
     "rollback-due",
 }
+#: that a node accepted is said by its start, and that it called again changes nothing for a run
+_UNTOLD = {"dispatch-accepted", "node-returned"}
 _ANSWERS = {"a": "approve", "d": "deny"}
 
 
@@ -187,8 +189,7 @@ class Lines(Silent):
 
     def take(self, event: ServerEvent) -> None:
         """Print the changes; log lines and progress have commands of their own."""
-        # That a node accepted is said by its start.
-        if event.kind == "change" and event.data["kind"] != "dispatch-accepted":
+        if event.kind == "change" and event.data["kind"] not in _UNTOLD:
             write(event_line(event.data))
             if event.data["kind"] == "approval-asked":
                 name = event.data.get("approval", "ID")

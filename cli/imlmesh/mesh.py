@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imlmesh_broker.child import USUAL_PORT
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place
@@ -78,16 +79,24 @@ class Mesh:
 
 
 def open_mesh(home: str | Path | None) -> Mesh:
-    """The mesh of a home; InputError `home.missing` when there is none."""
+    """The mesh of a home; InputError `home.missing` when there is none, `access.denied` for root
+    in the home of somebody else, who could not read what root makes there.
+    """
     found = find_home(home, os.environ)
+    if os.geteuid() == 0 and found.ca.is_dir() and (owner := found.ca.stat().st_uid) != 0:
+        text = f"{found.root} is another user's, who could not read what root makes there"
+        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
     authority = Authority.open(found)
-    path = _settings_file(found)
-    try:
-        table = tomllib.loads(read_file(path).decode())
-        port = table.get("port")
-        return Mesh(found, authority, port and int(port), str(table["timing"]))
-    except (ValueError, KeyError) as exc:
-        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
+    port, timing = _settings(found)
+    return Mesh(found, authority, port, timing)
+
+
+def broker_address(home: Home) -> str:
+    """address:port of the broker of a mesh, which may not have been started yet.
+
+    InputError `config.invalid`. Unlike `open_mesh` it needs no key.
+    """
+    return f"{ADDRESS}:{_settings(home)[0] or USUAL_PORT}"
 
 
 def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:
@@ -136,6 +145,16 @@ def machine_name() -> str:
     if not plain or plain == ORCHESTRATOR:
         return "this-computer"
     return plain[:63]
+
+
+def _settings(home: Home) -> tuple[int | None, str]:
+    path = _settings_file(home)
+    try:
+        table = tomllib.loads(read_file(path).decode())
+        port = table.get("port")
+        return port and int(port), str(table["timing"])
+    except (ValueError, KeyError) as exc:
+        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
 
 
 def _write_settings(home: Home, **fields: str | int) -> None:

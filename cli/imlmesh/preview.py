@@ -32,6 +32,7 @@ def print_preview(found: Record) -> None:
     for line in [
         *_left_out(actions),
         *_questions(actions),
+        *_undoing(found["undoing"]),
         *_memory(found["memory"]),
         *change_lines(found["changes"]),
     ]:
@@ -109,6 +110,15 @@ def _questions(actions: Sequence[Record]) -> Iterator[Text]:
             risk = f", risk {asked['risk']}" if asked["risk"] else ""
             text = f"asks before {action['action']} ({asked['why']}{risk}, within {left})"
             yield Text(f"{text}:  {asked['message']}", style="yellow")
+
+
+def _undoing(undoing: Record) -> Iterator[Text]:
+    """What a rollback would do to actions that the plan names no undoing for."""
+    by_driver = [f"{each['action']} ({each['call']})" for each in undoing["by_driver"]]
+    if by_driver:
+        yield Text(f"a rollback undoes by its driver {_names(by_driver)}")
+    if undoing["stays"]:
+        yield Text(f"a rollback leaves as it is {_names(undoing['stays'])}", style="yellow")
 
 
 def _memory(memory: Record) -> Iterator[Text]:

@@ -112,7 +112,8 @@ def _is_over(wave: Sequence[Record]) -> bool:
 def _gathered(states: set[str]) -> str:
     """One state for many."""
     if states <= _ENDED:
-        return next((s for s in ("failed", "cancelled") if s in states), "completed")
+        ended = ("failed", "cancelled", "completed", "rolled_back")
+        return next((state for state in ended if state in states), "skipped")
     for state in ("unknown", "awaiting_approval", "running", "waiting"):
         if state in states:
             return state

@@ -3,29 +3,39 @@
 The one rule: importing this package loads no driver and no hardware library.
 """
 
+from annotated_types import Interval
+
 from imlmesh_drivers.base import (
     Argv,
-    Call,
     CommandRule,
     Driver,
     Guard,
     Pin,
     PinRules,
+    Program,
     ReadPath,
     Site,
     WritePath,
     action,
 )
+from imlmesh_drivers.buses import BusRules, I2cRules
+from imlmesh_drivers.call import Call
+from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
 
 __all__ = [
     "Argv",
+    "BusRules",
     "Call",
     "CommandRule",
     "Driver",
+    "DriverError",
     "Guard",
+    "I2cRules",
+    "Interval",
     "Pin",
     "PinRules",
+    "Program",
     "ReadPath",
     "Site",
     "Undo",

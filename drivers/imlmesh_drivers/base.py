@@ -14,8 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Interval
 
+from imlmesh_drivers.buses import BusRules
+from imlmesh_drivers.call import Call
 from imlmesh_protocol.errors import DriverDenied, DriverError
-from imlmesh_protocol.limits import LOG_LINE_BYTES, LOG_LINES_PER_ACTION
+from imlmesh_protocol.limits import ARGUMENT_BYTES
 from imlmesh_protocol.manifest import PROFILES, Undo
 from imlmesh_protocol.states import Effect
 
@@ -25,9 +27,12 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Marks a parameter that the node's guard checks: "read", "write", "command" or "pin"."""
+    """Marks a parameter that the node's guard checks.
 
-    kind: Literal["read", "write", "command", "pin"]
+    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin".
+    """
+
+    kind: Literal["read", "write", "command", "program", "pin"]
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         return {**handler(core), "x-guard": self.kind}
@@ -36,6 +41,7 @@ class Guard:
 ReadPath = Annotated[str, Guard("read")]
 WritePath = Annotated[str, Guard("write")]
 Argv = Annotated[list[str], Guard("command")]
+Program = Annotated[str, Guard("program")]
 #: BCM numbers of the largest header that Raspberry Pi boards have
 Pin = Annotated[int, Interval(ge=0, le=53), Guard("pin")]
 
@@ -44,18 +50,27 @@ Pin = Annotated[int, Interval(ge=0, le=53), Guard("pin")]
 class CommandRule:
     """One allowed program: its absolute path, and what every argument must match (None: any).
 
-    An argument passes when one of the regular expressions matches the whole of it.
+    An argument passes when one of the regular expressions matches the whole of it. One that looks
+    like a flag, such as -o, passes only by an expression that itself begins with a dash: "[a-z-]+"
+    was written for words, and must not let -rf through.
     """
 
     argv0: str
     args: tuple[str, ...] | None = None
+    #: what it may have with all that it starts; None: what limits.py says
+    processes: int | None = None
+    memory_mb: int | None = None
 
-    def allows(self, args: Sequence[str]) -> bool:
-        """Whether these arguments (without the program) may be given."""
+    def refused(self, args: Sequence[str]) -> int | None:
+        """The place of the first argument (the program is 0) that may not be given, or None."""
         if self.args is None:
-            return True
-        rules = self.args
-        return all(any(re.fullmatch(rule, arg) for rule in rules) for arg in args)
+            return None
+        for number, arg in enumerate(args, start=1):
+            is_flag = len(arg) > 1 and arg.startswith("-")
+            rules = [rule for rule in self.args if rule.startswith("-") or not is_flag]
+            if not any(re.fullmatch(rule, arg) for rule in rules):
+                return number
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +94,12 @@ class Site:
     #: by the name that a plan may use as the first word of a command
     commands: Mapping[str, CommandRule] = field(default_factory=dict)
     pins: PinRules | None = None
+    buses: BusRules = field(default_factory=BusRules)
     env: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, Any]:
         """Plain dicts and lists for the first frame to a child; pins become text keys."""
-        wire = asdict(self)
+        wire = asdict(self) | {"buses": self.buses.to_wire()}
         if self.pins:
             wire["pins"]["safe"] = {str(pin): level for pin, level in self.pins.safe.items()}
         return wire
@@ -98,7 +114,10 @@ class Site:
             write_roots=tuple(wire["write_roots"]),
             commands={
                 name: CommandRule(
-                    rule["argv0"], None if rule["args"] is None else tuple(rule["args"])
+                    rule["argv0"],
+                    None if rule["args"] is None else tuple(rule["args"]),
+                    rule["processes"],
+                    rule["memory_mb"],
                 )
                 for name, rule in wire["commands"].items()
             },
@@ -108,82 +127,46 @@ class Site:
                 allow=tuple(pins["allow"]),
                 safe={int(pin): level for pin, level in pins["safe"].items()},
             ),
+            buses=BusRules.from_wire(wire["buses"]),
             env=dict(wire["env"]),
         )
 
-    def resolve_command(self, argv: Sequence[str]) -> list[str]:
-        """`argv` with its first word, a rule's name or path, made absolute; `policy.command`."""
+    def rules_of(self, program: str) -> list[CommandRule]:
+        """The rules of a program, by name or path; `policy.command` when there are none."""
+        rules = [rule for name, rule in self.commands.items() if program in (name, rule.argv0)]
+        if not rules:
+            raise DriverDenied("policy.command", f"{program[:200]!r} is not an allowed command")
+        return rules
+
+    def rule_for(self, argv: Sequence[str]) -> CommandRule:
+        """The first rule that allows all of a command.
+
+        Raises `policy.command`, and `driver.params` for what no program could be given.
+        """
         if not argv:
             raise DriverDenied("policy.command", "the command is empty")
-        rules = [r for name, r in self.commands.items() if argv[0] in (name, r.argv0)]
-        if not rules:
-            raise DriverDenied("policy.command", f"{argv[0][:200]!r} is not an allowed command")
-        for rule in rules:
-            if rule.allows(argv[1:]):
-                return [rule.argv0, *argv[1:]]
-        raise DriverDenied(
-            "policy.command", f"the policy does not allow these arguments of {argv[0][:200]!r}"
-        )
+        for number, word in enumerate(argv):
+            check_word(f"argument {number}", word)
+        rules = self.rules_of(argv[0])
+        refusals = [rule.refused(argv[1:]) for rule in rules]
+        for rule, refused in zip(rules, refusals, strict=True):
+            if refused is None:
+                return rule
+        text = f"the policy does not allow argument {refusals[0]} of {argv[0][:200]!r}"
+        raise DriverDenied("policy.command", text)
 
 
-def clip(text: str, limit_bytes: int) -> str:
-    """`text`, cut between characters so that its UTF-8 form is at most `limit_bytes` long."""
-    encoded = text.encode(errors="replace")
-    return encoded[:limit_bytes].decode(errors="ignore")
-
-
-class Call:
-    """One call under way: its dispatch id, and the way back for log lines and progress.
-
-    Both ways back are called on whatever thread the action runs on. Lines are cut at
-    LOG_LINE_BYTES; after LOG_LINES_PER_ACTION one line says that the rest was dropped. Who runs a
-    thread action, which nothing can kill, calls `stop`; the action asks with `check`.
-    """
-
-    __slots__ = ("_lines", "_on_log", "_on_progress", "_stopped", "dispatch")
-
-    def __init__(
-        self,
-        dispatch: str,
-        on_log: Callable[[str, str], None] | None = None,
-        on_progress: Callable[[float | None, str], None] | None = None,
-    ) -> None:
-        """`on_log(line, stream)` and `on_progress(fraction, message)` must not block."""
-        self.dispatch = dispatch
-        self._on_log = on_log
-        self._on_progress = on_progress
-        self._lines = 0
-        self._stopped = False
-
-    def log(self, line: str, stream: str = "log") -> None:
-        """Stream one line; `stream` is "log", "stdout" or "stderr"."""
-        if self._on_log is None or self.full:
-            return
-        self._lines += 1
-        if self.full:
-            self._on_log(f"more than {LOG_LINES_PER_ACTION} lines: the rest is dropped", "log")
-            return
-        self._on_log(clip(line, LOG_LINE_BYTES), stream)
-
-    @property
-    def full(self) -> bool:
-        """Whether further lines are dropped."""
-        return self._lines > LOG_LINES_PER_ACTION
-
-    def progress(self, fraction: float | None, message: str = "") -> None:
-        """Say how far it is: 0 to 1, or None when that is not known."""
-        if self._on_progress is not None:
-            known = None if fraction is None else float(fraction)
-            self._on_progress(known, clip(message, LOG_LINE_BYTES))
-
-    def stop(self) -> None:
-        """Nobody waits for this call any more."""
-        self._stopped = True
-
-    def check(self) -> None:
-        """Raise `action.cancelled` when nobody waits for this call any more."""
-        if self._stopped:
-            raise DriverError("action.cancelled", f"{self.dispatch} was given up")
+def check_word(name: str, word: str) -> None:
+    """What Linux can give a program as an argument or variable, else `driver.params`."""
+    if "\0" in word:
+        raise DriverError("driver.params", f"{name} contains a NUL character")
+    try:
+        size = len(word.encode())
+    except UnicodeEncodeError as exc:
+        raise DriverError("driver.params", f"{name} is not text") from exc
+    if size > ARGUMENT_BYTES:
+        text = f"{name} has more than {ARGUMENT_BYTES} bytes: hand them over as stdin or in a file"
+        raise DriverError("driver.params", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +243,10 @@ def action(
     return declare
 
 
+def _to_nobody(*_: Any) -> None:
+    """Where a driver's events go that nobody runs."""
+
+
 class Driver:
     """Base of all drivers; one object serves all calls of its module on a node.
 
@@ -282,12 +269,24 @@ class Driver:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        #: tells what a source saw, outside of any call: its name (an id) and plain values
+        self.emit: Callable[[str, Mapping[str, Any]], None] = _to_nobody
+        #: gives a plain value to the driver's successor, should this process end; see `restore`
+        self.keep: Callable[[Any], None] = _to_nobody
+
+    def restore(self, kept: Any) -> None:
+        """Take up what the driver before this one kept last; called after `safe`."""
 
     def safe(self) -> None:
         """Bring what the driver moves into its safe state; called before it serves, and at the end."""
 
     def close(self) -> None:
         """Give back what the driver holds; nothing is called after it."""
+
+    @classmethod
+    def stands_guard(cls, site: Site) -> bool:
+        """Whether it has a safe state to set as soon as its node runs, before any call."""
+        return False
 
     @classmethod
     def runs_of(cls, name: str) -> Runs:

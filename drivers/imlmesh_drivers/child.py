@@ -3,23 +3,27 @@
 The one rule: a call that hangs, crashes or is cancelled costs the child and its whole process group,
 and the call only returns when they are gone and a new child has set the driver's safe state. So
 whoever waits for the call may free its claims then. Other calls of that child end as
-`driver.crashed`.
+`driver.crashed`. A child that ends while nobody calls it is started again: for its safe state, and for
+the sources that it watched.
 """
 
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import from_code
 from imlmesh_protocol.errors import DriverError, DriverTimeout
-from imlmesh_protocol.limits import DRIVER_START_MS, KILL_GRACE_MS
+from imlmesh_protocol.limits import DRIVER_RESTARTS, DRIVER_START_MS, DRIVER_STEADY_S, KILL_GRACE_MS
+
+log = logging.getLogger(__name__)
 
 _STDERR_BYTES = 64 * 1024  # read at once
 _STDERR_KEPT = 2_000  # the end of it explains a crash
@@ -31,8 +35,13 @@ _FRAMES_PER_TURN = 64  # then everything else on the loop has its turn
 class Child:
     """One warm process that serves the calls of one module; started when first needed."""
 
-    def __init__(self, module: str, site_wire: Mapping[str, Any]) -> None:
-        """`site_wire` is `Site.to_wire()`."""
+    def __init__(
+        self,
+        module: str,
+        site_wire: Mapping[str, Any],
+        on_event: Callable[[str, Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """`site_wire` is `Site.to_wire()`; `on_event` takes what sources of the driver see."""
         self._module = module
         self._site_wire = dict(site_wire)
         self._process: asyncio.subprocess.Process | None = None
@@ -42,6 +51,13 @@ class Child:
         self._calls: dict[int, tuple[asyncio.Future[Any], Call]] = {}
         self._stderr = b""
         self._closed = False
+        self._on_event = on_event
+        #: what the driver wants its successor to know, if anything
+        self._kept: list[Any] = []
+        self._killed = False
+        self._restarts = 0
+        self._began_s = 0.0
+        self._restarting: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -92,6 +108,7 @@ class Child:
     async def kill(self) -> None:
         """End the child and everything in its group, at once; calls fail as `driver.crashed`."""
         if self._process is not None and self._reading is not None:
+            self._killed = True
             _kill_group(self._process)
             await asyncio.wait({self._reading})
 
@@ -128,9 +145,11 @@ class Child:
         self._process = process
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stderr = b""
+        self._killed = False
+        self._began_s = asyncio.get_running_loop().time()
         self._reading = asyncio.create_task(self._follow(process, ready))
         try:
-            _input(process).write(frames.encode([self._site_wire]))
+            _input(process).write(frames.encode([self._site_wire, *self._kept]))
             await asyncio.wait({ready}, timeout=DRIVER_START_MS / 1000)
             if not ready.done():
                 message = f"the driver {self._module} does not start"
@@ -166,7 +185,25 @@ class Child:
             await asyncio.wait({printed}, timeout=_STDERR_END_S)
             printed.cancel()
             self._process = None
+            served = ready.done() and ready.exception() is None
+            unasked = served and not (self._calls or self._killed or self._closed)
             self._fail_all(f"{why}, return code {process.returncode}", ready)
+            if unasked:
+                self._restarting = asyncio.create_task(self._restart())
+
+    async def _restart(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._began_s > DRIVER_STEADY_S:
+            self._restarts = 0
+        if self._restarts == DRIVER_RESTARTS:
+            log.error("the driver %s ends again and again: it waits for a call", self._module)
+            return
+        self._restarts += 1
+        log.warning("the driver %s ended unasked and is started again", self._module)
+        try:
+            await self.start()
+        except (DriverError, OSError) as exc:
+            log.error("the driver %s does not start again: %s", self._module, exc)
 
     def _take(self, frame: list[Any], ready: asyncio.Future[None]) -> None:
         match frame:
@@ -174,6 +211,11 @@ class Child:
                 ready.set_result(None)
             case ["failed", str(code), str(message)]:
                 ready.set_exception(from_code(code, message))
+            case ["keep", kept]:
+                self._kept = [kept]
+            case ["event", str(name), dict(values)]:
+                if self._on_event is not None:
+                    self._on_event(name, values)
             case [str(kind), int(number), *rest]:
                 if number in self._calls:
                     self._answer(*self._calls[number], kind, rest)
@@ -186,7 +228,10 @@ class Child:
                 call.log(line, stream)
             case "progress", [float() | None as fraction, str(message)]:
                 call.progress(fraction, message)
+            case "reading", [str(metric), float(value), str(unit), int(dropped)]:
+                call.pass_on(metric, value, unit, dropped)
             case "result", [value]:
+                self._restarts = 0
                 answer.set_result(value)
             case "error", [str(code), str(message)]:
                 answer.set_exception(from_code(code, message))

@@ -12,7 +12,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Call, Driver, Site, action
+from imlmesh_drivers.base import Driver, Site, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import append_beneath
 from imlmesh_protocol.errors import CODES, DriverError
 from imlmesh_protocol.limits import TIMEOUT_S
@@ -80,13 +81,16 @@ class Fake(Driver):
         crash: bool = False,
         hang: bool = False,
         log_lines: Annotated[int, Interval(ge=0, le=1_000_000)] = 0,
+        readings: Annotated[int, Interval(ge=0, le=1_000_000)] = 0,
+        reading: Any = None,
         result_bytes: Annotated[int, Interval(ge=0, le=_RESULT_MAX)] = 0,
         marker: str | None = None,
     ) -> Acted:
         """Leave a line in `marker`, log, wait, then fail `fail_times` times, crash, hang or return.
 
         The marker's line is the dispatch id and is written first, so that every beginning counts;
-        the undo leaves its own line in the file "undone".
+        the undo leaves its own line in the file "undone". `readings` of the metric "level" count
+        from 0, or each is `reading`, whatever that is.
         """
         if code not in CODES:
             raise DriverError("driver.params", f"code: {code!r} is not an error code")
@@ -95,6 +99,8 @@ class Fake(Driver):
         call.progress(0.0)
         for number in range(log_lines):
             call.log(f"line {number}")
+        for number in range(readings):
+            call.telemetry("level", number if reading is None else reading, "%")
         await asyncio.sleep(delay_ms / 1000)
         if crash:
             os.kill(os.getpid(), signal.SIGKILL)

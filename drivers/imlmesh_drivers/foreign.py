@@ -31,7 +31,12 @@ _CLASSES: dict[str, type[DriverError]] = {
     "driver.not_found": DriverNotFound,
     "policy.path": DriverDenied,
     "policy.command": DriverDenied,
+    "policy.env": DriverDenied,
+    "policy.process": DriverDenied,
     "policy.pin": DriverDenied,
+    "policy.bus": DriverDenied,
+    "policy.broker": DriverDenied,
+    "mqtt.refused": DriverDenied,
 }
 
 

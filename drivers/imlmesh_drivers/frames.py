@@ -1,9 +1,11 @@
 """The frames between the agent and a driver child: 4 bytes of length, then msgpack.
 
 The one rule: a frame is at most DRIVER_MESSAGE_BYTES, checked before anything is read or sent.
-To the child: [site wire], then [call id, action, params, dispatch]. From it: ["ready"] or ["failed",
-code, message], then ["log", call id, line, stream], ["progress", call id, fraction, message],
-["result", call id, value] and ["error", call id, code, message].
+To the child: [site wire] or [site wire, kept], then [call id, action, params, dispatch]. From it:
+["ready"] or ["failed", code, message], then ["log", call id, line, stream], ["progress", call id,
+fraction, message], ["reading", call id, metric, value, unit, dropped before it], ["result", call id,
+value] and ["error", call id, code, message]; at any time ["event", name, values] of a source and
+["keep", value] for the next child.
 """
 
 import struct

@@ -9,7 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from imlmesh_drivers.base import Call, Declaration, Driver
+from imlmesh_drivers.base import Declaration, Driver
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import coded
 from imlmesh_protocol.errors import DriverError
 

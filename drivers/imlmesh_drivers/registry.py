@@ -31,7 +31,7 @@ GROUP = "imlmesh.drivers"
 _BUILTIN = {
     "fake": "imlmesh_drivers.fake:Fake",
     "filesystem": "imlmesh_drivers.filesystem:Filesystem",
-    "iot": "imlmesh_drivers.iot:Gpio",
+    "iot": "imlmesh_drivers.iot:Iot",
     "os_exec": "imlmesh_drivers.os_exec:OsExec",
 }
 
@@ -60,9 +60,9 @@ def driver_class(module: str) -> type[Driver]:
     source, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(source), name)
-    except (ImportError, AttributeError, ValueError) as exc:
+    except Exception as exc:  # what a plug-in raises while it is imported is its own affair
         raise DriverError(
-            "driver.missing", f"the driver of {module!r} does not load: {exc}"
+            "driver.missing", f"the driver of {module!r} does not load: {type(exc).__name__}: {exc}"
         ) from exc
     if not (isinstance(found, type) and issubclass(found, Driver) and found.module == module):
         raise DriverError("driver.missing", f"{target} is not a driver of the module {module!r}")

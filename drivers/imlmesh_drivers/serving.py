@@ -7,18 +7,21 @@ and the process ends. Signals to end are ignored for that reason: the agent's en
 
 import asyncio
 import os
+import resource
 import signal
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, perform, perform_now
 from imlmesh_drivers.registry import driver_class
 from imlmesh_protocol.errors import DriverError, MeshError
-from imlmesh_protocol.limits import KILL_GRACE_MS, NODE_SLOTS
+from imlmesh_protocol.limits import DRIVER_MEMORY_BYTES, KILL_GRACE_MS, NODE_SLOTS
 
 
 class Outlet:
@@ -35,12 +38,21 @@ class Outlet:
             self._pipe.write(encoded)
             self._pipe.flush()
 
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Send what a source of the driver saw."""
+        self.send("event", name, dict(values))
+
+    def keep(self, value: Any) -> None:
+        """Send what this child's successor shall know."""
+        self.send("keep", value)
+
     def call(self, number: int, dispatch: str) -> Call:
-        """A Call whose lines and progress go out as frames."""
+        """A Call whose lines, progress and readings go out as frames."""
         return Call(
             dispatch,
             on_log=lambda line, stream: self.send("log", number, line, stream),
             on_progress=lambda fraction, message: self.send("progress", number, fraction, message),
+            on_reading=lambda *reading: self.send("reading", number, *reading),
         )
 
     def result(self, number: int, value: Any) -> None:
@@ -127,6 +139,10 @@ def serve(module: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # a handler, not SIG_IGN, which programs that a driver starts would inherit
         signal.signal(number, lambda *_: None)
+    # a library or an archive that asks for everything gets an error, and the node lives on
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if most == resource.RLIM_INFINITY or most > DRIVER_MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (DRIVER_MEMORY_BYTES, most))
     outlet = Outlet(sink)
     first = frames.read(source)
     if first is None:
@@ -136,7 +152,10 @@ def serve(module: str) -> None:
         # libraries leave files in the current folder (lgpio does)
         os.chdir(site.files)
         driver = driver_class(module)(site)
+        driver.emit, driver.keep = outlet.event, outlet.keep
         driver.safe()
+        if len(first) > 1:
+            driver.restore(first[1])
     except Exception as exc:
         error = coded(exc)
         outlet.send("failed", error.code, error.message)

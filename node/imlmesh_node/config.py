@@ -13,6 +13,7 @@ from typing import Any
 
 from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.registry import builtin_modules, modules
+from imlmesh_node.buses import read_buses
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
@@ -194,6 +195,7 @@ def _site(reader: Reader, folder: Path) -> Site:
         write_roots=write_roots,
         commands=_commands(reader.table("commands")),
         pins=_pins(reader.table("pins")),
+        buses=read_buses(reader),
         env=env,
     )
 
@@ -210,8 +212,13 @@ def _commands(reader: Reader) -> dict[str, CommandRule]:
         if not argv0.startswith("/"):
             table.wrong("argv0", "must be an absolute path")
         args = table.texts("args", _is_pattern, "a regular expression", None)
+        most = {}
+        for bound in ("processes", "memory_mb"):
+            most[bound] = table.take(bound, int, None, "a number above 0")
+            if most[bound] is not None and most[bound] < 1:
+                table.wrong(bound, "must be a number above 0")
         table.end()
-        rules[name] = CommandRule(argv0, args)
+        rules[name] = CommandRule(argv0, args, **most)
     return rules
 
 

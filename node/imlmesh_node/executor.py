@@ -10,11 +10,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from imlmesh_drivers.base import Call, Driver, Site
+from imlmesh_drivers.base import Driver, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.invoke import declaration_of, params_model, perform, perform_now
@@ -35,11 +36,15 @@ _SILENT = Call("")
 
 
 class Streams(Protocol):
-    """Where log lines and progress of running actions go, on the loop's thread."""
+    """Where log lines, progress, readings, and what sources see go, on the loop's thread."""
 
     def log(self, dispatch: str, line: str, stream: str) -> None: ...
 
     def progress(self, dispatch: str, fraction: float | None, message: str) -> None: ...
+
+    def source(self, name: str, values: Mapping[str, Any]) -> None: ...
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -70,6 +75,7 @@ class Executor:
         self._children: dict[str, Child] = {}
         self._instant: dict[tuple[str, str], bool | None] = {}
         self._runs: dict[str, _Run] = {}
+        self._guarding: list[asyncio.Task[None]] = []
 
     @property
     def busy(self) -> int:
@@ -77,10 +83,13 @@ class Executor:
         return len(self._runs)
 
     def warm_up(self, modules: Iterable[str]) -> None:
-        """Load in a thread what actions on the loop need at their first call.
+        """Load in a thread what actions on the loop need at their first call; start what stands guard.
 
-        On a small machine that takes a second or more, for which heartbeats would wait.
+        On a small machine loading takes a second or more, for which heartbeats would wait.
         """
+        modules = tuple(modules)
+        for module in modules:
+            self._guarding.append(self._loop.create_task(self._stand_guard(module)))
 
         def load() -> None:
             for module in modules:
@@ -91,6 +100,15 @@ class Executor:
                             params_model(driver, action)
 
         threading.Thread(target=load, name="warm-up", daemon=True).start()
+
+    async def _stand_guard(self, module: str) -> None:
+        """Let a driver with a safe state set it now; a failure is loud, the first call hears it too."""
+        try:
+            driver = driver_class(module)
+            if driver.runs == "process" and driver.stands_guard(self._site):
+                await self._child(module).start()
+        except (MeshError, OSError) as exc:
+            log.error("the driver %s cannot set its safe state: %s", module, exc)
 
     def ends_at_once(self, module: str, action: str) -> bool:
         """Whether `run` of it calls it directly; an action that cannot load does not."""
@@ -140,13 +158,14 @@ class Executor:
         """Bring everything to its safe state and let go; what is still under way is cut off."""
         for run in list(self._runs.values()):
             run.stop()
+        await asyncio.gather(*self._guarding, return_exceptions=True)
         await asyncio.gather(*(child.close() for child in self._children.values()))
         for driver in self._drivers.values():
             _make_safe(driver)
             driver.close()
 
     def _call(self, dispatch: Dispatch) -> Call:
-        """Lines and progress may come from any thread; those of the loop's own take no detour."""
+        """All of it may come from any thread; those of the loop's own take no detour."""
         home = threading.get_ident()
 
         def here(act: Callable[..., None], *arguments: Any) -> None:
@@ -159,6 +178,7 @@ class Executor:
             dispatch.id,
             lambda line, stream: here(self._streams.log, dispatch.id, line, stream),
             lambda part, message: here(self._streams.progress, dispatch.id, part, message),
+            lambda *reading: here(self._streams.reading, dispatch.module, *reading),
         )
 
     def _run_now(self, dispatch: Dispatch, call: Call) -> None:
@@ -174,11 +194,17 @@ class Executor:
     def _load(self, module: str) -> Driver:
         try:
             driver = driver_class(module)(self._site)
-            driver.safe()
+            driver.emit = self._emit
+            if _moves_things_here(driver):
+                driver.safe()
         except Exception as exc:
             raise coded(exc) from exc
         self._drivers[module] = driver
         return driver
+
+    def _emit(self, name: str, values: Mapping[str, Any]) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._streams.source, name, dict(values))
 
     async def _follow(self, dispatch: Dispatch, call: Call, runs: str) -> None:
         began_s = time.perf_counter()
@@ -197,10 +223,7 @@ class Executor:
 
     async def _perform(self, dispatch: Dispatch, call: Call, runs: str) -> Any:
         if runs == "process":
-            child = self._children.get(dispatch.module)
-            if child is None:
-                child = Child(dispatch.module, self._site.to_wire())
-                self._children[dispatch.module] = child
+            child = self._child(dispatch.module)
             # the core's own limit comes first; this one holds even if the loop stood still
             limit_s = (dispatch.timeout_ms + KILL_GRACE_MS) / 1_000
             return await child.call(dispatch.action, dispatch.params, call, limit_s)
@@ -208,6 +231,14 @@ class Executor:
         if runs == "loop":
             return await perform(driver, dispatch.action, dispatch.params, call)
         return await self._in_thread(driver, dispatch, call)
+
+    def _child(self, module: str) -> Child:
+        child = self._children.get(module)
+        if child is None:
+            child = self._children[module] = Child(
+                module, self._site.to_wire(), self._streams.source
+            )
+        return child
 
     async def _in_thread(self, driver: Driver, dispatch: Dispatch, call: Call) -> Any:
         """A thread of its own: slots bound their number, and one that hangs cannot block the end."""
@@ -246,9 +277,15 @@ class Executor:
         )
 
 
+def _moves_things_here(driver: Driver) -> bool:
+    """What runs in a process moves things there alone, though some of its actions may wait here."""
+    return driver.runs != "process"
+
+
 def _make_safe(driver: Driver) -> None:
     """Its failure is loud, but the end of a dispatch must be told all the same."""
     try:
-        driver.safe()
+        if _moves_things_here(driver):
+            driver.safe()
     except Exception:
         log.exception("the safe state of the driver %s could not be set", driver.module)

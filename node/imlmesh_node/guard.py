@@ -12,7 +12,7 @@ from typing import Any
 from imlmesh_drivers.base import Site
 from imlmesh_drivers.files import absolute, readable_roots, split_root
 from imlmesh_node.config import Policy
-from imlmesh_protocol.errors import DriverDenied, Fault
+from imlmesh_protocol.errors import DriverDenied, DriverError, Fault
 from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
@@ -28,7 +28,11 @@ def _write(site: Site, path: str) -> None:
 
 
 def _command(site: Site, argv: list[str]) -> None:
-    site.resolve_command(argv)
+    site.rule_for(argv)
+
+
+def _program(site: Site, name: str) -> None:
+    site.rules_of(name)
 
 
 def _pin(site: Site, pin: int) -> None:
@@ -53,6 +57,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], Callable[[Site, Any], None]]] = 
     "read": (_is_text, _read),
     "write": (_is_text, _write),
     "command": (_is_argv, _command),
+    "program": (_is_text, _program),
     "pin": (_is_number, _pin),
 }
 
@@ -78,7 +83,7 @@ def check_params(spec: ActionSpec, site: Site, params: Mapping[str, Any]) -> Fau
             return Fault("driver.params", f"{name}: holds no {kind}")
         try:
             check(site, value)
-        except DriverDenied as exc:
+        except DriverError as exc:
             return Fault(exc.code, f"{name}: {exc.message}"[:REFUSAL_CHARS])
     return None
 

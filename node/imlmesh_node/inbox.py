@@ -38,9 +38,9 @@ class Refusals:
         self._tell = tell
         self._told_ms: dict[str, int] = {}
 
-    def note(self, code: str, message: str) -> None:
-        """Count one; log it and tell it unless this code was heard of within the second."""
-        self.counts[code] += 1
+    def note(self, code: str, message: str, many: int = 1) -> None:
+        """Count it; log it and tell it unless this code was heard of within the second."""
+        self.counts[code] += many
         now_ms = boot_ms()
         if now_ms - self._told_ms.get(code, -1_000) >= 1_000:
             self._told_ms[code] = now_ms

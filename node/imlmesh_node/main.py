@@ -1,4 +1,4 @@
-"""The process of a node: `python -m imlmesh_node FOLDER [--broker ADDRESS:PORT]`, or `node run`.
+"""The process of a node: `python -m imlmesh_node FOLDER`, or `imlmesh node run FOLDER`.
 
 The one rule: everything that it is comes from its folder. Deliberately absent: when to end;
 `runtime/process` knows that.
@@ -6,34 +6,47 @@ The one rule: everything that it is comes from its folder. Deliberately absent: 
 
 import argparse
 import asyncio
-import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from imlmesh_node.config import address_of, load_config, load_policy
 from imlmesh_node.finding import Finder, Tell, log_error
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
+from imlmesh_node.simulated import simulated
 from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.discovery import Service, root_hash
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.trust import NodeKeys
 
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
 
 
-async def run_node(folder: Path, broker: Address | None = None, tell: Tell = log_error) -> int:
+async def run_node(
+    folder: Path,
+    broker: Address | None = None,
+    tell: Tell = log_error,
+    *,
+    simulate: bool = False,
+) -> int:
     """Run the node of `folder` until told to end; 0, or 1 when it could not go on.
 
-    `broker` is tried before those of the folder; `tell` gets why the mesh is not found. Raises InputError, TrustError or StoreError when the folder cannot be used.
+    `broker` is tried before those of the folder; `tell` gets why the mesh is not found. With
+    `simulate` its pins and buses are twins in a greenhouse, whatever the policy says of them.
+
+    Raises InputError, TrustError or StoreError when the folder cannot be used.
     """
     with only_one(folder / "node.lock", "node.running"):
         setup = load_setup(folder)
+        if simulate:
+            setup = replace(setup, policy=simulated(setup.policy))
         config = setup.config
         journal = Journal.open(folder / "journal.db")
         loaded = await journal.load(time.time_ns() // 1_000_000)
@@ -43,7 +56,7 @@ async def run_node(folder: Path, broker: Address | None = None, tell: Tell = log
         node = RunningNode(setup, journal, loaded, link)
         node.start()
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
-        failed = await until_told(node.engine.failed)
+        failed = await until_told(node.engine.failed, node.engine.turned)
         await node.stop()
         await finder.close()
         return 1 if failed else 0
@@ -51,7 +64,7 @@ async def run_node(folder: Path, broker: Address | None = None, tell: Tell = log
 
 def load_setup(folder: Path) -> Setup:
     """Everything that the folder says; makes the folder for files when it is missing."""
-    strict = "INVOCATION_ID" in os.environ  # systemd's: a service does not go on with a warning
+    strict = is_service()  # which does not go on with a warning that nobody reads
     config = load_config(folder)
     policy = load_policy(folder, strict=strict)
     keys = NodeKeys.load(folder, config.mesh, strict=strict)
@@ -73,12 +86,15 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="imlmesh_node", allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--broker", metavar="ADDRESS:PORT")
+    parser.add_argument("--simulate", action="store_true")
     given = parser.parse_args(argv)
     set_up_logs()
-    return start(given.folder, given.broker)
+    return start(given.folder, given.broker, simulate=given.simulate)
 
 
-def start(folder: Path, broker: str | None = None, tell: Tell = log_error) -> int:
+def start(
+    folder: Path, broker: str | None = None, tell: Tell = log_error, *, simulate: bool = False
+) -> int:
     """Run the node of `folder` in this process, with `broker` as text; the exit code."""
     address = None if broker is None else address_of(broker)
-    return asyncio.run(run_node(folder.absolute(), address, tell))
+    return asyncio.run(run_node(folder.absolute(), address, tell, simulate=simulate))

@@ -20,12 +20,13 @@ from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.journal import Journal, Loaded
 from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.presence import Clocks, Presence
+from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
 from imlmesh_runtime.trust import NodeKeys
@@ -58,9 +59,12 @@ class RunningNode:
         self.presence = Presence(
             self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0]
         )
-        self._streams = EventStreams(self._outbox.send, lambda: self.presence.is_open)
+        send, is_open = self._outbox.send, lambda: self.presence.is_open
+        self._readings = Readings(send, is_open, self.clocks.mesh, self.refusals.note)
+        self._streams = EventStreams(send, is_open, self._readings)
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
-        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder)
+        simulated = setup.policy.site.buses.simulate
+        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
         self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
         self.agent = Agent(
             AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
@@ -92,6 +96,7 @@ class RunningNode:
 
     async def stop(self) -> None:
         """End well if possible, within STOP_MS."""
+        self._readings.close()
         self._post(ShutdownAsked(self.clocks.steady.now_ms()))
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
         either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
@@ -107,7 +112,7 @@ class RunningNode:
     def _tell_refusal(self, code: str, count: int) -> None:
         if self.presence.is_open:
             fields = {"values": {code: count}}
-            self._outbox.send(Letter(Kind.EVENT, fields, "telemetry/refusals", qos=0))
+            self._outbox.send(Letter(Kind.EVENT, fields, REFUSALS, qos=0))
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

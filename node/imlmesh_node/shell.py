@@ -5,11 +5,13 @@ after it; then drivers start, in the order asked for. Only repeatable work start
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.registry import builtin_modules, driver_class, module_of, shipped_manifest
 from imlmesh_node import health
 from imlmesh_node.config import Policy
@@ -26,16 +28,27 @@ from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 
+log = logging.getLogger(__name__)
+
 # below this many bytes a result cannot hold enough values to matter
 _FEW_BYTES = 128
 
 
 def node_manifest(policy: Policy) -> Manifest:
-    """What this node offers: the shipped manifest, and that of plug-ins, as far as allowed."""
+    """What this node offers: the shipped manifest, and that of plug-ins, as far as allowed.
+
+    A plug-in that does not load is logged and left out: it costs the node that module alone.
+    """
     shipped = shipped_manifest().modules
-    own = {name: shipped[name] for name in policy.modules if name in builtin_modules()}
-    plugins = {name: module_of(driver_class(name)) for name in policy.modules if name not in own}
-    return Manifest(own | plugins)
+    found = {name: shipped[name] for name in policy.modules if name in builtin_modules()}
+    for name in policy.modules:
+        if name not in found:
+            try:
+                found[name] = module_of(driver_class(name))
+            except Exception as exc:
+                error = coded(exc)
+                log.error("without the module %s: %s", name, error, extra={"code": error.code})
+    return Manifest(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +59,21 @@ class Birth:
     profile: str
     timing: Timing
     folder: Path
+    simulated: bool = False
 
     def fields(self) -> dict[str, Any]:
         return {
             "state": "online",
             "manifest": self.manifest.to_wire(),
-            "facts": health.facts(self.manifest.modules),
+            "facts": health.facts(self.manifest.modules) | self._simulation(),
             "profile": self.profile,
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
         }
+
+    def _simulation(self) -> dict[str, bool]:
+        """A fact that selectors can ask for; only a simulated node has it."""
+        return {"simulated": True} if self.simulated else {}
 
 
 class Performer:

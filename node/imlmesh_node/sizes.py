@@ -22,7 +22,7 @@ _TINY_CHARS = 256
 
 def check_result(value: Any) -> Any:
     """The result as it will travel; DriverError `result.too_large` or `driver.failed`."""
-    if value is None or _is_tiny(value):
+    if value is None or is_tiny(value):
         return value
     try:
         packed = pack(value)
@@ -63,7 +63,8 @@ def packed_bytes(value: Any) -> int:
     return len(packed)
 
 
-def _is_tiny(value: Any) -> bool:
+def is_tiny(value: Any) -> bool:
+    """A flat map of few and short plain values, which every receiver takes as it is."""
     if type(value) is not dict or len(value) > _TINY_VALUES:
         return False
     for key, item in value.items():

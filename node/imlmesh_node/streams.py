@@ -1,38 +1,54 @@
-"""Log lines and progress of running actions on their way to the orchestrator.
+"""Log lines and progress of running actions, and what sources see, on their way to the orchestrator;
+readings pass by.
 
 The one rule: a flood costs lines, never heartbeats: so many a second leave, so many wait, and
-then the oldest are dropped and counted. Of progress only the latest is worth sending.
+then the oldest are dropped and counted. Of progress only the latest is worth sending. What a source
+saw waits while the node is cut off, and leaves with QoS 1.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imlmesh_node.outbox import Letter
+from imlmesh_node.readings import Readings
+from imlmesh_node.sizes import is_tiny
+from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.limits import (
     LOG_LINES_BURST,
     LOG_LINES_PER_S,
     LOG_LINES_WAITING,
     PROGRESS_CHARS,
+    SOURCE_EVENTS_PER_S,
+    SOURCE_EVENTS_WAITING,
 )
 from imlmesh_protocol.wire.topics import Kind
 
 _TURN_S = 0.05
+_LATE_MS = 1_000  # what a source saw says how old it is from here on
+_SOURCE_EVENTS_PER_TURN = round(SOURCE_EVENTS_PER_S * _TURN_S)
 _LINES_PER_TURN = round(LOG_LINES_PER_S * _TURN_S)
 
 
 class EventStreams:
     """Sends through `send` while `open` says that a session is open."""
 
-    def __init__(self, send: Callable[[Letter], None], is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self, send: Callable[[Letter], None], is_open: Callable[[], bool], readings: Readings
+    ) -> None:
         self._send = send
         self._is_open = is_open
+        #: takes one reading
+        self.reading = readings.add
         self._loop = asyncio.get_running_loop()
         self._lines: deque[tuple[str, str, str]] = deque()
         self._progress: dict[str, dict[str, Any]] = {}
+        #: (when, name, values)
+        self._sources: deque[tuple[float, str, Mapping[str, Any]]] = deque()
         self._allowance = LOG_LINES_BURST
         self._dropped = 0
+        self._missed = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -52,6 +68,20 @@ class EventStreams:
         }
         self._schedule()
 
+    def source(self, name: str, values: Mapping[str, Any]) -> None:
+        """Queue what a source saw; `name` becomes its channel, `values` are few and plain.
+
+        One that says too much, or has no name that fits, counts as missed like one too many.
+        """
+        if not NAME.fullmatch(name) or not is_tiny(values):
+            self._missed += 1
+            return
+        if len(self._sources) == SOURCE_EVENTS_WAITING:
+            self._sources.popleft()
+            self._missed += 1
+        self._sources.append((self._loop.time(), name, values))
+        self._schedule()
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -67,13 +97,16 @@ class EventStreams:
         if self._is_open():
             self._send_some()
         self._allowance = min(LOG_LINES_BURST, self._allowance + _LINES_PER_TURN)
-        if self._lines or self._progress or self._allowance < LOG_LINES_BURST:
+        waits = self._lines or self._progress or self._sources
+        if waits or self._allowance < LOG_LINES_BURST:
             self._timer = self._loop.call_later(_TURN_S, self._turn)
 
     def _send_some(self) -> None:
         progress, self._progress = self._progress, {}
         for fields in progress.values():
             self._send(Letter(Kind.EVENT, fields, "progress", qos=0))
+        for _ in range(min(len(self._sources), _SOURCE_EVENTS_PER_TURN)):
+            self._send_source(*self._sources.popleft())
         while self._lines and self._allowance > 0:
             dispatch, line, stream = self._lines.popleft()
             self._allowance -= 1
@@ -82,6 +115,16 @@ class EventStreams:
                 text = f"{self._dropped} lines before this one were dropped"
                 self._dropped = 0
                 self._send_line(dispatch, text, "log")
+
+    def _send_source(self, seen_s: float, name: str, values: Mapping[str, Any]) -> None:
+        told = dict(values)
+        age_ms = round((self._loop.time() - seen_s) * 1_000)
+        if age_ms >= _LATE_MS:
+            told["age_ms"] = age_ms
+        if self._missed:
+            told["missed"] = self._missed
+            self._missed = 0
+        self._send(Letter(Kind.EVENT, {"values": told}, f"source/{name}"))
 
     def _send_line(self, dispatch: str, line: str, stream: str) -> None:
         fields = {"dispatch": dispatch, "line": line, "stream": stream}

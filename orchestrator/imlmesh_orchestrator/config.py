@@ -5,24 +5,37 @@ keys (ca/), limits of safety (limits.py).
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imlmesh_orchestrator.store.rollups import HOUR_MS, Kept
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 
 _MAX_ACTIONS = 100_000  # ten times the largest plan that is measured
-_TABLES = {"plans": {"max_actions"}, "approvals": {"four_eyes"}}
+_TABLES = {
+    "plans": {"max_actions"},
+    "approvals": {"four_eyes"},
+    "telemetry": {"raw_hours", "minute_days", "hour_days", "max_mb"},
+}
+# [telemetry]: least, most, default. A raw reading lives until its hour is rolled up and nobody can be late
+_KEPT = {
+    "raw_hours": (3, 24 * 366, limits.RAW_KEPT_HOURS),
+    "minute_days": (1, 3_660, limits.MINUTES_KEPT_DAYS),
+    "hour_days": (1, 36_600, limits.HOURS_KEPT_DAYS),
+    "max_mb": (64, 1 << 20, limits.OUTPUT_STORE_MB),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """`max_actions` is how many actions a plan may have; with `four_eyes` nobody opens a gate
-    of a run that they submitted."""
+    of a run that they submitted; `kept` is how long telemetry stays."""
 
     max_actions: int = limits.PLAN_ACTIONS
     four_eyes: bool = False
+    kept: Kept = field(default_factory=Kept)
 
 
 def load_config(path: Path) -> Config:
@@ -45,9 +58,28 @@ def load_config(path: Path) -> Config:
     if type(four_eyes) is not bool:
         text = "approvals.four_eyes must be true or false"
         errors.append(_wrong(path, "/approvals/four_eyes", text))
+    kept = _kept(path, found["telemetry"], errors)
     if errors:
         raise InputErrors(sorted(errors, key=lambda error: error.message))
-    return Config(max_actions, four_eyes)
+    return Config(max_actions, four_eyes, kept)
+
+
+def _kept(path: Path, table: dict[str, Any], errors: list[InputError]) -> Kept:
+    given: dict[str, int] = {}
+    for key, (least, most, usual) in _KEPT.items():
+        value: Any = table.get(key, usual)
+        if type(value) is not int or not least <= value <= most:
+            text = f"telemetry.{key} must be a whole number from {least} to {most}"
+            errors.append(_wrong(path, f"/telemetry/{key}", text))
+            value = usual
+        given[key] = value
+    day_ms = 24 * HOUR_MS
+    return Kept(
+        given["raw_hours"] * HOUR_MS,
+        given["minute_days"] * day_ms,
+        given["hour_days"] * day_ms,
+        given["max_mb"] << 20,
+    )
 
 
 def _table(path: Path, name: str, table: Any, errors: list[InputError]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What nodes say becomes events of the core, or a counted refusal.
 
 The one rule: nothing is believed before its signature, and nothing here decides. Time requests
-are answered at once; log lines and progress go to watchers alone. An old or repeated status is
-what a broker retained: a hint that the node exists, answered by asking it to introduce itself.
+are answered at once; log lines and progress go to watchers alone; telemetry comes back by `telemetry`
+when there is time for it. An old or repeated status is what a broker retained: a hint that the
+node exists, answered by asking it to introduce itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from imlmesh_orchestrator.core import events as e
@@ -17,14 +18,14 @@ from imlmesh_protocol.manifest import PROFILES, manifest_from_wire
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Opener
 from imlmesh_protocol.wire.messages import Message
-from imlmesh_protocol.wire.topics import Kind, Topic, Way
+from imlmesh_protocol.wire.topics import Kind, Topic, Way, is_telemetry
 from imlmesh_runtime.clock import Clock
 
 #: what a retained status looks like when it comes again
 _HINTS = frozenset({"message.expired", "message.replayed"})
 
-# the channel on which a node tells how often it refused what, by code
-_REFUSALS = "telemetry/refusals"
+# before the name of what saw something, such as a pin
+_SOURCE = "source/"
 
 
 class Heard(Protocol):
@@ -52,6 +53,14 @@ class Heard(Protocol):
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         """A believed heartbeat, to be kept."""
+        ...
+
+    def telemetry_came(self, topic: Topic, payload: bytes) -> None:
+        """A message to be given to `Inbound.telemetry` behind everything else."""
+        ...
+
+    def measured(self, node: str, name: str, fields: Mapping[str, Any], at_ms: int) -> None:
+        """Believed readings about `name`, to be kept as far as they make sense."""
         ...
 
 
@@ -84,6 +93,9 @@ class Inbound:
             if parsed.kind is Kind.HEARTBEAT:
                 self._heartbeat(parsed, payload)
                 return
+            if is_telemetry(parsed.channel):
+                self._heard.telemetry_came(parsed, payload)
+                return
             now_ms = None if parsed.kind is Kind.REQUEST else at_ms
             message = self._opener.open(parsed, payload, now_ms)
             event = self._read[parsed.kind](parsed, message, at_ms)
@@ -92,6 +104,22 @@ class Inbound:
             return
         if event is not None:
             self._heard.post(event)
+
+    def telemetry(self, topic: Topic, payload: bytes) -> None:
+        """One message of telemetry, now that its turn has come."""
+        at_ms = self._clock.now_ms()
+        try:
+            message = self._opener.open(topic, payload, at_ms)
+            if message.channel == topics.REFUSALS:
+                self._refused_there(message, at_ms)
+            elif "readings" in message.fields:
+                name = message.channel.partition("/")[2]
+                self._heard.measured(message.iss, name, message.fields, at_ms)
+            else:
+                raise ProtocolError("message.invalid", f"{message.id[:80]} holds no readings")
+        except MeshError as exc:
+            place = topics.from_node(topic.mesh, topic.name, topic.kind, topic.channel)
+            self._refuse(at_ms, place, exc)
 
     def _refuse(self, at_ms: int, topic: str, error: MeshError) -> None:
         if error.code in _HINTS and topic.endswith("/status"):
@@ -144,9 +172,12 @@ class Inbound:
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
-        """Log lines, progress, and what a node refused; other telemetry and sources end here."""
-        if message.channel == _REFUSALS:
-            self._refused_there(message, at_ms)
+        """Log lines, progress, and what sources saw."""
+        if message.channel.startswith(_SOURCE):
+            name = message.channel.removeprefix(_SOURCE)
+            values = _few_and_plain(message.fields.get("values", {}))
+            seen = {"at_ms": at_ms, "node": message.iss, "source": name, "values": values}
+            self._stream.source(seen)
         if message.channel not in topics.CHANNELS:
             return
         body = message.fields
@@ -170,6 +201,19 @@ class Inbound:
             if code in CODES and type(count) is int:
                 text = f"the node has refused {count} such messages"
                 self._stream.refusal(at_ms, {"node": message.iss}, code, text)
+
+
+def _few_and_plain(values: dict[str, Any]) -> dict[str, Any]:
+    """What a source saw, as watchers get it; `message.invalid` when it is more than a few scalars."""
+    plain = all(
+        type(value) in (int, float, bool, type(None))
+        or (type(value) is str and len(value) <= limits.SOURCE_TEXT_CHARS)
+        for value in values.values()
+    )
+    if not plain or len(values) > limits.SOURCE_VALUES:
+        text = f"a source tells at most {limits.SOURCE_VALUES} plain values"
+        raise ProtocolError("message.invalid", text)
+    return values
 
 
 def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:

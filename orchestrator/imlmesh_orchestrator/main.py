@@ -17,11 +17,13 @@ from pathlib import Path
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
+from imlmesh_orchestrator.store.telemetry import known_series
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -29,6 +31,7 @@ from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.base import Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.sqlite import Database
@@ -79,7 +82,7 @@ def load_setup(home: Home, broker: str | None) -> Setup:
         mesh, me = str(names["mesh"]), str(names["orchestrator"])
     except (ValueError, KeyError) as exc:
         raise TrustError("trust.file", str(exc), place=Place(file=str(names_file))) from exc
-    strict = "INVOCATION_ID" in os.environ  # systemd's: a service does not go on with a warning
+    strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
     return Setup(home, mesh, me, keys, config, broker or "memory")
@@ -96,6 +99,8 @@ class RunningOrchestrator:
         self._files = Files(folder)
         self._reader = FileReader(folder / "lifecycle.db")
         self._output = FileReader(self._files.path("output"))
+        # of its own: a question about a year must not make `node list` wait
+        self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
         self.shell: Shell | None = None
@@ -115,7 +120,9 @@ class RunningOrchestrator:
         voice = Voice(
             setup.mesh, setup.me, setup.keys.signer, setup.keys.enrolled.find, setup.alias
         )
-        stores = Stores(self._database, self._reader, self._files.store)
+        series = await self._output.ask(known_series) if self._files.has("output") else ()
+        telemetry = Held(series, setup.config.kept)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
@@ -136,6 +143,7 @@ class RunningOrchestrator:
             await self.shell.close()
         self._reader.close()
         self._output.close()
+        self._history.close()
         await self._files.close()
         if self._database is not None:
             await self._database.close()
@@ -146,6 +154,7 @@ class RunningOrchestrator:
             shell=shell,
             config=setup.config,
             output=self._output,
+            history=self._history,
             output_path=self._files.path("output"),
             mesh=setup.mesh,
             orchestrator=setup.me,
@@ -167,7 +176,7 @@ async def run_orchestrator(home: Home, broker: str) -> int:
         running = RunningOrchestrator(setup)
         try:
             shell = await running.start()
-            failed = await until_told(shell.engine.failed)
+            failed = await until_told(shell.engine.failed, shell.engine.turned)
         finally:
             await running.close()
     return 1 if failed else 0
@@ -178,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="imlmesh_orchestrator", allow_abbrev=False)
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
     given = parser.parse_args(argv)
     set_up_logs()
-    return asyncio.run(run_orchestrator(Home(given.home.absolute()), given.broker))
+    api_folder = given.api.absolute() if given.api else None
+    return asyncio.run(run_orchestrator(Home(given.home.absolute(), api_folder), given.broker))

@@ -5,7 +5,7 @@ somebody else thinks would. Pure. Deliberately absent: promises; the fleet chang
 fingerprint tells whether anything that matters here did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.core.gates import reason_for
@@ -56,6 +56,7 @@ def make_preview(
             for a in plan.actions
             if a.id in undoing
         ],
+        "undoing": _undoing(plan, shown),
         "approvals": sum(row["approval"] is not None for row in planned),
         "permissions": permissions,
         "changes": None if last is None else _changes(outlook, last),
@@ -165,6 +166,30 @@ def _retry(action: Action, effect: Effect) -> dict[str, Any] | None:
 
 def _undone_by(action: Action) -> str | None:
     return action.rollback.action if action.rollback else None
+
+
+def _undoing(plan: Plan, shown: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Of what a rollback may reach and the plan names no undoing for: what its driver undoes, and
+    what stays as it is."""
+    actions = {action.id: action for action in plan.actions}
+    ahead = [action.id for action in plan.actions if action.on_error == "rollback"]
+    reached = set(ahead)
+    while ahead:
+        for name in actions[ahead.pop()].depends_on:
+            if name not in reached:
+                reached.add(name)
+                ahead.append(name)
+    unnamed = [shown[name] for name in actions if name in reached and not actions[name].rollback]
+    return {
+        "by_driver": [
+            {"action": row["action"], "call": row["rollback"]} for row in unnamed if row["rollback"]
+        ],
+        "stays": [
+            row["action"]
+            for row in unnamed
+            if not row["rollback"] and row["effect"] != str(Effect.PURE)
+        ],
+    }
 
 
 def _memory(plan: Plan) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ from imlmesh_orchestrator.views.standing import (
 )
 from imlmesh_orchestrator.views.telling import utc
 from imlmesh_orchestrator.views.units import Alias
-from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import NEVER_BEGUN, InputError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Plan
@@ -39,7 +39,7 @@ _FAILED = frozenset(
         ActionState.CANCELLED,
     }
 )
-_NEVER_STARTED = frozenset({"action.not_started", "node.full"})
+_NEVER_STARTED = NEVER_BEGUN | {"node.full"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,9 +21,9 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
+from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.store.files import OpenStore
-from imlmesh_orchestrator.store.heartbeats import Heartbeats
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
@@ -35,7 +35,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link, Will
@@ -59,11 +59,13 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """lifecycle's writer and reader, and the way to the files that are copied into."""
+    """lifecycle's writer and reader, the way to the files that are copied into, and what output
+    held of telemetry at the start."""
 
     lifecycle: Store
     reader: Reader
     open_store: OpenStore
+    held: Held = field(default_factory=Held)
 
 
 def starts_at_ms(plan: Plan) -> int:
@@ -112,8 +114,8 @@ class Shell:
             self.stream,
             lambda: self.lifecycle.before_seq,
         )
-        opener = Opener(voice.mesh, voice.me, voice.find_key)
-        self._inbound = Inbound(opener, clock, self.stream, self)
+        inbound = Inbound(Opener(voice.mesh, voice.me, voice.find_key), clock, self.stream, self)
+        self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
             scheduler, self._outbound, self.lifecycle.commit, clock, Tick
         )
@@ -121,7 +123,7 @@ class Shell:
         self.mover = Mover(
             self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
         )
-        self._heartbeats = Heartbeats(stores.open_store)
+        self.intake = Intake(stores.open_store, stores.held, clock, self.stream, inbound.telemetry)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -143,6 +145,7 @@ class Shell:
         if self.engine.failed.done():
             self.engine.failed.result()
         self.mover.start()
+        self.intake.start()
         self.link.start(self)
 
     async def close(self) -> None:
@@ -152,7 +155,7 @@ class Shell:
         await self.link.close()
         self.engine.stop()
         await self.mover.close()
-        self._heartbeats.write()
+        await self.intake.close()
 
     async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
         """The id of a new run of a validated plan, once it is stored; MeshError when refused."""
@@ -220,7 +223,7 @@ class Shell:
         )
 
     async def answer_approval(self, approval: str, option: str, by: str) -> None:
-        """A person's choice, stored; `approval.closed`, `approval.option` when it does not count."""
+        """A person's choice, stored; `approval.closed`, `.superseded`, `.option` when it does not count."""
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
 
@@ -288,7 +291,7 @@ class Shell:
         return present and record is not None and record.liveness is Liveness.ONLINE
 
     def beat(self, event: e.HeartbeatArrived) -> None:
-        self._heartbeats.add(event.node, event.at_ms, event.beat, event.health)
+        self.intake.beat(event.node, event.at_ms, event.beat, event.health)
         self.stream.heartbeat(
             {
                 "at_ms": event.at_ms,
@@ -297,6 +300,12 @@ class Shell:
                 "health": dict(event.health),
             }
         )
+
+    def telemetry_came(self, topic: Topic, payload: bytes) -> None:
+        self.intake.came(topic, payload)
+
+    def measured(self, node: str, name: str, fields: Mapping[str, Any], at_ms: int) -> None:
+        self.intake.measured(node, name, fields, at_ms)
 
     async def _ask(self, event: e.Event) -> tuple[Any, int]:
         if self.engine.failed.done():

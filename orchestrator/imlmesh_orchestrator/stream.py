@@ -6,9 +6,12 @@ Deliberately absent: the past; watchers read it from the store and then go on he
 """
 
 import asyncio
+import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from imlmesh_orchestrator.store.lifecycle import Numbered
@@ -18,7 +21,7 @@ from imlmesh_protocol.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something volatile: log, progress, heartbeat or refusal; `data` is plain."""
+    """Something volatile: log, progress, source, heartbeat or refusal; `data` is plain."""
 
     kind: str
     run: str | None
@@ -51,12 +54,48 @@ class Subscription:
         return items
 
 
-@dataclass(slots=True)
 class RunLog:
-    """The latest lines of one run: {at_ms, action, node, stream, line}."""
+    """The latest lines of one run: {n, at_ms, action, node, stream, line}; `n` counts from 1.
 
-    lines: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=limits.RUN_LOG_LINES))
-    dropped: int = 0
+    When it is full, whoever wrote the most gives up a line, so that the few lines of what failed
+    stay beside thousands of another action. `name` tells one count from another.
+    """
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(4)
+        self._units: dict[tuple[str, str], deque[dict[str, Any]]] = {}
+        self._count = 0
+        self._kept = 0
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What is kept, in the order in which it came."""
+        return sorted(chain.from_iterable(self._units.values()), key=itemgetter("n"))
+
+    @property
+    def dropped(self) -> int:
+        """How many lines came and are not kept."""
+        return self._count - self._kept
+
+    def add(self, data: dict[str, Any]) -> int:
+        """Keep a line; its number."""
+        self._count += 1
+        line = {k: data[k] for k in ("at_ms", "action", "node", "stream", "line")}
+        unit = (data["action"], data["node"])
+        self._units.setdefault(unit, deque()).append({"n": self._count, **line})
+        self._kept += 1
+        if self._kept > limits.RUN_LOG_LINES:
+            self._drop_one(unit)
+        return self._count
+
+    def _drop_one(self, unit: tuple[str, str]) -> None:
+        share = max(1, limits.RUN_LOG_LINES // len(self._units))
+        if len(self._units[unit]) <= share:
+            unit = max(self._units, key=lambda each: len(self._units[each]))
+        self._units[unit].popleft()
+        if not self._units[unit]:
+            del self._units[unit]
+        self._kept -= 1
 
 
 class Stream:
@@ -67,8 +106,9 @@ class Stream:
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._second = 0
         self._shown = 0
-        #: refused messages by code
+        #: refused messages by code, and when each code was last heard of
         self.refused: Counter[str] = Counter()
+        self.refused_at_ms: dict[str, int] = {}
 
     def subscribe(self, run: str | None = None) -> Subscription:
         """From now on; StoreError `store.behind` when too many watch already."""
@@ -93,14 +133,18 @@ class Stream:
         kept = self._logs.get(run)
         if kept is None:
             kept = self._logs[run] = RunLog()
-            if len(self._logs) > limits.RUN_LOGS:
-                self._logs.popitem(last=False)
-        kept.dropped += len(kept.lines) == limits.RUN_LOG_LINES
-        kept.lines.append({k: data[k] for k in ("at_ms", "action", "node", "stream", "line")})
-        self._notify(Notice("log", run, data))
+        # the run that has been silent for longest goes first, not the one that began first
+        self._logs.move_to_end(run)
+        if len(self._logs) > limits.RUN_LOGS:
+            self._logs.popitem(last=False)
+        self._notify(Notice("log", run, {**data, "n": kept.add(data)}))
 
     def progress(self, run: str, data: dict[str, Any]) -> None:
         self._notify(Notice("progress", run, data))
+
+    def source(self, data: dict[str, Any]) -> None:
+        """What a source of a node saw: {at_ms, node, source, values}."""
+        self._notify(Notice("source", None, data))
 
     def heartbeat(self, data: dict[str, Any]) -> None:
         self._notify(Notice("heartbeat", None, data))
@@ -108,6 +152,7 @@ class Stream:
     def refusal(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
         """A message that is not believed; `place` is {"topic": …} or {"node": …}."""
         self.refused[code] += 1
+        self.refused_at_ms[code] = at_ms
         if at_ms // 1_000 != self._second:
             self._second, self._shown = at_ms // 1_000, 0
         self._shown += 1

@@ -4,6 +4,7 @@ The one rule: `plan check` and a submission answer the same, and a plan that no 
 ever run is refused before anything is stored. Deliberately absent: deciding where it runs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imlmesh_orchestrator.core.state import State
@@ -16,6 +17,7 @@ from imlmesh_protocol.iml.document import Document, parse
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.iml.selector import parse_selector
 from imlmesh_protocol.iml.validate import Fleet, validate
+from imlmesh_protocol.limits import lease_ms_of
 from imlmesh_protocol.manifest import Manifest
 
 _NAMED_NODES = 5
@@ -69,7 +71,11 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
     if report.plan is None:
         return Checked(None, report.errors, report.warnings, [], Source(file, {}))
     plan = report.plan
-    warnings = [*report.warnings, *_unknown_names(plan, document, known)]
+    warnings = [
+        *report.warnings,
+        *_unknown_names(plan, document, known),
+        *_short_leases(plan, document, known),
+    ]
     outlook = Outlook(plan, plan_digest(plan), known.state)
     homeless = [
         error
@@ -78,6 +84,16 @@ def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Che
     ]
     source = Source(file, _places(plan, document))
     return Checked(outlook, homeless, warnings, waves(plan), source)
+
+
+def plan_alone(text: str, file: str | None, max_actions: int) -> tuple[Plan, str] | None:
+    """The plan and its digest, whatever the fleet of now could do with it; None when it is none."""
+    try:
+        document = parse(text, file)
+    except (InputError, InputErrors):
+        return None
+    plan = validate(document, [], max_actions=max_actions).plan
+    return None if plan is None else (plan, plan_digest(plan))
 
 
 def _places(plan: Plan, document: Document) -> dict[str, tuple[int, int]]:
@@ -102,6 +118,23 @@ def _unknown_names(plan: Plan, document: Document, known: Snapshot) -> list[Mesh
         if action.target_selector is not None
         for name in sorted(parse_selector(action.target_selector).names - have)
     ]
+
+
+def _short_leases(plan: Plan, document: Document, known: Snapshot) -> Iterator[MeshError]:
+    """`plan.no_effect` for each lease that no node could renew in time."""
+    slowest = max(known.state.nodes.values(), key=lambda node: node.heartbeat_ms, default=None)
+    if slowest is None:
+        return
+    for index, action in enumerate(plan.actions):
+        wanted = action.lease_seconds
+        given_ms = lease_ms_of(wanted, slowest.heartbeat_ms, slowest.lost_ms)
+        if wanted is not None and wanted * 1_000 < given_ms:
+            message = (
+                f'action "{action.id}": a lease is at least two heartbeats of its node, '
+                f"so up to {given_ms // 1_000} s and not {wanted}"
+            )
+            place = document.place(f"/actions/{index}/lease_seconds")
+            yield InputError("plan.no_effect", message, place=place)
 
 
 def _homeless(index: int, action: Action, document: Document, outlook: Outlook) -> MeshError | None:

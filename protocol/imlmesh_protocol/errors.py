@@ -104,6 +104,7 @@ CODES: dict[str, Code] = {
     "run.expired": Code("mesh", False, "raise ttl_seconds"),
     "approval.not_found": Code("input", False, "imlmesh approval list"),
     "approval.closed": Code("input", False, "the first answer counted: imlmesh approval show ID"),
+    "approval.superseded": Code("input", True, "look at the new question: imlmesh approval list"),
     "approval.option": Code("input", False, "use one of the options of: imlmesh approval show ID"),
     "approval.four_eyes": Code("input", False, "somebody else has to answer"),
     "node.not_found": Code("input", False, "imlmesh node list"),
@@ -139,7 +140,16 @@ CODES: dict[str, Code] = {
     "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
     "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
     "driver.unavailable": Code("here", True, "check device and wiring", "OSError"),
+    "driver.reading": Code(
+        "here", True, "the sensor answered nonsense: try again, then check its wiring", "OSError"
+    ),
     "result.too_large": Code("input", False, "return less, or move data by file", "ValueError"),
+    "mqtt.unreachable": Code(
+        "mesh", True, "check address and port of your broker", "ConnectionError"
+    ),
+    "mqtt.refused": Code(
+        "input", False, "check user name, password and rights at your broker", "PermissionError"
+    ),
     "policy.module": Code(
         "input", False, "allow it in the node's policy.toml [modules]", "PermissionError"
     ),
@@ -150,7 +160,15 @@ CODES: dict[str, Code] = {
         "input", False, "use a path beneath a root of policy.toml", "PermissionError"
     ),
     "policy.command": Code("input", False, "allow it in policy.toml [commands]", "PermissionError"),
+    "policy.env": Code("input", False, "allow it in policy.toml [env]", "PermissionError"),
+    "policy.process": Code(
+        "input", False, "a plan ends processes of the node's own account alone", "PermissionError"
+    ),
     "policy.pin": Code("input", False, "allow it in policy.toml [pins]", "PermissionError"),
+    "policy.bus": Code(
+        "input", False, "allow it in policy.toml [i2c], [serial] or [onewire]", "PermissionError"
+    ),
+    "policy.broker": Code("input", False, "allow it in policy.toml [mqtt]", "PermissionError"),
     "policy.invalid": Code("input", False, "fix policy.toml at the named place"),
     # messages
     "message.invalid": Code("peer", False, "the sender speaks another version or is broken"),
@@ -161,6 +179,12 @@ CODES: dict[str, Code] = {
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
+    "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
+    "telemetry.late": Code("peer", False, "check the node's clock: imlmesh node show NODE"),
+    "telemetry.metrics": Code(
+        "peer", False, "use fewer names: imlmesh telemetry query --node NODE"
+    ),
+    "telemetry.rate": Code("peer", True, "measure less often, or send means"),
     "dispatch.hash": Code("peer", False, "the result belongs to another dispatch of that name"),
     "dispatch.unknown": Code("peer", False, "no such dispatch here"),
     # trust
@@ -192,6 +216,15 @@ CODES: dict[str, Code] = {
     "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
     "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),
     "process.failed": Code("here", True, "look at the logs folder of the home"),
+    # services
+    "service.no_systemd": Code("here", False, "imlmesh up runs a mesh without systemd"),
+    "service.interpreter": Code(
+        "here",
+        False,
+        "python3 -m venv /opt/imlmesh && /opt/imlmesh/bin/pip install imlmesh, and use that one",
+    ),
+    "service.foreign": Code("input", False, "move it away; to add to ours: systemctl edit UNIT"),
+    "service.failed": Code("here", True, "systemctl status 'imlmesh-*'", "RuntimeError"),
     # stores
     "store.failed": Code("here", True, "check disk space and rights of the home folder", "OSError"),
     "store.behind": Code(
@@ -214,6 +247,9 @@ CODES: dict[str, Code] = {
     "internal": Code("here", False, "please report it with the log", "RuntimeError"),
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
+
+#: with these a node ends what it never began: no slot was free in time, or another held a claim
+NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ MEMORY_KEY_CHARS = 128  # as long as the longest name of a plan
 NAME_CHARS = 128  # of any name that people give; our own ids are shorter
 APPROVAL_CHARS = 2_000  # of what a plan asks a person: more nobody reads before answering
 APPROVAL_OPTIONS = 20  # a person chooses among a handful
-OPTION_CHARS = 64  # of one answer: it is typed on a command line
+OPTION_CHARS = 256  # of one answer: a sentence; plans from language models write whole ones
 SELECTOR_CHARS = 1_024  # a selector is one line that a person reads
 SELECTOR_DEPTH = 16  # brackets and "not"; more nobody can read
 
@@ -134,15 +134,15 @@ EVENT_QUEUE = 10_000  # events a slow watcher may lag before it is told to recon
 HEARTBEATS_PER_TURN = 20  # a burst must not delay results: 20 verify in ~2 ms
 CLIENT_ANSWER_S = 30.0  # the CLI waits this long for an answer: a store behind a slow SD card
 CLIENT_RECONNECT_S = 60.0  # who follows a run waits this long for an orchestrator that restarts
+SYSTEMD_ANSWER_S = 330.0  # a start is waited for: an orchestrator has 300 s to fold its store
+SERVICE_LOG_LINES = 10_000  # shown at once by `service logs`; a person reads 100
 DEMO_RUN_S = 90.0  # the demonstration's run takes 13 s on a PC, three times that on a Pi 4
 EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies give it up
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
 HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on top is dropped
-HEARTBEAT_ROWS = 500  # written at once, or after HEARTBEAT_WRITE_MS
-HEARTBEAT_WRITE_MS = 1_000
-HEARTBEATS_KEPT_MS = 48 * 3_600_000  # raw beats; longer histories are made of summaries
+BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
@@ -150,9 +150,51 @@ PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer
+APPROVAL_LIST = (
+    500  # questions in one answer, the most urgent first: nobody answers more in an hour
+)
 ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
 ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
+
+# telemetry
+METRIC_CHARS = 128  # of the name of a metric: module and name, as long as any name
+UNIT_CHARS = 16  # "µmol/m²/s" and longer ones fit
+TELEMETRY_VALUE = 1e100  # nothing that is measured is larger, and a sum of 10^200 of them is finite
+TELEMETRY_METRICS = 200  # names of one node, for ever: a greenhouse has a few dozen
+TELEMETRY_SERIES = 200_000  # names of all nodes, ~40 MB of the orchestrator's memory
+TELEMETRY_MESSAGE = 1_000  # readings in one message: 2,000 values of MESSAGE_VALUES, ~20 KB
+TELEMETRY_GATHER_MS = 1_000  # of a node: one signature a second, whatever is measured meanwhile
+TELEMETRY_WAITING = 5_000  # readings held by a node without a session, ~1 MB; the oldest go first
+TELEMETRY_CALL_PER_S = (
+    100  # readings of one call of a driver; what is faster belongs into its result
+)
+TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
+TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
+TELEMETRY_BURST = 180_000  # of them at once: an hour's share
+TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
+TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
+TELEMETRY_LATE_MS = 3_600_000  # an older reading is refused: its hour is over for everybody
+TELEMETRY_LANE_BYTES = 32 * 1024 * 1024  # of messages not yet verified, of all nodes
+TELEMETRY_LANE_NODE_BYTES = 1024 * 1024  # of one node; then its own oldest go
+TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its turn
+TELEMETRY_ROWS = 500  # written at once, or after TELEMETRY_WRITE_MS: an SD card wears by the write
+TELEMETRY_WRITE_MS = 1_000
+TELEMETRY_UNWRITTEN = 100_000  # readings held while a disk is slow, ~10 MB; the oldest go first
+ROLL_UP_AFTER_MS = (
+    5_000  # after the end of a minute: nodes gather for a second, clocks differ a bit
+)
+FORGET_ROWS = 5_000  # deleted in one transaction, in ~10 ms: no result waits longer for the file
+UPKEEP_PAUSE_MS = 50  # between two pieces of upkeep, so that others write meanwhile
+UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
+RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
+MINUTES_KEPT_DAYS = 30
+HOURS_KEPT_DAYS = 366  # so that this month can stand beside the same one last year
+OUTPUT_STORE_MB = (
+    1_024  # of the whole store, then the oldest readings go: half a small SD card's rest
+)
+TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
+EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
@@ -174,14 +216,59 @@ LOG_TAIL_S = 1.0  # no new line that long after a run: a node that still has som
 LOG_LINES_WAITING = 8_000  # two actions' worth for each pair of slots; then the oldest are dropped
 OUTPUT_BYTES = 64 * 1024  # of each stream of a command kept in its result
 COMMAND_OUTPUT_BYTES = 16 * 1024 * 1024  # a command that prints more runs wild: it is killed
+DRIVER_RESTARTS = 3  # of a child that ends unasked, with nothing good between
+DRIVER_STEADY_S = 60  # a child that lived so long ended for another reason than the one before it
+SOURCE_VALUES = 40  # of one event of a source: what it saw, in few words
+SOURCE_TEXT_CHARS = 256  # of a text among them
+SOURCE_EVENTS_WAITING = 1_000  # of all sources of a node while nobody listens; then the oldest go
+SOURCE_EVENTS_PER_S = 100  # sent by one node: what a person or a trigger can make use of
+I2C_WRITE_BYTES = 8_192  # the kernel's own limit of one message (i2c-dev)
+SERIAL_WRITE_BYTES = 64 * 1024  # 3 s at 230,400 baud; the longest timeout sends 690 KB
+MQTT_MESSAGES = 1_000  # of one subscription: what fits into a result and a template
+MQTT_RECEIVED_BYTES = 512 * 1024  # of the whole connection, packets and all: a flood ends it
+MQTT_KEPT_BYTES = 96 * 1024  # of topics and payloads: escaped they still fit into a result
+MQTT_PAYLOAD_BYTES = 192 * 1024  # published: as long as params may be
+MQTT_TEXT_BYTES = 65_535  # of a topic, user name or password: MQTT 3.1.1, 1.5.3
+ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
+COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
+COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
+COMMAND_NICE = 10  # heartbeats and results go before what commands compute
+COMMAND_END_MS = (
+    5_000  # after SIGKILL: what is still there then hangs in the kernel, on a dead disk
+)
+APPLICATIONS_OPEN = 16  # opened by plans and still running
+APPLICATION_PROCESSES = 512  # of each: a browser has one for every tab
+APPLICATION_MEMORY_BYTES = 4 * 1024 * 1024 * 1024  # of each: a browser with a few heavy pages
+ENV_VARIABLES = 100  # set by plans on one node; a program reads a handful
+PROCESSES_LISTED = 800  # in one result: 190 bytes each fit into RESULT_BYTES
+COMMAND_LINE_CHARS = 1_000  # of a process's command line in a result; Java's go on for pages
 TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
 DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
+DRIVER_MEMORY_BYTES = (
+    1024 * 1024 * 1024
+)  # of a driver child: a damaged archive may ask for any size
+PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX
+NAME_BYTES = 255
+PATH_PARTS = 100  # of a path: each is an open descriptor while what lies there is worked on
+TREE_ENTRIES = 100_000  # visited by one action: a Pi looks at them in a minute
+SEARCHED_LINE_CHARS = 4_096  # of a line that is searched; longer ones are data, not text
+SEARCHED_TEXT_CHARS = 200  # of a found line in a result
+ARCHIVE_ENTRIES = 10_000  # files and folders; each is written and brought to the disk
+ARCHIVE_BYTES = 1024 * 1024 * 1024  # packed into or out of one archive: a tenth of a small SD card
 
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+
+
+def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:
+    """The lease of a dispatch: the lost window, or what the plan wants, but at least two heartbeats.
+
+    A beat may get lost; with a shorter lease every node would end the work before its next one.
+    """
+    return lost_ms if wanted_s is None else max(wanted_s * 1_000, 2 * heartbeat_ms)
 
 
 def stop_ms(lease_ms: int) -> int:

@@ -22,6 +22,7 @@ PROFILES = ("readonly", "local_worker", "power_user", "unrestricted")
 
 # only whole params may be named: what format_map does with attributes and indexes is not for nodes
 _CLAIM = re.compile(r"(?:[^{}]|\{[A-Za-z_][A-Za-z0-9_]*\})+")
+_PARAM = re.compile(r"\{(\w+)\}")
 _UNDO_TEMPLATE = re.compile(
     r"\{\{\s*(?:(params)\.([\w-]+)|(result)(?:\.([\w-]+))?)(?:\.[\w-]+)*\s*\}\}"
 )
@@ -71,7 +72,8 @@ class ActionSpec:
     module: str
     action: str
     #: JSON Schema (2020-12) of the params object; a property may carry "x-guard":
-    #: "read", "write" (paths), "command" (argv list), "pin" (BCM number): the node's guard checks it
+    #: "read", "write" (paths), "command" (argv list), "program" (its first word), "pin" (BCM
+    #: number): the node's guard checks it
     params: Mapping[str, Any]
     returns: tuple[str, ...]
     effect: Effect
@@ -86,8 +88,31 @@ class ActionSpec:
     undo: Undo | None = None
 
     def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """The claims of one call: each pattern with its {param} filled in."""
-        return tuple(pattern.format_map(params) for pattern in self.claims)
+        """The claims of one call: each pattern with its {param}, given or by default, filled in.
+
+        A param that is null claims nothing; a list claims once for each of its items.
+        """
+        found: list[str] = []
+        for pattern in self.claims:
+            named = _PARAM.findall(pattern)
+            values = {name: self._value_of(name, params) for name in named}
+            if None in values.values():
+                continue
+            lists = [name for name in named if isinstance(values[name], list | tuple)]
+            if not lists:
+                found.append(pattern.format_map(values))
+            for item in values[lists[0]] if lists else ():
+                found.append(pattern.format_map(values | {lists[0]: item}))
+        return tuple(found)
+
+    def _value_of(self, name: str, params: Mapping[str, Any]) -> Any:
+        """A param as the driver will see it; KeyError when it is neither given nor has a default."""
+        if name in params:
+            return params[name]
+        declared = self.params.get("properties", {}).get(name, {})
+        if "default" not in declared:
+            raise KeyError(name)
+        return declared["default"]
 
 
 @dataclass(frozen=True, slots=True)

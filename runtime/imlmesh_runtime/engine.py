@@ -79,6 +79,7 @@ class Engine(Generic[E, C, K]):
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[E] = deque()
         self._quiet: deque[Callable[[], E | None]] = deque()
+        self._awaiting_turn: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._committing = False
         #: while it is true, what ends or arrives is seen to by `_turn` itself
@@ -98,6 +99,16 @@ class Engine(Generic[E, C, K]):
         """Queue what may wait behind action events: a heartbeat still to be verified."""
         self._quiet.append(make_event)
         self._schedule()
+
+    async def turned(self) -> None:
+        """Return when a turn was completed, its commit included; never, once the engine has failed.
+
+        An idle engine takes a turn for it: so a watchdog learns that it could work.
+        """
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._awaiting_turn.append(turn)
+        self._schedule()
+        await turn
 
     def stop(self) -> None:
         """Handle nothing more; what was prepared and not committed is never sent."""
@@ -160,6 +171,10 @@ class Engine(Generic[E, C, K]):
         except Exception as exc:
             self._fail(exc)
             return
+        awaiting, self._awaiting_turn = self._awaiting_turn, []
+        for turn in awaiting:
+            if not turn.done():
+                turn.set_result(None)
         if self._inbox or self._quiet:
             self._schedule()
         self._arm()

@@ -6,6 +6,7 @@ the files hold, and anything that grows.
 
 import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -35,20 +36,30 @@ def read_private(path: Path, *, strict: bool = False) -> bytes:
 
 
 def check_private(path: Path, *, strict: bool) -> None:
-    """Others must not have been able to read or write `path`, which is ours or root's.
+    """Others must not have been able to read or write `path`, nor to put another in its place.
 
-    Else TrustError `trust.mode` when `strict` (a service), and a warning when not (foreground).
+    It and its folder are ours or root's. Else TrustError `trust.mode` when `strict` (a service),
+    and a warning when not (foreground).
     """
     try:
-        status = path.stat()
+        file, folder = path.stat(), path.parent.stat()
     except OSError as exc:
         raise TrustError("trust.file", f"{path}: {exc.strerror}") from exc
-    if status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o077:
+    if file.st_uid not in (os.geteuid(), 0) or file.st_mode & 0o077:
+        at, status, hint = path, file, None
+    elif folder.st_uid not in (os.geteuid(), 0) or _takes_names(folder):
+        at, status, hint = path.parent, folder, f"chmod go-w {path.parent}"
+    else:
         return
-    text = f"{path} has mode {status.st_mode & 0o777:o} and owner {status.st_uid}"
+    text = f"{at} has mode {status.st_mode & 0o777:o} and owner {status.st_uid}"
     if strict:
-        raise TrustError("trust.mode", text)
-    logger.warning("trust.mode: %s; others could have read or changed it", text)
+        raise TrustError("trust.mode", text, hint=hint)
+    logger.warning("trust.mode: %s; others could have read or changed %s", text, path.name)
+
+
+def _takes_names(folder: os.stat_result) -> bool:
+    """Whether others may rename what is in `folder`; a sticky one lets each rename their own."""
+    return bool(folder.st_mode & 0o022) and not folder.st_mode & stat.S_ISVTX
 
 
 def write_private(path: Path, data: bytes) -> None:

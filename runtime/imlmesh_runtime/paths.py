@@ -14,7 +14,9 @@ from imlmesh_protocol.errors import InputError, LinkError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file, write_private
 
-SERVICE_API = Path("/run/imlmesh/api.json")
+SERVICE_HOME = Path("/var/lib/imlmesh")
+SERVICE_RUN = Path("/run/imlmesh")
+SERVICE_API = SERVICE_RUN / "api.json"
 _SOCKET_PATH_BYTES = 100  # Linux allows 107, macOS 103
 
 
@@ -23,6 +25,8 @@ class Home:
     """The folder of a mesh and its named places."""
 
     root: Path
+    #: where the API listens and says so; None: in `run`
+    api_folder: Path | None = None
 
     @property
     def ca(self) -> Path:
@@ -50,15 +54,15 @@ class Home:
 
     @property
     def api_json(self) -> Path:
-        return self.run / "api.json"
+        return (self.api_folder or self.run) / "api.json"
 
     @property
     def api_socket(self) -> Path:
-        return self.run / "api.sock"
+        return (self.api_folder or self.run) / "api.sock"
 
     @property
     def api_token(self) -> Path:
-        return self.run / "api.token"
+        return (self.api_folder or self.run) / "api.token"
 
     def node(self, node_id: str) -> Path:
         """The folder of a node of this machine; `name.invalid` when it is not an id."""
@@ -107,11 +111,11 @@ def find_home(flag: str | Path | None, environ: Mapping[str, str]) -> Home:
 def find_api(home: Home, *, service: Path | None = None) -> ApiAddress:
     """Where the orchestrator listens, from the home or else from the file `service`.
 
-    LinkError `orchestrator.unreachable` when neither file is there, `config.invalid` when one
-    is not readable as an address.
+    LinkError `orchestrator.unreachable` when neither file is there, InputError `access.denied`
+    when one is for another user, `config.invalid` when one is not readable as an address.
     """
     for path in (home.api_json, service):
-        if path is not None and path.exists():
+        if path is not None and _is_there(path):
             return _read_api(path)
     raise LinkError("orchestrator.unreachable", f"no orchestrator runs for {home.root}")
 
@@ -119,6 +123,16 @@ def find_api(home: Home, *, service: Path | None = None) -> ApiAddress:
 def write_api(home: Home, address: ApiAddress) -> None:
     """Tell where the orchestrator listens."""
     write_private(home.api_json, json.dumps(asdict(address)).encode())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as exc:
+        raise InputError("access.denied", f"{path} is for another user") from exc
 
 
 def _read_api(path: Path) -> ApiAddress:

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ _SWITCH_S = 0.0002
 def only_one(lock_file: Path, code: str) -> Iterator[None]:
     """Hold `lock_file` with our number in it; InputError `code` when another process does."""
     try:
-        lock = lock_file.open("a+")
+        # a link could make it any file of the machine, which is then emptied
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         raise InputError("config.invalid", f"{lock_file.parent}: {exc.strerror}") from exc
-    with lock:
+    with os.fdopen(descriptor, "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -49,8 +50,18 @@ def only_one(lock_file: Path, code: str) -> Iterator[None]:
             lock.truncate(0)
 
 
-async def until_told(failed: "asyncio.Future[None]") -> bool:
-    """Run until somebody ends the process, or `failed` is done; whether it was that."""
+async def _loop_turned() -> None:
+    await asyncio.sleep(0)
+
+
+async def until_told(
+    failed: "asyncio.Future[None]", alive: Callable[[], Awaitable[None]] = _loop_turned
+) -> bool:
+    """Run until somebody ends the process, or `failed` is done; whether it was that.
+
+    systemd's watchdog is fed each time that `alive` returns: `Engine.turned` where there is an
+    engine, else a turn of the loop.
+    """
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,7 +69,7 @@ async def until_told(failed: "asyncio.Future[None]") -> bool:
     _watch_parent(asked_to_end.set)
     tune()
     notify(READY)
-    watching = asyncio.ensure_future(_feed_watchdog())
+    watching = asyncio.ensure_future(_feed_watchdog(alive))
     ending = asyncio.ensure_future(asked_to_end.wait())
     either: set[asyncio.Future[Any]] = {ending, failed}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -103,8 +114,9 @@ def _watch_parent(ended: Callable[[], None]) -> None:
     loop.add_reader(number, readable)
 
 
-async def _feed_watchdog() -> None:
+async def _feed_watchdog(alive: Callable[[], Awaitable[None]]) -> None:
     pause_s = watchdog_s()
     while pause_s is not None:
+        await alive()
         notify(WATCHDOG)
         await asyncio.sleep(pause_s)

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from source_tree import ROOT
 
-LOCKS = ("runtime.txt", "dev.txt", "uv.txt", "peers.txt")
+LOCKS = ("runtime.txt", "dev.txt", "uv.txt", "peers.txt", "esphome.txt")
 
 
 def entries(lock: str) -> list[str]:
@@ -32,8 +32,14 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     """After a change of dependencies: make lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     base = project["project"]["dependencies"]
-    gpio = project["project"]["optional-dependencies"]["gpio"]
-    dev = [*base, *gpio, *project["dependency-groups"]["dev"], *project["build-system"]["requires"]]
+    extras = project["project"]["optional-dependencies"].values()
+    hardware = [wanted for extra in extras for wanted in extra if not wanted.startswith("imlmesh[")]
+    dev = [
+        *base,
+        *hardware,
+        *project["dependency-groups"]["dev"],
+        *project["build-system"]["requires"],
+    ]
     stale = []
     for lock, wanted in (("runtime.txt", base), ("dev.txt", dev)):
         pinned = dict(entry.split()[0].split("==") for entry in entries(lock))

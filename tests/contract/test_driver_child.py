@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from imlmesh_drivers import frames
-from imlmesh_drivers.base import Call, PinRules, Site
+from imlmesh_drivers.base import PinRules, Site
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverTimeout
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION
@@ -340,10 +341,10 @@ async def test_mock_pins(make: Callable[..., Child]) -> None:
     assert await level(17) == 1
     assert await level(4) == 0
     written = await child.call("digital_write", {"pin": 17, "value": 0}, Call("d"), 5)
-    assert written == {"pin": 17, "value": 0, "previous": 1}
+    assert written == {"pin": 17, "value": 0, "factory": "mock", "previous": 1}
     assert await level(17) == 0
     written = await child.call("digital_write", {"pin": 4, "value": 1}, Call("d"), 5)
-    assert written == {"pin": 4, "value": 1, "previous": 0}
+    assert written == {"pin": 4, "value": 1, "factory": "mock", "previous": 0}
     assert await level(4) == 1
     await child.kill()
     assert await level(17) == 1

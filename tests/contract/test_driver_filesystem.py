@@ -3,50 +3,15 @@
 import hashlib
 import os
 import stat
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call, Site
-from imlmesh_drivers.filesystem import Filesystem
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.errors import DriverError, DriverNotFound
 from imlmesh_protocol.limits import RESULT_BYTES
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-class Rooted:
-    """A filesystem driver over two roots, with a secret beside them."""
-
-    def __init__(self, base: Path) -> None:
-        self.files, self.shared, self.outside = base / "files", base / "shared", base / "outside"
-        for place in (self.files, self.shared, self.outside):
-            place.mkdir()
-        (self.outside / "secret.txt").write_text("secret")
-        self.driver = Filesystem(
-            Site(
-                files=str(self.files),
-                read_roots=(str(self.shared),),
-                write_roots=(str(self.files),),
-            )
-        )
-
-    def __call__(self, name: str, **params: Any) -> Any:
-        return perform_now(self.driver, name, params, Call("d"))
-
-    def refusal(self, name: str, **params: Any) -> str:
-        with pytest.raises(DriverError) as caught:
-            self(name, **params)
-        return caught.value.code
-
-
-@pytest.fixture
-def fs(tmp_path: Path) -> Rooted:
-    return Rooted(tmp_path)
+from rooted import Rooted, names_in
 
 
 def test_what_is_written_is_read(fs: Rooted) -> None:

@@ -1,66 +1,15 @@
 """os_exec with real programs: output, limits, environment, and that nothing is left behind."""
 
 import asyncio
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from imlmesh_drivers.base import Call, CommandRule, Site
-from imlmesh_drivers.invoke import perform, perform_now
-from imlmesh_drivers.os_exec import OsExec
-from imlmesh_protocol.errors import DriverError
+from imlmesh_drivers.call import Call
+from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION, OUTPUT_BYTES
-
-
-class Shell:
-    """The driver with a policy that allows python and sh, and the log lines that it sent."""
-
-    def __init__(self, files: Path) -> None:
-        self.files = files
-        self.lines: list[tuple[str, str]] = []
-        self.driver = OsExec(
-            Site(
-                files=str(files),
-                write_roots=(str(files),),
-                commands={
-                    "python": CommandRule(sys.executable),
-                    "sh": CommandRule("/bin/sh"),
-                    "gone": CommandRule("/no/such/program"),
-                },
-                env={"TZ": "UTC"},
-            )
-        )
-
-    async def __call__(self, *command: str, **params: Any) -> Any:
-        call = Call("d", on_log=lambda line, stream: self.lines.append((line, stream)))
-        return await perform(self.driver, "run_command", {"command": list(command), **params}, call)
-
-    async def refusal(self, *command: str, **params: Any) -> str:
-        with pytest.raises(DriverError) as caught:
-            await self(*command, **params)
-        return caught.value.code
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that only waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+from rooted import ended, eventually
+from shell import Shell
 
 
 async def test_output_is_kept_and_streamed(shell: Shell) -> None:
@@ -99,7 +48,7 @@ async def test_the_environment_starts_from_zero(
     program = "import os, json; print(sorted(os.environ))"
     result = await shell("python", "-c", program, env={"IML_RUN": "r-1", "TZ": "CET"})
     assert result["stdout"].strip() == "['HOME', 'IML_RUN', 'LANG', 'PATH', 'TZ']"
-    assert await shell.refusal("sh", env={"LD_PRELOAD": "x.so"}) == "policy.command"
+    assert await shell.refusal("sh", env={"LD_PRELOAD": "x.so"}) == "policy.env"
 
 
 async def test_stdin_is_closed_or_given(shell: Shell) -> None:

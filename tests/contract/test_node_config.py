@@ -1,12 +1,15 @@
 """mesh.toml and policy.toml: good ones are read, bad ones are refused with every place."""
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from imlmesh_drivers.base import CommandRule, PinRules
+from imlmesh_drivers.base import CommandRule, PinRules, Site
+from imlmesh_drivers.buses import BusRules, I2cRules
 from imlmesh_node.config import load_config, load_policy
+from imlmesh_node.simulated import simulated
 from imlmesh_protocol.errors import InputErrors, TrustError
 from imlmesh_protocol.limits import LAN, WAN
 
@@ -26,12 +29,27 @@ write = ["files", "/srv/data"]
 [commands.date]
 argv0 = "/usr/bin/date"
 args = ["[+]%[A-Za-z]+"]
+processes = 4
+memory_mb = 64
+
 [commands.uptime]
 argv0 = "/usr/bin/uptime"
 [pins]
 factory = "mock"
 allow = [17, 27]
 safe = { 17 = 0 }
+[i2c.1]
+factory = "native"
+allow = [0x48, 0x76]
+[i2c.0]
+factory = "mock"
+[serial]
+native = ["/dev/ttyS0", "/dev/ttyUSB0"]
+mock = ["/dev/ttyACM0"]
+[onewire]
+factory = "mock"
+[mqtt]
+allow = ["192.0.2.9:1883", "[2001:db8::9]:8883", "broker.home:1883"]
 [modules]
 allow = ["fake", "iot"]
 [env]
@@ -93,10 +111,17 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     assert site.write_roots == (str(tmp_path / "files"), "/srv/data")
     assert site.read_roots == ("/var/log",)
     assert site.commands == {
-        "date": CommandRule("/usr/bin/date", ("[+]%[A-Za-z]+",)),
+        "date": CommandRule("/usr/bin/date", ("[+]%[A-Za-z]+",), processes=4, memory_mb=64),
         "uptime": CommandRule("/usr/bin/uptime", None),
     }
     assert site.pins == PinRules("mock", (17, 27), {17: 0})
+    assert site.buses == BusRules(
+        i2c={0: I2cRules("mock"), 1: I2cRules("native", (0x48, 0x76))},
+        serial={"/dev/ttyS0": "native", "/dev/ttyUSB0": "native", "/dev/ttyACM0": "mock"},
+        onewire="mock",
+        brokers=("192.0.2.9:1883", "[2001:db8::9]:8883", "broker.home:1883"),
+    )
+    assert Site.from_wire(json.loads(json.dumps(site.to_wire()))) == site
     assert site.env == {"LANG": "C"}
 
 
@@ -107,6 +132,7 @@ def test_without_a_policy_a_node_is_readonly(tmp_path: Path) -> None:
     assert "filesystem" in policy.modules
     assert policy.site.write_roots == ()
     assert policy.site.pins is None
+    assert policy.site.buses == BusRules()
     assert policy.site.commands == {}
 
 
@@ -124,6 +150,8 @@ execute = []
 argv0 = "date"
 args = ["(", "ok"]
 shell = true
+processes = 0
+memory_mb = "1G"
 [pins]
 factory = "guess"
 allow = [17, 99, true]
@@ -139,6 +167,7 @@ C = 2
         [
             *("/profile", "/color", "/roots/read/1", "/roots/read/2", "/roots/execute"),
             *("/commands/x/argv0", "/commands/x/args/0", "/commands/x/shell"),
+            *("/commands/x/processes", "/commands/x/memory_mb"),
             *("/pins/factory", "/pins/allow/1", "/pins/allow/2"),
             *("/pins/safe/17", "/pins/safe/4", "/pins/safe/led"),
             *("/modules/allow/0", "/env/A=B", "/env/C"),
@@ -171,3 +200,63 @@ def test_a_policy_that_others_could_change_is_told_or_refused(
     with pytest.raises(TrustError) as caught:
         load_policy(tmp_path, strict=True)
     assert caught.value.code == "trust.mode"
+
+
+def test_bad_buses_are_refused_with_every_place(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "policy.toml",
+        """
+[i2c.1]
+allow = [128, "0x48", true]
+speed = 400
+[i2c.11]
+factory = "mock"
+[i2c.two]
+factory = "guess"
+[serial]
+native = ["ttyS0", "/dev/ttyS1"]
+mock = ["/dev/ttyS1", 3]
+baud = 9600
+[onewire]
+factory = "real"
+[mqtt]
+allow = ["broker", "mqtt://broker:1883"]
+brokers = []
+""",
+    )
+    assert pointers(tmp_path) == sorted(
+        [
+            *("/i2c/1/factory", "/i2c/1/allow/0", "/i2c/1/allow/1", "/i2c/1/allow/2"),
+            *("/i2c/1/speed", "/i2c/11", "/i2c/two", "/i2c/two/factory"),
+            *("/serial/native/0", "/serial/mock/0", "/serial/mock/1", "/serial/baud"),
+            *("/onewire/factory", "/mqtt/allow/0", "/mqtt/allow/1", "/mqtt/brokers"),
+        ]
+    )
+
+
+def test_a_simulated_node_touches_nothing_and_may_no_more(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "policy.toml",
+        POLICY.replace('factory = "mock"\nallow', 'factory = "native"\nallow'),
+    )
+    policy = load_policy(tmp_path)
+    twin = simulated(policy)
+    assert (twin.profile, twin.modules) == (policy.profile, policy.modules)
+    site, buses = twin.site, twin.site.buses
+    assert (site.commands, site.write_roots, site.env) == (
+        policy.site.commands,
+        policy.site.write_roots,
+        policy.site.env,
+    )
+    assert site.pins is not None
+    assert site.pins.factory == "mock"
+    assert {17, 27} < set(site.pins.allow)
+    assert site.pins.safe == {17: 0}
+    assert {rules.factory for rules in buses.i2c.values()} == {"mock"}
+    assert set(buses.serial.values()) == {"mock"}
+    assert (buses.onewire, buses.simulate) == ("mock", True)
+    assert buses.brokers == policy.site.buses.brokers
+    assert simulated(twin) == twin
+    assert simulated(load_policy(tmp_path / "nothing")).profile == "readonly"

@@ -4,17 +4,19 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from imlmesh_drivers.base import CommandRule, Site
+from imlmesh_drivers.base import CommandRule, PinRules, Site
+from imlmesh_drivers.buses import BusRules
 from imlmesh_node.core.commands import KillReason
 from imlmesh_node.core.events import DriverFinished
 from imlmesh_node.executor import Executor
-from imlmesh_protocol.limits import RESULT_BYTES
+from imlmesh_protocol.limits import RESULT_BYTES, TELEMETRY_CALL_BURST
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
 from imlmesh_runtime.clock import ManualClock
@@ -28,6 +30,8 @@ class Heard:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
         self.fractions: list[float | None] = []
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.readings: list[tuple[str, str, float, str, int]] = []
         self.some = asyncio.Event()
 
     def log(self, dispatch: str, line: str, stream: str) -> None:
@@ -38,16 +42,24 @@ class Heard:
         self.fractions.append(fraction)
         self.some.set()
 
+    def source(self, name: str, values: Mapping[str, Any]) -> None:
+        self.seen.append((name, dict(values)))
+        self.some.set()
+
+    def reading(self, module: str, metric: str, value: float, unit: str, dropped: int) -> None:
+        self.readings.append((module, metric, value, unit, dropped))
+
 
 class Rig:
     """An executor and all that it said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         site = Site(
             files=str(folder),
             read_roots=(),
             write_roots=(str(folder),),
             commands={"sleep": CommandRule("/bin/sleep")},
+            **more,
         )
         self.heard = Heard()
         self.ended: asyncio.Queue[DriverFinished] = asyncio.Queue()
@@ -72,6 +84,62 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await made.executor.close()
 
 
+@pytest.fixture
+async def garden(tmp_path: Path) -> AsyncIterator[Rig]:
+    """An executor over the simulated greenhouse."""
+    pins = PinRules("mock", (4, 17), {17: 0})
+    buses = BusRules(serial={"/dev/ttyS0": "mock"}, simulate=True)
+    made = Rig(tmp_path, pins=pins, buses=buses)
+    yield made
+    await made.executor.close()
+
+
+async def test_what_a_source_sees_reaches_the_streams(garden: Rig) -> None:
+    garden.run("iot", "add_event_detect", pin=4, edge="rising")
+    assert (await garden.end()).outcome == "completed"
+    garden.run("iot", "digital_write", pin=17, value=1)
+    assert (await garden.end()).outcome == "completed"
+    async with asyncio.timeout(WITHIN_S):
+        while not garden.heard.seen:
+            garden.heard.some.clear()
+            await garden.heard.some.wait()
+    name, values = garden.heard.seen[0]
+    assert (name, values["edge"], values["value"]) == ("gpio-4", "rising", 1)
+
+
+async def test_a_killed_action_is_told_when_its_pins_are_safe(garden: Rig) -> None:
+    garden.run("iot", "digital_write", pin=17, value=1)
+    assert (await garden.end()).result["value"] == 1
+    before = garden.executor._children["iot"].pid
+    listening = garden.run("iot", "receive_uart", timeout=30.0)
+    # its turn to begin
+    await asyncio.sleep(0)
+    garden.executor.kill(listening, KillReason.CANCEL)
+    assert (await garden.end()).outcome == "cancelled"
+    # a new child is there, and it is ready only with its pins safe: claims may be freed now
+    assert garden.executor._children["iot"].pid not in (None, before)
+    garden.run("iot", "digital_read", pin=17)
+    assert (await garden.end()).result["value"] == 0
+
+
+async def test_safe_levels_are_set_before_any_call(garden: Rig) -> None:
+    garden.executor.warm_up(["filesystem", "iot", "no_such"])
+    async with asyncio.timeout(WITHIN_S):
+        await asyncio.gather(*garden.executor._guarding)
+    # it is ready only after its safe state
+    assert garden.executor._children["iot"].pid is not None
+    assert list(garden.executor._children) == ["iot"]
+
+
+async def test_an_action_that_waits_on_the_loop_leaves_pins_to_the_child(garden: Rig) -> None:
+    garden.run("iot", "publish_mqtt", broker="192.0.2.1", topic="a", payload="b")
+    end = await garden.end()
+    assert end.error is not None
+    assert end.error.code == "policy.broker"
+    assert garden.executor._children == {}
+    assert garden.executor._drivers["iot"].pins._factory is None  # type: ignore[attr-defined]
+
+
 async def test_what_ends_at_once_has_ended_when_run_returns(rig: Rig) -> None:
     one = rig.run("fake", "echo", value={"a": [1]})
     end = rig.ended.get_nowait()
@@ -93,6 +161,31 @@ async def test_a_childs_action_streams_lines_and_progress(rig: Rig) -> None:
     assert (end.outcome, end.result) == ("completed", {"value": 7})
     assert rig.heard.lines == [(one.id, f"line {n}", "log") for n in range(3)]
     assert rig.heard.fractions == [0.0, 1.0]
+
+
+async def test_a_childs_readings_come_with_their_module(rig: Rig) -> None:
+    rig.run("fake", "act", readings=3)
+    assert (await rig.end()).outcome == "completed"
+    assert rig.heard.readings == [("fake", "level", float(n), "%", 0) for n in range(3)]
+
+
+async def test_a_flood_of_readings_is_cut_at_its_source_and_counted(rig: Rig) -> None:
+    rig.run("fake", "act", readings=200_000)
+    assert (await rig.end()).outcome == "completed"
+    rig.run("fake", "act", readings=1)
+    await rig.end()
+    came, dropped = len(rig.heard.readings), sum(item[4] for item in rig.heard.readings)
+    assert TELEMETRY_CALL_BURST <= came < 20_000
+    # what was dropped after the last one that came is not told: less than a hundredth of a second
+    assert 150_000 < came + dropped <= 200_001
+
+
+@pytest.mark.parametrize("reading", ["hot", True, [1], 1e101])
+async def test_what_is_no_number_fails_the_action(rig: Rig, reading: Any) -> None:
+    rig.run("fake", "act", readings=1, reading=reading)
+    end = await rig.end()
+    assert (end.outcome, end.error and end.error.code) == ("failed", "telemetry.invalid")
+    assert rig.heard.readings == []
 
 
 @pytest.mark.parametrize(
@@ -143,6 +236,28 @@ async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -
     assert (await rig.end()).outcome == "completed"
 
 
+async def test_a_search_without_end_is_killed_and_the_next_one_is_served(
+    rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("a" * 40)
+    asked = {"directory": ".", "pattern": "*"}
+    one = rig.run("filesystem", "search_files", content_pattern="(a+)+b", **asked)
+    await wait_for_process("imlmesh_drivers.child\0filesystem")
+    rig.executor.kill(one, KillReason.TIMEOUT)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("timed_out", "driver.timeout")
+    rig.run("filesystem", "search_files", content_pattern="a", **asked)
+    assert (await rig.end()).result["count"] == 1
+
+
+async def test_a_killed_watch_ends_at_once(rig: Rig) -> None:
+    one = rig.run("filesystem", "watch_path", path=".", timeout=600)
+    await asyncio.sleep(0)
+    rig.executor.kill(one, KillReason.CANCEL)
+    end = await rig.end()
+    assert (end.outcome, end.error.code if end.error else "") == ("cancelled", "action.cancelled")
+
+
 async def test_a_killed_command_leaves_no_process(rig: Rig) -> None:
     one = rig.run("os_exec", "run_command", command=["sleep", "61.7"])
     await wait_for_process("61.7")
@@ -171,16 +286,11 @@ async def test_a_crash_of_the_child_from_outside_is_a_failure(rig: Rig) -> None:
 
 
 def find_process(word: str) -> int | None:
-    """A child of this process, or of one of its children, whose command line has `word`."""
-    me = os.getpid()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_text()
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if word in command and parent == me:
-            return int(entry.name)
+    """A process that descends from this one and whose command line has `word`."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if word in "\0".join(process.cmdline()):
+                return process.pid
     return None
 
 

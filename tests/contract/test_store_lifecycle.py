@@ -12,7 +12,6 @@ import pytest
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
-from imlmesh_orchestrator.store.heartbeats import Heartbeats
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Replay, replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
@@ -32,7 +31,7 @@ from imlmesh_protocol.states import (
     RunState,
 )
 from imlmesh_runtime.clock import ManualClock
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
 
 RUN = "r-1-bcdf"
 OTHER = "r-2-bcdf"
@@ -271,6 +270,12 @@ async def test_prefixes_find_one_run_or_say_which(twin):
     assert caught.value.code == "run.ambiguous"
     listed = await ask(lambda db: runs.list_runs(db, str, 1, 2, ""))
     assert [run["run"] for run in listed] == [RUN]
+    await commit(lifecycle, created("r-10-bcdf", "a"), created("r-11-bcdf", "a"))
+    # a whole number is not the beginning of another one
+    assert await ask(lambda db: runs.find_run(db, "r-1")) == RUN
+    assert await ask(lambda db: runs.find_run(db, "r-10")) == "r-10-bcdf"
+    with pytest.raises(InputError, match=r"run\.not_found"):
+        await ask(lambda db: runs.find_run(db, ""))
 
 
 async def test_a_plan_is_written_once_however_often_it_runs(twin):
@@ -322,18 +327,6 @@ async def test_the_mover_copies_once_and_lets_go(twin):
     assert Plan.model_validate_json(document).actions[0].id == "a"
 
 
-async def test_heartbeats_are_written_together(twin):
-    heartbeats = Heartbeats(twin.stores.__getitem__)
-    for beat in range(limits.HEARTBEAT_ROWS):
-        heartbeats.add("pi-1", 1_000 + beat, beat, {"load": 0.5})
-    heartbeats.write()
-    await run(twin.stores["output"], lambda database: None)
-    assert await twin.rows("output", "SELECT count(*) FROM heartbeats") == [
-        (limits.HEARTBEAT_ROWS,)
-    ]
-    assert heartbeats.dropped == 0
-
-
 async def test_a_store_that_fails_says_so_and_tells_no_watcher():
     lifecycle = Lifecycle(FailingStore(), Marks(4, 0, 0, 0, 0, 0, 0))
     heard: list[Any] = []
@@ -347,10 +340,6 @@ async def test_a_store_that_fails_says_so_and_tells_no_watcher():
     )
     with pytest.raises(StoreError):
         await mover.move()
-    heartbeats = Heartbeats(lambda file: FailingStore())
-    heartbeats.add("pi-1", 1, 1, {})
-    heartbeats.write()
-    assert heartbeats.dropped == 1
 
 
 async def test_a_question_that_nobody_waits_for_harms_nobody(tmp_path):

@@ -196,6 +196,19 @@ async def test_a_gate_shows_what_it_is_bound_to(kept):
     assert approvals.bound_to(kept.stage.state, {}, "a-1") == {"params": None, "nodes": None}
 
 
+async def test_of_many_questions_the_most_urgent_are_listed(kept, monkeypatch):
+    monkeypatch.setattr(limits, "APPROVAL_LIST", 2)
+    for seconds in (600, 60, 300):
+        asked = action("a", requires_approval=True, approval={"timeout_seconds": seconds})
+        kept.stage.submit(plan(asked))
+    kept.stage.post(e.AnswerGiven, approval="a-3", option="approve", by="adam")
+    await kept.store()
+    found, more = await kept.reader.ask(lambda db: approvals.list_approvals(db, "pending"))
+    assert ([each["approval"] for each in found], more) == (["a-2", "a-1"], 0)
+    found, more = await kept.reader.ask(lambda db: approvals.list_approvals(db, ""))
+    assert ([each["approval"] for each in found], more) == (["a-2", "a-1"], 1)
+
+
 async def test_members_stand_below_their_action(kept):
     run = half_rolled(kept.stage)
     shown = await kept.action(run, "all")

@@ -72,3 +72,16 @@ async def test_a_retry_of_a_retry_that_was_undone_in_part_goes_on() -> None:
     assert second.state == "failed"
     again = await taken_over(stage, second)
     assert not stage.submit(again.plan, retried=again.retried).ended
+
+
+async def test_what_never_got_its_claim_is_tried_again_without_a_question() -> None:
+    stage = staged()
+    ran = action("ran", do="send", target_node="pi-1", on_error="continue")
+    busy = action("busy", do="send", target_node="pi-1", on_busy="fail", on_error="continue")
+    run = stage.submit(plan(ran, busy, action("last", "ran", "busy")))
+    stage.end(run, "busy", "failed", code="driver.busy")
+    stage.end(run, "ran", "failed")
+    stage.end(run, "last", "failed")
+    taken = await taken_over(stage, run)
+    assert taken.retried is not None
+    assert list(taken.retried.again) == ["ran"]

@@ -103,8 +103,10 @@ class Person:
 
     def __init__(self, folder: Path, within: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.program = [*within, sys.executable, "-m", "imlmesh"]
+        self._within = within
         self.home = folder / "home"
+        #: the interpreter whose imlmesh is typed
+        self.python = sys.executable
         self._terminals: list[Terminal] = []
         # a terminal says for itself how wide it is and whether it has colours
         foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
@@ -113,14 +115,14 @@ class Person:
 
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
         """Start `imlmesh ARGUMENTS` in a new terminal."""
-        terminal = Terminal([*self.program, *arguments], self.folder, self.env, columns)
+        terminal = Terminal(self._argv(arguments), self.folder, self.env, columns)
         self._terminals.append(terminal)
         return terminal
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`imlmesh ARGUMENTS` in a pipe, to its end."""
         return subprocess.run(
-            [*self.program, *arguments],
+            self._argv(arguments),
             cwd=self.folder,
             env=self.env,
             capture_output=True,
@@ -128,6 +130,9 @@ class Person:
             timeout=100,
             check=False,
         )
+
+    def _argv(self, arguments: Sequence[str]) -> list[str]:
+        return [*self._within, self.python, "-m", "imlmesh", *arguments]
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """The JSON that `imlmesh ARGUMENTS` prints."""

@@ -1,7 +1,8 @@
-"""The orchestrator is killed at random instants of a run that retries, asks, rolls and rolls back.
+"""Orchestrator and nodes are killed at random instants of runs that retry, ask, roll and roll back.
 
-Real broker, real nodes; every effect leaves a line in a file of its node. Wherever the kill falls,
-the run ends as it does undisturbed, and each effect is there as often as the rules say.
+Real broker, real nodes; every effect leaves a line in a file of its node. Wherever the kill of an
+orchestrator falls, the run ends as it does undisturbed, and each effect is there as often as the
+rules say. With a node something may be lost: then a person is asked, and nothing happens twice.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NODES = ("pi-a", "pi-b", "pi-c")
 KILLS = 20
+NODE_KILLS = 8
 POLICY = """\
 profile = "local_worker"
 
@@ -66,6 +68,17 @@ class Home:
                 [sys.executable, "-m", *arguments], stdout=log, stderr=log, process_group=0
             )
 
+    def start_again(self, name: str) -> None:
+        """Kill a process and start it anew."""
+        self.kill(name)
+        if name == "orchestrator":
+            self.start_orchestrator()
+        else:
+            self.start_node(name)
+
+    def start_node(self, name: str) -> None:
+        self.start(name, "imlmesh_node", str(self.mesh.home.node(name)))
+
     def start_orchestrator(self) -> None:
         place = ("--home", str(self.mesh.home.root), "--broker", self.mesh.broker_address)
         self.start("orchestrator", "imlmesh_orchestrator", *place)
@@ -88,12 +101,13 @@ class Home:
             return self.client.get(path)
         return None
 
-    def approve(self) -> None:
-        """Approve whatever waits at a gate."""
+    def answer(self) -> None:
+        """Approve whatever waits at a gate, and say of everything that was lost that it happened."""
         found = self.ask("approvals?state=pending") or {"approvals": []}
         for each in found["approvals"]:
+            option = "approve" if each["kind"] == "gate" else "done"
             with contextlib.suppress(MeshError):
-                self.client.post(f"approvals/{each['approval']}/answer", {"option": "approve"})
+                self.client.post(f"approvals/{each['approval']}/answer", {"option": option})
 
     def effects(self, run: str) -> Counter[str]:
         """How often each dispatch of the run left its line: {dispatch id: lines}."""
@@ -109,15 +123,15 @@ async def opened_home(folder: Path) -> AsyncIterator[Home]:
     """A home with broker, orchestrator and three nodes that are online."""
     policy = folder / "policy.toml"
     policy.write_text(POLICY)
-    mesh, _ = make_mesh(folder / "home", "lan")
-    broker = RunningMesh(mesh, print)
-    home = Home(mesh)
+    broker = RunningMesh(make_mesh(folder / "home", "lan")[0], print)
+    home = Home(broker.mesh)
     try:
         await broker.start_broker()
-        mesh = home.mesh = broker.mesh  # its port is known now
+        home.mesh = broker.mesh
         home.start_orchestrator()
         for name in NODES:
-            home.start(name, "imlmesh_node", str(mesh.own_node(name, policy)))
+            home.mesh.own_node(name, policy)
+            home.start_node(name)
         async with asyncio.timeout(30):
             await online(home)
         home.client.put("groups/garden", {"nodes": list(NODES)})
@@ -154,28 +168,36 @@ def act(plan: Plan, name: str, *after: str, fail_times: int = 0, **more: Any) ->
     plan.action(name, "fake.act", params, after=after, **more)
 
 
-async def play(home: Home, kills_s: list[float]) -> list[dict[str, Any]]:
+async def play(home: Home, kills: list[tuple[float, str]]) -> list[dict[str, Any]]:
     """Two runs at once from their submission to their ends.
 
-    The orchestrator is killed after each of `kills_s`, counted from when it last began to answer.
+    Of `kills` each names a process and after how many seconds it is killed, counted from when the
+    orchestrator last began to answer.
     """
     runs = [home.client.submit(waits_of_all_kinds())["run"] for _ in range(2)]
-    waiting_s = list(kills_s)
+    waiting = list(kills)
     since_s: float | None = time.monotonic()
     while True:
         await asyncio.sleep(0.05)
-        if waiting_s and since_s is not None and time.monotonic() - since_s >= waiting_s[0]:
-            waiting_s.pop(0)
+        if waiting and since_s is not None and time.monotonic() - since_s >= waiting[0][0]:
             since_s = None
-            home.kill("orchestrator")
-            home.start_orchestrator()
-        home.approve()
+            home.start_again(waiting.pop(0)[1])
+        home.answer()
         found = [home.ask(f"runs/{run}") for run in runs]
         if None in found:
             continue
         since_s = since_s or time.monotonic()
-        if not waiting_s and all(run["ended_at_ms"] for run in found):
+        if not waiting and all(run["ended_at_ms"] for run in found):
             return found
+
+
+async def ended(home: Home, kills: list[tuple[float, str]], said: str) -> list[dict[str, Any]]:
+    """`play`; fails when a run does not end."""
+    try:
+        async with asyncio.timeout(60):
+            return await play(home, kills)
+    except TimeoutError:
+        pytest.fail(f"{said}, did not end: {home.ask('runs')} {home.ask('approvals')}")
 
 
 def ending(run: dict[str, Any]) -> dict[str, Any]:
@@ -196,15 +218,30 @@ async def test_a_killed_orchestrator_changes_no_ending_and_repeats_no_effect(
         half_s = (time.monotonic() - began_s) / 2
         assert [ending(run) for run in calm] == [EXPECTED] * 2
         for _ in range(KILLS // 2):
-            kills_s = [dice.uniform(0, half_s), dice.uniform(0, half_s)]
-            said = f"seed {seed}, killed after {kills_s} s"
-            try:
-                async with asyncio.timeout(60):
-                    runs = await play(home, kills_s)
-            except TimeoutError:
-                pytest.fail(f"{said}, did not end: {home.ask('runs')}")
-            for run in runs:
+            kills = [(dice.uniform(0, half_s), "orchestrator") for _ in range(2)]
+            said = f"seed {seed}, killed {kills}"
+            for run in await ended(home, kills, said):
                 assert ending(run) == EXPECTED, said
                 effects = home.effects(run["run"])
                 assert set(effects.values()) == {1}, f"{said}: {effects}"
                 assert Counter(name.split("/")[1] for name in effects) == EFFECTS, said
+
+
+@pytest.mark.timeout(300)
+async def test_a_killed_node_repeats_no_effect_and_every_run_ends(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    dice = random.Random(seed)
+    async with opened_home(tmp_path) as home:
+        for _ in range(NODE_KILLS // 2):
+            nodes = dice.sample(NODES, 2)
+            kills = [(dice.uniform(0, 1.5), name) for name in nodes]
+            said = f"seed {seed}, killed {kills}"
+            for run in await ended(home, kills, said):
+                states = {unit["id"]: unit["state"] for unit in run["actions"]}
+                over = {"completed", "failed", "skipped", "rolled_back"}
+                assert run["state"] in ("completed", "failed"), said
+                assert set(states.values()) <= over, f"{said}: {states}"
+                effects = home.effects(run["run"])
+                assert set(effects.values()) <= {1}, f"{said}: {effects}"
+                found = Counter(name.split("/")[1] for name in effects)
+                assert found <= Counter(EFFECTS), f"{said}: {found}"

@@ -25,6 +25,8 @@ class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: str) -> None:
         super().__init__(path, Handler)
         self.answers: dict[str, tuple[int, Any]] = {}
+        #: answers given once each, in turn; the last is given for ever
+        self.turns: dict[str, list[Any]] = {}
         self.asked: list[tuple[str, str, Any]] = []
         #: one entry per connection to /v1/events?run=…
         self.streams: list[str] = []
@@ -33,6 +35,9 @@ class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def answer(self, key: str, body: Any, status: int = 200) -> None:
         self.answers[key] = (status, body)
+
+    def take_turns(self, key: str, *bodies: Any) -> None:
+        self.turns[key] = list(bodies)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -61,6 +66,11 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, key: str, body: Any) -> None:
         self.server.asked.append((key, self.path, body))
         missing = {"code": "run.not_found", "message": f"no {key}", "hint": "imlmesh run list"}
+        turns = self.server.turns.get(key, [])
+        if len(turns) > 1:
+            self.server.answer(key, turns.pop(0))
+        elif turns:
+            self.server.answer(key, turns[0])
         status, found = self.server.answers.get(key, (404, missing))
         data = json.dumps(found).encode()
         self.send_response(status)

@@ -10,7 +10,7 @@ import pytest
 from imlmesh import main
 from imlmesh.client import ServerEvent
 from imlmesh.exits import ExitCode
-from imlmesh.loglines import follow_logs
+from imlmesh.loglines import Follower
 
 if TYPE_CHECKING:
     from conftest import Api
@@ -80,15 +80,15 @@ class LateNode:
 
     def __init__(self, lines: int) -> None:
         self._lines = [
-            {"at_ms": 1, "action": "a", "node": "pi", "stream": "stdout", "line": f"line {n}"}
-            for n in range(lines)
+            {"n": n, "at_ms": 1, "action": "a", "node": "pi", "stream": "log", "line": f"line {n}"}
+            for n in range(1, lines + 1)
         ]
         self._come = 0
 
     def get(self, path: str) -> dict[str, Any]:
         assert path == "runs/r-1/logs"
         self._come += 40
-        return {"lines": self._lines[: self._come], "dropped": 0}
+        return {"log": "l", "lines": self._lines[: self._come], "dropped": 0}
 
     async def events(self, *, run: str) -> AsyncIterator[ServerEvent]:
         yield ServerEvent("end", None, {"run": run})
@@ -99,6 +99,7 @@ async def test_lines_that_come_after_the_end_of_a_run_are_shown(
 ) -> None:
     monkeypatch.setattr("imlmesh.loglines._FETCH_S", 0.02)
     monkeypatch.setattr("imlmesh.loglines.limits.LOG_TAIL_S", 0.1)
-    await follow_logs(LateNode(500), "r-1", lambda _line: True)  # type: ignore[arg-type]
+    late: Any = LateNode(500)
+    await Follower(late, "r-1", lambda _line: True, failed=False).follow()
     shown = capsys.readouterr().out.splitlines()
-    assert [line.rpartition(" ")[2] for line in shown] == [str(n) for n in range(500)]
+    assert [line.rpartition(" ")[2] for line in shown] == [str(n) for n in range(1, 501)]

@@ -148,21 +148,12 @@ def test_groups(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_status_puts_problems_first(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
-    health = {
-        "schema": "imlmesh.health/1",
-        "version": "0.1.0",
-        "mesh": "home",
-        "orchestrator": "o",
-        "epoch": 3,
-        "pid": 7,
-        "started_at_ms": NOW_MS,
-        "now_ms": NOW_MS,
-        "broker": {"connected": False, "address": "127.0.0.1:8883", "error": "refused"},
-        "store": {"behind": False, "outflow_rows": 0},
-        "nodes": {"online": 1, "suspect": 0, "lost": 1, "offline": 0},
-        "runs": {"active": 1},
-        "approvals": {"pending": 1},
-    }
+    health = cli_records.health(
+        NOW_MS,
+        broker={"connected": False, "address": "127.0.0.1:8883", "error": "refused"},
+        nodes={"online": 1, "suspect": 0, "lost": 1, "offline": 0},
+        approvals={"pending": 1},
+    )
     approval = {"approval": "a-3", "run": "r-1-abcd", "message": "did it happen?"}
     api.answer("GET /v1/health", health)
     api.answer("GET /v1/nodes", {"nodes": [node("pi"), node("roof", "lost")]})
@@ -381,3 +372,13 @@ def test_an_answer_that_is_none_is_our_fault(api: Api, capsys: pytest.CaptureFix
     api.answer("GET /v1/groups", {"title": "boom"}, 500)
     assert main.run(["group", "list"]) == 70
     assert "the orchestrator answered 500" in capsys.readouterr().err
+
+
+def test_an_empty_list_says_what_was_asked_for(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer("GET /v1/runs", {"schema": "imlmesh.run-list/1", "runs": []})
+    assert main.run(["run", "list", "--state", "paused"]) == 0
+    assert "no run is paused.   try: imlmesh run list" in capsys.readouterr().err
+    assert main.run(["run", "list"]) == 0
+    assert "no runs yet" in capsys.readouterr().err

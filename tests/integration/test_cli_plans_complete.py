@@ -30,6 +30,7 @@ PREVIEW = {
     "placeable": True,
     "waves": [],
     "compensations": [],
+    "undoing": {"by_driver": [], "stays": []},
     "approvals": 0,
     "permissions": {},
     "changes": None,
@@ -194,20 +195,54 @@ def log_event(line: dict[str, Any]) -> str:
     return f"event: log\ndata: {json.dumps(line)}\n\n"
 
 
+def log_line(number: int, text: str, name: str = "look") -> dict[str, Any]:
+    line = {"at_ms": START_MS, "action": name, "node": "pi", "stream": "stdout", "line": text}
+    return {"n": number, **line}
+
+
 def test_followed_logs_begin_with_the_earlier_lines_and_show_each_once(
     api: Api, capsys: Output
 ) -> None:
-    def line(text: str, name: str = "look") -> dict[str, Any]:
-        return {"at_ms": START_MS, "action": name, "node": "pi", "stream": "stdout", "line": text}
-
     api.answer("GET /v1/runs/r-1", run("running", ended_at_ms=None))
-    kept = [line("same"), line("same"), line("other", "count")]
-    api.answer("GET /v1/runs/r-1-abcd/logs", {"lines": kept, "dropped": 0})
-    # the stream repeats what was kept when it was opened
-    api.streams.append(log_event(kept[0]) + log_event(kept[1]) + END)
+    kept = [log_line(5, "same"), log_line(6, "same"), log_line(7, "other", "count")]
+    api.answer("GET /v1/runs/r-1-abcd/logs", {"log": "l", "lines": kept, "dropped": 4})
+    # the stream repeats what was kept when it was opened, then goes on
+    api.streams.append("".join(map(log_event, [*kept[1:], log_line(8, "new")])) + END)
     assert main.run(["run", "logs", "r-1", "look", "--follow"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [text.split(" ", 1)[1] for text in lines] == ["look@pi same", "look@pi same"]
+    streams = capsys.readouterr()
+    shown = [text.split(" ", 1)[1] for text in streams.out.splitlines()]
+    assert shown == ["look@pi same", "look@pi same", "look@pi new"]
+    assert "4 lines dropped before they could be shown" in streams.err
+
+
+def test_followed_logs_of_an_orchestrator_that_restarted_go_on(api: Api, capsys: Output) -> None:
+    api.answer("GET /v1/runs/r-1", run("running", ended_at_ms=None))
+    kept = [log_line(1, "old"), log_line(2, "old")]
+    anew = [log_line(1, "new"), log_line(2, "new")]
+    path = "GET /v1/runs/r-1-abcd/logs"
+    found = ({"log": "l", "lines": kept}, {"log": "m", "lines": anew})
+    api.take_turns(path, *({**each, "dropped": 0} for each in found))
+    api.streams += [": broken\n\n", END]
+    assert main.run(["run", "logs", "r-1", "--follow"]) == 0
+    shown = [text.split(" ")[-1] for text in capsys.readouterr().out.splitlines()]
+    assert shown == ["old", "old", "new", "new"]
+
+
+def test_followed_logs_of_what_failed_come_once_it_has(api: Api, capsys: Output) -> None:
+    api.answer("GET /v1/runs/r-1", run("running", ended_at_ms=None))
+    path = "GET /v1/runs/r-1-abcd/logs"
+    found = ([], [log_line(2, "why")])
+    api.take_turns(path, *({"log": "l", "lines": lines, "dropped": 0} for lines in found))
+    change = {"kind": "result-taken", "run": "r-1-abcd", "at_ms": START_MS}
+    ended = f"id: 9\nevent: change\ndata: {json.dumps(change)}\n\n"
+    api.streams.append(log_event(log_line(1, "fine")) + ended + END)
+    assert main.run(["run", "logs", "r-1", "--failed", "--follow"]) == 0
+    assert [text.split(" ", 1)[1] for text in capsys.readouterr().out.splitlines()] == [
+        "look@pi why"
+    ]
+    assert {asked.partition("?")[2] for key, asked, _ in api.asked if key == path} == {
+        "failed=true"
+    }
 
 
 def test_logs_of_what_failed_and_of_late(api: Api, capsys: Output) -> None:
@@ -216,15 +251,15 @@ def test_logs_of_what_failed_and_of_late(api: Api, capsys: Output) -> None:
     assert main.run(["run", "logs", "r-1", "--failed", "--since", "2023-11-14T22:13:20+00:00"]) == 0
     assert "failed=true" in api.asked[-1][1]
     assert f"since={START_MS}" in api.asked[-1][1]
-    assert main.run(["run", "logs", "r-1", "--failed", "--follow"]) == 2
 
 
 def test_questions_are_listed_shown_answered(api: Api, capsys: Output) -> None:
     lost = approval("a-4", "lost_effect", action="feed", message="did feed happen?", node="pi")
-    found = {"schema": "imlmesh.approval-list/1", "approvals": [lost, approval()]}
+    found = {"schema": "imlmesh.approval-list/1", "approvals": [lost, approval()], "more": 7}
     api.answer("GET /v1/approvals", found)
     assert main.run(["approval", "list"]) == 0
     streams = capsys.readouterr()
+    assert "7 more are not shown" in streams.err
     assert "approve|deny" in streams.out
     assert "rerun|done|fail" in streams.out
     api.answer("GET /v1/approvals/a-4", lost)

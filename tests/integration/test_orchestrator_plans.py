@@ -116,6 +116,20 @@ async def test_a_nonce_names_one_run(mesh):
     assert (await mesh.submit(text, 200))["run"] == first["run"]
 
 
+async def test_a_nonce_names_its_run_when_the_plan_could_run_no_more(mesh):
+    await started(mesh, "pi-1")
+    await mesh.http.put("groups/garden", json={"nodes": ["pi-1"]})
+    text = plan(action("a", target_group="garden"), nonce="n-1")
+    preview = (await mesh.http.post("plans/preview", json={"text": text})).json()
+    body = {"text": text, "expect": preview["fingerprint"]}
+    first = (await mesh.http.post("runs", json=body)).json()
+    await mesh.http.put("groups/garden", json={"nodes": []})
+    again = await mesh.http.post("runs", json=body)
+    assert (again.status_code, again.json()["run"]) == (200, first["run"])
+    other = plan(action("b", target_group="garden"), nonce="n-1")
+    assert (await mesh.submit(other, 422))["code"] == "place.no_group"
+
+
 async def test_memory_is_written_read_and_kept(mesh):
     await started(mesh, "pi-1")
     put = await mesh.http.put("memory/who?session=s", json={"value": {"name": "ü"}})
@@ -248,7 +262,9 @@ async def test_who_answers_too_late_learns_that_it_no_longer_mattered(mesh):
     await mesh.ended(run)
     late = await refused(mesh, f"approvals/{waiting['approval']}/answer", {"option": "deny"}, 409)
     assert late["code"] == "approval.closed"
-    assert late["message"].endswith("superseded: it no longer mattered before anybody answered")
+    assert late["message"].endswith(
+        "superseded: what it asked about ended or changed before anybody answered"
+    )
     texts = [each["text"] for each in (await mesh.get(f"runs/{run}/story"))["entries"]]
     assert late["message"] in texts
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 #: what may be done about an effect that nobody knows of, and about a compensation that failed
 OPTIONS = ("rerun", "done", "fail")
 HOUR_MS = 3_600_000
+SUPERSEDED = "superseded"
 
 Answered = Callable[[str | None], None]
 
@@ -24,13 +25,17 @@ def ask(
     answered: Answered,
     options: tuple[str, ...] = OPTIONS,
     timeout_ms: int = HOUR_MS,
+    outdated: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Ask a person; `answered` gets the option, or None for silence."""
+    """Ask a person; `answered` gets the option, None for silence, or SUPERSEDED for a yes to what is
+    outdated."""
     times = 1 + sum(q.kind == kind and q.key == unit.key for q in rules.questions)
     question = Question(kind, unit.key)
     rules.questions.append(question)
 
     def close(option: str | None) -> None:
+        if option not in (None, "deny") and outdated():
+            option = SUPERSEDED
         question.outcome = option or "expired"
         answered(option)
 
@@ -71,14 +76,36 @@ def ask_gate(rules: "Interpreter", unit: Unit) -> None:
             rules.fail(unit, "approval.expired", asks=False)
         elif option == "deny":
             rules.fail(unit, "approval.denied", asks=False)
-        elif unit.member_wise and bound_to(rules, unit) != bound:
-            if any(rules.nodes[member.node] in ("lost", "offline") for member in unit.members):
-                raise UnclearError("it would be asked again, and may fail before it is")
-            ask_gate(rules, unit)
+        elif option == SUPERSEDED:
+            ask_anew(rules, unit)
         else:
             unit.approved = bound
             unit.state = "running" if unit.member_wise else "waiting"
 
     options = ("approve", "deny", *approval.get("clarification_options", ()))
     timeout_ms = 1_000 * approval["timeout_seconds"] if approval.get("timeout_seconds") else HOUR_MS
-    ask(rules, "gate", unit, answered, options, timeout_ms)
+    ask(rules, "gate", unit, answered, options, timeout_ms, lambda: is_outdated(rules, unit, bound))
+
+
+def is_outdated(rules: "Interpreter", unit: Unit, bound: str) -> bool:
+    """Whether something else would run now, or nothing could."""
+    try:
+        return bound_to(rules, unit) != bound
+    except CannotFillError:
+        return True
+
+
+def ask_anew(rules: "Interpreter", unit: Unit) -> None:
+    """What was asked about has changed: the unit goes the way to its gate once more."""
+    if rules.paused:
+        raise UnclearError("it is asked again when the run goes on")
+    if unit.undoes:
+        unit.state = "pending"
+    elif unit.member_wise:
+        if any(rules.nodes[member.node] in ("lost", "offline") for member in unit.members):
+            raise UnclearError("it would be asked again, and may fail before it is")
+        ask_gate(rules, unit)
+    elif unit.approved:
+        unit.state = "waiting"
+    else:
+        ask_gate(rules, unit)

@@ -47,6 +47,7 @@ FAILURES = (
     ("timed_out", "driver.timeout"),
     ("rejected", "policy.path"),
     ("failed", "action.not_started"),
+    ("failed", "driver.busy"),
     ("unknown", "node.interrupted"),
 )
 

@@ -237,7 +237,8 @@ class Interpreter:
         if value == "action.not_started":
             unit.state = "waiting"
             return
-        unit.worked_on = unit.on
+        if value != "driver.busy":
+            unit.worked_on = unit.on
         if outcome == "completed":
             self.complete(unit, value)
         elif value == "node.interrupted" and self.read.repeatable(unit.action):

@@ -8,6 +8,7 @@ from story import Unit
 #: the builtin error behind each code that the cases report
 BUILTIN = {
     "driver.failed": RuntimeError,
+    "driver.busy": RuntimeError,
     "driver.timeout": TimeoutError,
     "driver.not_found": FileNotFoundError,
     "driver.unavailable": OSError,

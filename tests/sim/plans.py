@@ -120,5 +120,5 @@ def _rest(dice: random.Random) -> dict[str, Any]:
     if dice.random() < 0.2:
         found["memory"] = {"write_key": "k"}
     if dice.random() < 0.1:
-        found["claims"] = ["bus"]
+        found |= {"claims": ["bus"], "on_busy": dice.choice(("wait", "fail"))}
     return found

@@ -116,3 +116,44 @@ def run(*waves: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
         "approvals": [],
     }
     return {**found, **fields}
+
+
+def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
+    """What `GET /v1/health` answers."""
+    found = {
+        "schema": "imlmesh.health/1",
+        "version": "0.1.0",
+        "mesh": "home",
+        "orchestrator": "o",
+        "epoch": 3,
+        "pid": 7,
+        "started_at_ms": now_ms - 7_200_000,
+        "now_ms": now_ms,
+        "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
+        "store": {"behind": False, "outflow_rows": 0},
+        "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
+        "runs": {"active": 0},
+        "approvals": {"pending": 0},
+        "messages": {"refused": {}, "refused_at_ms": {}},
+        "telemetry": {"written": 7, "dropped": 0, "dropped_at_ms": None},
+    }
+    return {**found, **fields}
+
+
+def series(metric: str = "iot.soil", **fields: Any) -> dict[str, Any]:
+    """What was measured of one metric, as `GET /v1/telemetry` tells it."""
+    parts: list[float | None] = [None] * 12 + [10.0 + number for number in range(12)]
+    found = {
+        "node": "pi-1",
+        "alias": "pi-garden",
+        "metric": metric,
+        "unit": "%",
+        "count": 120,
+        "min": 9.25,
+        "max": 21.0,
+        "mean": 15.5,
+        "last": 21.0,
+        "last_ms": START_MS - 4_000,
+        "parts": parts,
+    }
+    return {**found, **fields}

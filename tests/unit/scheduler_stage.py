@@ -48,6 +48,11 @@ TOY = Manifest(
 )
 
 
+def refusals(commands: list[k.Command]) -> list[str]:
+    """Codes of what was refused."""
+    return [command.fault.code for command in commands if isinstance(command, k.Refuse)]
+
+
 def action(name: str, *after: str, do: str = "look", **more: Any) -> dict[str, Any]:
     return {"id": name, "module": "toy", "action": do, "depends_on": list(after), **more}
 

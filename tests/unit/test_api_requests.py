@@ -80,6 +80,7 @@ def test_a_state_is_one_of_those_that_there_are() -> None:
         ("memory.not_found", 404),
         ("driver.not_found", 422),
         ("approval.closed", 409),
+        ("approval.superseded", 409),
         ("approval.four_eyes", 403),
         ("plan.fingerprint", 409),
         ("plan.nonce_reused", 409),

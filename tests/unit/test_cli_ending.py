@@ -56,6 +56,33 @@ def test_a_failure_that_was_undone_is_still_told() -> None:
     assert texts[1] == "  append on pi: pin 17 is busy [driver.busy] (undone)"
 
 
+def test_a_failure_that_was_skipped_is_told_and_not_what_was_skipped_for_it() -> None:
+    failed = action("read", "skipped", error=BUSY, node="n-1", node_alias="pi", line=3)
+    follows = {"code": "action.dependency", "message": "an action that it waits for did not"}
+    found = run([failed, action("use", "skipped", error=follows)], state="completed")
+    texts = [line.plain for line in end_lines(found)]
+    assert texts[1:] == ["  read on pi: pin 17 is busy [driver.busy] (skipped)  evening.yaml:3"]
+
+
+def test_what_was_skipped_alone_is_no_reason_to_retry() -> None:
+    expired = {"code": "run.expired", "message": "its time is over"}
+    found = run([action("read", "skipped", error=BUSY)], state="failed", error=expired)
+    texts = [line.plain for line in end_lines(found)]
+    assert texts[2:] == ["  its time is over [run.expired]", "  why: imlmesh run story r-7-abcd"]
+
+
+def test_why_the_run_failed_is_told_beside_what_was_continued() -> None:
+    expired = {"code": "run.expired", "message": "its time is over"}
+    found = run([action("read", "failed", error=BUSY)], state="failed", error=expired)
+    texts = [line.plain for line in end_lines(found)]
+    assert texts[1:3] == [
+        "  read on pi: pin 17 is busy [driver.busy]",
+        "  its time is over [run.expired]",
+    ]
+    found = run([action("read", "failed", error=BUSY)], state="failed", error=BUSY)
+    assert sum("[driver.busy]" in line.plain for line in end_lines(found)) == 1
+
+
 def test_what_could_not_be_undone_is_listed() -> None:
     append = action(
         "append", compensations=[placed("pi", "failed", "node.lost"), placed("bed", "completed")]

@@ -60,6 +60,7 @@ def preview(*waves: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
         "placeable": True,
         "waves": list(waves),
         "compensations": [],
+        "undoing": {"by_driver": [], "stays": []},
         "approvals": 0,
         "permissions": {},
         "changes": None,
@@ -135,6 +136,19 @@ def test_many_nodes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     nodes = [node(f"pi-{n}", "policy.profile") for n in range(8)]
     lines = shown(capsys, preview([planned("read", *nodes)], placeable=False))
     assert lines[-1].endswith("pi-4 policy.profile and 3 more")
+
+
+def test_what_a_rollback_would_do_beside_the_plan_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_driver = [{"action": "valve", "call": "iot.digital_write"}]
+    found = preview(
+        [planned("valve", node("pi"))], undoing={"by_driver": by_driver, "stays": ["note"]}
+    )
+    assert shown(capsys, found)[-2:] == [
+        "a rollback undoes by its driver valve (iot.digital_write)",
+        "a rollback leaves as it is note",
+    ]
 
 
 def test_what_memory_is_used_and_when_it_starts(capsys: pytest.CaptureFixture[str]) -> None:

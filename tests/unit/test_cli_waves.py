@@ -39,6 +39,15 @@ def test_a_waiting_action_says_why() -> None:
     assert lines(run([waiting])) == ["wave 1/1 ◔ 0/1   5.0s  a: waiting (driver.busy)"]
 
 
+def test_a_wave_of_which_nothing_ran_or_stayed_has_no_tick() -> None:
+    found = run(
+        [action("a", "rolled_back"), action("b", "skipped", ended_at_ms=START_MS)],
+        [action("c", "skipped")],
+        state="failed",
+    )
+    assert lines(found) == ["wave 1/2 ↶ 2/2   3.1s", "wave 2/2 - 1/1  c"]
+
+
 def test_many_waves_show_the_open_ones() -> None:
     done = [[action(f"d{number}", "completed")] for number in range(20)]
     todo = [[action(f"t{number}", "pending")] for number in range(20)]

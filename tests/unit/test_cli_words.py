@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from imlmesh import render
 from imlmesh.calling import params_of
+from imlmesh.client import ServerEvent
 from imlmesh.explained import EXAMPLES, MEANS
 from imlmesh.fleet import schema_text
 from imlmesh.foreign import as_yaml
+from imlmesh.live import Lines
 from imlmesh.loglines import Shown
 from imlmesh.spans import at_ms_of, seconds_of
 from imlmesh.typed import json_or_text, typed
@@ -132,30 +135,48 @@ def test_every_code_is_explained_and_nothing_else() -> None:
     assert EXAMPLES.keys() <= CODES.keys()
 
 
-def log(number: int) -> dict[str, Any]:
-    return {"at_ms": 1, "line": str(number)}
+def test_a_pipe_is_not_told_that_a_node_called_again(capsys: pytest.CaptureFixture[str]) -> None:
+    render.console.cache_clear()
+    lines = Lines()
+    for kind, text in (
+        ("node-returned", "pi opened session 1"),
+        ("liveness-changed", "pi is lost"),
+    ):
+        lines.take(ServerEvent("change", 1, {"at_ms": 1, "run": None, "kind": kind, "text": text}))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("  pi is lost")
+
+
+def log(number: int, action: str = "a") -> dict[str, Any]:
+    return {"n": number, "action": action, "node": "pi", "line": ""}
 
 
 def test_earlier_and_later_lines_meet_without_gap_or_double() -> None:
     shown = Shown()
-    blank = {"at_ms": 1, "line": ""}
-    assert shown.new_of({"dropped": 3, "lines": [blank, blank]}) == [blank, blank]
-    assert shown.new_of({"dropped": 3, "lines": [blank, blank]}) == []
-    assert shown.new_of({"dropped": 4, "lines": [blank, blank, blank]}) == [blank, blank]
-    # more were dropped than were shown
-    assert shown.new_of({"dropped": 9, "lines": [log(9)]}) == [log(9)]
+    assert shown.new_of([log(4), log(5)]) == [log(4), log(5)]
+    assert shown.missed_of({"dropped": 3, "lines": [log(4), log(5)]}) == 3
+    assert not shown.lacks(log(5))
+    assert not shown.lacks(log(6))
+    assert shown.new_of([log(5)]) == []
+    assert shown.new_of([log(6)]) == [log(6)]
+    assert shown.lacks(log(8))
+    assert shown.new_of([log(6), log(8)]) == [log(8)]
 
 
-def test_an_orchestrator_that_restarted_counts_anew() -> None:
+def test_what_was_dropped_before_it_could_be_shown_is_counted_once() -> None:
     shown = Shown()
-    shown.new_of({"dropped": 0, "lines": [log(1), log(2)]})
-    assert shown.new_of({"dropped": 0, "lines": [log(7)]}) == [log(7)]
-    assert shown.new_of({"dropped": 0, "lines": [log(7), log(8)]}) == [log(8)]
-    assert shown.new_of({"dropped": 0, "lines": [log(3), log(4), log(5)]}) == [
-        log(3),
-        log(4),
-        log(5),
-    ]
+    shown.new_of([log(1), log(2)])
+    found = {"dropped": 7, "lines": [log(7), log(9), log(10)]}
+    assert shown.new_of(found["lines"]) == found["lines"]
+    # 3 to 6 and 8 are gone; of what was shown, nothing is missed
+    assert shown.missed_of(found) == 5
+    assert shown.missed_of(found) == 0
+
+
+def test_lines_of_what_failed_later_are_new_whatever_came_meanwhile() -> None:
+    shown = Shown()
+    assert shown.new_of([log(5, "b")]) == [log(5, "b")]
+    assert shown.new_of([log(2), log(5, "b")]) == [log(2)]
 
 
 def test_yaml_is_safe_to_show_and_quotes_what_older_parsers_would_read_as_truth() -> None:

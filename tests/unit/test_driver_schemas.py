@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Argv, Call, Driver, Pin, ReadPath, Site, WritePath, action
+from imlmesh_drivers.base import Argv, Driver, Pin, ReadPath, Site, WritePath, action
+from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import bind, params_schema, perform_now
 from imlmesh_drivers.manifests.__main__ import stale
 from imlmesh_drivers.registry import (
@@ -25,9 +26,12 @@ from imlmesh_protocol.manifest import Undo
 from imlmesh_protocol.states import Effect
 
 CATALOGUE: dict[str, dict[str, dict[str, Any]]] = json.loads(
-    (Path(__file__).parent / "data" / "driver_catalogue.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "data" / "driver_catalogue.json").read_text(encoding="utf-8")
 )
+COMPLETE = tuple(CATALOGUE)
 ROWS = [(module, name) for module, rows in CATALOGUE.items() for name in rows]
+#: actions that the catalogue does not have
+OURS = {"iot": {"set_servo", "read_adc"}}
 
 
 class Level(TypedDict):
@@ -83,6 +87,8 @@ def shape(schema: Mapping[str, Any]) -> str:
         return "|".join(shape(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return "|".join(json.dumps(value) for value in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
     if schema["type"] == "array":
         return f"list[{shape(schema['items'])}]"
     text = str(schema["type"])
@@ -120,6 +126,12 @@ def test_an_action_is_what_the_catalogue_says(module: str, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("module", COMPLETE)
+def test_a_module_has_the_actions_of_the_catalogue_and_few_of_our_own(module: str) -> None:
+    own = OURS.get(module, set())
+    assert set(shipped_manifest().modules[module].actions) == set(CATALOGUE[module]) | own
+
+
 def test_guards_claims_and_vouch_are_declared() -> None:
     manifest = shipped_manifest()
     guards = {
@@ -133,7 +145,14 @@ def test_guards_claims_and_vouch_are_declared() -> None:
     assert guards[("filesystem", "append_file", "path")] == "write"
     assert guards[("os_exec", "run_command", "command")] == "command"
     assert guards[("os_exec", "run_command", "working_directory")] == "read"
+    assert guards[("os_exec", "open_application", "application")] == "program"
     assert guards[("iot", "digital_write", "pin")] == "pin"
+    # whatever names a file or folder is judged before it is opened
+    paths = ("path", "source", "destination", "directory", "working_directory")
+    for module in COMPLETE:
+        for name, spec in manifest.modules[module].actions.items():
+            for field in spec.params.get("properties", {}):
+                assert field not in paths or (module, name, field) in guards
     write = manifest.find("iot", "digital_write")
     run = manifest.find("os_exec", "run_command")
     assert write
@@ -187,6 +206,10 @@ def test_an_undo_is_part_of_the_manifest() -> None:
     act = shipped_manifest().find("fake", "act")
     assert act
     assert act.undo == Undo("act", {"value": "{{result.value}}", "marker": "undone"})
+    move = shipped_manifest().find("filesystem", "move_file")
+    assert move
+    assert move.undo
+    assert move.undo.uses() == {("result", "source"), ("result", "destination")}
     write = shipped_manifest().find("filesystem", "write_file")
     assert write
     assert write.undo is None
@@ -235,6 +258,9 @@ def test_where_an_action_runs() -> None:
     assert driver_class("os_exec").runs_of("run_command") == "loop"
     assert not driver_class("os_exec").ends_at_once("run_command")
     assert driver_class("filesystem").runs_of("read_file") == "thread"
+    # what strangers wrote is read where it can be killed
+    for name in ("search_files", "create_archive", "extract_archive"):
+        assert driver_class("filesystem").runs_of(name) == "process"
     assert driver_class("iot").runs_of("digital_write") == "process"
 
 
@@ -271,6 +297,19 @@ def test_schema_and_binding_refuse_the_same(module: str, name: str, params: dict
     assert not jsonschema.Draft202012Validator(params_schema(driver, name)).is_valid(params)
 
 
+@pytest.mark.parametrize(("module", "name"), ROWS)
+def test_every_action_refuses_what_it_does_not_take(module: str, name: str) -> None:
+    driver = driver_class(module)
+    properties = params_schema(driver, name).get("properties", {})
+    wrong = {field: {"of": "another kind"} for field in properties if field != "env"}
+    for params in ({"surprise": 1}, wrong | {"surprise": 1}):
+        with pytest.raises(DriverError) as caught:
+            bind(driver, name, params)
+        assert caught.value.code == "driver.params"
+        for field in params:
+            assert f"{field}" in caught.value.message
+
+
 def test_an_unknown_action_and_module() -> None:
     with pytest.raises(DriverError) as caught:
         bind(Lamp, "explode", {})
@@ -304,3 +343,35 @@ def test_performing_gives_the_call() -> None:
     result = perform_now(Lamp(Site(files="/")), "dim", {"pin": 3}, call)
     assert result == {"pin": 3, "level": 1.0}
     assert lines == [("dimmed", "log")]
+
+
+def test_claims_are_filled_from_defaults_lists_and_nothing() -> None:
+    iot = shipped_manifest().modules["iot"].actions
+    assert iot["receive_i2c"].claims_for({"address": 1, "num_bytes": 1}) == ("i2c:1",)
+    assert iot["receive_i2c"].claims_for({"address": 1, "num_bytes": 1, "bus": 3}) == ("i2c:3",)
+    assert iot["send_uart"].claims_for({"data": "x"}) == ("serial:/dev/ttyS0",)
+    assert iot["cleanup"].claims_for({"pins": [4, 17]}) == ("gpio:4", "gpio:17")
+    assert iot["cleanup"].claims_for({}) == ()
+    assert iot["read_sensor"].claims_for({"pin": None}) == ("i2c:1",)
+    assert iot["read_sensor"].claims_for({"pin": 4}) == ("gpio:4", "i2c:1")
+    with pytest.raises(KeyError, match="pin"):
+        iot["digital_read"].claims_for({})
+
+
+def test_what_the_catalogue_lacks_is_two_actions() -> None:
+    assert {"set_servo", "read_adc"} < set(shipped_manifest().modules["iot"].actions)
+
+
+@pytest.mark.parametrize(
+    ("name", "guard"),
+    [
+        ("digital_write", "pin"),
+        ("read_sensor", "pin"),
+        ("set_servo", "pin"),
+        ("set_gpio_pin", None),
+    ],
+)
+def test_pins_by_bcm_number_are_guarded(name: str, guard: str | None) -> None:
+    # a place on the header is translated first, and checked by the driver
+    pin = shipped_manifest().modules["iot"].actions[name].params["properties"]["pin"]
+    assert pin.get("x-guard") == guard

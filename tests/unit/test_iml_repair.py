@@ -220,6 +220,13 @@ def test_a_cut_plan_is_closed_and_what_is_lost_is_said(until, end, lost):
     assert is_part(done.document.data, DATA)
 
 
+@pytest.mark.parametrize("text", ['{"actions": {"id": "a", "params": {"p', '{"actions": {"a": "b'])
+def test_a_cut_object_where_actions_should_be_a_list_is_told(text):
+    done = repair(text)
+    assert [loss.code for loss in done.losses] == ["plan.truncated"]
+    assert "before the plan does" in done.losses[0].message
+
+
 def test_a_value_that_may_not_be_whole_is_removed_and_a_text_closed():
     number = repair('{"actions": [{"pin": 1')
     assert number.document.data == {"actions": [{}]}

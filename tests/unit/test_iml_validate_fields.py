@@ -8,8 +8,10 @@ from imlmesh_protocol.iml.plan import (
     PLAN_EXTENSIONS,
     Action,
     Approval,
+    CompilerTrace,
     Memory,
     Metadata,
+    Perception,
     Plan,
     Retry,
     Rollback,
@@ -71,7 +73,7 @@ ACTION_FIELDS = {
     "approval.risk_level": ("critical", "huge", "plan.field", ""),
     "approval.timeout_seconds": (10, 9, "plan.field", ""),
     "approval.timeout_behavior": ("skip", "approve", "plan.field", ""),
-    "approval.clarification_options": (["left", "right"], "left", "plan.field", ""),
+    "approval.clarification_options": (["left", "x" * 256], "left", "plan.field", ""),
     "label": ("Read it", LONG, "plan.field", ""),
     "tags": (["x"] * 20, ["x"] * 21, "plan.field", ""),
     "target_node": ("pi-attic", "pi-attik", "place.unknown_node", ""),
@@ -135,6 +137,32 @@ def test_field_is_refused(name):
     assert found(plan_with(name, value), FLEET) == [(code, expected)]
 
 
+#: fields within what is not acted on, each with a value of its own
+UNSUPPORTED = {
+    "compiler_trace.analysis": "a",
+    "compiler_trace.resolution": "r",
+    "compiler_trace.validation": "v",
+    "compiler_trace.generation_approved": True,
+    "compiler_trace.llm_model": "m",
+    "compiler_trace.prompt_tokens": 5,
+    "compiler_trace.extra": {"any": 1},
+    "perception.capture_before": True,
+    "perception.capture_after": False,
+    "perception.ocr_enabled": True,
+    "perception.validate_output": "$.ok",
+    "perception.timeout_seconds": 60,
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_a_field_of_what_is_not_acted_on_is_refused(name):
+    outer = name.partition(".")[0]
+    place = f"/{outer}" if outer in Plan.model_fields else f"/actions/0/{outer}"
+    assert found(plan_with(outer, nested(name, UNSUPPORTED[name])[outer]), FLEET) == [
+        ("plan.unsupported", place)
+    ]
+
+
 @pytest.mark.parametrize("name", ["session_id", "app_id", "agent_id"])
 @pytest.mark.parametrize(
     "sign", ["\0", "\n", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200f"]
@@ -152,7 +180,7 @@ def test_a_name_beyond_the_plan_is_printable(name, sign):
         (["fail", "skip"], "/0 /1"),
         (["one", "one"], ""),
         ([""], "/0"),
-        (["x" * 65], "/0"),
+        (["x" * 257], "/0"),
         (["a\x1bb"], "/0"),
         (["a\nb"], "/0"),
         ([str(n) for n in range(21)], ""),
@@ -176,6 +204,9 @@ def test_every_field_is_tested():
     assert tested == Plan.model_fields.keys() | Action.model_fields.keys()
     for outer, model in INNER.items():
         inner = {name.partition(".")[2] for name in CASES if name.startswith(f"{outer}.")}
+        assert inner == set(model.model_fields)
+    for outer, model in {"compiler_trace": CompilerTrace, "perception": Perception}.items():
+        inner = {name.partition(".")[2] for name in UNSUPPORTED if name.startswith(f"{outer}.")}
         assert inner == set(model.model_fields)
     assert set(Plan.model_fields) > PLAN_EXTENSIONS
     assert set(Action.model_fields) > ACTION_EXTENSIONS

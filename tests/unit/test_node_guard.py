@@ -8,6 +8,7 @@ from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.registry import shipped_manifest
 from imlmesh_node.config import Policy
 from imlmesh_node.guard import Guard
+from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
@@ -26,6 +27,13 @@ def refusal(
     module: str, action: str, params: dict[str, Any], profile: str = "local_worker", **fields: Any
 ) -> str | None:
     """The code that a guard of SITE refuses with, or None."""
+    fault = fault_of(module, action, params, profile, **fields)
+    return fault.code if fault else None
+
+
+def fault_of(
+    module: str, action: str, params: dict[str, Any], profile: str = "local_worker", **fields: Any
+) -> Fault | None:
     manifest = shipped_manifest()
     spec = manifest.find(module, action)
     effect = fields.pop("effect", spec.effect if spec else Effect.ONCE)
@@ -33,7 +41,7 @@ def refusal(
     guard = Guard(Policy(profile, fields.pop("modules", ALL), SITE), manifest)
     fault = guard.check(dispatch)[1]
     assert guard.check(dispatch)[1] == fault  # what it remembers changes nothing
-    return fault.code if fault else None
+    return fault
 
 
 @pytest.mark.parametrize("path", ["a.txt", "a/b.txt", "/srv/files/a", "/var/log/syslog"])
@@ -60,6 +68,35 @@ def test_a_command_needs_its_rule() -> None:
     assert refusal("os_exec", "run_command", {"command": ["/usr/bin/date", "+%s"]}) is None
     for command in (["sh", "-c", "x"], ["date", "--set", "x"], ["./date"], []):
         assert refusal("os_exec", "run_command", {"command": command}) == "policy.command"
+
+
+def test_an_application_needs_a_rule_too() -> None:
+    for name in ("date", "/usr/bin/date"):
+        assert refusal("os_exec", "open_application", {"application": name}) is None
+    for name in ("sh", "", "date "):
+        found = refusal("os_exec", "open_application", {"application": name})
+        assert found == "policy.command"
+
+
+def test_what_no_program_can_be_given_is_blamed_on_its_param() -> None:
+    for word in ("a\0b", "x" * 200_000):
+        fault = fault_of("os_exec", "run_command", {"command": ["date", word]})
+        assert fault
+        assert (fault.code, fault.message.partition(":")[0]) == ("driver.params", "command")
+        assert len(fault.message) <= 300
+    fault = fault_of("filesystem", "move_file", {"source": "a", "destination": "x" * 5_000})
+    assert fault
+    assert (fault.code, fault.message.partition(":")[0]) == ("driver.params", "destination")
+
+
+def test_what_could_do_harm_needs_more_trust() -> None:
+    for module, action, params in (
+        ("filesystem", "delete_file", {"path": "a"}),
+        ("os_exec", "kill_process", {"pid": 7}),
+        ("os_exec", "close_application", {"application_name": "x"}),
+    ):
+        assert refusal(module, action, params) == "policy.profile"
+        assert refusal(module, action, params, profile="power_user") is None
 
 
 def test_a_guarded_param_that_is_not_required_is_checked_when_given() -> None:

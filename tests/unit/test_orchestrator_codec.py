@@ -165,6 +165,12 @@ def test_a_told_unit_names_its_action_and_its_node():
     assert sentence(planned, str) == "what is undone, in this order: read, read on pi-2"
 
 
+def test_states_are_told_as_words():
+    ended = c.ActionEnded(1, "m", "r-1-x", "read", ActionState.ROLLED_BACK, None)
+    assert sentence(ended, str) == "read rolled back"
+    assert " timed out after " in sentence(made(c.ResultTaken), str)
+
+
 def test_a_retry_says_how_often_it_failed_and_when_it_goes_on():
     fault = Fault("driver.timeout", "too slow")
     change = c.RetryPlanned(1_000, "m", "r-1-x", "read", 2, fault, 3_500)
@@ -207,7 +213,7 @@ def test_a_watcher_gets_no_result_however_small_its_type():
             "superseded",
             None,
             "imlmesh",
-            "a-3 is superseded: it no longer mattered before anybody answered",
+            "a-3 is superseded: what it asked about ended or changed before anybody answered",
         ),
     ],
 )

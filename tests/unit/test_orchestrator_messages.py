@@ -1,6 +1,8 @@
 """What leaves and what comes in: order, merging, refusals, watchers."""
 
 import asyncio
+import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -170,6 +172,8 @@ class Listening:
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
         self.quiet: list[Any] = []
+        self.waiting: list[tuple[topics.Topic, bytes]] = []
+        self.readings: list[tuple[str, str, Any]] = []
         self.live = False
         opener = Opener(
             MESH, ME, lambda key_id, iss: NODE_KEY.verify_key if iss == "pi-1" else None
@@ -200,6 +204,17 @@ class Listening:
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
+
+    def telemetry_came(self, topic: topics.Topic, payload: bytes) -> None:
+        self.waiting.append((topic, payload))
+
+    def measured(self, node: str, name: str, fields: Any, at_ms: int) -> None:
+        self.readings.append((node, name, fields))
+
+    def look(self) -> None:
+        """At the telemetry that came."""
+        for topic, payload in self.waiting:
+            self.inbound.telemetry(topic, payload)
 
     def sealed(self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = 60_000) -> bytes:
         return self.sealer.seal(kind, ME, fields, self.clock.now_ms(), lifetime_ms)
@@ -341,10 +356,94 @@ def test_what_a_node_refused_is_shown_and_only_known_codes_count():
     everything = listening.stream.subscribe(None)
     values = {"signature.invalid": 3, "made.up": 1, "message.kind": "many"}
     listening.say(Kind.EVENT, "telemetry/refusals", values=values)
+    listening.look()
     assert [(item.kind, item.data["node"], item.data["code"]) for item in everything._items] == [
         ("refusal", "pi-1", "signature.invalid")
     ]
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
+
+
+def test_what_a_source_saw_reaches_watchers():
+    listening = Listening()
+    everything, of_a_run = listening.stream.subscribe(), listening.stream.subscribe("r-1-x")
+    listening.say(Kind.EVENT, "source/gpio-4", values={"pin": 4, "edge": "rising"})
+    [item] = everything._items
+    assert item.kind == "source"
+    assert (item.data["node"], item.data["source"]) == ("pi-1", "gpio-4")
+    assert item.data["values"] == {"pin": 4, "edge": "rising"}
+    assert not of_a_run._items
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"deep": {"a": 1}},
+        {"text": "x" * (limits.SOURCE_TEXT_CHARS + 1)},
+        {str(number): number for number in range(limits.SOURCE_VALUES + 1)},
+    ],
+)
+def test_a_source_that_says_too_much_is_refused(values):
+    listening = Listening()
+    everything = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "source/gpio-4", values=values)
+    assert [item.kind for item in everything._items] == ["refusal"]
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
+
+
+def test_telemetry_waits_until_it_is_looked_at():
+    listening = Listening()
+    readings = {"iot.soil": [[5, 6], [1, 2.5]]}
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings, units={"iot.soil": "%"})
+    # what is sent later at QoS 0 and looked at earlier is not held against it
+    listening.say(Kind.EVENT, "log", dispatch="r/a/pi-1/1", line="hello")
+    assert listening.readings == []
+    listening.look()
+    fields = {"readings": readings, "units": {"iot.soil": "%"}}
+    assert listening.readings == [("pi-1", "iot", fields)]
+    assert listening.stream.refused == {}
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.replayed": 1}
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"iot.soil": [[5], ["hot"]]},
+        {"iot.soil": [[5], [True]]},
+        {"iot.soil": [[5], [None]]},
+        {"iot.soil": [[5.5], [1]]},
+        {"iot.soil": [[5], [1, 2]]},
+        {"iot.soil": [[], []]},
+        {"iot.soil": [[5], [math.nan]]},
+        {"iot.soil": [[5], [math.inf]]},
+        {"iot.soil": 7},
+        {"iot.soil": [5, 1]},
+        ["iot.soil"],
+    ],
+)
+def test_what_is_no_reading_is_refused_and_shown(readings):
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    listening.say(Kind.EVENT, "telemetry/iot", readings=readings)
+    listening.say(Kind.EVENT, "telemetry/iot", readings={"iot.soil": [[5], [1]]})
+    listening.look()
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
+    (shown,) = watching._items
+    assert shown.kind == "refusal"
+    assert shown.data["topic"].endswith("/from/pi-1/event/telemetry/iot")
+    assert len(listening.readings) == 1, "the next message counts"
+
+
+def test_nobody_measures_in_the_name_of_another():
+    listening = Listening()
+    sealed = listening.sealed(Kind.EVENT, {"readings": {"iot.soil": [[5], [1]]}})
+    foreign = topics.from_node(MESH, "pi-2", Kind.EVENT, "telemetry/iot")
+    listening.inbound.message(foreign, sealed)
+    listening.say(Kind.EVENT, "telemetry/iot")
+    listening.hear(Kind.EVENT, sealed, "source/iot")
+    listening.look()
+    assert listening.readings == []
+    assert dict(listening.stream.refused) == {"signature.unknown_key": 1, "message.invalid": 1}
 
 
 async def test_a_slow_watcher_is_told_and_bounded():
@@ -370,11 +469,50 @@ def test_logs_and_refusals_are_bounded():
         stream.log_line("r-1-x", line)
     kept = stream.logs("r-1-x")
     assert (len(kept.lines), kept.dropped, kept.lines[0]["line"]) == (limits.RUN_LOG_LINES, 3, "3")
+    assert [line["n"] for line in kept.lines[:2]] == [4, 5]
     for _ in range(limits.REFUSALS_PER_S + 7):
         stream.refusal(5_000, {"node": "n"}, "message.invalid", "no")
     shown = [i for i in watching._items if isinstance(i, Notice) and i.kind == "refusal"]
     assert len(shown) == limits.REFUSALS_PER_S
     assert stream.refused["message.invalid"] == limits.REFUSALS_PER_S + 7
+
+
+def test_few_lines_of_one_action_outlive_thousands_of_another():
+    stream = Stream()
+    for action, count in (("few", 5), ("many", limits.RUN_LOG_LINES), ("late", 5)):
+        for _ in range(count):
+            line = {"at_ms": 1, "action": action, "node": "n", "stream": "log", "line": ""}
+            stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert kept.dropped == 10
+    assert Counter(line["action"] for line in kept.lines) == {
+        "few": 5,
+        "many": limits.RUN_LOG_LINES - 10,
+        "late": 5,
+    }
+    assert [line["n"] for line in kept.lines] == sorted(line["n"] for line in kept.lines)
+
+
+def test_a_run_that_still_writes_keeps_its_lines_while_many_others_begin():
+    stream = Stream()
+    line = {"at_ms": 1, "action": "a", "node": "n", "stream": "log", "line": ""}
+    stream.log_line("r-0-x", line)
+    stream.log_line("r-0-silent", line)
+    for number in range(1, limits.RUN_LOGS):
+        stream.log_line(f"r-{number}-x", line)
+        stream.log_line("r-0-x", line)
+    assert len(stream.logs("r-0-x").lines) == limits.RUN_LOGS
+    assert stream.logs("r-0-silent").lines == []
+
+
+def test_more_actions_than_lines_are_kept_have_the_latest_lines():
+    stream = Stream()
+    for number in range(limits.RUN_LOG_LINES + 2):
+        line = {"at_ms": 1, "action": f"a{number}", "node": "n", "stream": "log", "line": ""}
+        stream.log_line("r-1-x", line)
+    kept = stream.logs("r-1-x")
+    assert [line["action"] for line in kept.lines[:1]] == ["a2"]
+    assert (len(kept.lines), kept.dropped) == (limits.RUN_LOG_LINES, 2)
 
 
 @pytest.mark.parametrize("kind", [Kind.DELEGATE, Kind.RESPONSE, Kind.REQUEST])

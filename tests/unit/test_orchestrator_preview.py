@@ -196,6 +196,24 @@ def test_what_only_undoes_stands_beside_the_waves():
     assert found["memory"] == {"reads": ["k"], "writes": ["seen"]}
 
 
+def test_what_a_rollback_reaches_and_the_plan_does_not_undo_is_named():
+    state = fleet("a")
+    plan = document(
+        do("valve", "push", params={"pin": 4}),
+        do("told", "send"),
+        do("seen"),
+        do("named", "send", rollback={"action": "sorry"}),
+        do("sorry", "send"),
+        do("elsewhere", "send"),
+        do("ends", depends_on=["valve", "told", "seen", "named"], on_error="rollback"),
+    )
+    assert preview(state, plan)["undoing"] == {
+        "by_driver": [{"action": "valve", "call": "toy.push"}],
+        "stays": ["told"],
+    }
+    assert preview(state, document(do("x", "send")))["undoing"] == {"by_driver": [], "stays": []}
+
+
 def test_the_difference_to_the_last_run_names_actions_fields_and_nodes():
     state = fleet("a", "b")
     before = document(do("x", params={"n": 1}), do("gone"), do("moved"), barrier=True)

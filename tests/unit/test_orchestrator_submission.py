@@ -70,6 +70,14 @@ def test_a_selector_that_asks_for_what_no_node_has_is_warned_about():
     assert warning.place.pointer == "/actions/0/target_selector"
 
 
+def test_a_lease_that_no_node_could_renew_is_warned_about():
+    known = snapshot(fleet(a="local_worker"))
+    plan = text(look("x", lease_seconds=3), look("y", lease_seconds=4), look("z"))
+    [warning] = check(plan, None, known, 9).warnings
+    assert (warning.code, warning.place.pointer) == ("plan.no_effect", "/actions/0/lease_seconds")
+    assert "up to 4 s and not 3" in warning.message
+
+
 def test_everything_wrong_is_said_at_once():
     known = snapshot(fleet(a="local_worker"))
     bad = text(look("x", depends_on=["x"]), look("x"), look("z", target_node="nobody"))

@@ -6,7 +6,7 @@ from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.changes import ApprovalAsked, ApprovalClosed
 from imlmesh_protocol.states import ApprovalState
-from scheduler_stage import Stage, action, plan
+from scheduler_stage import Stage, action, plan, refusals
 
 
 def asked(stage: Stage) -> list[ApprovalAsked]:
@@ -109,7 +109,7 @@ def test_with_four_eyes_the_submitter_s_own_answer_is_refused() -> None:
     stage = Stage("pi", four_eyes=True)
     run = stage.submit(plan(gated()))
     commands = stage.answer("approve", by="eve")
-    assert [c.fault.code for c in commands if isinstance(c, k.Refuse)] == ["approval.four_eyes"]
+    assert refusals(commands) == ["approval.four_eyes"]
     assert stage.states(run)["a"] == "awaiting_approval"
     stage.answer("approve", by="adam")
     assert stage.states(run)["a"] == "running"
@@ -151,6 +151,38 @@ def test_an_approval_is_bound_to_the_nodes_that_may_run_it() -> None:
     stage.answer("approve")
     stage.birth("pi-2")
     assert stage.states(run)["a"] == "awaiting_approval"
+
+
+def test_a_yes_to_what_has_changed_meanwhile_is_refused_and_asked_anew() -> None:
+    stage = Stage("pi")
+    stage.post(e.MemorySet, session="s", key="k", value=1, by="eve")
+    memory = {"read_keys": ["k"]}
+    run = stage.submit(plan(gated(params={"v": "{{memory.k}}"}, memory=memory), session_id="s"))
+    stage.post(e.MemorySet, session="s", key="k", value=2, by="eve")
+    assert refusals(stage.answer("approve")) == ["approval.superseded"]
+    assert closed(stage) == [(ApprovalState.SUPERSEDED, None, "imlmesh")]
+    assert stage.states(run)["a"] == "awaiting_approval"
+    assert stage.replayed().runs[run.run] == run
+    assert refusals(stage.answer("approve")) == []
+    assert stage.sent(run, "a").params == {"v": 2}
+
+
+def test_a_no_counts_whatever_has_changed() -> None:
+    stage = Stage("pi-1")
+    run = stage.submit(plan(gated()))
+    stage.birth("pi-2")
+    assert refusals(stage.answer("deny")) == []
+    assert (run.state, run.actions["a"].fault.code) == ("failed", "approval.denied")
+
+
+def test_a_yes_to_what_can_be_filled_no_more_fails_the_action() -> None:
+    stage = Stage("pi")
+    stage.post(e.MemorySet, session="s", key="k", value=1, by="eve")
+    memory = {"read_keys": ["k"]}
+    run = stage.submit(plan(gated(params={"v": "{{memory.k}}"}, memory=memory), session_id="s"))
+    stage.post(e.MemoryDeleteAsked, session="s", key="k", by="eve")
+    assert refusals(stage.answer("approve")) == ["approval.superseded"]
+    assert (run.state, run.actions["a"].fault.code) == ("failed", "memory.not_found")
 
 
 def test_an_all_action_asks_once_for_all_its_members() -> None:

@@ -73,6 +73,32 @@ def test_what_never_started_is_not_undone() -> None:
     assert stage.states(run)["a"] == "rolled_back"
 
 
+def test_what_never_got_its_claim_is_not_undone() -> None:
+    stage = Stage("pi")
+    what = action("x", "a", on_busy="fail", on_error="rollback", **undo("u"))
+    run = stage.submit(plan(action("a", **undo("u")), what, action("u")))
+    end_chain(stage, run, "a")
+    stage.end(run, "x", "failed", code="driver.busy")
+    assert stage.running(run) == ["a~pi"]
+    stage.end(run, "a~pi")
+    assert stage.states(run) == {"a": "rolled_back", "x": "failed", "u": "completed"}
+
+
+def test_what_never_got_its_claim_after_a_first_try_is_undone() -> None:
+    stage = Stage("pi")
+    busy = {"on_busy": "fail", "on_error": "retry", "retry": {"retry_on": [], "max_attempts": 2}}
+    run = stage.submit(
+        plan(
+            action("a", **busy, **undo("u")),
+            action("u"),
+        )
+    )
+    stage.end(run, "a", "failed")
+    stage.pass_time(2_000)
+    stage.end(run, "a", "failed", code="driver.busy")
+    assert run.actions["a"].worked_on == "pi"
+
+
 def test_a_driver_s_own_undo_serves_where_the_plan_names_none() -> None:
     stage = Stage("pi")
     run = stage.submit(

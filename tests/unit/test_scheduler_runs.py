@@ -340,6 +340,13 @@ def test_claims_and_lease_travel_with_the_dispatch() -> None:
     assert stage.sent(run, "b").when_cut_off == "stop"
 
 
+def test_a_lease_is_never_shorter_than_two_heartbeats() -> None:
+    # a node would end the work before its next beat could renew the lease, again and again
+    stage = Stage("pi")
+    run = stage.submit(plan(action("a", lease_seconds=1)))
+    assert stage.sent(run, "a").lease_ms == 2 * stage.state.nodes["pi"].heartbeat_ms
+
+
 def test_an_action_ended_by_nobody_else_has_its_cause() -> None:
     stage = Stage("pi")
     run = stage.submit(plan(action("a", target_group="nobody")))

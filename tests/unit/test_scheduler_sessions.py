@@ -4,15 +4,10 @@ from typing import Any
 
 import pytest
 
-from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.events import Retried
 from imlmesh_protocol import limits
-from scheduler_stage import Stage, action, plan
-
-
-def refusals(commands: list[k.Command]) -> list[str]:
-    return [command.fault.code for command in commands if isinstance(command, k.Refuse)]
+from scheduler_stage import Stage, action, plan, refusals
 
 
 def test_a_result_is_written_to_memory_and_read_by_a_later_run_of_the_session() -> None:

@@ -36,6 +36,8 @@ def list_approvals(
         say("nothing waits for you")
         return
     print_questions(found["approvals"])
+    if found["more"]:
+        say(f"{found['more']} more are not shown")
 
 
 @verb(app, "imlmesh approval show a-3")

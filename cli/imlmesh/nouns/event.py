@@ -16,7 +16,8 @@ app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh even
     """\
 imlmesh event tail
 imlmesh event tail --run r-12 --after 0   all of one run, from its beginning
-imlmesh event tail --kind refusal         messages that were refused""",
+imlmesh event tail --kind refusal         messages that were refused
+imlmesh event tail --kind source          edges of pins, and what else nodes see by themselves""",
 )
 def tail(
     run: Annotated[str | None, typer.Option(help="Only this run; ends with it.")] = None,
@@ -25,7 +26,9 @@ def tail(
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="Only change, log, progress, heartbeat or refusal; may be repeated."),
+        typer.Option(
+            help="Only change, log, progress, source, heartbeat or refusal; may be repeated."
+        ),
     ] = None,
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 5m, 1h.")
@@ -71,6 +74,9 @@ def _text(kind: str, data: dict[str, Any]) -> str:
         return f"{origin}: {data['code']}: {data['message']}"
     if kind == "heartbeat":
         return f"{data['node']} beat {data['beat']}"
+    if kind == "source":
+        values = " ".join(f"{name}={value}" for name, value in sorted(data["values"].items()))
+        return f"{data['node']} {data['source']} {values}"
     if kind == "log":
         return f"{data['run']} {data['action']}@{data['node']} {data['line']}"
     if kind == "progress":

@@ -1,7 +1,8 @@
 """`imlmesh run`: what was submitted, how it goes, why it went so, and what becomes of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +39,8 @@ def list_runs(
     if emit(found, "runs"):
         return
     if not found["runs"]:
-        say("no runs yet.   try: " + try_line("plan run FILE"))
+        none = f"no run is {state}" if state else "no runs yet"
+        say(f"{none}.   try: " + try_line("run list" if state else "plan run FILE"))
         return
     print_runs(found["runs"])
 
@@ -157,7 +159,7 @@ def _tell(run: str, asked: str, said: str, words: str) -> None:
     """\
 imlmesh run logs r-12                     all that is kept, from the beginning
 imlmesh run logs r-12 forecast --follow   go on until the run ends
-imlmesh run logs r-12 --failed            only of the actions that failed
+imlmesh run logs r-12 --failed            only of the actions that failed; also with --follow
 imlmesh run logs r-12 --since 5m""",
 )
 def logs(
@@ -178,12 +180,10 @@ def logs(
     import time
 
     from imlmesh.client import Client, path_of
-    from imlmesh.loglines import follow_logs, write_log_line
+    from imlmesh.loglines import Follower, write_log_line
     from imlmesh.render import emit, say
     from imlmesh_protocol.errors import InputError
 
-    if follow and failed:
-        raise InputError("usage", "--failed looks back, --follow ahead: use one of the two")
     since_ms = None if since is None else at_ms_of(since, time.time_ns() // 1_000_000)
     client = Client.connect(settings.home)
     shown = client.get(path_of("runs", run))
@@ -192,13 +192,11 @@ def logs(
         hint = f"one of {', '.join(ids[:10])}"
         raise InputError("usage", f"{name} has no action {action!r}", hint=hint)
     if follow:
-        asyncio.run(
-            follow_logs(
-                client,
-                name,
-                lambda line: action in (None, line["action"]) and line["at_ms"] >= (since_ms or 0),
-            )
-        )
+
+        def fits(line: Mapping[str, Any]) -> bool:
+            return action in (None, line["action"]) and line["at_ms"] >= (since_ms or 0)
+
+        asyncio.run(Follower(client, name, fits, failed=failed).follow())
         return
     wanted = {"action": action, "since": since_ms, "failed": "true" if failed else None}
     found = client.get(path_of("runs", name, "logs"), **wanted)

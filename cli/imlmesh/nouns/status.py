@@ -7,6 +7,9 @@ from imlmesh.settings import settings
 
 app = lone_verb()
 
+# what was refused before is no problem of now; `event tail` and the log have it
+_RECENT_MS = 600_000
+
 
 @verb(app, "imlmesh status\nimlmesh status --json")
 def status() -> None:
@@ -45,6 +48,7 @@ def _problems(
     if health["store"]["behind"]:
         text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
         found.append({"text": text, "try": "look at the disk of the home folder"})
+    found += _losses(health)
     for node in by_trouble(nodes):
         name = name_of(node)
         if node["liveness"] in ("lost", "suspect"):
@@ -54,6 +58,26 @@ def _problems(
         for problem in node["problems"]:
             text = f"node {name}: {problem}"
             found.append({"text": text, "try": try_line(f"node show {name}")})
+    return found
+
+
+def _losses(health: dict[str, Any]) -> list[dict[str, str]]:
+    """What was refused or dropped not long ago."""
+    from imlmesh.render import duration, try_line
+
+    found = []
+    recent_ms = health["now_ms"] - _RECENT_MS
+    refused_at_ms = health["messages"]["refused_at_ms"]
+    for code, count in sorted(health["messages"]["refused"].items()):
+        at_ms = refused_at_ms[code]
+        if at_ms >= recent_ms:
+            ago = duration(health["now_ms"] - at_ms)
+            text = f"{count} messages or readings were refused: {code}, the last one {ago} ago"
+            found.append({"text": text, "try": try_line("event tail --kind refusal")})
+    telemetry = health["telemetry"]
+    if (telemetry["dropped_at_ms"] or 0) >= recent_ms:
+        text = f"telemetry is dropped: {telemetry['dropped']} readings since the start"
+        found.append({"text": text, "try": "look at the disk of the home folder"})
     return found
 
 
@@ -81,3 +105,4 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     waiting = health["approvals"]["pending"]
     questions = f"   {waiting} questions to you" if waiting else ""
     write(f"runs       {health['runs']['active']} active{questions}")
+    write(f"telemetry  {health['telemetry']['written']} readings since the start")

@@ -24,8 +24,8 @@ router = APIRouter()
 @router.get("/approvals")
 async def list_approvals(request: Request) -> Response:
     state = one_of(request.query_params, "state", ApprovalState)
-    found = await served_of(request).ask(lambda db: approvals.list_approvals(db, state))
-    return answer({"schema": "imlmesh.approval-list/1", "approvals": found})
+    found, more = await served_of(request).ask(lambda db: approvals.list_approvals(db, state))
+    return answer({"schema": "imlmesh.approval-list/1", "approvals": found, "more": more})
 
 
 @router.get("/approvals/{approval}")

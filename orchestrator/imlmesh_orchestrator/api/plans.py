@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import body_of, optional_text, priority_of, text_of
-from imlmesh_orchestrator.api.served import served_of
+from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.fingerprint import basis_of
 from imlmesh_orchestrator.preview import make_preview
-from imlmesh_orchestrator.submission import check, snapshot
+from imlmesh_orchestrator.submission import check, plan_alone, snapshot
 from imlmesh_orchestrator.views.last_run import last_run
 from imlmesh_orchestrator.views.stories import first_seq
 from imlmesh_protocol.errors import InputError, InputErrors
@@ -31,6 +31,9 @@ async def submit(request: Request) -> Response:
     body = await body_of(request)
     text, file = text_of(body, "text"), optional_text(body, "file")
     priority, expected = priority_of(body), optional_text(body, "expect")
+    repeated = await _repeated(served, text, file)
+    if repeated is not None:
+        return repeated
     known = snapshot(served.shell.state)
     checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
     request.state.warnings = checked.warnings
@@ -47,12 +50,29 @@ async def submit(request: Request) -> Response:
     run, seq = await served.shell.submit_from(
         plan, digest, request.state.by, checked.source, priority=priority
     )
+    if reused:
+        return await _told_again(served, run, plan, digest)
     warnings = [warning.as_record() for warning in checked.warnings]
     told = {**submitted(run, seq, plan, digest), "warnings": warnings}
-    if reused:
-        began = await served.ask(lambda db: first_seq(db, run))
-        return answer({**told, "seq": began - 1, "reused": True})
     return answer(told, 202, {"location": f"/v1/runs/{run}"})
+
+
+async def _repeated(served: Served, text: str, file: str | None) -> Response | None:
+    """The answer to a submission that already has a run by its nonce, whatever the fleet has become
+    meanwhile: whoever asks again because an answer was lost learns what came of it."""
+    nonces = served.shell.state.nonces
+    if not nonces or "nonce" not in text:
+        return None
+    found = await asyncio.to_thread(plan_alone, text, file, served.config.max_actions)
+    if found is None or found[0].nonce is None:
+        return None
+    run, digest = nonces.get(found[0].nonce, ("", ""))
+    return await _told_again(served, run, *found) if digest == found[1] else None
+
+
+async def _told_again(served: Served, run: str, plan: Plan, digest: str) -> Response:
+    began = await served.ask(lambda db: first_seq(db, run))
+    return answer({**submitted(run, began - 1, plan, digest), "reused": True})
 
 
 def submitted(run: str, seq: int, plan: Plan, digest: str) -> dict[str, Any]:

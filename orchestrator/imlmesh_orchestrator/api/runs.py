@@ -58,7 +58,8 @@ async def show_logs(request: Request, run: str) -> Response:
         units = await served.ask(lambda db: logs.failed_units(db, name))
     kept = served.shell.stream.logs(name)
     lines = logs.wanted(kept.lines, query.get("action"), units, number_of(query, "since"))
-    return answer({"schema": "imlmesh.logs/1", "lines": lines, "dropped": kept.dropped})
+    found = {"log": kept.name, "lines": lines, "dropped": kept.dropped}
+    return answer({"schema": "imlmesh.logs/1", **found})
 
 
 @router.get("/runs/{run}/export")
@@ -67,7 +68,7 @@ async def export(request: Request, run: str) -> Response:
     effects, name_of = served.effects(), served.shell.name_of
     found = await served.ask(lambda db: export_run(db, run, name_of, effects))
     kept = served.shell.stream.logs(found["run"]["run"])
-    return answer({**found, "logs": {"lines": list(kept.lines), "dropped": kept.dropped}})
+    return answer({**found, "logs": {"lines": kept.lines, "dropped": kept.dropped}})
 
 
 @router.post("/runs/{run}/retry")

@@ -12,7 +12,7 @@ from imlmesh_orchestrator.config import Config
 from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
-from imlmesh_orchestrator.views.nodes import Counts, beat_counts, since
+from imlmesh_orchestrator.views.nodes import Beats, beat_counts, since
 from imlmesh_orchestrator.views.runs import find_run
 
 
@@ -23,6 +23,7 @@ class Served:
     shell: Shell
     config: Config
     output: Reader
+    history: Reader
     output_path: Path
     mesh: str
     orchestrator: str
@@ -48,12 +49,12 @@ class Served:
             for spec in module.actions.values()
         }
 
-    async def beats(self) -> Counts:
+    async def beats(self) -> Beats:
         """Heartbeats of the last half hour; none before the first was kept."""
         if not self.output_path.exists():
-            return {}
-        now_ms = self.shell.clock.now_ms()
-        return await self.output.ask(lambda database: beat_counts(database, now_ms))
+            return Beats({}, set())
+        now_ms, started_ms = self.shell.clock.now_ms(), self.started_at_ms
+        return await self.output.ask(lambda database: beat_counts(database, now_ms, started_ms))
 
     async def times(self) -> dict[str, tuple[int, str]]:
         """Since when each node is what it is, and why."""

@@ -48,8 +48,14 @@ async def health(request: Request) -> Response:
             "approvals": {"pending": len(state.approvals)},
             "messages": {
                 "refused": dict(shell.stream.refused),
+                "refused_at_ms": dict(shell.stream.refused_at_ms),
                 "unsent": shell.unsent,
                 "faults": shell.link.faults,
+            },
+            "telemetry": {
+                "written": shell.intake.recorder.written,
+                "dropped": shell.intake.recorder.dropped,
+                "dropped_at_ms": shell.intake.recorder.dropped_at_ms or None,
             },
         }
     )

@@ -12,7 +12,7 @@ from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
 from imlmesh_protocol import limits, states
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import NEVER_BEGUN, Fault
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.iml.template import has_templates, references
 from imlmesh_protocol.states import (
@@ -223,7 +223,7 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     run = state.runs[change.run]
     dispatch = _end_dispatch(state, change.dispatch, change.state)
     record = run.units[change.action]
-    if change.fault is None or change.fault.code != "action.not_started":
+    if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
     if change.action_state is not None:
         if record.action.id in run.needed:

@@ -1,15 +1,16 @@
 """Answers of people, and what they lead to.
 
-The one rule: the first answer counts, and nobody's silence repeats an effect or opens a gate.
+The one rule: the first answer counts, for what it was asked about and nothing else, and nobody's
+silence repeats an effect or opens a gate.
 """
 
-from imlmesh_orchestrator.core import asking, flow
+from imlmesh_orchestrator.core import asking, flow, gates
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.events import AnswerGiven
 from imlmesh_orchestrator.core.state import ActionRecord, ApprovalRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.states import ActionState, ApprovalState, DispatchState, RunState
 
 
@@ -31,9 +32,31 @@ def answer(turn: Turn, event: AnswerGiven) -> None:
         turn.command(Refuse(event.cause, fault))
         return
     refused = event.option in (asking.DENY, asking.FAIL)
+    if approval.kind == asking.GATE and not refused and _has_changed(turn, approval):
+        _ask_anew(turn, approval)
+        text = f"what {event.approval} asked about has changed, so it is asked anew"
+        turn.command(Refuse(event.cause, Fault("approval.superseded", text)))
+        return
     closed = ApprovalState.DENIED if refused else ApprovalState.APPROVED
     _settle(turn, approval, closed, event.option, event.by)
     turn.command(Reply(event.cause, event.option))
+
+
+def _has_changed(turn: Turn, approval: ApprovalRecord) -> bool:
+    """Whether something else would run now than what the question is bound to, or nothing could."""
+    run = turn.state.runs[approval.run]
+    record = run.units[approval.action]
+    try:
+        return gates.digest_of(turn.state, turn.env, run, record) != approval.digest
+    except InputError:
+        return True
+
+
+def _ask_anew(turn: Turn, approval: ApprovalRecord) -> None:
+    """The unit goes the way to its gate once more, with what would run now."""
+    run = turn.state.runs[approval.run]
+    asking.close(turn, approval, ApprovalState.SUPERSEDED, None, asking.SYSTEM)
+    flow.wait_again(turn, run, run.units[approval.action], {})
 
 
 def expire(turn: Turn, approval: ApprovalRecord) -> None:

@@ -166,7 +166,7 @@ def _dispatch(
     action = record.action
     effect = effect_of(action, spec)
     on_loss = loss_policy(record, effect)
-    lease_ms = action.lease_seconds * 1_000 if action.lease_seconds else node.lost_ms
+    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
     attempt = _next_attempt(run, record)
     dispatch = dispatch_id(run.run, action.id, node.node, attempt)
     encoded = encode_dispatch(

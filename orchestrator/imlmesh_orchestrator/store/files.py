@@ -25,8 +25,12 @@ class Files:
     def open_made(self) -> None:
         """Open what an earlier start made: checking a large file must not hold up the mesh later."""
         for file in _FILES:
-            if self.path(file).exists():
+            if self.has(file):
                 self.store(file)
+
+    def has(self, file: str) -> bool:
+        """Whether the file was made."""
+        return self.path(file).exists()
 
     def path(self, file: str) -> Path:
         return self._folder / f"{file}.db"

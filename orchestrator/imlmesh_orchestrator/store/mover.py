@@ -1,7 +1,7 @@
 """Copies outflow rows into output and input, in order, idempotent by id.
 
 The one rule: it never delays a commit of lifecycle; when it lags too far it says so, and the
-core stops dispatching until it has caught up. Deliberately absent: heartbeats, which go straight.
+core stops dispatching until it has caught up. Deliberately absent: telemetry, which goes straight.
 """
 
 import asyncio

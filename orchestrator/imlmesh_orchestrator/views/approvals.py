@@ -14,12 +14,12 @@ from imlmesh_orchestrator.core.placement import candidates, pool_key, why_not
 from imlmesh_orchestrator.core.rendering import params_of
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.views.units import split_unit
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.ids import split_dispatch
 
 _COLUMNS = """approval, kind, run, action, dispatch, message, options, on_expiry, expires_at_ms,
     state, option, answered_by, asked_at_ms, risk, digest"""
-_LISTED = 500
 
 
 def of_run(database: sqlite3.Connection, run: str) -> list[dict[str, Any]]:
@@ -34,11 +34,16 @@ def pending_of_run(database: sqlite3.Connection, run: str) -> dict[str, str]:
     return dict(database.execute(sql, (run,)))
 
 
-def list_approvals(database: sqlite3.Connection, state: str) -> list[dict[str, Any]]:
-    """The latest first; `state` "" means any."""
-    sql = f"""SELECT {_COLUMNS} FROM approvals WHERE ? IN ('', state)
-        ORDER BY counter DESC LIMIT ?"""  # noqa: S608
-    return [_approval(row) for row in database.execute(sql, (state, _LISTED))]
+def list_approvals(database: sqlite3.Connection, state: str) -> tuple[list[dict[str, Any]], int]:
+    """Those of one state, the most urgent first, or with "" all, what waits and then the latest
+    first; and how many more there are."""
+    chosen = "FROM approvals WHERE ? IN ('', state)"
+    (count,) = database.execute(f"SELECT count(*) {chosen}", (state,)).fetchone()
+    sql = f"""SELECT {_COLUMNS} {chosen}
+        ORDER BY state = 'pending' DESC, CASE state WHEN 'pending' THEN expires_at_ms END,
+            counter DESC LIMIT ?"""
+    found = [_approval(row) for row in database.execute(sql, (state, limits.APPROVAL_LIST))]
+    return found, count - len(found)
 
 
 def show_approval(database: sqlite3.Connection, name: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ kept heartbeats. Looks at the core's state, so it runs on the event loop and mus
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
@@ -20,7 +21,14 @@ _BEATS = """SELECT node, (at_ms - ?1) * ?3 / ?2, count(*) FROM heartbeats
     WHERE at_ms >= ?1 AND at_ms < ?1 + ?2 GROUP BY 1, 2"""
 _LAST = "SELECT node, since_ms, reason FROM nodes"
 
-Counts = Mapping[str, Mapping[int, int]]
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """Heartbeats of the last half hour by node and 14th part of it, and the parts in which nobody
+    listened: what a node did then is not known."""
+
+    counts: Mapping[str, Mapping[int, int]]
+    unknown: Set[int]
 
 
 def since(database: sqlite3.Connection) -> dict[str, tuple[int, str]]:
@@ -28,13 +36,14 @@ def since(database: sqlite3.Connection) -> dict[str, tuple[int, str]]:
     return {node: (at_ms, reason) for node, at_ms, reason in database.execute(_LAST)}
 
 
-def beat_counts(database: sqlite3.Connection, now_ms: int) -> Counts:
-    """Heartbeats of the last half hour by node and 14th part of it; a question to output."""
+def beat_counts(database: sqlite3.Connection, now_ms: int, started_ms: int) -> Beats:
+    """A question to output; `started_ms` is when this orchestrator began to listen."""
     found: dict[str, dict[int, int]] = {}
     params = (now_ms - BEATS_MS, BEATS_MS, BEATS)
     for node, part, count in database.execute(_BEATS, params):
         found.setdefault(node, {})[part] = count
-    return found
+    before = range(max(0, BEATS - (now_ms - started_ms) * BEATS // BEATS_MS - 1))
+    return Beats(found, set(before) - {part for parts in found.values() for part in parts})
 
 
 def find_node(state: State, name: str) -> NodeRecord:
@@ -46,14 +55,15 @@ def find_node(state: State, name: str) -> NodeRecord:
 
 
 def node_view(
-    state: State, record: NodeRecord, counts: Counts, times: Mapping[str, tuple[int, str]]
+    state: State, record: NodeRecord, beats: Beats, times: Mapping[str, tuple[int, str]]
 ) -> dict[str, Any]:
     """One node as the API tells it, without its actions."""
     presence = state.presence.get(record.node)
     health = dict(presence.health) if presence else {}
     since_ms, reason = times.get(record.node, (None, None))
     expected = BEATS_MS / BEATS / record.heartbeat_ms
-    parts = counts.get(record.node, {})
+    parts = beats.counts.get(record.node, {})
+    shares = [round(min(1.0, parts.get(part, 0) / expected), 2) for part in range(BEATS)]
     return {
         "node": record.node,
         "alias": record.alias,
@@ -63,7 +73,7 @@ def node_view(
         "reason": reason,
         "last_heard_ms": presence.last_heard_ms if presence else None,
         "since_ms": since_ms,
-        "beats": [round(min(1.0, parts.get(part, 0) / expected), 2) for part in range(BEATS)],
+        "beats": [None if i in beats.unknown else share for i, share in enumerate(shares)],
         "health": health,
         "facts": dict(record.facts),
         "profile": record.profile,
@@ -106,7 +116,7 @@ def _problems(record: NodeRecord, health: Mapping[str, Any]) -> list[str]:
     if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
         found.append(f"disk {health['disk_percent']:.0f} % full")
     if (health.get("temperature_c") or 0) >= _HOT_C:
-        found.append(f"{health['temperature_c']:.0f} °C")
+        found.append(f"hot, {health['temperature_c']:.0f} °C")
     if record.full:
         found.append("holds as many dispatches as it may")
     return found

@@ -40,12 +40,17 @@ _NAMED = 3
 
 
 def find_run(database: sqlite3.Connection, name: str) -> str:
-    """The id that `name` is, or uniquely begins; `run.not_found`, `run.ambiguous`."""
-    end = f"{name}{chr(sys.maxunicode)}" if name else ""
+    """The id that `name` is, or uniquely begins; `run.not_found`, `run.ambiguous`.
+
+    A whole number is unique: r-1 is not r-10-k3fq.
+    """
     sql = "SELECT run FROM runs WHERE run >= ? AND run < ? LIMIT 3"
-    found = [row[0] for row in database.execute(sql, (name, end))]
-    if name in found or len(found) == 1:
-        return name if name in found else str(found[0])
+    found: list[str] = []
+    for beginning in (f"{name}-", name) if name else ():
+        end = f"{beginning}{chr(sys.maxunicode)}"
+        found = [row[0] for row in database.execute(sql, (beginning, end))]
+        if name in found or len(found) == 1:
+            return name if name in found else found[0]
     if found:
         raise InputError("run.ambiguous", f"{name} may be {', '.join(found)}")
     raise InputError("run.not_found", f"no run {name[:80]!r}")

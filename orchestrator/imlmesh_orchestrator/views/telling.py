@@ -74,6 +74,11 @@ def why(fault: Fault | None) -> str:
     return f": {fault.code}: {fault.message}" if fault else ""
 
 
+def _word(state: str) -> str:
+    """A state for people: `rolled back`."""
+    return state.replace("_", " ")
+
+
 def _is_small(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | tuple)
 
@@ -168,7 +173,7 @@ def _planned(change: c.DispatchPlanned, alias: Alias) -> str:
 
 
 def _ended(change: c.DispatchEnded, alias: Alias) -> str:
-    return f"{_attempt(change.dispatch, alias)} is {change.state}{why(change.fault)}"
+    return f"{_attempt(change.dispatch, alias)} is {_word(change.state)}{why(change.fault)}"
 
 
 def _result(change: c.ResultTaken, alias: Alias) -> str:
@@ -176,11 +181,13 @@ def _result(change: c.ResultTaken, alias: Alias) -> str:
     undone, sign, _ = split_unit(change.action)
     # a driver's own undo has the dispatch ids of the action that it undoes
     name = f"undoing {undone}: " if sign == "~" else ""
-    return f"{name}{_attempt(change.dispatch, alias)} {change.state}{took}{why(change.fault)}"
+    return (
+        f"{name}{_attempt(change.dispatch, alias)} {_word(change.state)}{took}{why(change.fault)}"
+    )
 
 
 def _kept(change: c.ResultKept, alias: Alias) -> str:
-    return f"late result of {_attempt(change.dispatch, alias)} kept as evidence: {change.outcome}"
+    return f"late result of {_attempt(change.dispatch, alias)} kept as evidence: {_word(change.outcome)}"
 
 
 def _unknown(change: c.ActionUnknown, alias: Alias) -> str:
@@ -198,7 +205,7 @@ def _closed(change: c.ApprovalClosed, alias: Alias) -> str:
 def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
     """How a question to a person ended: by whose answer, or without one."""
     if state == ApprovalState.SUPERSEDED:
-        return f"{approval} is superseded: it no longer mattered before anybody answered"
+        return f"{approval} is superseded: what it asked about ended or changed before anybody answered"
     if state == ApprovalState.EXPIRED:
         return f"{approval} is expired: nobody answered in time, which means {option}"
     return f"{approval} is {state}: {by} chose {option}"
@@ -206,7 +213,7 @@ def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
 
 def _ended_units(change: c.ActionsEnded, alias: Alias) -> str:
     units = _names(tuple(unit_text(key, alias) for key in change.actions))
-    return f"{units} {change.state}{why(change.fault)}"
+    return f"{units} {_word(change.state)}{why(change.fault)}"
 
 
 def _run_ended(change: c.RunEnded, alias: Alias) -> str:
@@ -247,7 +254,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.RetryPlanned: _retry,
     c.ResultKept: _kept,
     c.ActionEnded: lambda change, alias: (
-        f"{unit_text(change.action, alias)} {change.state}{why(change.fault)}"
+        f"{unit_text(change.action, alias)} {_word(change.state)}{why(change.fault)}"
     ),
     c.ActionsEnded: _ended_units,
     c.ActionUnknown: _unknown,

@@ -151,8 +151,8 @@ def _loss(text: Text, end: int, data: Any, path: Sequence[str | int]) -> InputEr
     """What a person must know about a text that ends too early, in their words."""
     actions = data.get("actions")
     named = actions if isinstance(actions, list) else []
-    if len(path) > 1 and path[0] == "actions":
-        where = _action(named, int(path[1]))
+    if len(path) > 1 and path[0] == "actions" and isinstance(path[1], int):
+        where = _action(named, path[1])
         field = ".".join(map(str, path[2:]))
         inside = f', in its "{field}"' if field else ""
         message = f"the text ends in the middle of {where}{inside}; what followed is lost"

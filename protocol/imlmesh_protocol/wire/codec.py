@@ -6,6 +6,7 @@ dict with unique str keys, within the limits of `limits`. Its refusals are `Prot
 
 import math
 import threading
+from itertools import chain
 from typing import Any
 
 import msgpack
@@ -15,6 +16,9 @@ from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
 
 _TEXT = frozenset({str})
 _SCALARS = frozenset({type(None), bool, int, str, bytes})
+_NUMBERS = {int, float}
+_LISTS = {list}
+_KNOWN = _SCALARS | {float, dict, list, tuple}
 
 
 class _Packer(threading.local):
@@ -64,20 +68,32 @@ def check_values(value: Any) -> None:
             raise ProtocolError("message.invalid", f"nested deeper than {MESSAGE_DEPTH}")
         if count > MESSAGE_VALUES:
             raise ProtocolError("message.invalid", f"more than {MESSAGE_VALUES} values")
-        if _SCALARS.issuperset(map(type, level)):
+        kinds = set(map(type, level))
+        if kinds <= _SCALARS:
             return
-        below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind in _SCALARS:
-                continue
-            if kind is dict:
-                below.extend(item.values())
-            elif kind is list or kind is tuple:
-                below.extend(item)
-            elif kind is not float or not math.isfinite(item):
-                raise ProtocolError("message.invalid", f"{kind.__name__} value not allowed")
-        level = below
+        level = _below(level, kinds)
+
+
+def _below(level: list[Any], kinds: set[type]) -> list[Any]:
+    """What the values of a level hold. By kinds and not one by one: a message of readings has
+    thousands of values."""
+    foreign = kinds - _KNOWN
+    if foreign:
+        names = ", ".join(sorted(kind.__name__ for kind in foreign))
+        raise ProtocolError("message.invalid", f"{names} value not allowed")
+    if kinds <= _NUMBERS and math.isfinite(sum(level)):
+        return []  # what is not finite, or the sum of it, would show: the quick way for readings
+    if float in kinds and not all(map(math.isfinite, [v for v in level if type(v) is float])):
+        raise ProtocolError("message.invalid", "float value not allowed: it is not finite")
+    if kinds == _LISTS:
+        return [*chain.from_iterable(level)]
+    below: list[Any] = []
+    for item in level:
+        if type(item) is dict:
+            below.extend(item.values())
+        elif type(item) is list or type(item) is tuple:
+            below.extend(item)
+    return below
 
 
 def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

@@ -17,13 +17,15 @@ from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.messages import Message, check_fields
-from imlmesh_protocol.wire.topics import Kind, Topic, Way
+from imlmesh_protocol.wire.topics import Kind, Topic, Way, is_telemetry
 
 VERSION = 1
 KEY_ID_BYTES = 8
 _DOMAIN = b"imlmesh1"
-# heartbeats may wait behind other messages, and events at QoS 0 may overtake those at QoS 1
+# heartbeats may wait behind other messages, and events at QoS 0 may overtake those at QoS 1;
+# telemetry waits behind everything
 _OWN_LANE = frozenset({Kind.HEARTBEAT, Kind.EVENT})
+_TELEMETRY_LANE = "telemetry"
 _HEADER_TYPES = {"mesh": str, "iss": str, "aud": str, "id": str, "iat": int, "exp": int, "seq": int}
 
 
@@ -130,7 +132,9 @@ class Opener:
         self._check_order(message)
 
     def _check_order(self, message: Message) -> None:
-        lane = message.kind if message.kind in _OWN_LANE else ""
+        lane: str = message.kind if message.kind in _OWN_LANE else ""
+        if is_telemetry(message.channel):
+            lane = _TELEMETRY_LANE
         place = (message.term, message.session, message.seq)
         if place <= self.floors.get((message.iss, lane), (0, 0, 0)):
             raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")

@@ -6,6 +6,7 @@ it. A field that the table does not name is refused: an old receiver must not ha
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
@@ -84,6 +85,26 @@ def _readings(value: Any) -> bool:
     return type(value) is dict and all(_number_or_none(item) for item in value.values())
 
 
+def _series(value: Any) -> bool:
+    # all columns at once, by kinds: a message may carry a thousand readings of many metrics
+    if type(value) is not dict or {*map(type, value.values())} != _LISTS:
+        return False
+    pairs = [*value.values()]
+    if {*map(len, pairs)} != {2} or {*map(type, chain.from_iterable(pairs))} != _LISTS:
+        return False
+    times, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return (
+        [*map(len, times)] == [*map(len, values)]
+        and all(times)
+        and {*map(type, chain.from_iterable(times))} == {int}
+        and _NUMBERS.issuperset(map(type, chain.from_iterable(values)))
+    )
+
+
+def _texts(value: Any) -> bool:
+    return type(value) is dict and all(map(_text, value.values()))
+
+
 def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
@@ -103,6 +124,8 @@ def _fault(value: Any) -> bool:
     return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
 
 
+_NUMBERS = frozenset({int, float})
+_LISTS = {list}
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
 
 
@@ -170,7 +193,11 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "stream": Field(_text, "log: stdout, stderr or log", False),
         "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
         "message": Field(_text, "progress: what is being done", False),
-        "values": Field(_map, "telemetry, source: name to value", False),
+        "values": Field(_map, "telemetry/refusals, source: name to value", False),
+        "readings": Field(
+            _series, "telemetry: metric to [[mesh time in ms, …], [number, …]]", False
+        ),
+        "units": Field(_texts, "telemetry: metric to unit, where there is one", False),
     },
     Kind.STATUS: {
         "state": Field(_one_of("online", "offline", "gone"), "gone is the broker's word: a will"),

@@ -60,6 +60,8 @@ KINDS: dict[Way, frozenset[Kind]] = {
 #: fixed channels of an event; telemetry and source carry a name of their own behind a slash
 CHANNELS = frozenset({"progress", "log"})
 NAMED_CHANNELS = frozenset({"telemetry", "source"})
+#: how often a node refused what, by code
+REFUSALS = "telemetry/refusals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ def to_node(mesh: str, node: str, kind: Kind) -> str:
 def from_node(mesh: str, node: str, kind: Kind, channel: str = "") -> str:
     topic = f"{PREFIX}/{mesh}/from/{node}/{kind}"
     return f"{topic}/{channel}" if channel else topic
+
+
+def is_telemetry(channel: str) -> bool:
+    """Whether an event's channel carries what nodes measured or counted."""
+    return channel.startswith("telemetry/")
 
 
 def to_all(mesh: str, kind: Kind) -> str:

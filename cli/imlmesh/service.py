@@ -1,0 +1,240 @@
+"""What it takes that systemd runs a node or an orchestrator, as a list of deeds.
+
+The one rule: what can be wrong is looked at before the first deed, and doing all of them again
+changes nothing. Deliberately absent: printing; the texts of units, which stand in systemd/.
+"""
+
+import os
+import re
+import shutil
+import stat
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from imlmesh.machine import Deed, Machine, copy_private, give, write_file
+from imlmesh.mesh import broker_address, make_mesh
+from imlmesh.shipped import shipped
+from imlmesh.units import HARDWARE, Kind, hardware_text, is_ours, unit_name, unit_text
+from imlmesh_broker.child import USUAL_PORT
+from imlmesh_protocol.errors import InputError, MeshError
+from imlmesh_protocol.ids import check_name
+from imlmesh_runtime.files import read_file
+from imlmesh_runtime.paths import SERVICE_HOME, Home
+from imlmesh_runtime.process import only_one
+
+UNITS = Path("/etc/systemd/system")
+NODES = SERVICE_HOME / "nodes"
+_USERS: dict[Kind, str] = {"node": "imlmesh-node", "orchestrator": "imlmesh"}
+_USERS_FILE = Path("/etc/sysusers.d/imlmesh.conf")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+#: hidden from services by ProtectHome
+_HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
+
+
+def check_reach(file: Path) -> None:
+    """Raise `service.interpreter` when the users of services could not read `file`.
+
+    It and what it is a link to must lie where everybody may go, outside of people's folders.
+    """
+    for path in (file, file.resolve()):
+        if any(path.is_relative_to(hidden) for hidden in _HIDDEN):
+            raise MeshError("service.interpreter", f"{path}: services do not see people's folders")
+        try:
+            closed = [up for up in path.parents if not up.stat().st_mode & stat.S_IXOTH]
+            if closed or not path.stat().st_mode & stat.S_IROTH:
+                text = f"{[*closed, path][0]} is closed to the users of services"
+                raise MeshError("service.interpreter", text)
+        except OSError as exc:
+            raise MeshError("service.interpreter", f"{path}: {exc.strerror}") from exc
+
+
+def install_orchestrator(machine: Machine, python: str, broker: str | None) -> list[Deed]:
+    """The deeds for the mesh in the home of services, which is made when there is none.
+
+    `broker` is ADDRESS:PORT; None: the one that the mesh names. InputError `config.invalid` for it,
+    `service.foreign` for a unit that somebody else wrote.
+    """
+    if broker is not None and not _ADDRESS.fullmatch(broker):
+        raise InputError("config.invalid", f"broker {broker!r} is not ADDRESS:PORT")
+    home = machine.at(SERVICE_HOME)
+    # refuses a path that systemd does not take, before anything is done
+    unit_text("orchestrator", python)
+    deeds = _foundation(machine)
+    if not (home / "ca").is_dir():
+        deeds.append(Deed(f"make a mesh in {home}: CA and keys", partial(_make_mesh, home)))
+    owner = _USERS["orchestrator"]
+    deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
+
+    def text() -> str:
+        return unit_text("orchestrator", python, broker or broker_address(Home(home)))
+
+    name = unit_name("orchestrator")
+    return [*deeds, _write_unit(machine, name, text), *_enabled(machine, [name])]
+
+
+def install_node(
+    machine: Machine, python: str, folder: Path | None, *, hardware: bool
+) -> list[Deed]:
+    """The deeds for the node of `folder`, which moves; None: for those that moved before.
+
+    `hardware` opens pins and buses to all nodes of that machine. InputError `config.invalid`,
+    `name.invalid` or `folder.exists` for the folder, `service.foreign` for a unit that somebody
+    else wrote.
+    """
+    text = unit_text("node", python)
+    nodes = [_check_folder(machine, folder)] if folder is not None else node_ids(machine)
+    if not nodes:
+        hint = "imlmesh service install node FOLDER, which `imlmesh node provision` made"
+        raise InputError("usage", f"{machine.at(NODES)} holds no node yet", hint=hint)
+    deeds = _foundation(machine)
+    for target in (machine.at(NODES / node) for node in nodes):
+        if folder is not None and not target.exists():
+            move = partial(_move, machine, folder, target)
+            deeds.append(Deed(f"move {folder} to {target}", move))
+        else:
+            own = partial(_own, machine, target, "node")
+            deeds.append(Deed(f"give {target} to {_USERS['node']}", own))
+    deeds.append(_write_unit(machine, unit_name("node"), lambda: text))
+    if hardware:
+        deeds.append(_write_unit(machine, HARDWARE, lambda: hardware_text(machine.groups())))
+    return deeds + _enabled(machine, [unit_name("node", node) for node in nodes])
+
+
+def uninstall(machine: Machine, kind: Kind) -> list[Deed]:
+    """The deeds that end a service and remove its unit; empty when there is none.
+
+    Data, users and drop-ins of others stay. InputError `service.foreign`.
+    """
+    now = ["--now"] if machine.is_this else []
+    deeds = [
+        Deed(f"stop and disable {unit}", partial(machine.run, "systemctl", "disable", *now, unit))
+        for unit in installed(machine, kind)
+    ]
+    folder = machine.at(UNITS)
+    names = [unit_name(kind), *([HARDWARE] if kind == "node" else [])]
+    for path in (folder / name for name in names):
+        if path.exists():
+            _check_ours(path)
+            deeds.append(Deed(f"remove {path}", partial(_remove, path)))
+    return [*deeds, *_reload(machine)] if deeds else []
+
+
+def installed(machine: Machine, kind: Kind) -> list[str]:
+    """The enabled units of a kind; `imlmesh-node@.service` has one for each node."""
+    wanted = machine.at(UNITS) / "multi-user.target.wants"
+    return sorted(link.name for link in wanted.glob(unit_name(kind, "*")))
+
+
+def node_ids(machine: Machine) -> list[str]:
+    """The nodes whose folders are in the home of services."""
+    return sorted(path.parent.name for path in machine.at(NODES).glob("[!.]*/mesh.toml"))
+
+
+def data_of(machine: Machine, kind: Kind) -> Path:
+    """Where a service keeps its data."""
+    return machine.at(NODES if kind == "node" else SERVICE_HOME)
+
+
+def _foundation(machine: Machine) -> list[Deed]:
+    """Users and folders, which both services need."""
+    users = " and ".join(_USERS.values())
+    return [
+        Deed(f"make the users {users}, by {_USERS_FILE}", partial(_make_users, machine)),
+        *(
+            Deed(f"make {machine.at(folder)}", partial(_make_folder, machine.at(folder)))
+            for folder in (SERVICE_HOME, NODES)
+        ),
+    ]
+
+
+def _make_users(machine: Machine) -> None:
+    text = shipped("systemd", "sysusers.conf").read_text(encoding="utf-8")
+    write_file(machine.at(_USERS_FILE), text)
+    machine.run("systemd-sysusers", _USERS_FILE.name)
+
+
+def _make_folder(path: Path) -> None:
+    """Root's: services pass it, to what is theirs, and can put nothing else there."""
+    path.mkdir(parents=True, exist_ok=True)
+    os.chown(path, 0, 0)
+    path.chmod(0o711)
+
+
+def _check_folder(machine: Machine, folder: Path) -> str:
+    """The id of the node of `folder`, which may move."""
+    file = folder / "mesh.toml"
+    hint = "imlmesh node provision NAME makes one"
+    if not file.is_file():
+        raise InputError("config.invalid", f"{folder} is not the folder of a node", hint=hint)
+    try:
+        table = tomllib.loads(read_file(file).decode())
+    except ValueError as exc:
+        raise InputError("config.invalid", f"{file}: {exc}", hint=hint) from exc
+    name = check_name("node", str(table.get("id")))
+    target = machine.at(NODES / name)
+    if target.exists() and not target.samefile(folder):
+        hint = f"imlmesh service install node starts that one; {folder} still holds keys"
+        raise InputError("folder.exists", f"{target} holds a node already", hint=hint)
+    return name
+
+
+def _move(machine: Machine, folder: Path, target: Path) -> None:
+    """Copied under another name first, so that one whole folder is left whatever happens."""
+    # a node that still runs from the folder would go on beside its twin
+    with only_one(folder / "node.lock", "node.running"):
+        new = target.with_name(f".{target.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        copy_private(folder, new)
+        _own(machine, new, "node")
+        new.rename(target)
+        shutil.rmtree(folder)
+
+
+def _make_mesh(home: Path) -> None:
+    """A mesh whose broker is the one of the system, on the usual port."""
+    mesh, _ = make_mesh(home, None)
+    mesh.settle_port(USUAL_PORT)
+
+
+def _own(machine: Machine, path: Path, kind: Kind) -> None:
+    give(path, machine.owner(_USERS[kind]))
+
+
+def _own_home(machine: Machine) -> None:
+    for path in machine.at(SERVICE_HOME).iterdir():
+        if path != machine.at(NODES):
+            _own(machine, path, "orchestrator")
+
+
+def _write_unit(machine: Machine, name: str, text: Callable[[], str]) -> Deed:
+    path = machine.at(UNITS / name)
+    if path.exists():
+        _check_ours(path)
+    return Deed(f"write {path}", lambda: write_file(path, text()))
+
+
+def _check_ours(path: Path) -> None:
+    if not is_ours(path.read_text(encoding="utf-8", errors="replace")):
+        raise InputError("service.foreign", f"{path} was not written by imlmesh")
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    if path.parent.name.endswith(".d") and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def _enabled(machine: Machine, units: list[str]) -> list[Deed]:
+    """Start them, now where that is possible and at every boot."""
+    what, now = ("enable and start", ["--now"]) if machine.is_this else ("enable", [])
+    return _reload(machine) + [
+        Deed(f"{what} {unit}", partial(machine.run, "systemctl", "enable", *now, unit))
+        for unit in units
+    ]
+
+
+def _reload(machine: Machine) -> list[Deed]:
+    reload = Deed("let systemd read its units", partial(machine.run, "systemctl", "daemon-reload"))
+    return [reload] if machine.is_this else []

@@ -1,0 +1,124 @@
+"""Which readings of a node come in: names, times and rates are checked, series get their numbers.
+
+The one rule: what a node may cost is bounded for each node by itself; what is too much, or makes no
+sense, is refused, counted and shown, reading by reading, and the rest of the message is kept.
+Deliberately absent: signatures, and storing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from imlmesh_orchestrator.share import Shares
+from imlmesh_orchestrator.store.rollups import Chunk
+from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.telemetry import HEALTH, HEALTH_NAME, is_metric, is_unit, is_value
+
+# made here of heartbeats, so a node needs none of its names for them
+_OF_BEATS = frozenset(f"{HEALTH_NAME}.{name}" for name in HEALTH)
+
+#: refuse(at_ms, node, code, text)
+Refuse = Callable[[int, str, str, str], None]
+
+
+class Telemetry:
+    """`known` is what the store held at the start."""
+
+    def __init__(self, recorder: Recorder, refuse: Refuse, known: Iterable[SeriesRow] = ()) -> None:
+        self._recorder = recorder
+        self._refuse = refuse
+        self._series: dict[tuple[str, str], tuple[int, str]] = {}
+        self._metrics: Counter[str] = Counter()
+        self._last_id = 0
+        self._shares = Shares(limits.TELEMETRY_PER_S, limits.TELEMETRY_BURST)
+        self._beaten_ms: dict[str, int] = {}
+        for series, node, metric, unit in known:
+            self._series[node, metric] = (series, unit)
+            self._metrics[node] += metric not in _OF_BEATS
+            self._last_id = max(self._last_id, series)
+
+    def beat(self, node: str, at_ms: int, beat: int, health: Mapping[str, Any]) -> None:
+        """Keep a believed heartbeat, and what it says of the node's health."""
+        if at_ms - self._beaten_ms.get(node, -limits.BEATS_APART_MS) < limits.BEATS_APART_MS:
+            return  # asked twice, since an answer was late
+        self._beaten_ms[node] = at_ms
+        self._recorder.add_beat(node, at_ms, beat)
+        told = [(name, unit, health.get(name)) for name, unit in HEALTH.items()]
+        self._recorder.add(
+            [
+                ((at_ms,), self._number(node, f"{HEALTH_NAME}.{name}", unit), (float(value),))
+                for name, unit, value in told
+                if value is not None and is_value(value)
+            ]
+        )
+
+    def take(
+        self,
+        node: str,
+        name: str,
+        readings: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+        units: Mapping[str, str],
+        at_ms: int,
+    ) -> None:
+        """Keep the readings of a believed message about `name`, as far as they make sense."""
+        count = sum(len(times) for times, _ in readings.values())
+        if not self._shares.take(node, count, at_ms):
+            text = f"{count} readings are more than {limits.TELEMETRY_PER_S} a second"
+            self._refuse(at_ms, node, "telemetry.rate", text)
+            return
+        chunks: list[Chunk] = []
+        for metric, (times, values) in readings.items():
+            try:
+                _check_columns(metric, times, values, at_ms)
+                series = self._series_of(node, name, metric, units.get(metric, ""))
+            except ProtocolError as exc:
+                self._refuse(at_ms, node, exc.code, exc.message)
+                continue
+            # a whole number may be larger than those of SQLite
+            chunks.append((times, series, [*map(float, values)]))
+        if chunks:
+            self._recorder.add(chunks)
+
+    def _series_of(self, node: str, name: str, metric: str, unit: str) -> int:
+        known = self._series.get((node, metric))
+        if known is not None and known[1] == unit:
+            return known[0]
+        if not is_metric(metric) or not metric.startswith(f"{name}."):
+            text = f"{metric[:80]!r} is no name of a metric of {name}"
+            raise ProtocolError("telemetry.invalid", text)
+        if not is_unit(unit):
+            raise ProtocolError("telemetry.invalid", f"{metric}: {unit[:80]!r} is no unit")
+        if known is None:
+            if self._metrics[node] >= limits.TELEMETRY_METRICS:
+                text = f"{metric}: {limits.TELEMETRY_METRICS} metrics of the node are kept already"
+                raise ProtocolError("telemetry.metrics", text)
+            if len(self._series) >= limits.TELEMETRY_SERIES:
+                text = f"{metric}: {limits.TELEMETRY_SERIES} metrics of all nodes are kept already"
+                raise ProtocolError("telemetry.metrics", text)
+            self._metrics[node] += 1
+        return self._number(node, metric, unit)
+
+    def _number(self, node: str, metric: str, unit: str) -> int:
+        known = self._series.get((node, metric))
+        if known is not None and known[1] == unit:
+            return known[0]
+        if known is None:
+            self._last_id += 1
+        series = self._last_id if known is None else known[0]
+        self._series[node, metric] = (series, unit)
+        self._recorder.add_series((series, node, metric, unit))
+        return series
+
+
+def _check_columns(metric: str, times: Sequence[int], values: Sequence[float], at_ms: int) -> None:
+    oldest, newest = min(times), max(times)
+    if oldest < at_ms - limits.TELEMETRY_LATE_MS:
+        text = f"{metric[:80]}: a reading is {(at_ms - oldest) // 1_000} s old"
+        raise ProtocolError("telemetry.late", text)
+    if newest > at_ms + limits.CLOCK_TOLERANCE_MS:
+        text = f"{metric[:80]}: a reading is {(newest - at_ms) // 1_000} s ahead"
+        raise ProtocolError("telemetry.late", text)
+    if min(values) < -limits.TELEMETRY_VALUE or max(values) > limits.TELEMETRY_VALUE:
+        raise ProtocolError("telemetry.invalid", f"{metric[:80]}: a value is too large")

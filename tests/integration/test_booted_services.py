@@ -1,0 +1,266 @@
+"""The services on a machine that systemd runs: installed by the pages of docs/, watched, closed, ended.
+
+One machine serves all tests, in their order: broker, orchestrator and node as docs/firmware.md and
+docs/service.md say, then what systemd does about them, then their removal.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from booted import PYTHON, Booted, booted, lacks
+from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_protocol.errors import LinkError
+
+NODE = "imlmesh-node@pi-bed.service"
+ORCHESTRATOR = "imlmesh-orchestrator.service"
+HOME = "/var/lib/imlmesh"
+FOLDER = f"{HOME}/nodes/pi-bed"
+FIRMWARE = "/opt/checkout/firmware-configs"
+AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
+
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("systemd_tools"), pytest.mark.mosquitto]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    if reason := lacks():
+        pytest.skip(reason)
+    try:
+        find_mosquitto()
+    except LinkError:
+        pytest.skip("mosquitto is not installed")
+    with booted(tmp_path_factory.mktemp("machine")) as found:
+        yield found
+
+
+def is_active(machine: Booted, unit: str) -> bool:
+    return machine.run("systemctl", "is-active", unit, check=False).stdout.strip() == "active"
+
+
+def liveness(machine: Booted) -> str:
+    shown = machine.imlmesh("node", "show", "pi-bed", "--json", check=False)
+    return str(json.loads(shown.stdout)["liveness"]) if shown.returncode == 0 else ""
+
+
+def quicken(machine: Booted, unit: str, *more: str) -> None:
+    """Let a unit be started again at once; as an administrator would change it."""
+    place = f"/etc/systemd/system/{unit}.d"
+    lines = "\\n".join(["[Service]", "RestartSec=0", *more])
+    machine.run("sh", "-c", f"mkdir -p {place} && printf '{lines}' >{place}/quick.conf")
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_the_orchestrator_is_installed_and_ready(machine: Booted) -> None:
+    done = machine.imlmesh("service", "install", "orchestrator")
+    assert f"✔ enable and start {ORCHESTRATOR}" in done.stdout
+    assert is_active(machine, ORCHESTRATOR)
+    # nobody has to say where it is, and may
+    machine.imlmesh("status", "--home", HOME)
+    status = json.loads(machine.imlmesh("status", "--json").stdout)
+    assert status["broker"]["connected"] is False
+    assert status["broker"]["address"] == "127.0.0.1:8883"
+
+
+def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
+    place = "/etc/mosquitto/imlmesh"
+    machine.run(*f"install -d -o root -g mosquitto -m 750 {place}".split())
+    keys = [f"{HOME}/ca/ca.pem", f"{HOME}/broker/broker.pem", f"{HOME}/broker/broker.key"]
+    keys.append(f"{FIRMWARE}/mosquitto/mesh.acl")
+    machine.run(*["install", "-o", "root", "-g", "mosquitto", "-m", "640"], *keys, place)
+    conf = (f"{FIRMWARE}/mosquitto/mosquitto.conf", "/etc/mosquitto/mosquitto.conf")
+    machine.run("install", "-m", "644", *conf)
+    drop_in = "/etc/systemd/system/mosquitto.service.d/imlmesh.conf"
+    machine.run("install", "-D", "-m", "644", f"{FIRMWARE}/mosquitto/hardening.conf", drop_in)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "mosquitto")
+    assert machine.show("mosquitto.service", "User") == "mosquitto"
+    machine.until(
+        lambda: "connected\n" in machine.imlmesh("status").stdout.replace("not connected", "")
+    )
+
+
+def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
+    policy = "/opt/checkout/examples/greenhouse.policy.toml"
+    words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
+    words += ("--policy", policy)
+    machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
+    done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
+    assert f"✔ enable and start {NODE}" in done.stdout
+    assert is_active(machine, NODE)
+    assert "pi-bed\n" not in machine.run("ls", "/tmp").stdout
+    machine.until(lambda: liveness(machine) == "online")
+
+
+def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:
+    """Drivers in the node, in a thread and in a child process, and a command."""
+    done = machine.imlmesh("plan", "run", "/opt/checkout/examples/hello.iml.yaml")
+    assert done.returncode == 0, done.stderr
+    note = machine.run("cat", f"{FOLDER}/files/hello.txt").stdout
+    assert note.startswith("Hello from ")
+    for action, params, wanted in (
+        ("iot.digital_write", {"pin": 17, "value": 1}, {"pin": 17, "value": 1, "previous": 0}),
+        ("os_exec.run_command", {"command": ["expr", "40", "+", "2"]}, {"stdout": "42\n"}),
+    ):
+        called = machine.imlmesh("action", "call", action, "--params", json.dumps(params), "--json")
+        assert wanted.items() <= json.loads(called.stdout)["result"].items(), called.stdout
+
+
+def test_a_node_changes_its_files_and_nothing_else(machine: Booted) -> None:
+    pid = machine.show(NODE, "MainPID")
+    tried = {
+        f"{FOLDER}/files/x": True,
+        "/tmp/x": True,
+        f"{FOLDER}/policy.toml": False,
+        f"{FOLDER}/mesh.toml": False,
+        f"{FOLDER}/keys/node.key": False,
+        f"{HOME}/x": False,
+        "/etc/x": False,
+        "/proc/sys/kernel/hostname": False,
+    }
+    inside = ["nsenter", f"--target={pid}", "--mount", "--wd=/"]
+    for path, allowed in tried.items():
+        # as root, which its user is not: what is read-only is so for everybody in there
+        done = machine.run(*inside, "sh", "-c", f"echo x >>{path}", check=False)
+        assert (done.returncode == 0) == allowed, f"{path}: {done.stderr}"
+    moved = machine.run(*inside, "mv", f"{FOLDER}/policy.toml", f"{FOLDER}/old", check=False)
+    assert moved.returncode != 0
+    made = machine.run(*inside, "cp", "/bin/true", f"{FOLDER}/files/program")
+    assert made.returncode == 0
+    ran = machine.run(*inside, f"{FOLDER}/files/program", check=False)
+    assert ran.returncode == 126, "a program that was written there ran"
+    # what it wrote into its own /tmp is not in that of the machine
+    assert machine.run("sh", "-c", "ls /tmp | grep -v systemd-private", check=False).stdout == ""
+
+
+def test_the_user_of_nodes_reads_no_key_of_the_mesh(machine: Booted) -> None:
+    as_node = ("setpriv", "--reuid=imlmesh-node", "--regid=imlmesh-node", "--clear-groups")
+    assert machine.run(*as_node, "cat", f"{FOLDER}/mesh.toml").returncode == 0
+    for path in (f"{HOME}/ca/ca.key", f"{HOME}/broker/broker.key", f"{HOME}/orchestrator"):
+        denied = machine.run(*as_node, "ls", "-l", path, check=False)
+        assert "Permission denied" in denied.stderr, path
+    for words in ([], ["--home", HOME]):
+        asked = machine.run(*as_node, PYTHON, "-m", "imlmesh", "status", *words, check=False)
+        assert (asked.returncode, "access.denied" in asked.stderr) == (6, True), asked.stderr
+
+
+def test_installing_again_leaves_what_runs_alone(machine: Booted) -> None:
+    pids = [machine.show(unit, "MainPID") for unit in (NODE, ORCHESTRATOR)]
+    machine.imlmesh("service", "install", "node")
+    machine.imlmesh("service", "install", "orchestrator")
+    assert [machine.show(unit, "MainPID") for unit in (NODE, ORCHESTRATOR)] == pids
+    assert liveness(machine) == "online"
+
+
+def test_logs_come_from_the_journal_with_their_fields(machine: Booted) -> None:
+    lines = machine.imlmesh("service", "logs", "orchestrator", "-o", "jsonl").stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert {record["schema"] for record in records} == {"imlmesh.service-log/1"}
+    assert {record["unit"] for record in records} == {ORCHESTRATOR}
+    own = [record for record in records if record.get("logger") == "imlmesh_orchestrator.main"]
+    assert own[0]["message"].startswith("epoch 1")
+    # systemd's own words stand between
+    assert any("Started" in record["message"] for record in records if "logger" not in record)
+    table = machine.imlmesh("service", "logs", "-n", "500").stdout
+    assert "node@pi-bed " in table
+    assert "orchestrator " in table
+    assert len(machine.imlmesh("service", "logs", "-n", "3").stdout.splitlines()) == 3
+    # Ctrl-C ends following, and journalctl with it
+    follow = ["service", "logs", "node", "-f", "-n", "1"]
+    ended = machine.run(
+        "timeout", "--signal=INT", "2", PYTHON, "-m", "imlmesh", *follow, check=False
+    )
+    assert "node@pi-bed " in ended.stdout
+    machine.until(lambda: machine.run("pgrep", "journalctl", check=False).returncode == 1)
+
+
+def test_a_node_that_hangs_is_ended_and_started_again(machine: Booted) -> None:
+    quicken(machine, NODE, "WatchdogSec=2", "TimeoutAbortSec=1")
+    machine.run("systemctl", "restart", NODE)
+    before = machine.show(NODE, "MainPID")
+    # fed for longer than the watchdog waits, it lives
+    fed = machine.show(NODE, "WatchdogTimestampMonotonic")
+    machine.until(
+        lambda: int(machine.show(NODE, "WatchdogTimestampMonotonic")) > int(fed) + 2_500_000
+    )
+    assert machine.show(NODE, "MainPID") == before
+    machine.run("kill", "-STOP", before)
+    machine.until(lambda: machine.show(NODE, "NRestarts") == "1")
+    machine.until(lambda: is_active(machine, NODE))
+    assert machine.show(NODE, "MainPID") != before
+    machine.until(lambda: liveness(machine) == "online")
+    told = machine.imlmesh("service", "logs", "node").stdout
+    assert "Watchdog timeout" in told
+
+
+def test_a_killed_orchestrator_comes_back_by_itself(machine: Booted) -> None:
+    quicken(machine, ORCHESTRATOR)
+    machine.run("systemctl", "kill", "--signal=KILL", ORCHESTRATOR)
+    machine.until(lambda: machine.show(ORCHESTRATOR, "NRestarts") == "1")
+    machine.until(lambda: is_active(machine, ORCHESTRATOR))
+    machine.until(lambda: liveness(machine) == "online")
+    status = json.loads(machine.imlmesh("status", "--json").stdout)
+    assert status["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        (f"chmod 644 {FOLDER}/policy.toml", f"chmod 600 {FOLDER}/policy.toml"),
+        (f"chown mosquitto {FOLDER}/policy.toml", f"chown imlmesh-node {FOLDER}/policy.toml"),
+        (f"chmod 777 {FOLDER}", f"chmod 700 {FOLDER}"),
+        (f"chmod 640 {FOLDER}/keys/identity.key", f"chmod 600 {FOLDER}/keys/identity.key"),
+    ],
+)
+def test_a_policy_or_key_that_others_reach_is_a_refusal(
+    machine: Booted, spoil: str, mend: str
+) -> None:
+    machine.run("systemctl", "stop", NODE)
+    machine.run(*spoil.split())
+    machine.run("systemctl", "start", "--no-block", NODE)
+    machine.until(lambda: int(machine.show(NODE, "NRestarts")) >= 1)
+    assert not is_active(machine, NODE)
+    lines = machine.imlmesh("service", "logs", "node", "-n", "20", "-o", "jsonl").stdout
+    codes = [json.loads(line).get("code") for line in lines.splitlines()]
+    # where not even reading is allowed any more, that is what it says
+    assert {"trust.mode", "trust.file"} & set(codes), lines
+    machine.run("systemctl", "stop", NODE)
+    machine.run(*mend.split())
+    machine.run("systemctl", "start", NODE)
+    assert is_active(machine, NODE)
+
+
+def test_uninstall_stops_both_and_leaves_the_data(machine: Booted) -> None:
+    pids = [machine.show(unit, "MainPID") for unit in (NODE, ORCHESTRATOR)]
+    assert machine.imlmesh("service", "uninstall", "node").returncode == 0
+    done = machine.imlmesh("service", "uninstall", "orchestrator")
+    assert f"its data stays in {HOME}" in done.stderr
+    for pid in pids:
+        assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode == 1
+    known = machine.run("systemctl", "list-unit-files", "imlmesh*", check=False).stdout
+    assert "0 unit files" in known
+    assert machine.run("test", "-e", f"{FOLDER}/journal.db").returncode == 0
+    assert machine.run("test", "-e", "/run/imlmesh", check=False).returncode == 1
+    # and back again, with all that it knew
+    machine.imlmesh("service", "install", "orchestrator")
+    assert json.loads(machine.imlmesh("status", "--json").stdout)["epoch"] == 3
+    assert "pi-bed" in machine.imlmesh("node", "list").stdout
+
+
+def test_nothing_of_the_machine_is_left_outside(tmp_path: Path) -> None:
+    if reason := lacks():
+        pytest.skip(reason)
+    with booted(tmp_path) as machine:
+        machine.run("touch", "/tmp/inside", "/var/inside", "/etc/inside", "/dev/inside")
+        written = machine.run("touch", "/usr/inside", check=False)
+        assert written.returncode != 0
+        assert (
+            machine.run("sh", "-c", "echo 1 >/proc/sys/kernel/sysrq", check=False).returncode != 0
+        )
+    for folder in ("/tmp", "/var", "/etc", "/usr", "/dev"):
+        assert not Path(folder, "inside").exists()
+    assert not list((tmp_path / "root").iterdir())
+    shutil.rmtree(tmp_path / "root")
