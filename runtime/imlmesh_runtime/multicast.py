@@ -8,6 +8,7 @@ from here. Deliberately absent: services; `discovery` has them.
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import secrets
 import socket
 import struct
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 import psutil
 
 from imlmesh_protocol import limits
+
+logger = logging.getLogger(__name__)
 
 GROUP, PORT = "224.0.0.251", 5353  # RFC 6762 section 3
 _DOCUMENTATION = ("192.0.2.1", 9)  # RFC 5737; the way there is the default route
@@ -37,10 +40,17 @@ class Network:
 
 
 def networks() -> tuple[Network, ...]:
-    """Those that are up, loopback left out; the one of the default route stands first."""
-    states = psutil.net_if_stats()
-    found = []
-    for name, addresses in psutil.net_if_addrs().items():
+    """Those that are up, loopback left out; the one of the default route stands first.
+
+    None where the system does not tell: a sandbox may forbid to ask.
+    """
+    found: list[Network] = []
+    try:
+        states, interfaces = psutil.net_if_stats(), psutil.net_if_addrs()
+    except OSError as exc:
+        logger.warning("the networks cannot be read: %s", exc, extra={"code": "discovery.blocked"})
+        return ()
+    for name, addresses in interfaces.items():
         state = states.get(name)
         if state is None or not state.isup:
             continue

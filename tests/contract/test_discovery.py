@@ -11,7 +11,7 @@ import pytest
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.errors import TrustError
 from imlmesh_runtime.discovery import MESHES, NODES, Discovery, Service, root_hash
-from imlmesh_runtime.multicast import Network
+from imlmesh_runtime.multicast import Network, networks
 from imlmesh_runtime.paths import Home
 
 LOOPBACK = Network("127.0.0.1", "255.0.0.0", True)
@@ -182,6 +182,17 @@ async def test_what_failed_is_tried_again_and_told_meanwhile(
     finally:
         for each in (listener, speaker):
             await each.close()
+
+
+def test_networks_that_cannot_be_read_are_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(1, "not in this sandbox")
+
+    monkeypatch.setattr("psutil.net_if_addrs", refuse)
+    assert networks() == ()
+    assert "not in this sandbox" in caplog.text
 
 
 def test_meshes_of_one_name_have_root_hashes_of_their_own(tmp_path: Path) -> None:
