@@ -15,6 +15,9 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 missing=()
 command -v mosquitto >/dev/null || missing+=(mosquitto)
 command -v mosquitto_pub >/dev/null || missing+=(mosquitto-clients)
+# networks of namespaces, with a firewall, for tests
+command -v ip >/dev/null || missing+=(iproute2)
+command -v nft >/dev/null || missing+=(nftables)
 # checkers of what we ship: units, user-data
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v cloud-init >/dev/null || missing+=(cloud-init)

@@ -18,6 +18,7 @@ from hypothesis import settings
 from imlmesh_broker import choose_broker
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_protocol.errors import LinkError
+from namespaces import Lan, why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_MOSQUITTO = "mosquitto is not installed (apt-get install mosquitto)"
@@ -50,6 +51,21 @@ def broker_program() -> None:
     """A broker that `up` can start; IMLMESH_BROKER may force one that is not there."""
     if not is_installed(lambda: choose_broker(os.environ)):
         lack(NO_MOSQUITTO)
+
+
+@pytest.fixture(scope="session")
+def namespaces_allowed() -> None:
+    """The right to make network namespaces, and the programs for it."""
+    if reason := why_not():
+        lack(reason)
+
+
+@pytest.fixture
+def lan(namespaces_allowed: None) -> Iterator[Lan]:
+    """A local network without computers yet."""
+    made = Lan()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from imlmesh_runtime.link.base import retry_ms
 logger = logging.getLogger(__name__)
 
 USUAL_PORT = 8883
+EVERYWHERE = ""
+_LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
 # whoever listens and says nothing is not our broker, which may have ended meanwhile
@@ -37,14 +39,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class BrokerPlace:
     """Where a broker lives: its folder with key and certificate, the CA, its log, its address.
 
-    `port` None means the usual one or the next that is free.
+    `host` EVERYWHERE means all addresses of this computer; `port` None the usual one or the next
+    that is free.
     """
 
     folder: Path
     ca_pem: Path
     log: Path
-    host: str = "127.0.0.1"
+    host: str = _LOOPBACK
     port: int | None = None
+
+    @property
+    def near(self) -> str:
+        """An address at which this computer reaches the broker."""
+        return self.host or _LOOPBACK
 
 
 class Broker(ABC):
@@ -136,7 +144,7 @@ class Broker(ABC):
             try:
                 async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
-                        self.place.host, self.port, ssl=context
+                        self.place.near, self.port, ssl=context
                     )
             except ssl.SSLError as exc:
                 text = f"port {self.port} is served by another broker: {exc.reason}"

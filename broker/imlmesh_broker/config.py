@@ -23,7 +23,7 @@ def acl_text(mesh: str, control: str) -> str:
 def config_text(folder: Path, ca_pem: Path, *, host: str, port: int, user: str) -> str:
     """The configuration for a broker whose acl, key and certificate are in `folder`.
 
-    `user` is the account to run as: started by root, Mosquitto would change to its own and
+    An empty `host` listens everywhere. `user` is the account to run as: started by root, Mosquitto would change to its own and
     could not read the key.
     """
     lines = [
@@ -42,7 +42,7 @@ def config_text(folder: Path, ca_pem: Path, *, host: str, port: int, user: str) 
         f"max_inflight_messages {limits.BROKER_INFLIGHT_MESSAGES}",
         "# without it each acknowledged message costs 44 ms",
         "set_tcp_nodelay true",
-        f"listener {port} {host}",
+        f"listener {port} {host}".rstrip(),
         f"cafile {ca_pem}",
         f"certfile {folder / 'broker.pem'}",
         f"keyfile {folder / 'broker.key'}",

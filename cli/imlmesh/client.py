@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -63,11 +63,14 @@ def path_of(kind: str, *names: str) -> str:
 
 
 class Client:
-    """The API of one orchestrator. Every call raises MeshError."""
+    """The API of one orchestrator. Every call raises MeshError.
 
-    def __init__(self, home: Home, address: ApiAddress) -> None:
+    `service` is where a system's service says its address, for homes that have none themselves.
+    """
+
+    def __init__(self, home: Home, address: ApiAddress, service: Path | None = None) -> None:
         self.home = home
-        self._address = address
+        self._service = service
         self._http = httpx2.Client(
             base_url=_url(address),
             headers=_headers(address),
@@ -82,7 +85,31 @@ class Client:
         found = find_home(home, os.environ)
         named = home or os.environ.get("IMLMESH_HOME")
         is_elsewhere = named and found.root != SERVICE_HOME
-        return cls(found, find_api(found, service=None if is_elsewhere else SERVICE_API))
+        service = None if is_elsewhere else SERVICE_API
+        return cls(found, find_api(found, service=service), service)
+
+    @staticmethod
+    def local(
+        home: str | Path | None = None,
+        *,
+        policy: str | Path | None = None,
+        nodes: Iterable[str] = (),
+    ) -> "Client":
+        """A mesh inside this process, which ends with `close` or the `with` block. No broker runs.
+
+        `home` keeps everything; else it is temporary. `nodes` are the names of its nodes, else the
+        one of this computer; all have the policy.toml `policy`. InputError `orchestrator.running`
+        when another process uses the home.
+        """
+        from imlmesh.local import LocalClient
+
+        return LocalClient(home, policy, nodes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """GET /v1/`path`."""
@@ -147,6 +174,8 @@ class Client:
     def _call(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, json: Any = None
     ) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise LinkError("orchestrator.unreachable", "this client was closed")
         try:
             request = self._http.build_request(
                 method, f"/v1/{path}", params=_given(params or {}), json=json
@@ -218,7 +247,7 @@ class Client:
 
     async def _stream(self, run: str | None, after: int | None) -> AsyncIterator[ServerEvent]:
         # A restarted orchestrator may listen elsewhere.
-        address = find_api(self.home, service=SERVICE_API)
+        address = find_api(self.home, service=self._service)
         params = _given({"run": run, "after": after})
         async with (
             httpx2.AsyncClient(

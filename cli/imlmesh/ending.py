@@ -32,10 +32,11 @@ def _passed_over(action: Record) -> bool:
     return action["state"] == "skipped" and action["error"]["code"] not in _OTHERS
 
 
-def end_lines(run: Record, logs: Sequence[Record] = ()) -> list[Text]:
+def end_lines(run: Record, logs: Sequence[Record] = (), *, hints: bool = True) -> list[Text]:
     """Counts, each failure with node, reason, line of the plan and last log lines, what to try.
 
-    `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first.
+    `logs` are lines {at_ms, action, node, stream, line} of the run, the oldest first; `hints` False
+    leaves out what to try: nobody would answer.
     """
     took = duration(run["ended_at_ms"] - run["submitted_at_ms"]) if run["ended_at_ms"] else "-"
     counts = " · ".join(f"{n} {state.replace('_', ' ')}" for state, n in run["counts"].items() if n)
@@ -52,7 +53,7 @@ def end_lines(run: Record, logs: Sequence[Record] = ()) -> list[Text]:
     if run["error"] and _said(run["error"]) not in [_said(action["error"]) for action in failed]:
         lines.append(Text(f"  {run['error']['message']} [{run['error']['code']}]"))
     lines += _left_undone(run)
-    if run["state"] != "completed":
+    if hints and run["state"] != "completed":
         lines += _next(run, [action for action in failed if not _passed_over(action)])
     return lines
 

@@ -61,7 +61,7 @@ _BY_FAMILY = {
         ExitCode.INVALID,
     ),
     **dict.fromkeys(("run", "node", "approval", "home", "memory"), ExitCode.INVALID),
-    **dict.fromkeys(("link", "broker"), ExitCode.UNREACHABLE),
+    **dict.fromkeys(("link", "broker", "discovery"), ExitCode.UNREACHABLE),
     **dict.fromkeys(("trust", "signature"), ExitCode.NOT_ALLOWED),
     "internal": ExitCode.INTERNAL,
 }

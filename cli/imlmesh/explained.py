@@ -136,6 +136,8 @@ MEANS: dict[str, str] = {
     "link.full": "Messages come faster than the broker takes them.",
     "link.refused": "The broker does not let this machine in.",
     "link.tls": "The other end could not prove that it is this mesh's broker.",
+    "discovery.blocked": "Multicast DNS does not work on this computer, so nothing is found by it.",
+    "discovery.nothing": "Nobody on this network announces the mesh of this node.",
     "broker.missing": "The program mosquitto is not installed.",
     "broker.slow": "A client reads more slowly than messages for it come in.",
     "broker.topic": "A client wrote to, or asked for, a topic that is not its own.",

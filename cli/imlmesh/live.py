@@ -63,7 +63,7 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
     snapshot = client.get(path_of("runs", run))
     name = snapshot["run"]
     try:
-        ended = asyncio.run(follow(client, snapshot, timeout_s, keys=has_keys()))
+        ended = asyncio.run(follow(client, snapshot, timeout_s, leave="detach"))
     except KeyboardInterrupt:
         say_detached(name)
         return ExitCode.INTERRUPTED
@@ -73,8 +73,8 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
     return show_end(client, name)
 
 
-def show_end(client: Client, name: str) -> ExitCode:
-    """Print how an ended run ended; its exit code."""
+def show_end(client: Client, name: str, *, hints: bool = True) -> ExitCode:
+    """Print how an ended run ended, with `hints` what to try; its exit code."""
     run = client.get(path_of("runs", name))
     if settings.output in ("json", "yaml"):
         emit_record(run)
@@ -84,7 +84,7 @@ def show_end(client: Client, name: str) -> ExitCode:
             if failures(run)
             else ()
         )
-        for line in end_lines(run, logs):
+        for line in end_lines(run, logs, hints=hints):
             write(line)
     return outcome(run)
 
@@ -106,13 +106,16 @@ def say_detached(run: str) -> None:
 
 
 async def follow(
-    client: Client, snapshot: dict[str, Any], timeout_s: float | None, *, keys: bool = False
+    client: Client, snapshot: dict[str, Any], timeout_s: float | None, *, leave: str = ""
 ) -> bool:
-    """True when the run ended, False when the time did. `keys`: they answer, and leave the run."""
+    """True when the run ended, False when the time did.
+
+    `leave` is what going away does, in a word: then keys answer in a terminal, and [q] goes.
+    """
     nodes = client.events()
     # Whoever sees the run also sees what happens to its nodes from then on.
     await anext(nodes)
-    with _view(client, snapshot, keys) as view:
+    with _view(client, snapshot, leave if has_keys() else "") as view:
         asides = [
             asyncio.create_task(view.refresh()),
             asyncio.create_task(_follow_nodes(nodes, view)),
@@ -140,7 +143,7 @@ async def _follow_nodes(events: AsyncIterator[ServerEvent], view: View) -> None:
 
 
 @contextlib.contextmanager
-def _view(client: Client, snapshot: dict[str, Any], keys: bool) -> Iterator[View]:
+def _view(client: Client, snapshot: dict[str, Any], leave: str) -> Iterator[View]:
     if settings.output == "jsonl":
         yield JsonLines()
     elif settings.output != "table" or settings.quiet:
@@ -150,7 +153,7 @@ def _view(client: Client, snapshot: dict[str, Any], keys: bool) -> Iterator[View
     else:
         from rich.live import Live
 
-        view = Waves(client, snapshot, keys)
+        view = Waves(client, snapshot, leave)
         with Live(
             get_renderable=view.render,
             console=console(),
@@ -158,7 +161,7 @@ def _view(client: Client, snapshot: dict[str, Any], keys: bool) -> Iterator[View
             transient=False,
         ) as live:
             view.live = live
-            with pressed(view.press) if keys else contextlib.nullcontext():
+            with pressed(view.press) if leave else contextlib.nullcontext():
                 yield view
 
 
@@ -208,16 +211,16 @@ class JsonLines(Silent):
 
 
 class Waves:
-    """Redrawn waves; what is worth remembering is printed above them."""
+    """Redrawn waves; what is worth remembering is printed above them. `leave` as in `follow`."""
 
-    def __init__(self, client: Client, snapshot: dict[str, Any], keys: bool) -> None:
+    def __init__(self, client: Client, snapshot: dict[str, Any], leave: str) -> None:
         self.after: int = snapshot["seq"]
         self.live: Any = None
         self._client = client
         self._run = snapshot
         self._progress: dict[str, float] = {}
         self._stale = asyncio.Event()
-        self._with_keys = keys
+        self._leave = leave
         self._with_logs = False
         #: questions that a key of this terminal answered, and the answers under way
         self._answered: set[str] = set()
@@ -289,8 +292,8 @@ class Waves:
         now_ms = time.time_ns() // 1_000_000
         size = self.live.console.size if self.live else console().size
         below = [*undo_lines(self._run), *question_lines(self._run["approvals"], now_ms)]
-        if self._with_keys and not self._run["ended_at_ms"]:
-            below.append(keys_line(self._gate(), logs=self._with_logs))
+        if self._leave and not self._run["ended_at_ms"]:
+            below.append(keys_line(self._gate(), self._leave, logs=self._with_logs))
         room = max(1, size.height - len(below) - 4)
         lines = [head_line(self._run, now_ms), *wave_lines(self._run, now_ms, self._progress, room)]
         for line in lines:
@@ -302,7 +305,7 @@ def _is_move(data: dict[str, Any]) -> bool:
     return bool(data["kind"] == "dispatch-planned" and data.get("attempt", 1) > 1)
 
 
-def keys_line(gate: str | None, *, logs: bool) -> Text:
+def keys_line(gate: str | None, leave: str, *, logs: bool) -> Text:
     """What the keys do now."""
     answers = f"[a]pprove or [d]eny {gate}   " if gate else ""
-    return Text(f"{answers}[l]ogs {'off' if logs else 'on'}   [q] detach", style="dim")
+    return Text(f"{answers}[l]ogs {'off' if logs else 'on'}   [q] {leave}", style="dim")

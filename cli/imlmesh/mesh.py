@@ -67,7 +67,8 @@ class Mesh:
             self.authority.provision(
                 name,
                 folder,
-                brokers=(self.broker_address,),
+                # Before its broker has served it has no address; `up` hands it over at each start.
+                brokers=(self.broker_address,) if self.port else (),
                 timing=self.timing,
                 policy_text=text,
                 profile=profile,

@@ -14,19 +14,25 @@ from typing import IO, Any
 from imlmesh.client import Client, path_of
 from imlmesh.mesh import ADDRESS, Mesh
 from imlmesh.supervise import Program, Supervised, Supervisor
-from imlmesh_broker import Broker, BrokerPlace, choose_broker
+from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
+from imlmesh_runtime.discovery import Discovery, Service, root_hash
 from imlmesh_runtime.trust import ControlKeys
 
 _POLL_S = 0.1
 
 
 class RunningMesh:
-    """Start in the order broker, orchestrator, nodes; `stop` ends all in the reverse order."""
+    """Start in the order broker, orchestrator, nodes; `stop` ends all in the reverse order.
 
-    def __init__(self, mesh: Mesh, notice: Callable[[str], None]) -> None:
+    With `lan` the broker listens on all addresses of this computer.
+    """
+
+    def __init__(self, mesh: Mesh, notice: Callable[[str], None], *, lan: bool = False) -> None:
         self.mesh = mesh
+        self.lan = lan
+        self._discovery: Discovery | None = None
         self._supervisor = Supervisor(notice)
         self._broker: Broker | None = None
         self._lock: IO[str] | None = None
@@ -37,13 +43,23 @@ class RunningMesh:
         mesh = self.mesh
         home, authority = mesh.home, mesh.authority
         keys = ControlKeys.load(home.ca, authority.mesh)
+        host = EVERYWHERE if self.lan else ADDRESS
         place = BrokerPlace(
-            home.broker, home.ca / "ca.pem", home.logs / "broker.log", ADDRESS, mesh.port
+            home.broker, home.ca / "ca.pem", home.logs / "broker.log", host, mesh.port
         )
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         self.mesh = mesh.settle_port(await self._broker.start())
         return chosen.program
+
+    def announce(self) -> Discovery:
+        """Tell the network by mDNS where this mesh is, until `stop`."""
+        mesh = self.mesh
+        root = root_hash(mesh.home.ca / "ca.pem")
+        announced = Service(mesh.authority.mesh, root, port=mesh.port or 0)
+        self._discovery = Discovery(announced=announced)
+        self._discovery.start()
+        return self._discovery
 
     async def start_orchestrator(self) -> Client:
         """Returns when its API answers and it is connected to the broker."""
@@ -64,7 +80,8 @@ class RunningMesh:
         program = Program(
             f"node {name}",
             "imlmesh_node",
-            (str(folder),),
+            # The folder may be older than the broker's port.
+            (str(folder), "--broker", self.mesh.broker_address),
             self.mesh.home.logs / f"node-{name}.log",
         )
         supervised = await self._supervisor.start(program)
@@ -89,6 +106,8 @@ class RunningMesh:
 
     async def stop(self) -> None:
         """End nodes, orchestrator, broker, each within limits.STOP_MS."""
+        if self._discovery is not None:
+            await self._discovery.close()
         await self._supervisor.stop()
         if self._broker is not None:
             await self._broker.stop()

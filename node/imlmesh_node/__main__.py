@@ -1,6 +1,6 @@
-"""`python -m imlmesh_node FOLDER`.
+"""`python -m imlmesh_node FOLDER [--broker ADDRESS:PORT]`.
 
-The one rule: the exit code says it: 0 told to end, 1 could not go on, 3 wrong use or a bad folder.
+The one rule: the exit code says it: 0 told to end, 1 could not go on, 2 wrong use, 3 a bad folder.
 """
 
 import sys

@@ -19,6 +19,7 @@ from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_runtime.files import check_private, read_file
+from imlmesh_runtime.link.base import Address
 
 #: loads only where a policy names it
 _UNLESS_NAMED = frozenset({"fake"})
@@ -29,13 +30,15 @@ _PINS = range(54)  # BCM numbers of the largest header
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """mesh.toml. `brokers` are (address, port), called in turn."""
+    """mesh.toml. `brokers` are (address, port), called in turn; without one the mesh is looked for
+    by mDNS. `broker_hint` is where it was when the folder was made, as text."""
 
     mesh: str
     id: str
     orchestrator: str
-    brokers: tuple[tuple[str, int], ...]
+    brokers: tuple[Address, ...]
     timing: limits.Timing
+    broker_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,10 @@ def load_config(folder: Path) -> NodeConfig:
         names[name] = reader.take(name, str, "", "a name")
         if not NAME.fullmatch(names[name]):
             reader.wrong(name, "must be a name such as pi-garden")
-    addresses = reader.texts("brokers", lambda text: bool(_ADDRESS.fullmatch(text)), "host:port")
-    if not addresses:
-        reader.wrong("brokers", "must name at least one broker")
+    addresses = reader.texts("brokers", _is_address, "host:port")
+    hint = reader.take("broker_hint", str, "", "host:port")
+    if hint and not _is_address(hint):
+        reader.wrong("broker_hint", "must be host:port")
     timing = reader.take("timing", str, "wan", "a text")
     if timing not in limits.TIMINGS:
         reader.wrong("timing", f"must be one of {', '.join(sorted(limits.TIMINGS))}")
@@ -119,6 +123,7 @@ def load_config(folder: Path) -> NodeConfig:
         **names,
         brokers=tuple(_split(address) for address in addresses),
         timing=limits.TIMINGS[timing],
+        broker_hint=hint,
     )
 
 
@@ -157,7 +162,18 @@ def _read(path: Path, code: str, errors: list[InputError]) -> Reader:
     return Reader(table, code, str(path), errors)
 
 
-def _split(address: str) -> tuple[str, int]:
+def address_of(text: str) -> Address:
+    """`text` as (address, port); InputError `config.invalid` when it is not ADDRESS:PORT."""
+    if not _is_address(text):
+        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT")
+    return _split(text)
+
+
+def _is_address(text: str) -> bool:
+    return bool(_ADDRESS.fullmatch(text)) and 0 < _split(text)[1] < 65_536
+
+
+def _split(address: str) -> Address:
     bracketed, plain, port = _ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]
     return bracketed or plain, int(port)
 

@@ -1,21 +1,25 @@
-"""The process of a node: `python -m imlmesh_node [--simulate] FOLDER`, or `imlmesh node run FOLDER`.
+"""The process of a node: `python -m imlmesh_node FOLDER`, or `imlmesh node run FOLDER`.
 
 The one rule: everything that it is comes from its folder. Deliberately absent: when to end;
 `runtime/process` knows that.
 """
 
+import argparse
 import asyncio
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imlmesh_node.config import load_config, load_policy
+from imlmesh_node.config import address_of, load_config, load_policy
+from imlmesh_node.finding import Finder, Tell, log_error
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
-from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.wire.topics import node_subscriptions
+from imlmesh_runtime.discovery import Service, root_hash
+from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -25,10 +29,17 @@ from imlmesh_runtime.trust import NodeKeys
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
 
 
-async def run_node(folder: Path, simulate: bool = False) -> int:
+async def run_node(
+    folder: Path,
+    broker: Address | None = None,
+    tell: Tell = log_error,
+    *,
+    simulate: bool = False,
+) -> int:
     """Run the node of `folder` until told to end; 0, or 1 when it could not go on.
 
-    With `simulate` its pins and buses are twins in a greenhouse, whatever the policy says of them.
+    `broker` is tried before those of the folder; `tell` gets why the mesh is not found. With
+    `simulate` its pins and buses are twins in a greenhouse, whatever the policy says of them.
 
     Raises InputError, TrustError or StoreError when the folder cannot be used.
     """
@@ -40,12 +51,14 @@ async def run_node(folder: Path, simulate: bool = False) -> int:
         journal = Journal.open(folder / "journal.db")
         loaded = await journal.load(time.time_ns() // 1_000_000)
         subscriptions = node_subscriptions(config.mesh, config.id)
-        link = MqttLink(config.brokers, config.id, setup.keys.context(), subscriptions)
+        finder = _finder(setup, broker, tell)
+        link = MqttLink(finder, config.id, setup.keys.context(), subscriptions)
         node = RunningNode(setup, journal, loaded, link)
         node.start()
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
         failed = await until_told(node.engine.failed, node.engine.turned)
         await node.stop()
+        await finder.close()
         return 1 if failed else 0
 
 
@@ -59,10 +72,29 @@ def load_setup(folder: Path) -> Setup:
     return Setup(folder, config, policy, keys)
 
 
+def _finder(setup: Setup, broker: Address | None, tell: Tell) -> Finder:
+    config, folder = setup.config, setup.folder
+    me = Service(config.mesh, root_hash(folder / "keys" / "ca.pem"), config.id)
+    address = config.broker_hint or "ADDRESS:PORT"
+    line = f"imlmesh node run {shlex.quote(str(folder))} --broker {address}"
+    given = config.brokers if broker is None else (broker, *config.brokers)
+    return Finder(given, me, line, tell)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run the node of a folder; returns the exit code, raises what `run_node` raises."""
-    folders = [word for word in argv if word != "--simulate"]
-    if len(folders) != 1:
-        raise InputError("usage", "python -m imlmesh_node [--simulate] FOLDER")
+    """The command line; returns the exit code, raises what `run_node` raises."""
+    parser = argparse.ArgumentParser(prog="imlmesh_node", allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--broker", metavar="ADDRESS:PORT")
+    parser.add_argument("--simulate", action="store_true")
+    given = parser.parse_args(argv)
     set_up_logs()
-    return asyncio.run(run_node(Path(folders[0]).absolute(), "--simulate" in argv))
+    return start(given.folder, given.broker, simulate=given.simulate)
+
+
+def start(
+    folder: Path, broker: str | None = None, tell: Tell = log_error, *, simulate: bool = False
+) -> int:
+    """Run the node of `folder` in this process, with `broker` as text; the exit code."""
+    address = None if broker is None else address_of(broker)
+    return asyncio.run(run_node(folder.absolute(), address, tell, simulate=simulate))

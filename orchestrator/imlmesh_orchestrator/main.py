@@ -66,11 +66,14 @@ class Setup:
         return enrolled.alias if enrolled is not None else node
 
 
-def load_setup(home: Home, broker: str) -> Setup:
-    """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError."""
+def load_setup(home: Home, broker: str | None) -> Setup:
+    """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
+
+    `broker` None is for who brings a link that needs none.
+    """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
-    _, _, port = broker.rpartition(":")
+    _, _, port = (broker or "memory:1").rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         raise InputError("config.invalid", f"broker {broker!r} is not ADDRESS:PORT")
     names_file = home.ca / "mesh.toml"
@@ -82,14 +85,16 @@ def load_setup(home: Home, broker: str) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    return Setup(home, mesh, me, keys, config, broker)
+    return Setup(home, mesh, me, keys, config, broker or "memory")
 
 
 class RunningOrchestrator:
-    """Stores, shell and API of one setup, opened and closed in order."""
+    """Stores, shell and API of one setup, opened and closed in order; `link` another way to the
+    nodes than the setup's."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, link: Link | None = None) -> None:
         self._setup = setup
+        self._link = link
         folder = setup.home.orchestrator
         self._files = Files(folder)
         self._reader = FileReader(folder / "lifecycle.db")
@@ -121,7 +126,7 @@ class RunningOrchestrator:
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
-            voice, setup.link(), clock, stores, held, env, four_eyes=four_eyes
+            voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
         await shell.start()
         if serve:

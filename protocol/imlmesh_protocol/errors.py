@@ -204,6 +204,10 @@ CODES: dict[str, Code] = {
         "mesh", False, "provision the node again, or check the mesh id", "ConnectionError"
     ),
     "link.tls": Code("mesh", False, "the broker is not the one of this mesh", "ConnectionError"),
+    "discovery.blocked": Code(
+        "here", True, "give the address: imlmesh node run FOLDER --broker ADDRESS:PORT"
+    ),
+    "discovery.nothing": Code("mesh", True, "imlmesh up --lan announces a mesh"),
     "broker.missing": Code("here", False, "sudo apt-get install mosquitto"),
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),

@@ -53,7 +53,16 @@ CHILD_RESTART_WINDOW_MS = 60_000
 CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
 STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
+LOCAL_NODES = 20  # of a mesh inside one process, on one loop: a plan under test names a handful
 PORTS_TRIED = 100  # from the usual one upwards, for a free one
+DISCOVERY_ECHO_MS = 1_000  # a packet of our own comes back within a millisecond, or never
+DISCOVERY_QUIET_MS = 5_000  # mDNS answers within a second; who hears nothing by then is told so
+DISCOVERY_ANSWER_MS = 3_000  # of one service about itself: three questions
+DISCOVERY_LISTEN_MS = 3_000  # `node discover` shows whom it heard by then
+DISCOVERY_LOOK_MS = 2_000  # a laptop in another network is found there soon
+DISCOVERY_AGAIN_MS = 60_000  # who hears nothing asks anew; the library would wait up to an hour
+DISCOVERED = 256  # services kept; a network full of others' must not fill our memory
+DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 
 # trust
 ENROLLED_NODES = 10_000  # the largest fleet that is measured

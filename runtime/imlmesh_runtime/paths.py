@@ -77,9 +77,15 @@ class Home:
         return len(os.fsencode(self.api_socket)) <= _SOCKET_PATH_BYTES
 
     def make(self) -> None:
-        """Make the folders that are missing, mode 0700; `ca` and `broker` come with their keys."""
+        """Make the folders that are missing, mode 0700; `ca` and `broker` come with their keys.
+
+        InputError `config.invalid` where that is not possible.
+        """
         for folder in (self.root, self.orchestrator, self.nodes, self.run, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as exc:
+                raise InputError("config.invalid", f"home {folder}: {exc.strerror}") from exc
 
 
 @dataclass(frozen=True, slots=True)

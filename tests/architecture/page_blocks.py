@@ -1,9 +1,12 @@
 """The fenced blocks of a page of docs/, each with the last file under examples/ that was named before it."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from imlmesh.main import build
 
 _FILE = re.compile(r"`(examples/[\w./-]+)`")
 
@@ -31,3 +34,24 @@ def blocks(page: Path) -> Iterator[Block]:
             inside.append(line)
         else:
             file = (_FILE.findall(line) or [file])[-1]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words behind `$ imlmesh` of every command of the page."""
+    lines = [
+        line
+        for block in blocks(page)
+        if block.language == "console"
+        for line in block.text.splitlines()
+    ]
+    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("$ imlmesh")]
+
+
+def check_words(words: list[str]) -> None:
+    """Raise what the command line would say to `imlmesh WORDS`; nothing is done."""
+    root = build()
+    context = root.make_context("imlmesh", list(words), resilient_parsing=True)
+    command, rest = root.get_command(context, words[0]), words[1:]
+    if hasattr(command, "commands"):
+        command, rest = command.commands[words[1]], words[2:]
+    assert command.make_context(" ".join(words), rest).params

@@ -28,10 +28,10 @@ START_UP = {
     "imlmesh_protocol.wire": {"pydantic", "asyncio", "imlmesh_protocol.iml"},
     "imlmesh_node.main": {
         *("typer", "rich", "fastapi", "uvicorn", "cryptography", *HARDWARE),
-        *("imlmesh_protocol.iml", "jsonschema"),
+        *("imlmesh_protocol.iml", "jsonschema", "zeroconf"),
     },
     "imlmesh_drivers.iot": {*HARDWARE, "gmqtt", "pydantic"},
-    "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt"},
+    "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt", "zeroconf"},
 }
 PRESENT = {module.name for module in modules()}
 

@@ -1,18 +1,16 @@
 """docs/plans.md says what is so: its examples are files that check clean, its commands exist."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from imlmesh.main import build
 from imlmesh_drivers.registry import shipped_manifest
 from imlmesh_protocol.iml import plan as iml
 from imlmesh_protocol.iml.document import parse
 from imlmesh_protocol.iml.repair import repair
 from imlmesh_protocol.iml.validate import validate
-from page_blocks import Block, blocks
+from page_blocks import Block, blocks, check_words, commands
 from source_tree import ROOT
 
 PAGE = ROOT / "docs" / "plans.md"
@@ -23,12 +21,6 @@ LINES = 500
 
 def of(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
-
-
-def commands() -> list[list[str]]:
-    """The words behind `$ imlmesh` of every command of the page."""
-    lines = [line for block in of("console") for line in block.text.splitlines()]
-    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("$ imlmesh")]
 
 
 def test_the_page_stays_short() -> None:
@@ -54,15 +46,12 @@ def test_the_almost_valid_plan_becomes_a_valid_one() -> None:
     assert validate(repaired.document, [shipped_manifest()]).errors == []
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [*commands(PAGE), *commands(ROOT / "docs" / "reach.md")], ids=" ".join
+)
 def test_every_command_takes_these_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    root = build()
-    context = root.make_context("imlmesh", list(words), resilient_parsing=True)
-    command, rest = root.get_command(context, words[0]), words[1:]
-    if hasattr(command, "commands"):
-        command, rest = command.commands[words[1]], words[2:]
-    assert command.make_context(" ".join(words), rest).params
+    check_words(words)
 
 
 def test_every_field_has_its_section() -> None:

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from namespaces import Computer, Lan
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -94,10 +96,14 @@ class Terminal:
 
 
 class Person:
-    """Types `imlmesh …` with one home; everything started is ended with the test module."""
+    """Types `imlmesh …` with one home; everything started is ended with the test module.
 
-    def __init__(self, folder: Path) -> None:
+    `within` is a command that runs another one somewhere, such as `ip netns exec NAME`.
+    """
+
+    def __init__(self, folder: Path, within: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._within = within
         self.home = folder / "home"
         #: the interpreter whose imlmesh is typed
         self.python = sys.executable
@@ -109,15 +115,14 @@ class Person:
 
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
         """Start `imlmesh ARGUMENTS` in a new terminal."""
-        argv = [self.python, "-m", "imlmesh", *arguments]
-        terminal = Terminal(argv, self.folder, self.env, columns)
+        terminal = Terminal(self._argv(arguments), self.folder, self.env, columns)
         self._terminals.append(terminal)
         return terminal
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`imlmesh ARGUMENTS` in a pipe, to its end."""
         return subprocess.run(
-            [self.python, "-m", "imlmesh", *arguments],
+            self._argv(arguments),
             cwd=self.folder,
             env=self.env,
             capture_output=True,
@@ -125,6 +130,9 @@ class Person:
             timeout=100,
             check=False,
         )
+
+    def _argv(self, arguments: Sequence[str]) -> list[str]:
+        return [*self._within, self.python, "-m", "imlmesh", *arguments]
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """The JSON that `imlmesh ARGUMENTS` prints."""
@@ -158,6 +166,24 @@ def person(broker_program: None, tmp_path_factory: pytest.TempPathFactory) -> It
     found = Person(tmp_path_factory.mktemp("person"))
     yield found
     found.leave()
+
+
+@pytest.fixture
+def someone(
+    broker_program: None, lan: Lan, tmp_path: Path
+) -> Iterator[Callable[[Computer, str], Person]]:
+    """Makes somebody at a computer of the network, in a folder of that name."""
+    made: list[Person] = []
+
+    def at(computer: Computer, name: str) -> Person:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        made.append(Person(folder, computer.within))
+        return made[-1]
+
+    yield at
+    for person in made:
+        person.leave()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

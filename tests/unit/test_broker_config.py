@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from imlmesh_broker import EVERYWHERE
 from imlmesh_broker.config import acl_text, config_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
@@ -29,6 +30,12 @@ def test_a_name_that_is_no_id_makes_no_rule(mesh, control):
     with pytest.raises(InputError) as caught:
         acl_text(mesh, control)
     assert caught.value.code == "name.invalid"
+
+
+def test_a_broker_for_the_network_listens_on_every_address():
+    folder = Path("/srv/mesh")
+    text = config_text(folder, folder / "ca.pem", host=EVERYWHERE, port=8883, user="pi")
+    assert "listener 8883" in text.splitlines()
 
 
 def test_the_configuration_says_what_the_mesh_relies_on():

@@ -37,11 +37,14 @@ class _Handshake(ssl.SSLObject):
 
 
 async def serve(mesh: str, context: ssl.SSLContext, address: str, port: int) -> asyncio.Server:
-    """Listen for clients of `mesh`; LinkError `broker.failed` when the port cannot be had."""
+    """Listen for clients of `mesh`, on every address when it is empty.
+
+    LinkError `broker.failed` when the port cannot be had.
+    """
     try:
         return await asyncio.get_running_loop().create_server(
             partial(Connection, Hub(mesh)),
-            address,
+            address or None,
             port,
             ssl=context,
             backlog=limits.BROKER_BACKLOG,

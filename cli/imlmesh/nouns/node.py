@@ -14,7 +14,8 @@ app = noun(
     """\
 imlmesh node list
 imlmesh node provision pi-bed        make the folder of a new node
-imlmesh node run pi-bed              on the machine that has the folder""",
+imlmesh node run pi-bed              on the machine that has the folder
+imlmesh node discover                who waits on this network""",
 )
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Alias or id of the node.")]
 
@@ -100,6 +101,8 @@ def _value(text: str) -> str | int | float | None:
     """\
 imlmesh node provision pi-bed                             profile local_worker
 imlmesh node provision pi-bed --profile readonly
+imlmesh node provision pi-bed --no-broker                 finds the mesh of `up --lan` by itself
+imlmesh node provision pi-bed --broker 192.168.1.20:8883  the address stands first
 imlmesh node provision pi-bed --policy garden.policy.toml --out /tmp/pi-bed""",
 )
 def provision(
@@ -117,42 +120,72 @@ def provision(
     broker: Annotated[
         str | None, typer.Option(metavar="ADDRESS:PORT", help="The broker, as the node reaches it.")
     ] = None,
+    no_broker: Annotated[
+        bool, typer.Option("--no-broker", help="No address: the node finds its mesh by mDNS.")
+    ] = False,
 ) -> None:
-    """Make the folder of a new node: its keys, its certificate, its policy."""
+    """Make the folder of a new node: its keys, its certificate, its policy.
+
+    A node that was given an address of another computer asks mDNS, too, when that does not answer.
+    """
+    from imlmesh.discovering import lan_addresses
     from imlmesh.mesh import open_mesh, policy_text
-    from imlmesh.render import emit, say, write
+    from imlmesh.render import emit
     from imlmesh_protocol.errors import InputError
 
     if profile and policy:
         raise InputError("usage", "--profile and --policy exclude each other: the file names it")
+    if broker and no_broker:
+        raise InputError("usage", "--broker and --no-broker exclude each other")
     mesh = open_mesh(settings.home)
+    address = None if no_broker else broker or mesh.broker_address
     folder = (out or Path(name)).absolute()
     level, text = policy_text(profile or "local_worker", policy)
     made = mesh.authority.provision(
         name,
         folder,
-        brokers=(broker or mesh.broker_address,),
+        brokers=(address,) if address else (),
         timing=mesh.timing,
         policy_text=text,
         profile=level,
+        hint="" if address else next(iter(lan_addresses(mesh)), ""),
     )
     record = {"node": made.id, "alias": made.alias, "folder": str(folder), "profile": level}
-    if emit({"schema": "imlmesh.provisioned/1", **record}):
-        return
-    write(str(folder))
-    say(f"✔ node {made.id}   profile {level}; the folder holds its keys: keep it private")
-    say(f"  it calls the broker at {broker or mesh.broker_address}")
+    if not emit({"schema": "imlmesh.provisioned/1", **record}):
+        _tell_provisioned(record, address)
+
+
+def _tell_provisioned(record: dict[str, str], address: str | None) -> None:
+    from imlmesh.render import say, write
+
+    folder, level = record["folder"], record["profile"]
+    write(folder)
+    say(f"✔ node {record['node']}   profile {level}; the folder holds its keys: keep it private")
+    found = "finds its mesh by mDNS, when that is up with --lan"
+    say(f"  it {f'calls the broker at {address}' if address else found}")
     say(f"run it:  imlmesh node run {folder}")
 
 
-@verb(app, "imlmesh node run pi-bed\nimlmesh node run pi-bed --simulate", "run")
+@verb(
+    app,
+    """\
+imlmesh node run pi-bed
+imlmesh node run pi-bed --broker 192.168.1.20:8883    where mDNS does not reach
+imlmesh node run pi-bed --simulate""",
+    "run",
+)
 def run_node(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `node provision` made.")],
+    broker: Annotated[
+        str | None, typer.Option(metavar="ADDRESS:PORT", help="Try this address first.")
+    ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Pins and buses of a simulated greenhouse.")
     ] = False,
 ) -> int | None:
     """Run the node of a folder in this process, until Ctrl-C.
+
+    A folder without an address of a broker finds its mesh by mDNS: `imlmesh up --lan` announces it.
 
     With --simulate nothing of the machine is moved: temperature follows a day of 24 minutes, beds dry,
     and pin 17 waters them. Results say "factory": "mock".
@@ -162,10 +195,41 @@ def run_node(
     if not (folder / "mesh.toml").is_file():
         hint = "imlmesh node provision NAME makes one"
         raise InputError("config.invalid", f"{folder} is not the folder of a node", hint=hint)
-    from imlmesh_node.main import main
+    from imlmesh_node.main import start
+    from imlmesh_runtime.logs import set_up_logs
 
+    set_up_logs()
     if not settings.quiet:
         # A plain line: the agent's memory stays free of the libraries that draw tables.
         kind = "simulated node" if simulate else "node"
         print(f"{kind} of {folder}: Ctrl-C stops it; problems are told here", file=sys.stderr)
-    return main([str(folder), *(["--simulate"] if simulate else [])])
+    return start(folder, broker, _tell, simulate=simulate)
+
+
+def _tell(error: Any) -> None:
+    """Why the mesh is not found, and what helps; with --quiet, too."""
+    print(f"! {error.message} [{error.code}]\n  try:  {error.hint}", file=sys.stderr, flush=True)
+
+
+@verb(
+    app,
+    """\
+imlmesh node discover
+imlmesh node discover --listen 30s -o json""",
+)
+def discover(
+    listen: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For how long; else 3s.")
+    ] = None,
+) -> None:
+    """List nodes on this network that run and look for their mesh, heard by mDNS.
+
+    Says so when mDNS cannot work here, and what to use instead.
+    """
+    from imlmesh.discovering import print_waiting, waiting_nodes
+    from imlmesh.render import emit
+    from imlmesh.spans import seconds_of
+
+    found = waiting_nodes(seconds_of(listen))
+    if not emit(found, "nodes"):
+        print_waiting(found["nodes"])

@@ -20,6 +20,11 @@ imlmesh plan run first.iml.yaml""",
 )
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A plan as YAML or JSON; - is stdin.")]
 
+LocalNodes = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME[=GROUP,…]", help="With --local: a node by that name; repeatable."),
+]
+
 _START = """\
 # yaml-language-server: $schema=./iml.schema.json
 # Check: imlmesh plan check {file}    Completion in the editor: imlmesh plan schema --out iml.schema.json
@@ -189,7 +194,9 @@ imlmesh plan run evening.iml.yaml
 imlmesh plan run evening.iml.yaml --detach          print the run's id and return
 imlmesh plan run evening.iml.yaml --priority 5      before others that wait for the same nodes
 imlmesh plan run evening.iml.yaml --expect 8c1f…    only what `plan preview` showed
-imlmesh plan run evening.iml.yaml -o json           wait, then print the run""",
+imlmesh plan run evening.iml.yaml -o json           wait, then print the run
+imlmesh plan run evening.iml.yaml --local           in this process: no broker, no mesh needed
+imlmesh plan run evening.iml.yaml --local --node pi-bed=garden --node desk --home ./kept""",
     "run",
 )
 def run_plan(
@@ -203,11 +210,33 @@ def run_plan(
         typer.Option(metavar="FINGERPRINT", help="Refuse when it is not what preview showed."),
     ] = None,
     timeout: Timeout = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run it here, on a mesh that lives as long as it does.")
+    ] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --local: policy.toml of its nodes."),
+    ] = None,
+    node: LocalNodes = None,
 ) -> int | None:
     """Submit a plan and follow it; Ctrl-C leaves it running. Exits with the run's result.
 
     In a terminal: a approves and d denies the gate that is shown, l shows log lines, q detaches.
+
+    With --local orchestrator and nodes are this process, and Ctrl-C, q and the end of --timeout
+    cancel the run. Its home is temporary, files of the plan included, unless --home names one.
     """
+    from imlmesh_protocol.errors import InputError
+
+    if local:
+        from imlmesh.local import run_local
+
+        if detach or expect or priority:
+            raise InputError("usage", "--detach, --expect and --priority need a mesh, not --local")
+        submission = {"text": _text(file), "file": str(file)}
+        return run_local(submission, policy, node or (), seconds_of(timeout))
+    if policy or node:
+        raise InputError("usage", "--policy and --node belong to --local")
     from imlmesh.client import Client
     from imlmesh.render import say
     from imlmesh.submitting import after_submission

@@ -15,6 +15,7 @@ app = lone_verb()
     app,
     """\
 imlmesh up                                no root, no account, no configuration
+imlmesh up --lan                          open to nodes of the local network, which find it
 imlmesh up --policy garden.policy.toml    what the node of this computer may do
 imlmesh up --timing lan                   notices a lost node in 6 s instead of 30 s""",
 )
@@ -25,19 +26,23 @@ def up(
     timing: Annotated[
         str | None, typer.Option(metavar="wan|lan", help="How fast silence is noticed; set once.")
     ] = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Listen on all addresses; tell the network by mDNS.")
+    ] = False,
 ) -> None:
     """Start broker, orchestrator and a node of this computer; Ctrl-C stops them cleanly.
 
-    The first start makes the home folder with its keys. All listen on this computer alone.
+    The first start makes the home folder with its keys. Without --lan all
+    listen on this computer alone; with it the broker is open to whoever has a certificate of it.
     The broker is Mosquitto where it is installed, else the embedded one; IMLMESH_BROKER=mosquitto
     or =embedded forces one.
     """
     import asyncio
 
-    asyncio.run(_up(policy, timing))
+    asyncio.run(_up(policy, timing, lan))
 
 
-async def _up(policy: Path | None, timing: str | None) -> None:
+async def _up(policy: Path | None, timing: str | None, lan: bool) -> None:
     import asyncio
     import os
     import signal
@@ -54,7 +59,7 @@ async def _up(policy: Path | None, timing: str | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     mesh, is_new = make_mesh(settings.home, timing)
-    running = RunningMesh(mesh, lambda line: say(f"! {line}"))
+    running = RunningMesh(mesh, lambda line: say(f"! {line}"), lan=lan)
     starting = asyncio.create_task(_start(running, is_new, machine_name(), policy))
     stopping = asyncio.create_task(ended.wait())
     try:
@@ -71,6 +76,7 @@ async def _up(policy: Path | None, timing: str | None) -> None:
 
 
 async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> None:
+    from imlmesh.discovering import lan_addresses
     from imlmesh.render import emit, try_line
 
     program = await running.start_broker()
@@ -78,7 +84,9 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     home = mesh.home
     made = "created" if is_new else "found"
     _line(f'mesh "{mesh.authority.mesh}" {made}', f"CA and keys in {home.root} (mode 0700)")
-    _line("broker", f"mqtts://{mesh.broker_address}  {program}, client certificate required")
+    addresses = lan_addresses(mesh) if running.lan else []
+    shown = " ".join(f"mqtts://{address}" for address in addresses or [mesh.broker_address])
+    _line("broker", f"{shown}  {program}, client certificate required")
     client = await running.start_orchestrator()
     reached = home.api_socket if home.socket_fits() else "loopback, with a token"
     _line("orchestrator", str(reached))
@@ -86,12 +94,32 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     _line(f"node {name}", "this computer")
     record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
     record["broker_program"] = program
+    trouble = await _announce(running, addresses) if running.lan else None
+    record |= {"lan": addresses, "mdns": "off" if trouble is None else trouble or "announced"}
     if emit({"schema": "imlmesh.up/1", **record}):
         return
-    _line("", f"Add a node: {try_line('node provision NAME')}", shape=" ")
+    words = "node provision NAME" + (" --no-broker" if trouble == "" else "")
+    _line("", f"Add a node: {try_line(words)}", shape=" ")
     hints = (try_line("node list"), "imlmesh plan new first.iml.yaml", try_line("status"))
     _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
     _line("", "Ctrl-C stops all of it", shape=" ")
+
+
+async def _announce(running: Any, addresses: list[str]) -> str:
+    """Tell the network; why that cannot work, or nothing. A network may come later."""
+    from imlmesh.discovering import node_line
+    from imlmesh.render import say
+
+    discovery = running.announce()
+    await discovery.until(lambda: discovery.trouble is not None)
+    line = node_line(addresses[0] if addresses else "ADDRESS:PORT")
+    if discovery.trouble:
+        say(f"! mDNS does not work here: {discovery.trouble} [discovery.blocked]")
+        say(f"  on a node use:  {line}")
+    else:
+        mesh = running.mesh.authority.mesh
+        _line("announced by mDNS", f"{mesh}; where it does not reach: {line}")
+    return str(discovery.trouble)
 
 
 def _line(what: str, text: str, shape: str = "✔") -> None:

@@ -101,15 +101,17 @@ class Authority:
         timing: str = "wan",
         policy_text: str | None = None,
         profile: str = "readonly",
+        hint: str = "",
     ) -> EnrolledNode:
         """Write the folder of a new node to `out` and enrol it.
 
-        `brokers` are host:port, `timing` a name of limits.TIMINGS, `policy_text` the content of
-        policy.toml (none: the node is readonly). InputErrors name all that is wrong;
-        InputError `node.exists` for an id ever used, `folder.exists` for an `out` that holds
-        something.
+        `brokers` are host:port; without one the node looks for its mesh by mDNS, and names the
+        address `hint` to people when that fails. `timing` is a name of limits.TIMINGS,
+        `policy_text` the content of policy.toml (none: the node is readonly). InputErrors name all
+        that is wrong; InputError `node.exists` for an id ever used, `folder.exists` for an `out`
+        that holds something.
         """
-        order = NodeOrder(name, brokers, timing, policy_text, profile)
+        order = NodeOrder(name, brokers, timing, policy_text, profile, hint)
         order.check()
         enrolled = self.folder / "enrolled"
         if name == self.orchestrator or (enrolled / f"{name}.json").exists():
@@ -140,7 +142,9 @@ class Authority:
         if order.policy_text is not None:
             write_private(folder / "policy.toml", order.policy_text.encode())
         names = {"mesh": self.mesh, "id": order.name, "orchestrator": self.orchestrator}
-        write_mesh(folder, names | {"brokers": list(order.brokers), "timing": order.timing})
+        found = {"broker_hint": order.hint} if order.hint else {}
+        reached = {"brokers": list(order.brokers), **found, "timing": order.timing}
+        write_mesh(folder, names | reached)
         return load_signer(keys / "identity.key").raw_public
 
 

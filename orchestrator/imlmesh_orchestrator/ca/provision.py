@@ -24,13 +24,15 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 @dataclass(frozen=True, slots=True)
 class NodeOrder:
-    """A wish for a node. `name` becomes its id and first alias."""
+    """A wish for a node. `name` becomes its id and first alias; without `brokers` it looks for its
+    mesh by mDNS, and `hint` tells people where that was."""
 
     name: str
     brokers: tuple[str, ...]
     timing: str
     policy_text: str | None
     profile: str
+    hint: str = ""
 
     def check(self) -> None:
         """Raise InputErrors with all that is wrong."""
@@ -39,11 +41,9 @@ class NodeOrder:
             check_name("node", self.name)
         except InputError as exc:
             errors.append(exc)
-        if not self.brokers:
-            errors.append(InputError("config.invalid", "a node needs the address of a broker"))
         errors += [
             InputError("config.invalid", f"{address!r} is not host:port")
-            for address in self.brokers
+            for address in (*self.brokers, *filter(None, [self.hint]))
             if not _is_address(address)
         ]
         if self.timing not in limits.TIMINGS:

@@ -5,7 +5,9 @@ and not acknowledged when a session ends is forgotten; whoever needs it sends it
 its own store. Deliberately absent: envelopes, kinds, retries of messages.
 """
 
+import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +15,9 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
 
 logger = logging.getLogger(__name__)
+
+#: of a broker: an IP address or a name, and the port
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,36 @@ class Link(Protocol):
 
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
+
+
+class Addresses(Protocol):
+    """Where a link may find its broker."""
+
+    async def next(self) -> Address:
+        """The one to try now; may wait until there is one."""
+
+    def reached(self) -> None:
+        """A session began at the last one given."""
+
+    def failed(self, error: MeshError) -> None:
+        """No session began there, or one ended."""
+
+
+class InTurn:
+    """Fixed addresses, one after the other, for ever."""
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._turn = itertools.cycle(addresses)
+
+    async def next(self) -> Address:
+        """The following one."""
+        return next(self._turn)
+
+    def reached(self) -> None:
+        """Nothing to note."""
+
+    def failed(self, error: MeshError) -> None:
+        """Nothing to note."""
 
 
 class CountedEvents:

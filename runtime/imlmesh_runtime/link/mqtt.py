@@ -6,7 +6,6 @@ ended; all of that is done here. Deliberately absent: MQTT 5, QoS 2, stored sess
 """
 
 import asyncio
-import itertools
 import logging
 import random
 import socket
@@ -25,7 +24,16 @@ from gmqtt.mqtt.protocol import MQTTProtocol
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
-from imlmesh_runtime.link.base import CountedEvents, LinkEvents, Will, check_size, retry_ms
+from imlmesh_runtime.link.base import (
+    Address,
+    Addresses,
+    CountedEvents,
+    InTurn,
+    LinkEvents,
+    Will,
+    check_size,
+    retry_ms,
+)
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.link.window import Window
 
@@ -41,8 +49,6 @@ _SUBACK_REFUSED = 128
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _CONNACK_UNAVAILABLE = 3
 
-Address = tuple[str, int]
-
 
 class MqttLink:
     """A `Link` to a broker; each connection attempt takes the next of its `addresses`.
@@ -53,14 +59,16 @@ class MqttLink:
 
     def __init__(
         self,
-        addresses: Sequence[Address],
+        addresses: Sequence[Address] | Addresses,
         client_id: str,
         context: ssl.SSLContext,
         subscriptions: tuple[str, ...],
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.last_error: MeshError | None = None
-        self._addresses = itertools.cycle(addresses)
+        self._addresses: Addresses = (
+            InTurn(addresses) if isinstance(addresses, Sequence) else addresses
+        )
         self._client_id = client_id
         self._context = context
         self._subscriptions = subscriptions
@@ -114,6 +122,7 @@ class MqttLink:
             if self._closing:
                 return
             self.last_error = error
+            self._addresses.failed(error)
             events.link_down(str(error))
             # A session that lasted starts the back-off anew; one that breaks at once does not.
             if (loop.time() - began_s) * 1000 > limits.LINK_RETRY_MAX_MS:
@@ -123,15 +132,16 @@ class MqttLink:
 
     async def _live(self, events: CountedEvents) -> MeshError:
         """One session, from the first packet to its end; returns why it ended or never began."""
+        host, port = await self._addresses.next()
         try:
             session = _Session(self._client_id, events, events.will())
         except LinkError as exc:
             return exc
         self._session = session
-        host, port = next(self._addresses)
         try:
             async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
                 await session.connect(host, port, self._context, self._subscriptions)
+            self._addresses.reached()
             return await session.ended
         except Exception as exc:
             return _explain(exc, f"{host}:{port}")

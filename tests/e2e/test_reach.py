@@ -1,0 +1,174 @@
+"""Machines that find each other: real meshes and nodes at a local network of namespaces."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imlmesh import Client
+from namespaces import Computer, Lan
+
+if TYPE_CHECKING:
+    from conftest import Person, Terminal
+
+Someone = Callable[[Computer, str], "Person"]
+
+ONLINE_S = 5.0  # from `node run` to online, as the issue says
+TOLD_S = 10.0  # until a person is told that mDNS does not work
+PLAN = """\
+protocol_version: "2.0"
+plan_id: reach
+description: A node that was found does work
+execution_mode: sequential
+actions:
+  - {id: look, module: os_exec, action: get_system_info, params: {include: [os]}, target_node: pi-bed}
+  - id: note
+    module: filesystem
+    action: write_file
+    params: {path: note.txt, content: "{{result.look.os.hostname}}"}
+    target_node: pi-bed
+    depends_on: [look]
+"""
+
+
+def mesh_up(person: Person, *flags: str) -> Terminal:
+    terminal = person.open("up", "--timing", "lan", *flags, columns=200)
+    terminal.expect(r"Ctrl-C stops all of it")
+    return terminal
+
+
+def folder_of(person: Person, name: str, *flags: str) -> str:
+    folder = str(person.ask("node", "provision", name, *flags)["folder"])
+    assert Path(folder).is_dir()
+    return folder
+
+
+def seconds_until_online(person: Person, node: str, began_s: float) -> float:
+    """Asked over the socket of the API: a program of its own would take half a second each time."""
+    client = Client.connect(person.home)
+    while time.monotonic() - began_s < 30:
+        nodes = {each["node"]: each["liveness"] for each in client.get("nodes")["nodes"]}
+        if nodes.get(node) == "online":
+            client.close()
+            return time.monotonic() - began_s
+        time.sleep(0.02)
+    pytest.fail(f"{node} is not online: {nodes}")
+
+
+@pytest.mark.parametrize(
+    "broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]
+)
+def test_a_node_in_its_own_namespace_finds_the_mesh_and_runs_a_plan(
+    lan: Lan, someone: Someone, broker: str
+) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi")
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    owner.env["IMLMESH_BROKER"] = broker
+    up = mesh_up(owner, "--lan")
+    assert f"mqtts://{desk.address}:" in up.text
+    assert "announced by mDNS" in up.text
+    # all addresses: IPv6, too
+    port = re.search(rf"{desk.address}:(\d+)", up.text)[1]  # type: ignore[index]
+    knock = f"import socket; socket.create_connection(('::1', {port}), 5)"
+    assert desk.run(sys.executable, "-c", knock).returncode == 0
+    folder = folder_of(owner, "pi-bed", "--no-broker")
+    began_s = time.monotonic()
+    node = gardener.open("node", "run", folder)
+    took_s = seconds_until_online(owner, "pi-bed", began_s)
+    print(f"online {took_s:.2f} s after node run, {broker}")
+    assert took_s < ONLINE_S
+    plan = owner.folder / "reach.iml.yaml"
+    plan.write_text(PLAN)
+    assert owner.run("plan", "run", str(plan)).returncode == 0
+    assert (Path(folder) / "files" / "note.txt").read_text()
+    assert "[discovery." not in node.text
+    # Whoever has joined no longer says that it waits.
+    assert owner.ask("node", "discover")["nodes"] == []
+
+
+@pytest.mark.parametrize("hooks", [("input",), ("input", "output")])
+def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
+    lan: Lan, someone: Someone, hooks: tuple[str, ...]
+) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi")
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    mesh_up(owner, "--lan")
+    folder = folder_of(owner, "pi-bed", "--no-broker")
+    pi.drop_mdns(*hooks)
+    node = gardener.open("node", "run", folder, columns=300)
+    told = node.expect(r"try:\s+(imlmesh node run \S+ --broker \S+)", TOLD_S)
+    assert "UDP port 5353 is dropped" in node.text
+    assert "[discovery.blocked]" in node.text
+    assert gardener.run("node", "discover").returncode == 5
+    node.kill()
+    program, *line = shlex.split(told[1])
+    assert program == "imlmesh"
+    assert line[-1].startswith(f"{desk.address}:")
+    began_s = time.monotonic()
+    again = gardener.open(*line)
+    assert seconds_until_online(owner, "pi-bed", began_s) < ONLINE_S
+    assert "[discovery." not in again.text
+
+
+def test_a_given_address_stands_first_and_needs_no_mdns(lan: Lan, someone: Someone) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi")
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    up = mesh_up(owner, "--lan")
+    address = re.search(rf"{desk.address}:\d+", up.text)[0]  # type: ignore[index]
+    folder = folder_of(owner, "pi-bed", "--broker", address)
+    pi.drop_mdns("input", "output")
+    began_s = time.monotonic()
+    node = gardener.open("node", "run", folder)
+    assert seconds_until_online(owner, "pi-bed", began_s) < ONLINE_S
+    assert "[discovery." not in node.text
+
+
+def test_a_computer_without_a_network_says_so(lan: Lan, someone: Someone) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi", lonely=True)
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    desk.drop_mdns("input")
+    up = mesh_up(owner, "--lan")
+    assert "mDNS does not work here: UDP port 5353 is dropped" in up.text
+    assert re.search(rf"imlmesh node run FOLDER --broker {desk.address}:\d+", up.text)
+    folder = folder_of(owner, "pi-bed", "--no-broker")
+    node = gardener.open("node", "run", folder, columns=300)
+    node.expect(r"this computer is in no network \[discovery\.blocked\]", TOLD_S)
+    # It comes later, as Wi-Fi does, but carries no mDNS.
+    node.expect(rf"--broker {desk.address}:\d+", TOLD_S)
+
+
+def test_a_node_that_waits_is_discovered_and_a_mesh_without_lan_is_closed(
+    lan: Lan, someone: Someone
+) -> None:
+    desk, pi, roof = (lan.computer(name) for name in ("desk", "pi", "roof"))
+    owner, gardener, stranger = someone(desk, "owner"), someone(pi, "pi"), someone(roof, "roof")
+    mesh_up(owner)
+    mesh_up(stranger, "--lan")
+    folder = folder_of(owner, "pi-bed", "--no-broker")
+    node = gardener.open("node", "run", folder, columns=300)
+
+    def seen_by(person: Person) -> list[dict[str, object]]:
+        nodes: list[dict[str, object]] = person.ask("node", "discover", "--listen", "2s")["nodes"]
+        return nodes
+
+    (own,) = owner.until(lambda: seen_by(owner))
+    assert (own["node"], own["ours"], own["addresses"]) == ("pi-bed", True, [pi.address])
+    (other,) = seen_by(stranger)
+    assert (other["node"], other["ours"], other["mesh"]) == ("pi-bed", False, "home")
+    table = owner.run("node", "discover")
+    assert "this mesh" in table.stdout
+    assert "imlmesh up --lan" in table.stderr
+    # The other mesh of that name is heard and does not count.
+    node.expect(r"one of that name has another", TOLD_S)
+    for person in (owner, stranger):
+        assert "pi-bed" not in {each["node"] for each in person.ask("node", "list")["nodes"]}
+    port = re.search(r":(\d+)$", owner.ask("status")["broker"]["address"])[1]  # type: ignore[index]
+    knock = f"import socket; socket.create_connection(('{desk.address}', {port}), 5)"
+    assert "ConnectionRefusedError" in pi.run(sys.executable, "-c", knock).stderr
