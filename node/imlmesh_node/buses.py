@@ -3,17 +3,16 @@
 The one rule: what is not written is not open, and native or mock is written for every bus.
 """
 
-import re
 from typing import TYPE_CHECKING
 
 from imlmesh_drivers.buses import FACTORIES, BusRules, Factory, I2cRules
+from imlmesh_runtime.link.address import is_address
 
 if TYPE_CHECKING:
     from imlmesh_node.config import Reader
 
 _BUSES = range(11)  # IML's numbers of I2C buses
 _ADDRESSES = range(128)
-_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 def read_buses(reader: "Reader") -> BusRules:
@@ -24,7 +23,7 @@ def read_buses(reader: "Reader") -> BusRules:
         i2c=_i2c(reader.table("i2c")),
         serial=_serial(reader.table("serial")),
         onewire=_factory(onewire, "factory") if onewire.names() else None,
-        brokers=mqtt.texts("allow", lambda text: bool(_BROKER.fullmatch(text)), "address:port"),
+        brokers=mqtt.texts("allow", is_address, "address:port"),
     )
     onewire.end()
     mqtt.end()

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imlmesh_node.config import address_of, load_config, load_policy
+from imlmesh_node.config import load_config, load_policy
 from imlmesh_node.finding import Finder, Tell, log_error
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
 from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.discovery import Service, root_hash
+from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs

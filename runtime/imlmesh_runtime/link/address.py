@@ -1,0 +1,29 @@
+"""The address of a broker as people write it: `192.168.1.20:8883`, `pi.local:8883`, `[fe80::1]:8883`.
+
+The one rule: every room reads it here, so that what one accepts and writes down no other refuses or
+takes for something else. Deliberately absent: whether somebody is there; who connects finds out.
+"""
+
+import re
+
+from imlmesh_protocol.errors import InputError
+from imlmesh_runtime.link.base import Address
+
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+def address_of(text: str) -> Address:
+    """`text` as (address, port), without brackets; InputError `config.invalid` for anything else."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found[3]) < 65_536:
+        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT")
+    return found[1] or found[2], int(found[3])
+
+
+def is_address(text: str) -> bool:
+    """Whether `address_of` would take it."""
+    try:
+        address_of(text)
+    except InputError:
+        return False
+    return True
