@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Interval
 
-from imlmesh_drivers.buses import BusRules
+from imlmesh_drivers.buses import BusRules, Factory
 from imlmesh_drivers.call import Call
 from imlmesh_protocol.errors import DriverDenied, DriverError
 from imlmesh_protocol.limits import ARGUMENT_BYTES
@@ -77,7 +77,7 @@ class CommandRule:
 class PinRules:
     """Which pins may be used, through real hardware or the mock, and their safe levels."""
 
-    factory: Literal["native", "mock"]
+    factory: Factory
     allow: tuple[int, ...] = ()
     #: BCM number to 0 or 1
     safe: Mapping[int, int] = field(default_factory=dict)

@@ -22,7 +22,7 @@ def read_buses(reader: "Reader") -> BusRules:
     rules = BusRules(
         i2c=_i2c(reader.table("i2c")),
         serial=_serial(reader.table("serial")),
-        onewire=_factory(onewire, "factory") if onewire.names() else None,
+        onewire=factory_of(onewire) if onewire.names() else None,
         brokers=mqtt.texts("allow", is_address, "address:port"),
     )
     onewire.end()
@@ -30,12 +30,13 @@ def read_buses(reader: "Reader") -> BusRules:
     return rules
 
 
-def _factory(table: "Reader", name: str) -> Factory:
-    word = table.take(name, str, "", "native or mock")
+def factory_of(table: "Reader") -> Factory:
+    """The word at `factory`, native or mock; anything else is reported."""
+    word = table.take("factory", str, "", "native or mock")
     for factory in FACTORIES:
         if word == factory:
             return factory
-    table.wrong(name, "must be native or mock")
+    table.wrong("factory", "must be native or mock")
     return "mock"
 
 
@@ -45,7 +46,7 @@ def _i2c(reader: "Reader") -> dict[int, I2cRules]:
         table = reader.table(name)
         if name not in map(str, _BUSES):
             reader.wrong(name, "must be the number of a bus, 0 to 10")
-        factory = _factory(table, "factory")
+        factory = factory_of(table)
         allow = table.take("allow", list, [], "a list of addresses")
         for place, address in enumerate(allow):
             if type(address) is not int or address not in _ADDRESSES:

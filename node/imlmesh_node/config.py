@@ -13,7 +13,7 @@ from typing import Any
 
 from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.registry import builtin_modules, modules
-from imlmesh_node.buses import read_buses
+from imlmesh_node.buses import factory_of, read_buses
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
@@ -217,9 +217,7 @@ def _is_pattern(text: str) -> bool:
 def _pins(reader: Reader) -> PinRules | None:
     if not reader.names():
         return None
-    factory = reader.take("factory", str, "", "native or mock")
-    if factory not in ("native", "mock"):
-        reader.wrong("factory", "must be native or mock")
+    factory = factory_of(reader)
     allow = reader.take("allow", list, [], "a list of pins")
     for number, pin in enumerate(allow):
         if type(pin) is not int or pin not in _PINS:

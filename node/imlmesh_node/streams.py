@@ -32,7 +32,7 @@ _LINES_PER_TURN = round(LOG_LINES_PER_S * _TURN_S)
 
 
 class EventStreams:
-    """Sends through `send` while `open` says that a session is open."""
+    """Sends through `send` while `is_open` says that a session is open."""
 
     def __init__(
         self, send: Callable[[Letter], None], is_open: Callable[[], bool], readings: Readings

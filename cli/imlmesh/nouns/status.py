@@ -21,10 +21,9 @@ def status() -> None:
     health = client.get("health")
     nodes = client.get("nodes")["nodes"]
     approvals = client.get("approvals", state="pending")["approvals"]
-    if not emit(
-        {**health, "schema": "imlmesh.status/1", "problems": _problems(health, nodes, approvals)}
-    ):
-        _print(health, _problems(health, nodes, approvals))
+    problems = _problems(health, nodes, approvals)
+    if not emit({**health, "schema": "imlmesh.status/1", "problems": problems}):
+        _print(health, problems)
 
 
 def _problems(

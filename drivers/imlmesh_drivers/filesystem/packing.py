@@ -78,7 +78,7 @@ class _Writer(Protocol):
 
 
 class _Reading(io.BufferedReader):
-    """A source that asks whether anybody still waits, and never gives more than it had."""
+    """A source that asks before each piece whether anybody still waits."""
 
     def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
         super().__init__(io.FileIO(descriptor, "rb"), _CHUNK_BYTES)

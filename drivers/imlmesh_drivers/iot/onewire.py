@@ -12,7 +12,7 @@ from imlmesh_protocol.errors import DriverError
 SYSTEM = Path("/sys/bus/w1/devices")
 #: the data sheet's range, degrees Celsius
 LOW_C, HIGH_C = -55.0, 125.0
-#: sixteenths of a degree after power-on, before anything was measured: 85 degrees
+#: sixteenths of a degree that a chip holds before its first measurement: 85 degrees exactly
 _POWER_ON = 0x0550
 _BYTES = 9
 
@@ -56,7 +56,6 @@ def _parse(sensor: str, text: str) -> float:
         raise DriverError("driver.reading", f"sensor_type: the checksum of {sensor} is wrong")
     raw = int.from_bytes(scratchpad[:2], "little", signed=True)
     if raw == _POWER_ON:
-        # 85 degrees exactly: what the chip holds before its first measurement
         raise DriverError("driver.reading", f"sensor_type: {sensor} was not ready (85 degrees)")
     celsius = raw / 16
     if not LOW_C <= celsius <= HIGH_C:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from imlmesh_drivers.base import PinRules
+from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverDenied, DriverError
 
@@ -62,7 +63,10 @@ class Use:
 
 
 class Pins:
-    """All pins of a node. Every method takes the lock; `world` is what mock pins are wired to."""
+    """All pins of a node; `world` is what mock pins are wired to.
+
+    What changes a pin takes `lock` by itself; whoever does several things in a row holds it meanwhile.
+    """
 
     def __init__(self, rules: PinRules | None, world: World) -> None:
         self._rules = rules
@@ -225,7 +229,7 @@ class Pins:
             return getattr(gpiozero, kind)(*place, pin_factory=factory, **options)
 
 
-def _pin_factory(kind: Literal["native", "mock"], world: World, lock: threading.RLock) -> Any:
+def _pin_factory(kind: Factory, world: World, lock: threading.RLock) -> Any:
     try:
         if kind == "mock":
             from imlmesh_drivers.iot.twins.pins import TwinFactory

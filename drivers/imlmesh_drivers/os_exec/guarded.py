@@ -30,8 +30,8 @@ from imlmesh_protocol.limits import (
 
 #: from being asked to end to the certain end
 END_S = (KILL_GRACE_MS + COMMAND_END_MS) / 1_000
-#: without our packages, which would be copied with every fork
 _MIB = 1024 * 1024
+#: without our packages, which would be copied with every fork
 _BEGIN = "import sys; sys.path.append(sys.argv[1]); import guardian; guardian.main()"
 
 

@@ -18,6 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of, one_of
 from imlmesh_orchestrator.api.served import Served, served_of
+from imlmesh_orchestrator.store.rollups import HOUR_MS
+from imlmesh_orchestrator.views.nodes import find_node
 from imlmesh_orchestrator.views.plain import to_json
 from imlmesh_orchestrator.views.telemetry import FIELDS, Cursor, Tier, Wanted, page, summaries
 from imlmesh_protocol import limits
@@ -25,7 +27,6 @@ from imlmesh_protocol.errors import InputError
 
 router = APIRouter()
 
-_HOUR_MS = 3_600_000
 _PATTERN = re.compile(r"[a-z0-9_.*-]+")
 
 
@@ -66,23 +67,15 @@ def _wanted(request: Request, served: Served) -> Wanted:
     # the newest reading may be a little ahead of us
     until_ms = now_ms + limits.CLOCK_TOLERANCE_MS if until_ms is None else until_ms
     since_ms = number_of(params, "since_ms")
-    since_ms = now_ms - _HOUR_MS if since_ms is None else since_ms
+    since_ms = now_ms - HOUR_MS if since_ms is None else since_ms
     if since_ms >= until_ms:
         raise InputError("usage", "since_ms must lie before until_ms")
     metric = params.get("metric")
     if metric is not None and (not _PATTERN.fullmatch(metric) or len(metric) > limits.METRIC_CHARS):
         raise InputError("usage", f"metric {metric[:80]!r} is a-z, 0-9, _, ., - and * for anything")
-    return Wanted(tier, since_ms, until_ms, _node(served, params.get("node")), metric)
-
-
-def _node(served: Served, name: str | None) -> str | None:
-    """The id of a node of the mesh, by id or alias."""
-    if name is None:
-        return None
-    record = served.shell.state.find_node(name)
-    if record is None:
-        raise InputError("node.not_found", f"no node {name[:80]!r}")
-    return record.node
+    name = params.get("node")
+    node = None if name is None else find_node(served.shell.state, name).node
+    return Wanted(tier, since_ms, until_ms, node, metric)
 
 
 async def _lines(served: Served, wanted: Wanted, kind: Format) -> AsyncIterator[bytes]:
