@@ -1,7 +1,5 @@
-"""A filesystem driver over two roots, and what tests wait for, for the contract tests of drivers."""
+"""A filesystem driver over two roots, for the contract tests of its actions."""
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,6 @@ from imlmesh_protocol.errors import DriverError
 
 def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that only waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 class Rooted:

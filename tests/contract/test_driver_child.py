@@ -17,6 +17,7 @@ from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverTimeout
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION
+from waiting import ended, eventually
 
 
 @pytest.fixture
@@ -38,22 +39,12 @@ async def act(
     return await child.call("act", params, Call(dispatch), timeout_s)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
-
-
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     return True
-
-
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 async def test_a_warm_child_serves_call_after_call(make: Callable[..., Child]) -> None:
@@ -67,11 +58,13 @@ async def test_a_warm_child_serves_call_after_call(make: Callable[..., Child]) -
 
 async def test_calls_run_side_by_side(make: Callable[..., Child]) -> None:
     child = make()
-    await child.start()
-    begin = time.monotonic()
-    results = await asyncio.gather(*(act(child, value=n, delay_ms=300) for n in range(4)))
+    told: list[float | None] = []
+    call = Call("r-1/a/n/1", on_progress=lambda fraction, _: told.append(fraction))
+    results = await asyncio.gather(
+        *(child.call("act", {"value": n, "delay_ms": 500}, call, 10) for n in range(4))
+    )
     assert [result["value"] for result in results] == [0, 1, 2, 3]
-    assert time.monotonic() - begin < 1.0
+    assert told == [0.0] * 4 + [1.0] * 4, "all have begun before one ends"
 
 
 async def test_lines_and_progress_stream(make: Callable[..., Child]) -> None:
@@ -153,7 +146,7 @@ async def test_a_hung_call_costs_the_child(make: Callable[..., Child]) -> None:
 async def test_cancelling_a_call_ends_the_child(make: Callable[..., Child], tmp_path: Path) -> None:
     child = make()
     call = asyncio.create_task(act(child, hang=True, marker="begun"))
-    await until(lambda: (tmp_path / "begun").exists())
+    await eventually(lambda: (tmp_path / "begun").exists())
     pid = child.pid
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -234,7 +227,7 @@ async def test_the_child_ends_with_its_agent_even_while_a_call_hangs(tmp_path: P
     assert process.stdin
     assert await next_frame(process) == ["ready"]
     process.stdin.write(frames.encode([1, "act", {"hang": True, "marker": "begun"}, "r-1/a/n/1"]))
-    await until(lambda: (tmp_path / "begun").exists())
+    await eventually(lambda: (tmp_path / "begun").exists())
     process.send_signal(signal.SIGTERM)
     process.stdin.write(frames.encode([2, "act", {"delay_ms": -1}, "r-1/a/n/2"]))
     process.stdin.close()
@@ -309,7 +302,7 @@ async def test_a_killed_child_takes_its_programs_along(noisy: Child, tmp_path: P
     with pytest.raises(DriverTimeout):
         await noisy.call("leave", {}, Call("d"), 1)
     inner = int((tmp_path / "inner").read_text())
-    await until(lambda: not alive(inner) or is_zombie(inner))
+    await eventually(lambda: ended(inner))
 
 
 async def test_safe_state_comes_first_and_again_after_a_kill_and_at_the_end(

@@ -12,7 +12,8 @@ from imlmesh_drivers.child import Child
 from imlmesh_drivers.filesystem import tree
 from imlmesh_node.sizes import check_result
 from imlmesh_protocol.errors import DriverError
-from rooted import Rooted, eventually
+from rooted import Rooted
+from waiting import eventually
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pty
 import sys
 import tty
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,18 +21,20 @@ class Wire:
         self.far, self.near = pty.openpty()
         tty.setraw(self.near)
         self.path = os.ttyname(self.near)
+        self._is_up = True
 
     def hang_up(self) -> None:
-        for end in (self.far, self.near):
-            os.close(end)
+        if self._is_up:
+            self._is_up = False
+            for end in (self.far, self.near):
+                os.close(end)
 
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     made = Wire()
     yield made
-    if Path(made.path).exists():
-        made.hang_up()
+    made.hang_up()
 
 
 @pytest.fixture

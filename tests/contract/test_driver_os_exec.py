@@ -8,8 +8,8 @@ import pytest
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform_now
 from imlmesh_protocol.limits import LOG_LINES_PER_ACTION, OUTPUT_BYTES
-from rooted import ended, eventually
 from shell import Shell
+from waiting import ended, eventually
 
 
 async def test_output_is_kept_and_streamed(shell: Shell) -> None:

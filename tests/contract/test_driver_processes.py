@@ -15,8 +15,8 @@ import pytest
 
 from imlmesh_drivers.os_exec import applications, driver, processes
 from imlmesh_protocol.limits import COMMAND_NICE, KILL_GRACE_MS
-from rooted import ended, eventually
 from shell import Shell
+from waiting import ended, eventually
 
 Stray = Callable[..., int]
 

@@ -1,0 +1,19 @@
+"""What tests of processes wait for, with a limit."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - another process sets no event
+            await asyncio.sleep(0.01)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
