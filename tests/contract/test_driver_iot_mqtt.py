@@ -18,20 +18,23 @@ from imlmesh_drivers.iot import Iot
 from imlmesh_drivers.iot.mqtt_session import Broker
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import MQTT_KEPT_BYTES, MQTT_MESSAGES
+from loopback import ADDRESS, deaf_port, own_port
 
 WITHIN_S = 10
-ME = "127.0.0.1"
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((ME, 0))
-        return int(found.getsockname()[1])
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as trying:
-        return trying.connect_ex((ME, port)) == 0
+def listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether a broker comes to listen at its port; it ends when somebody else has it."""
+    for _ in range(1_000):
+        with socket.socket() as trying:
+            answered = trying.connect_ex((ADDRESS, port)) == 0
+        if process.poll() is not None:
+            return False
+        if answered:
+            return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    return False
 
 
 @pytest.fixture
@@ -40,17 +43,15 @@ def mosquitto(tmp_path: Path) -> Iterator[Callable[..., int]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*lines: str) -> int:
-        port = free_port()
-        path = tmp_path / f"mosquitto-{port}.conf"
-        path.write_text(
-            "\n".join((f"user {getpass.getuser()}", f"listener {port} {ME}", *lines, ""))
-        )
-        started.append(subprocess.Popen([find_mosquitto(), "-c", path]))
-        for _ in range(1_000):
-            if listens(port):
+        for _ in range(3):
+            port = own_port()
+            path = tmp_path / f"mosquitto-{port}.conf"
+            path.write_text(
+                "\n".join((f"user {getpass.getuser()}", f"listener {port} {ADDRESS}", *lines, ""))
+            )
+            started.append(subprocess.Popen([find_mosquitto(), "-c", path]))
+            if listens(started[-1], port):
                 return port
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                started[-1].wait(0.01)
         pytest.fail("mosquitto does not listen")
 
     yield start
@@ -68,10 +69,10 @@ class User:
 
     def __init__(self, make_iot: Callable[..., Any], port: int) -> None:
         self.port = port
-        self.rig = make_iot(buses=BusRules(brokers=(f"{ME}:{port}",)))
+        self.rig = make_iot(buses=BusRules(brokers=(f"{ADDRESS}:{port}",)))
 
     async def do(self, action: str, **params: Any) -> Any:
-        params = {"broker": ME, "port": self.port, "topic": "garden/soil"} | params
+        params = {"broker": ADDRESS, "port": self.port, "topic": "garden/soil"} | params
         async with asyncio.timeout(2 * WITHIN_S):
             return await self.rig.wait_for(action, **params)
 
@@ -79,6 +80,13 @@ class User:
         with pytest.raises(DriverError) as caught:
             await self.do(action, **params)
         return caught.value.code, caught.value.message
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """A port at which nobody listens."""
+    with deaf_port() as port:
+        yield port
 
 
 @pytest.fixture
@@ -94,7 +102,7 @@ async def test_what_is_published_is_taken(user: User, qos: int) -> None:
     while not taking.done():
         published = await user.do("publish_mqtt", payload="grün", qos=qos)
         assert published == {
-            "broker": ME,
+            "broker": ADDRESS,
             "port": user.port,
             "topic": "garden/soil",
             "bytes_sent": 5,
@@ -133,7 +141,7 @@ async def test_user_name_and_password_decide(
         assert "secret" not in text
     code, text = await user.refusal("publish_mqtt", payload="x", password="p")
     assert (code, text.partition(":")[0]) == ("driver.params", "username")
-    assert "secret" not in repr(Broker(ME, 1, False, "ann", "secret-1"))
+    assert "secret" not in repr(Broker(ADDRESS, 1, False, "ann", "secret-1"))
 
 
 @pytest.mark.mosquitto
@@ -143,8 +151,8 @@ async def test_plain_and_tls_do_not_mix(user: User) -> None:
     assert str(user.port) in text
 
 
-async def test_nobody_there_is_told(make_iot: Callable[..., Any]) -> None:
-    user = User(make_iot, free_port())
+async def test_nobody_there_is_told(make_iot: Callable[..., Any], deaf: int) -> None:
+    user = User(make_iot, deaf)
     for action, params in (("publish_mqtt", {"payload": "x"}), ("subscribe_mqtt", {})):
         code, text = await user.refusal(action, **params)
         assert (code, text.partition(":")[0]) == ("mqtt.unreachable", "broker")
@@ -169,10 +177,15 @@ async def test_nobody_there_is_told(make_iot: Callable[..., Any]) -> None:
     ],
 )
 async def test_bad_input_calls_nobody(
-    make_iot: Callable[..., Any], action: str, params: dict[str, Any], code: str, field: str
+    make_iot: Callable[..., Any],
+    deaf: int,
+    action: str,
+    params: dict[str, Any],
+    code: str,
+    field: str,
 ) -> None:
-    # nobody listens there: an attempt would end as mqtt.unreachable
-    user = User(make_iot, free_port())
+    # an attempt would end as mqtt.unreachable
+    user = User(make_iot, deaf)
     payload = {"payload": "x"} if action == "publish_mqtt" else {}
     found, text = await user.refusal(action, **(payload | params))
     assert (found, text.partition(":")[0]) == (code, field)
@@ -196,7 +209,7 @@ async def broker(
                 await behave(reader, writer)
             writer.close()
 
-        servers.append(await asyncio.start_server(serve, ME, 0))
+        servers.append(await asyncio.start_server(serve, ADDRESS, 0))
         return User(make_iot, servers[-1].sockets[0].getsockname()[1])
 
     yield start

@@ -21,6 +21,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
+from loopback import own_port
 
 
 def mesh_at(root: Path) -> Home:
@@ -37,13 +38,6 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture(params=[pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def own_port() -> int:
-    """One that nobody else asks for."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

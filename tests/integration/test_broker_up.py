@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from imlmesh.mesh import ADDRESS, make_mesh, open_mesh
 from imlmesh.running import RunningMesh
 from imlmesh_broker.child import USUAL_PORT, free_port
 from imlmesh_protocol.errors import InputError, LinkError
+from loopback import taken
 
 LINES = {"mosquitto": "mosquitto, client", "embedded": "embedded broker, client"}
 
@@ -54,17 +54,18 @@ async def test_the_port_of_a_mesh_is_settled_when_its_broker_first_serves(
         _ = mesh.broker_address
     assert never_started.value.code == "home.missing"
     # another program takes the usual port between the making of the mesh and its start
-    with socket.create_server((ADDRESS, free_port(ADDRESS, USUAL_PORT))) as other:
+    usual = free_port(ADDRESS, USUAL_PORT)
+    with taken(usual):
         running = RunningMesh(mesh, lambda line: None)
         try:
             await running.start_broker()
         finally:
             await running.stop()
         settled = running.mesh.port
-        assert settled not in (None, other.getsockname()[1])
+        assert settled not in (None, usual)
     assert open_mesh(home).port == settled
     assert settled is not None
-    with socket.create_server((ADDRESS, settled)):
+    with taken(settled):
         again = RunningMesh(open_mesh(home), lambda line: None)
         try:
             with pytest.raises(LinkError) as moved:

@@ -15,13 +15,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from imlmesh.main import run
-from imlmesh_broker.child import free_port
 from imlmesh_broker.config import acl_text, config_text
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_broker.probe import Cast, Probe
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
+from loopback import own_port
 from systemd_exposure import exposure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "firmware-configs"
@@ -231,7 +231,7 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[int]:
     for source in (home.ca / "ca.pem", home.broker / "broker.pem", home.broker / "broker.key"):
         shutil.copy(source, place)
     shutil.copy(MOSQUITTO / "mesh.acl", place)
-    port = free_port("127.0.0.1", 28_883)
+    port = own_port()
     text = (MOSQUITTO / "mosquitto.conf").read_text()
     assert text.count("/etc/mosquitto/imlmesh/") == 4
     text = text.replace("/etc/mosquitto/imlmesh/", f"{place}/")
