@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from booted import lacks
 from imlmesh_broker import choose_broker
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_protocol.errors import LinkError
@@ -101,6 +102,13 @@ def as_root() -> None:
     """The right to give files away and to make namespaces."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def bootable(systemd_tools: None) -> None:
+    """The rights to boot a machine within this one; a container of a build machine may have none."""
+    if reason := lacks():
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
