@@ -150,9 +150,7 @@ PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
 API_RESULT_BYTES = 64 * 1024  # of one result in an answer; the whole is in the store
 RUN_LIST = 500  # runs in one answer
-APPROVAL_LIST = (
-    500  # questions in one answer, the most urgent first: nobody answers more in an hour
-)
+APPROVAL_LIST = 500  # questions in one answer, most urgent first: nobody answers more in an hour
 ACK_WAIT_MS = 20  # settling is not urgent: a node sends results again after 5 s
 ACK_GATHERED = 256  # then the ack goes at once, well below NODE_UNSETTLED
 ACK_SETTLED = 1_000  # dispatch ids in one ack: ~100 KB
@@ -166,9 +164,7 @@ TELEMETRY_SERIES = 200_000  # names of all nodes, ~40 MB of the orchestrator's m
 TELEMETRY_MESSAGE = 1_000  # readings in one message: 2,000 values of MESSAGE_VALUES, ~20 KB
 TELEMETRY_GATHER_MS = 1_000  # of a node: one signature a second, whatever is measured meanwhile
 TELEMETRY_WAITING = 5_000  # readings held by a node without a session, ~1 MB; the oldest go first
-TELEMETRY_CALL_PER_S = (
-    100  # readings of one call of a driver; what is faster belongs into its result
-)
+TELEMETRY_CALL_PER_S = 100  # of one call of a driver; what is faster belongs into its result
 TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
 TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
@@ -181,18 +177,14 @@ TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its t
 TELEMETRY_ROWS = 500  # written at once, or after TELEMETRY_WRITE_MS: an SD card wears by the write
 TELEMETRY_WRITE_MS = 1_000
 TELEMETRY_UNWRITTEN = 100_000  # readings held while a disk is slow, ~10 MB; the oldest go first
-ROLL_UP_AFTER_MS = (
-    5_000  # after the end of a minute: nodes gather for a second, clocks differ a bit
-)
+ROLL_UP_AFTER_MS = 5_000  # after a minute's end: nodes gather for a second, clocks differ a bit
 FORGET_ROWS = 5_000  # deleted in one transaction, in ~10 ms: no result waits longer for the file
 UPKEEP_PAUSE_MS = 50  # between two pieces of upkeep, so that others write meanwhile
 UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
 RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
 MINUTES_KEPT_DAYS = 30
 HOURS_KEPT_DAYS = 366  # so that this month can stand beside the same one last year
-OUTPUT_STORE_MB = (
-    1_024  # of the whole store, then the oldest readings go: half a small SD card's rest
-)
+OUTPUT_STORE_MB = 1_024  # then the oldest readings go: half of what a small SD card has left
 TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
 EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 
@@ -233,9 +225,7 @@ ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux it
 COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
 COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
 COMMAND_NICE = 10  # heartbeats and results go before what commands compute
-COMMAND_END_MS = (
-    5_000  # after SIGKILL: what is still there then hangs in the kernel, on a dead disk
-)
+COMMAND_END_MS = 5_000  # after SIGKILL: what is still there hangs in the kernel, on a dead disk
 APPLICATIONS_OPEN = 16  # opened by plans and still running
 APPLICATION_PROCESSES = 512  # of each: a browser has one for every tab
 APPLICATION_MEMORY_BYTES = 4 * 1024 * 1024 * 1024  # of each: a browser with a few heavy pages
@@ -246,9 +236,7 @@ TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
 DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
-DRIVER_MEMORY_BYTES = (
-    1024 * 1024 * 1024
-)  # of a driver child: a damaged archive may ask for any size
+DRIVER_MEMORY_BYTES = 1024 * 1024 * 1024  # of a child: a damaged archive may ask for any size
 PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX
 NAME_BYTES = 255
 PATH_PARTS = 100  # of a path: each is an open descriptor while what lies there is worked on

@@ -89,11 +89,6 @@ def mesh(person: Person) -> Mesh:
     return found
 
 
-def node_pid(terminal: Terminal) -> int:
-    """`imlmesh node run` is the node itself."""
-    return terminal.pid
-
-
 def test_the_greenhouse_ends_with_every_action_done(mesh: Mesh) -> None:
     watch = mesh.person.open("plan", "run", GREENHOUSE)
     watch.expect(r"wave 8/8")

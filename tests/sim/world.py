@@ -20,7 +20,6 @@ from sim_node import SimNode
 from sim_orchestrator import SimOrchestrator
 
 MESH = "sim"
-QUIET_MS = 1_500  # a person answers after this long
 FAULTS = (
     "kill",
     "kill",

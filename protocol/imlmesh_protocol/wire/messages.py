@@ -64,10 +64,6 @@ def _any(value: Any) -> bool:
     return True
 
 
-def _flag(value: Any) -> bool:
-    return type(value) is bool
-
-
 def _number_or_none(value: Any) -> bool:
     return value is None or type(value) in (int, float)
 
