@@ -29,7 +29,7 @@ class Converted(TypedDict):
 
 
 class AnalogActions(Board):
-    """The converter."""
+    """Actions on the converter."""
 
     @action(
         effect="pure",

@@ -67,7 +67,7 @@ class Cleaned(TypedDict):
 
 
 class PinActions(Board):
-    """Levels and modes."""
+    """Actions on levels and modes of pins."""
 
     @action(effect="pure", impact=0.1, permission="readonly", claims="gpio:{pin}")
     def digital_read(self, call: Call, pin: Pin) -> PinValue:

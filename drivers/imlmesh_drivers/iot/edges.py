@@ -104,7 +104,7 @@ class Watch:
 
 
 class EdgeActions(PinActions):
-    """Edges."""
+    """Actions on edges of pins, and what is watched."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -36,7 +36,7 @@ class I2cReceived(TypedDict):
 
 
 class I2cActions(Board):
-    """Transactions."""
+    """Actions of one transaction each."""
 
     @action(effect="physical", impact=0.5, permission="local_worker", claims="i2c:{bus}")
     def send_i2c(

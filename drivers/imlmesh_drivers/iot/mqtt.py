@@ -57,7 +57,7 @@ class Subscribed(TypedDict):
 
 
 class MqttActions(Board):
-    """Messages."""
+    """Actions at brokers of the user."""
 
     @action(effect="once", impact=0.5, permission="local_worker", runs="loop")
     async def publish_mqtt(

@@ -65,7 +65,7 @@ class ServoAt(TypedDict):
 
 
 class PwmActions(Board):
-    """Pulses."""
+    """Actions on pulses and servos."""
 
     @action(
         effect="physical",

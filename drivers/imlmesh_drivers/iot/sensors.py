@@ -31,7 +31,7 @@ _BMP280_C, _BMP280_PA = (-40.0, 85.0), (30_000.0, 110_000.0)
 
 
 class SensorActions(Board):
-    """Readings."""
+    """Reads sensors of every kind by one action."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

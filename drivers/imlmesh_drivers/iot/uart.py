@@ -36,7 +36,7 @@ class UartReceived(TypedDict):
 
 
 class UartActions(Board):
-    """Ports."""
+    """Actions on serial ports."""
 
     @action(effect="physical", impact=0.5, permission="local_worker", claims="serial:{port}")
     def send_uart(
