@@ -77,5 +77,7 @@ class LampDriver(Driver):
     def _level(self) -> int:
         try:
             return self._device.level()
+        except ValueError as exc:
+            raise DriverError("driver.reading", str(exc)) from exc
         except OSError as exc:
             raise DriverError("driver.unavailable", f"the lamp: {exc}") from exc
