@@ -230,7 +230,13 @@ brokers = []
             *("/i2c/1/factory", "/i2c/1/allow/0", "/i2c/1/allow/1", "/i2c/1/allow/2"),
             *("/i2c/1/speed", "/i2c/11", "/i2c/two", "/i2c/two/factory"),
             *("/serial/native/0", "/serial/mock/0", "/serial/mock/1", "/serial/baud"),
-            *("/onewire/factory", "/mqtt/allow/0", "/mqtt/allow/1", "/mqtt/allow/2", "/mqtt/brokers"),
+            *(
+                "/onewire/factory",
+                "/mqtt/allow/0",
+                "/mqtt/allow/1",
+                "/mqtt/allow/2",
+                "/mqtt/brokers",
+            ),
         ]
     )
 

@@ -51,7 +51,9 @@ def test_settings_have_defaults_and_all_errors_are_told(tmp_path):
         load_config(path)
 
 
-@pytest.mark.parametrize("broker", ["localhost", "localhost:", "localhost:99999", ":x", ":8883", "::1:8883", "a b:8883"])
+@pytest.mark.parametrize(
+    "broker", ["localhost", "localhost:", "localhost:99999", ":x", ":8883", "::1:8883", "a b:8883"]
+)
 def test_an_address_that_is_none_is_refused(home, broker):
     with pytest.raises(InputError) as caught:
         load_setup(home, broker)
