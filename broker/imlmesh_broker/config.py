@@ -23,8 +23,8 @@ def acl_text(mesh: str, control: str) -> str:
 def config_text(folder: Path, ca_pem: Path, *, host: str, port: int, user: str) -> str:
     """The configuration for a broker whose acl, key and certificate are in `folder`.
 
-    An empty `host` listens everywhere. `user` is the account to run as: started by root, Mosquitto would change to its own and
-    could not read the key.
+    An empty `host` listens everywhere. `user` is the account to run as: started by root, Mosquitto
+    would change to its own and could not read the key.
     """
     lines = [
         f"user {user}",

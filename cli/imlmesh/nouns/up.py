@@ -32,10 +32,9 @@ def up(
 ) -> None:
     """Start broker, orchestrator and a node of this computer; Ctrl-C stops them cleanly.
 
-    The first start makes the home folder with its keys. Without --lan all
-    listen on this computer alone; with it the broker is open to whoever has a certificate of it.
-    The broker is Mosquitto where it is installed, else the embedded one; IMLMESH_BROKER=mosquitto
-    or =embedded forces one.
+    The first start makes the home folder with its keys. Without --lan all listen on this computer
+    alone; with it the broker is open to whoever has a certificate of it. The broker is Mosquitto
+    where it is installed, else the embedded one; IMLMESH_BROKER=mosquitto or =embedded forces one.
     """
     import asyncio
 
