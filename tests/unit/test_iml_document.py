@@ -217,9 +217,10 @@ def test_too_many_bytes_are_refused_before_they_are_read():
 def test_anchors_that_explode_are_refused_fast():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
-    began = time.perf_counter()
+    # of this process alone, however busy the machine is
+    began = time.process_time()
     assert refusal("\n".join(lines))[0] == "plan.too_large"
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     wide = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 60)}]"
     assert refusal(wide)[0] == "plan.too_large"
 
