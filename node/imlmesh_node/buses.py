@@ -4,19 +4,16 @@ The one rule: what is not written is not open, and native or mock is written for
 """
 
 import re
-from typing import TYPE_CHECKING
 
 from imlmesh_drivers.buses import FACTORIES, BusRules, Factory, I2cRules
-
-if TYPE_CHECKING:
-    from imlmesh_node.config import Reader
+from imlmesh_node.table import Table
 
 _BUSES = range(11)  # IML's numbers of I2C buses
 _ADDRESSES = range(128)
 _BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
-def read_buses(reader: "Reader") -> BusRules:
+def read_buses(reader: Table) -> BusRules:
     """The four tables, taken out of the policy's own; what is wrong is reported to `reader`."""
     onewire = reader.table("onewire")
     mqtt = reader.table("mqtt")
@@ -31,7 +28,7 @@ def read_buses(reader: "Reader") -> BusRules:
     return rules
 
 
-def _factory(table: "Reader", name: str) -> Factory:
+def _factory(table: Table, name: str) -> Factory:
     word = table.take(name, str, "", "native or mock")
     for factory in FACTORIES:
         if word == factory:
@@ -40,7 +37,7 @@ def _factory(table: "Reader", name: str) -> Factory:
     return "mock"
 
 
-def _i2c(reader: "Reader") -> dict[int, I2cRules]:
+def _i2c(reader: Table) -> dict[int, I2cRules]:
     rules = {}
     for name in reader.names():
         table = reader.table(name)
@@ -57,7 +54,7 @@ def _i2c(reader: "Reader") -> dict[int, I2cRules]:
     return rules
 
 
-def _serial(reader: "Reader") -> dict[str, Factory]:
+def _serial(reader: Table) -> dict[str, Factory]:
     """Ports by the factory that serves them: [serial] native = ["/dev/ttyS0"]."""
     ports: dict[str, Factory] = {}
     for factory in FACTORIES:
