@@ -333,7 +333,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
 
     def flush(self) -> None:
         data, self._unsent = self._unsent, bytearray()
-        if data and not self._transport.is_closing():
+        # the timer of what was joined may find the connection gone
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def eof_received(self) -> bool:
