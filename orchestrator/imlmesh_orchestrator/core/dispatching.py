@@ -26,6 +26,8 @@ from imlmesh_protocol.states import (
     RunState,
 )
 
+# a name of an enum costs ten times a global, and these are asked for with every action
+_COMPLETED, _UNKNOWN = ActionState.COMPLETED, DispatchState.UNKNOWN
 _OUTCOME = {
     "completed": DispatchState.COMPLETED,
     "failed": DispatchState.FAILED,
@@ -140,7 +142,7 @@ def _decide(
     turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
 ) -> None:
     if result.outcome == "completed":
-        _finish(turn, run, record, dispatch, result, ActionState.COMPLETED)
+        _finish(turn, run, record, dispatch, result, _COMPLETED)
         return
     fault = result.error or Fault("driver.failed", "the node gave no reason")
     if record.state is ActionState.AWAITING_APPROVAL:
@@ -219,7 +221,7 @@ def _finish(
     result: Result,
     action_state: ActionState | None,
 ) -> None:
-    if dispatch.state is DispatchState.UNKNOWN:
+    if dispatch.state is _UNKNOWN:
         asking.supersede(turn, run, [record.key])  # the node's journal answered first
     turn.change(
         c.ResultTaken(

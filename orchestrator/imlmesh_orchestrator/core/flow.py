@@ -18,6 +18,8 @@ from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.states import ActionState, RunState
 
+# a name of an enum costs ten times a global, and this one is asked for with every action
+_COMPLETED = ActionState.COMPLETED
 _WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
@@ -208,7 +210,7 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
             _stop_rolling(turn, run, record.parent)
         advance(turn, run, record.parent)
         return
-    if record.state is ActionState.COMPLETED and record.action.memory is not None:
+    if record.state is _COMPLETED and record.action.memory is not None:
         _remember(turn, run, record)
     if record.undoes:
         undo_next(turn, run)
