@@ -273,6 +273,9 @@ class Shell:
     def message(self, topic: str, payload: bytes) -> None:
         self._inbound.message(topic, payload)
 
+    def handed_over(self) -> None:
+        self.engine.turn_now()
+
     def post(self, event: e.Event) -> None:
         self.engine.post(event)
 
