@@ -112,7 +112,7 @@ class Shell:
             link,
             clock,
             self.stream,
-            lambda: self.lifecycle.before_seq,
+            self.lifecycle,
         )
         inbound = Inbound(Opener(voice.mesh, voice.me, voice.find_key), clock, self.stream, self)
         self._inbound = inbound
