@@ -6,7 +6,9 @@ import time
 from importlib.resources import files
 
 from bench.figures import line, ms
-from imlmesh_orchestrator.core.state import NodeRecord, State
+from imlmesh_orchestrator.core.apply import apply
+from imlmesh_orchestrator.core.changes import NodeDescribed
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.fingerprint import basis_of
 from imlmesh_orchestrator.preview import make_preview
 from imlmesh_orchestrator.submission import check, snapshot
@@ -34,10 +36,9 @@ def fleet() -> State:
     for number in range(NODES):
         name = f"n{number:03}"
         facts = {"cpu": 1 + number % 4, "os": "linux"}
-        record = NodeRecord(name, name, 1, 1, shipped(), facts, "local_worker", 2_000, 6_000)
-        record.liveness = Liveness.LOST if number % 10 == 0 else Liveness.ONLINE
-        state.nodes[name] = record
-        state.aliases[name] = name
+        who = (name, name, 1, 1, shipped(), facts, "local_worker", 2_000, 6_000)
+        apply(state, NodeDescribed(0, "", *who))
+        state.nodes[name].liveness = Liveness.LOST if number % 10 == 0 else Liveness.ONLINE
     for number in range(10):
         state.groups[f"g{number}"] = tuple(f"n{each:03}" for each in range(number, NODES, 10))
     return state

@@ -1,4 +1,4 @@
-"""The script `imlmesh`, and the public face of the distribution: `from imlmesh import Client, Plan`.
+"""The script `imlmesh`, and the public face of the distribution: `from imlmesh import Client, LocalClient, Plan`.
 
 The one rule: importing it costs nothing; what it offers is loaded when it is named.
 """
@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imlmesh.client import Client
+    from imlmesh.local import LocalClient
     from imlmesh.planning import Plan
 
-__all__ = ["Client", "Plan"]
+__all__ = ["Client", "LocalClient", "Plan"]
 
-_PLACES = {"Client": "imlmesh.client", "Plan": "imlmesh.planning"}
+_PLACES = {
+    "Client": "imlmesh.client",
+    "LocalClient": "imlmesh.local",
+    "Plan": "imlmesh.planning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -87,23 +87,6 @@ class Client:
         is_elsewhere = named and found.root != SERVICE_HOME
         service = None if is_elsewhere else SERVICE_API
         return cls(found, find_api(found, service=service), service)
-
-    @staticmethod
-    def local(
-        home: str | Path | None = None,
-        *,
-        policy: str | Path | None = None,
-        nodes: Iterable[str] = (),
-    ) -> "Client":
-        """A mesh inside this process, which ends with `close` or the `with` block. No broker runs.
-
-        `home` keeps everything; else it is temporary. `nodes` are the names of its nodes, else the
-        one of this computer; all have the policy.toml `policy`. InputError `orchestrator.running`
-        when another process uses the home.
-        """
-        from imlmesh.local import LocalClient
-
-        return LocalClient(home, policy, nodes)
 
     def __enter__(self) -> Self:
         return self

@@ -136,10 +136,19 @@ async def _node(folder: Path, hub: MemoryHub) -> RunningNode:
 
 
 class LocalClient(Client):
-    """The API of a mesh that lives in this process until `close`; see `Client.local`."""
+    """A mesh inside this process, which ends with `close` or the `with` block. No broker runs.
+
+    `home` keeps everything; else it is temporary. `nodes` are the names of its nodes, else the one
+    of this computer; all have the policy.toml `policy`. InputError `orchestrator.running` when
+    another process uses the home.
+    """
 
     def __init__(
-        self, home: str | Path | None, policy: str | Path | None, nodes: Iterable[str]
+        self,
+        home: str | Path | None = None,
+        *,
+        policy: str | Path | None = None,
+        nodes: Iterable[str] = (),
     ) -> None:
         names = list(dict.fromkeys(nodes)) or [machine_name()]
         if len(names) > limits.LOCAL_NODES:
@@ -184,7 +193,7 @@ def run_local(
     """
     groups = _groups_of(nodes)
     names = [node.partition("=")[0] for node in nodes]
-    with _interruptible(), LocalClient(settings.home, policy, names) as client:
+    with _interruptible(), LocalClient(settings.home, policy=policy, nodes=names) as client:
         home = client.home
         set_up_logs(home.logs / "local.log")
         # What is told to be typed in another terminal must reach this mesh.

@@ -3,19 +3,15 @@
 The one rule: what is not written is not open, and native or mock is written for every bus.
 """
 
-from typing import TYPE_CHECKING
-
 from imlmesh_drivers.buses import FACTORIES, BusRules, Factory, I2cRules
+from imlmesh_node.table import Table
 from imlmesh_runtime.link.address import is_address
-
-if TYPE_CHECKING:
-    from imlmesh_node.config import Reader
 
 _BUSES = range(11)  # IML's numbers of I2C buses
 _ADDRESSES = range(128)
 
 
-def read_buses(reader: "Reader") -> BusRules:
+def read_buses(reader: Table) -> BusRules:
     """The four tables, taken out of the policy's own; what is wrong is reported to `reader`."""
     onewire = reader.table("onewire")
     mqtt = reader.table("mqtt")
@@ -30,7 +26,7 @@ def read_buses(reader: "Reader") -> BusRules:
     return rules
 
 
-def factory_of(table: "Reader") -> Factory:
+def factory_of(table: Table) -> Factory:
     """The word at `factory`, native or mock; anything else is reported."""
     word = table.take("factory", str, "", "native or mock")
     for factory in FACTORIES:
@@ -40,7 +36,7 @@ def factory_of(table: "Reader") -> Factory:
     return "mock"
 
 
-def _i2c(reader: "Reader") -> dict[int, I2cRules]:
+def _i2c(reader: Table) -> dict[int, I2cRules]:
     rules = {}
     for name in reader.names():
         table = reader.table(name)
@@ -57,7 +53,7 @@ def _i2c(reader: "Reader") -> dict[int, I2cRules]:
     return rules
 
 
-def _serial(reader: "Reader") -> dict[str, Factory]:
+def _serial(reader: Table) -> dict[str, Factory]:
     """Ports by the factory that serves them: [serial] native = ["/dev/ttyS0"]."""
     ports: dict[str, Factory] = {}
     for factory in FACTORIES:

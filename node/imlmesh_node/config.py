@@ -6,14 +6,13 @@ less is allowed. All that is wrong with a file is reported at once.
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.registry import builtin_modules, modules
 from imlmesh_node.buses import factory_of, read_buses
+from imlmesh_node.table import Table
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
@@ -48,56 +47,6 @@ class Policy:
     profile: str
     modules: tuple[str, ...]
     site: Site
-
-
-class Reader:
-    """One table of a TOML file: takes values out by name, and collects what is wrong."""
-
-    def __init__(
-        self, table: Mapping[str, Any], code: str, file: str, errors: list[InputError], at: str = ""
-    ) -> None:
-        self._table = dict(table)
-        self._code = code
-        self._file = file
-        self._errors = errors
-        self._at = at
-
-    def wrong(self, name: str, message: str) -> None:
-        """Report one value; `name` is relative to this table."""
-        place = Place(pointer=f"{self._at}/{name}", file=self._file)
-        text = f"{place.pointer[1:].replace('/', '.')}: {message}"
-        self._errors.append(InputError(self._code, text, place=place))
-
-    def take(self, name: str, kind: type, default: Any, holds: str) -> Any:
-        """The value of `name`, or `default` when it is missing or (reported) not a `kind`."""
-        value = self._table.pop(name, default)
-        if type(value) is not kind and value is not default:
-            self.wrong(name, f"must be {holds}")
-            return default
-        return value
-
-    def texts(
-        self, name: str, fits: Callable[[str], bool], holds: str, default: Any = ()
-    ) -> tuple[str, ...] | Any:
-        """A list of texts that all fit, or `default`."""
-        values = self.take(name, list, default, f"a list of {holds}")
-        for number, value in enumerate(values or ()):
-            if type(value) is not str or not fits(value):
-                self.wrong(f"{name}/{number}", f"must be {holds}")
-        return values if values is default else tuple(v for v in values if type(v) is str)
-
-    def table(self, name: str) -> "Reader":
-        """The table `name`; empty when it is missing."""
-        inner = self.take(name, dict, {}, "a table")
-        return Reader(inner, self._code, self._file, self._errors, f"{self._at}/{name}")
-
-    def names(self) -> list[str]:
-        return sorted(self._table)
-
-    def end(self) -> None:
-        """Whatever was not taken is not known."""
-        for name in self.names():
-            self.wrong(name, "is not known")
 
 
 def load_config(folder: Path) -> NodeConfig:
@@ -139,7 +88,7 @@ def load_policy(folder: Path, *, strict: bool = False) -> Policy:
         check_private(path, strict=strict)
         reader = _read(path, "policy.invalid", errors)
     else:
-        reader = Reader({}, "policy.invalid", str(path), errors)
+        reader = Table({}, "policy.invalid", str(path), errors)
     profile = reader.take("profile", str, "readonly", "a text")
     if profile not in PROFILES:
         reader.wrong("profile", f"must be one of {', '.join(PROFILES)}")
@@ -154,15 +103,15 @@ def load_policy(folder: Path, *, strict: bool = False) -> Policy:
     return Policy(profile, named, site)
 
 
-def _read(path: Path, code: str, errors: list[InputError]) -> Reader:
+def _read(path: Path, code: str, errors: list[InputError]) -> Table:
     try:
         table = tomllib.loads(read_file(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise InputErrors([InputError(code, str(exc), place=Place(file=str(path)))]) from exc
-    return Reader(table, code, str(path), errors)
+    return Table(table, code, str(path), errors)
 
 
-def _site(reader: Reader, folder: Path) -> Site:
+def _site(reader: Table, folder: Path) -> Site:
     roots = reader.table("roots")
     read = roots.texts("read", _is_root, "a path without '..'")
     write = roots.texts("write", _is_root, "a path without '..'")
@@ -188,7 +137,7 @@ def _is_root(path: str) -> bool:
     return bool(path) and "\0" not in path and ".." not in PurePosixPath(path).parts
 
 
-def _commands(reader: Reader) -> dict[str, CommandRule]:
+def _commands(reader: Table) -> dict[str, CommandRule]:
     rules = {}
     for name in reader.names():
         table = reader.table(name)
@@ -214,7 +163,7 @@ def _is_pattern(text: str) -> bool:
     return True
 
 
-def _pins(reader: Reader) -> PinRules | None:
+def _pins(reader: Table) -> PinRules | None:
     if not reader.names():
         return None
     factory = factory_of(reader)

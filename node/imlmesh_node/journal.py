@@ -27,6 +27,7 @@ from imlmesh_node.core.changes import (
 from imlmesh_node.core.state import JournalRecord
 from imlmesh_protocol.errors import Fault, MeshError
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.codec import pack
 from imlmesh_runtime.sqlite import Database, Store, run
 
 MIGRATIONS = (
@@ -174,8 +175,7 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
 
 def _encode(result: ResultRecord) -> bytes:
     fault = result.error and [result.error.code, result.error.message]
-    packed: bytes = msgpack.packb([result.outcome, result.result, fault, result.duration_ms])
-    return packed
+    return pack([result.outcome, result.result, fault, result.duration_ms])
 
 
 def _decode(id: str, hash: bytes, packed: bytes | None) -> ResultRecord | None:

@@ -7,8 +7,6 @@ which most are, costs no encoding.
 import math
 from typing import Any
 
-import msgpack
-
 from imlmesh_protocol.errors import DriverError, ProtocolError
 from imlmesh_protocol.limits import MESSAGE_DEPTH, MESSAGE_VALUES, RESULT_BYTES
 from imlmesh_protocol.wire.codec import pack, unpack
@@ -59,8 +57,7 @@ def measure(value: Any) -> tuple[int, int]:
 
 def packed_bytes(value: Any) -> int:
     """How long a checked result is when it travels."""
-    packed: bytes = msgpack.packb(value)
-    return len(packed)
+    return len(pack(value))
 
 
 def is_tiny(value: Any) -> bool:

@@ -56,7 +56,9 @@ def snapshot(state: State) -> Snapshot:
     nodes, aliases, groups = dict(state.nodes), dict(state.aliases), dict(state.groups)
     names = {**aliases, **dict.fromkeys(nodes)}
     fleet = Fleet({name: node or name for name, node in names.items()}, groups)
-    return Snapshot(State(nodes=nodes, aliases=aliases, groups=groups), fleet)
+    return Snapshot(
+        State(nodes=nodes, aliases=aliases, groups=groups, risky=dict(state.risky)), fleet
+    )
 
 
 def check(text: str, file: str | None, known: Snapshot, max_actions: int) -> Checked:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from nacl.bindings import crypto_sign, crypto_sign_BYTES
 from nacl.signing import SigningKey, VerifyKey
 
 from imlmesh_protocol import limits
@@ -84,7 +85,8 @@ class Signer:
     def of_key(cls, private: SigningKey) -> Self:
         """Sign with `private`."""
         raw = bytes(private.verify_key)
-        return cls(key_id(raw), raw, lambda data: private.sign(data).signature)
+        secret = bytes(private) + raw  # as libsodium wants it
+        return cls(key_id(raw), raw, lambda data: crypto_sign(data, secret)[:crypto_sign_BYTES])
 
 
 def new_signing_key() -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from imlmesh import Client, Plan
+from imlmesh import LocalClient, Plan
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from page_blocks import blocks
 
@@ -183,7 +183,7 @@ def test_a_killed_one_is_taken_up_from_its_home(shell: Shell) -> None:
         running.kill()
     assert children, "the driver runs in a process of its own"
     assert psutil.wait_procs(children, timeout=WITHIN_S)[1] == []
-    with Client.local(shell.folder / "kept") as client:
+    with LocalClient(shell.folder / "kept") as client:
         (old,) = client.get("runs")["runs"]
         # It may have happened: a person is asked, and nothing is done twice.
         client.wait(old["run"], timeout_s=0)
@@ -198,11 +198,11 @@ def test_a_killed_one_is_taken_up_from_its_home(shell: Shell) -> None:
 def test_a_home_in_use_is_left_alone(shell: Shell) -> None:
     policy = shell.folder / "other.toml"
     policy.write_text(POLICY.replace("local_worker", "power_user"))
-    with Client.local(shell.folder / "kept", policy=shell.folder / "policy.toml") as client:
+    with LocalClient(shell.folder / "kept", policy=shell.folder / "policy.toml") as client:
         code, _, err = shell.run(plan(act()), "--home", "kept", "--policy", str(policy))
         assert (code, "orchestrator.running" in err) == (1, True), err
         with pytest.raises(InputError) as caught:
-            Client.local(shell.folder / "kept")
+            LocalClient(shell.folder / "kept")
         assert caught.value.code == "orchestrator.running"
         assert client.run(plan(act()))["state"] == "completed"
     assert [path.read_text() for path in shell.folder.glob("kept/nodes/*/policy.toml")] == [POLICY]
@@ -214,7 +214,7 @@ def test_python_has_it_too_and_opens_no_port(shell: Shell, monkeypatch: pytest.M
     threads = set(threading.enumerate())
     # what runs in this process beside it may have some
     before = set(psutil.Process().net_connections("inet"))
-    with Client.local(policy=shell.folder / "policy.toml") as client:
+    with LocalClient(policy=shell.folder / "policy.toml") as client:
         run = client.run(plan(act(value=7)), timeout_s=WITHIN_S)
         assert (run["state"], run["actions"][0]["result"]["value"]) == ("completed", 7)
         assert set(psutil.Process().net_connections("inet")) <= before
@@ -241,7 +241,7 @@ def test_the_page_runs(shell: Shell) -> None:
 
 
 def test_a_store_that_fails_ends_the_mesh(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Client.local(policy=shell.folder / "policy.toml") as client:
+    with LocalClient(policy=shell.folder / "policy.toml") as client:
 
         def fail(_self: object, _work: object) -> tuple[None, MeshError]:
             return None, StoreError("store.failed", "the disk is gone")

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.fingerprint import Basis, Previewed, basis_of
 from imlmesh_orchestrator.preview import make_preview
@@ -39,9 +41,14 @@ def fleet(*names: str) -> State:
 def add(state: State, name: str, **more: Any) -> NodeRecord:
     fields: dict[str, Any] = {"manifest": toy(), "facts": {"cpu": 2}, "profile": "unrestricted"}
     fields |= more
-    record = NodeRecord(name, f"{name}-pi", 1, 1, heartbeat_ms=2_000, lost_ms=6_000, **fields)
+    apply(
+        state,
+        c.NodeDescribed(
+            0, "", name, f"{name}-pi", 1, 1, heartbeat_ms=2_000, lost_ms=6_000, **fields
+        ),
+    )
+    record = state.nodes[name]
     record.liveness = Liveness.ONLINE
-    state.nodes[name], state.aliases[record.alias] = record, name
     return record
 
 

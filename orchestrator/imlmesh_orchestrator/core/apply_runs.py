@@ -23,6 +23,10 @@ from imlmesh_protocol.states import (
     move,
 )
 
+# a name of an enum costs ten times a global, and these are asked for with every action
+_UNIT_RUNNING, _ROLLED_BACK = ActionState.RUNNING, ActionState.ROLLED_BACK
+_RUN_PENDING = RunState.PENDING
+
 
 def _run_created(state: State, change: c.RunCreated) -> None:
     plan = change.plan
@@ -157,15 +161,15 @@ def _retry_planned(state: State, change: c.RetryPlanned) -> None:
 def _dispatch_planned(state: State, change: c.DispatchPlanned) -> None:
     run = state.runs[change.run]
     record = run.units[change.action]
-    record.state = move(states.ACTION, change.action, record.state, ActionState.RUNNING)
+    record.state = move(states.ACTION, change.action, record.state, _UNIT_RUNNING)
     record.attempt, record.dispatch, record.retry_at_ms = change.attempt, change.dispatch, 0
-    if record.parent is not None and record.parent.state is not ActionState.RUNNING:
+    if record.parent is not None and record.parent.state is not _UNIT_RUNNING:
         parent = record.parent
         parent.state = move(states.ACTION, parent.key, parent.state, ActionState.RUNNING)
     elif record.undoes and record.undo_params is None:
         # all compensations by one action on one node share its dispatch ids
         run.actions[record.action.id].attempt = change.attempt
-    if run.state is RunState.PENDING:
+    if run.state is _RUN_PENDING:
         run.state = RunState.RUNNING
     run.dispatches.append(change.dispatch)
     state.dispatches[change.dispatch] = DispatchRecord(
@@ -239,7 +243,7 @@ def _result_kept(state: State, change: c.ResultKept) -> None:
 
 def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None) -> None:
     record.state = move(states.ACTION, record.key, record.state, new)
-    if new is ActionState.ROLLED_BACK:
+    if new is _ROLLED_BACK:
         return
     record.fault, record.retry_at_ms = fault, 0
     run.ended_units += 1

@@ -26,6 +26,8 @@ from imlmesh_protocol.states import (
     RunState,
 )
 
+# a name of an enum costs ten times a global, and these are asked for with every action
+_COMPLETED, _UNKNOWN = ActionState.COMPLETED, DispatchState.UNKNOWN
 _OUTCOME = {
     "completed": DispatchState.COMPLETED,
     "failed": DispatchState.FAILED,
@@ -101,13 +103,15 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
     dispatch = turn.state.dispatches.get(result.dispatch)
     if dispatch is None:
         return _take_forgotten(turn, node, result)
-    if not _is_own(turn, node, dispatch, result.hash):
-        return False
+    if dispatch.node != node or dispatch.hash != result.hash:
+        return _is_own(turn, node, dispatch, result.hash)
     if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
         if record.state in ACTION_ENDED:
             _keep(turn, dispatch.run, result)
+        elif result.outcome == "completed":
+            _finish(turn, run, record, dispatch, result, _COMPLETED)
         elif _OUTCOME[result.outcome] is not dispatch.state:
             _decide(turn, run, record, dispatch, result)
     elif dispatch.state is DispatchState.SUPERSEDED:
@@ -139,9 +143,6 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
 def _decide(
     turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
 ) -> None:
-    if result.outcome == "completed":
-        _finish(turn, run, record, dispatch, result, ActionState.COMPLETED)
-        return
     fault = result.error or Fault("driver.failed", "the node gave no reason")
     if record.state is ActionState.AWAITING_APPROVAL:
         # a compensation that a person is asked about: only its success would change anything
@@ -219,7 +220,7 @@ def _finish(
     result: Result,
     action_state: ActionState | None,
 ) -> None:
-    if dispatch.state is DispatchState.UNKNOWN:
+    if dispatch.state is _UNKNOWN:
         asking.supersede(turn, run, [record.key])  # the node's journal answered first
     turn.change(
         c.ResultTaken(

@@ -18,6 +18,8 @@ from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.states import ActionState, RunState
 
+# a name of an enum costs ten times a global, and this one is asked for with every action
+_COMPLETED = ActionState.COMPLETED
 _WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
@@ -69,8 +71,8 @@ def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
     elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
         return
-    else:
-        seek(turn, run, record)
+    elif record.retry_at_ms <= turn.at_ms:
+        _pass_gate(turn, run, record)
 
 
 def _frozen(turn: Turn, run: RunRecord, group: str) -> tuple[str, ...]:
@@ -97,8 +99,11 @@ def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
 
 def seek(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """Through the gate, if there is one, then to a node."""
-    if record.retry_at_ms > turn.at_ms or not run.may_place(record):
-        return
+    if record.retry_at_ms <= turn.at_ms and run.may_place(record):
+        _pass_gate(turn, run, record)
+
+
+def _pass_gate(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     if record.parent is None and not record.approved and gates.may_ask(turn.state, run, record):
         reason = gates.reason_for(turn.state, run, record)
         if reason is not None:
@@ -208,12 +213,13 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
             _stop_rolling(turn, run, record.parent)
         advance(turn, run, record.parent)
         return
-    if record.state is ActionState.COMPLETED and record.action.memory is not None:
+    completed = record.state is _COMPLETED
+    if completed and record.action.memory is not None:
         _remember(turn, run, record)
     if record.undoes:
         undo_next(turn, run)
         return
-    if record.satisfied:
+    if completed or record.satisfied:
         if run.sequence is None and record.opens:
             _release(turn, run, record.opens)
     elif record.state is ActionState.SKIPPED:

@@ -24,7 +24,9 @@ def reason_for(state: State, run: RunRecord, record: ActionRecord) -> str | None
         return f"it already ran in the run that this one retries: {run.again[record.key]}"
     if action.requires_approval:
         return "the plan requires approval"
-    impact = max(action.impact or 0.0, driver_impact(state, record))
+    impact = action.impact or 0.0
+    if (action.module, action.action) in state.risky:
+        impact = max(impact, driver_impact(state, record))
     if impact > IMPACT_WITHOUT_APPROVAL:
         return f"its impact is {impact:g}"
     return None

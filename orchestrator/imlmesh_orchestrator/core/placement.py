@@ -41,7 +41,7 @@ class Pool:
     waiting: FairQueue = field(default_factory=FairQueue)
     #: units that only some of the eligible nodes have not refused, and those are full
     aside: list[Entry] = field(default_factory=list)
-    #: those that came since anybody was told that no node is eligible
+    #: while no node is eligible: those that nobody has told so
     untold: list[Entry] = field(default_factory=list)
     #: so many of them, and those that wait no more are swept out
     sweep_at: int = limits.UNTOLD_SWEPT
@@ -86,9 +86,10 @@ class Pools:
         if pool is None:
             pool = self._pools[key] = Pool(key)
         pool.waiting.add(run, record, self.level)
-        pool.untold.append((run, record))
-        if len(pool.untold) > pool.sweep_at:
-            pool.sweep()
+        if not pool.eligible:
+            pool.untold.append((run, record))
+            if len(pool.untold) > pool.sweep_at:
+                pool.sweep()
         self.hungry[key] = pool
         self.stirred = True
 
@@ -173,7 +174,10 @@ def refresh(state: State, pool: Pool) -> None:
             pool.able[node.node] = node
         if code is not None or node.liveness is not Liveness.ONLINE:
             pool.refused[node.node] = code or "node.lost"
-    pool.eligible = list(_eligible(pool))
+    eligible = list(_eligible(pool))
+    if pool.eligible and not eligible:
+        pool.untold = pool.waiting.entries()
+    pool.eligible = eligible
 
 
 def _eligible(pool: Pool) -> Iterator[NodeRecord]:

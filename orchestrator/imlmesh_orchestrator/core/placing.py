@@ -159,15 +159,18 @@ def _tell_waiting(turn: Turn, pool: Pool) -> None:
 def _dispatch(
     turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
 ) -> None:
-    filled = _filled(turn, run, record, node, spec)
-    if filled is None:
-        return
-    params, claims = filled
     action = record.action
+    if record.templated or spec.claims or action.claims or gates.may_ask(turn.state, run, record):
+        filled = _filled(turn, run, record, node, spec)
+        if filled is None:
+            return
+        params, claims = filled
+    else:
+        params, claims = action.params, ()
     effect = effect_of(action, spec)
     on_loss = loss_policy(record, effect)
     lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
-    attempt = _next_attempt(run, record)
+    attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
     dispatch = dispatch_id(run.run, action.id, node.node, attempt)
     encoded = encode_dispatch(
         dispatch,
@@ -228,9 +231,10 @@ def _filled(
 
 def _next_attempt(run: RunRecord, record: ActionRecord) -> int:
     """Compensations by one action share its dispatch ids, and so count together."""
-    if record.undoes and record.undo_params is None:
-        return max(record.attempt, run.actions[record.action.id].attempt) + 1
-    return record.attempt + 1
+    own = (
+        record.attempt if record.undo_params is not None else run.actions[record.action.id].attempt
+    )
+    return max(record.attempt, own) + 1
 
 
 def _must_ask(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:

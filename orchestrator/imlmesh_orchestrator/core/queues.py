@@ -55,6 +55,10 @@ class FairQueue:
         """How many runs wait, or waited when they ended."""
         return len(self._heap)
 
+    def entries(self) -> list[Entry]:
+        """All that wait, in no order."""
+        return [entry for _, _, _, queue in self._heap for entry in queue]
+
     def first(self) -> Entry | None:
         """Whose turn it is."""
         heap = self._heap

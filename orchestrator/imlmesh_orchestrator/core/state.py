@@ -24,6 +24,9 @@ from imlmesh_protocol.states import (
     RunState,
 )
 
+# a name of an enum costs ten times a global, and this one is asked for with every action
+_COMPLETED = ActionState.COMPLETED
+
 
 @dataclass(slots=True)
 class NodeRecord:
@@ -123,7 +126,7 @@ class ActionRecord:
     @property
     def satisfied(self) -> bool:
         """Whether dependents may run: completed, or failed and continued."""
-        if self.state is ActionState.COMPLETED:
+        if self.state is _COMPLETED:
             return True
         return self.state is ActionState.FAILED and self.action.on_error == "continue"
 

@@ -42,10 +42,18 @@ def pack(value: Any) -> bytes:
 
 def unpack(data: bytes, *, max_bytes: int = MESSAGE_BYTES) -> Any:
     """Decode `data` under the limits; `message.too_large` or `message.invalid` otherwise."""
+    value = unpack_unchecked(data, max_bytes=max_bytes)
+    check_values(value)
+    return value
+
+
+def unpack_unchecked(data: bytes, *, max_bytes: int = MESSAGE_BYTES) -> Any:
+    """As `unpack`, for who knows the type of every value: those of any type are still to be given
+    to `check_values`."""
     if len(data) > max_bytes:
         raise ProtocolError("message.too_large", f"{len(data)} bytes, at most {max_bytes}")
     try:
-        value = msgpack.unpackb(
+        return msgpack.unpackb(
             data, raw=False, strict_map_key=True, object_pairs_hook=_unique_keys, timestamp=0
         )
     except ProtocolError:
@@ -53,14 +61,15 @@ def unpack(data: bytes, *, max_bytes: int = MESSAGE_BYTES) -> Any:
     # OverflowError: a timestamp out of range; the others are msgpack's own and bad UTF-8
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as exc:
         raise ProtocolError("message.invalid", f"not msgpack: {type(exc).__name__}") from exc
-    check_values(value)
-    return value
 
 
-def check_values(value: Any) -> None:
-    """Refuse what may not travel: foreign types, NaN, too deep or too many values."""
+def check_values(value: Any, *, depth: int = 0) -> None:
+    """Refuse what may not travel: foreign types, NaN, too deep or too many values.
+
+    `value` lies in `depth` others.
+    """
     level = [value]
-    depth = count = 0
+    count = 0
     while level:
         depth += 1
         count += len(level)

@@ -26,7 +26,12 @@ _DOMAIN = b"imlmesh1"
 # telemetry waits behind everything
 _OWN_LANE = frozenset({Kind.HEARTBEAT, Kind.EVENT})
 _TELEMETRY_LANE = "telemetry"
-_HEADER_TYPES = {"mesh": str, "iss": str, "aud": str, "id": str, "iat": int, "exp": int, "seq": int}
+_TEXTS = ("mesh", "iss", "aud", "id")
+_COUNTS = ("iat", "exp", "seq")
+#: the header's counts by direction: those of all, then who speaks for how long
+_COUNTS_OF = {
+    way: (*_COUNTS, *(("boot", "session") if way is Way.FROM else ("epoch",))) for way in Way
+}
 
 
 def signing_input(kind: str, body: bytes) -> bytes:
@@ -162,28 +167,35 @@ def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
     body = unpack(packed)
     if type(body) is not dict:
         raise ProtocolError("message.invalid", "the body is not a map")
-    header: dict[str, Any] = {}
-    names = ("boot", "session") if topic.way is Way.FROM else ("epoch",)
-    for name in (*_HEADER_TYPES, *names):
-        value = body.pop(name, None)
-        if type(value) is not _HEADER_TYPES.get(name, int) or (
-            type(value) is int and not 0 <= value <= COUNT_MAX
-        ):
-            raise ProtocolError("message.invalid", f"header field {name} is not valid")
-        header[name] = value
-    if header["mesh"] != topic.mesh:
-        raise ProtocolError("message.audience", f"of mesh {header['mesh'][:80]!r}")
+    mesh, iss, aud, id = (_text(body, name) for name in _TEXTS)
+    iat, exp, seq, term, *session = [_count(body, name) for name in _COUNTS_OF[topic.way]]
+    if mesh != topic.mesh:
+        raise ProtocolError("message.audience", f"of mesh {mesh[:80]!r}")
     check_fields(kind, body)
     return Message(
         kind=kind,
-        iss=header["iss"],
-        aud=header["aud"],
-        id=header["id"],
-        iat=header["iat"],
-        exp=header["exp"],
-        term=header[names[0]],
-        session=header.get("session", 0),
-        seq=header["seq"],
+        iss=iss,
+        aud=aud,
+        id=id,
+        iat=iat,
+        exp=exp,
+        term=term,
+        session=session[0] if session else 0,
+        seq=seq,
         fields=body,
         channel=topic.channel,
     )
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.pop(name, None)
+    if type(value) is not str:
+        raise ProtocolError("message.invalid", f"header field {name} is not valid")
+    return value
+
+
+def _count(body: dict[str, Any], name: str) -> int:
+    value = body.pop(name, None)
+    if type(value) is not int or not 0 <= value <= COUNT_MAX:
+        raise ProtocolError("message.invalid", f"header field {name} is not valid")
+    return value

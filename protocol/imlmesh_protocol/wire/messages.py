@@ -12,7 +12,7 @@ from typing import Any
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
 from imlmesh_protocol.wire.topics import Kind
 
 Check = Callable[[Any], bool]
@@ -295,13 +295,15 @@ _WORDS = {"when_cut_off": ("stop", "finish"), "on_busy": ("wait", "fail")}
 
 def decode_dispatch(data: bytes) -> Dispatch:
     """Read one bin of a delegate; `message.invalid` when it is not a dispatch."""
-    body = unpack(data)
+    body = unpack_unchecked(data)
     if type(body) is not dict or body.keys() != _DISPATCH_TYPES.keys():
         raise ProtocolError("message.invalid", "not a dispatch")
     values = [body[name] for name in DISPATCH_FIELDS]
     # one comparison of lists: this is read 20,000 times a second
     if [type(value) for value in values] != _TYPES or not _fits(body):
         raise ProtocolError("message.invalid", f"a dispatch of wrong values: {body['id']!r:.120}")
+    if body["params"]:
+        check_values(body["params"], depth=1)
     values[4] = _EFFECTS[values[4]]
     values[9] = tuple(values[9])
     return Dispatch(*values)

@@ -17,6 +17,8 @@ PREFIX = "imlmesh/1"
 class Kind(StrEnum):
     """The message kinds of wire version 1."""
 
+    __hash__ = str.__hash__  # Enum's own is a call of Python, and tables are asked by kind
+
     REQUEST = "request"
     RESPONSE = "response"
     COMMAND = "command"
@@ -32,6 +34,8 @@ class Kind(StrEnum):
 
 class Way(StrEnum):
     """The second part of a topic: in which direction it carries."""
+
+    __hash__ = str.__hash__
 
     TO = "to"
     FROM = "from"

@@ -236,6 +236,11 @@ class _Session:
         if self.up:
             self._events.message(topic, payload)
 
+    def read(self) -> None:
+        """All packets of one read were taken."""
+        if self.up:
+            self._events.handed_over()
+
     def _on_subscribe(
         self, _client: object, _mid: int, granted: tuple[int, ...], _properties: object
     ) -> None:
@@ -310,6 +315,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
             self._broken = exc
             self.abort()
         del self._received[:start]
+        if start:
+            self._session.read()
         if len(self._unsent) > _ACKED_BYTES:
             self.flush()
 
@@ -333,7 +340,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
 
     def flush(self) -> None:
         data, self._unsent = self._unsent, bytearray()
-        if data and not self._transport.is_closing():
+        # the timer of what was joined may find the connection gone
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def eof_received(self) -> bool:
