@@ -5,7 +5,6 @@ changes nothing. Deliberately absent: printing; the texts of units, which stand 
 """
 
 import os
-import re
 import shutil
 import stat
 import tomllib
@@ -21,6 +20,7 @@ from imlmesh_broker.child import USUAL_PORT
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
+from imlmesh_runtime.link.base import address_of
 from imlmesh_runtime.paths import SERVICE_HOME, Home
 from imlmesh_runtime.process import only_one
 
@@ -28,7 +28,6 @@ UNITS = Path("/etc/systemd/system")
 NODES = SERVICE_HOME / "nodes"
 _USERS: dict[Kind, str] = {"node": "imlmesh-node", "orchestrator": "imlmesh"}
 _USERS_FILE = Path("/etc/sysusers.d/imlmesh.conf")
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 #: hidden from services by ProtectHome
 _HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
 
@@ -56,8 +55,8 @@ def install_orchestrator(machine: Machine, python: str, broker: str | None) -> l
     `broker` is ADDRESS:PORT; None: the one that the mesh names. InputError `config.invalid` for it,
     `service.foreign` for a unit that somebody else wrote.
     """
-    if broker is not None and not _ADDRESS.fullmatch(broker):
-        raise InputError("config.invalid", f"broker {broker!r} is not ADDRESS:PORT")
+    if broker is not None:
+        address_of(broker)
     home = machine.at(SERVICE_HOME)
     # refuses a path that systemd does not take, before anything is done
     unit_text("orchestrator", python)

@@ -3,14 +3,12 @@
 The one rule: what is not written is not open, and native or mock is written for every bus.
 """
 
-import re
-
 from imlmesh_drivers.buses import FACTORIES, BusRules, Factory, I2cRules
 from imlmesh_node.table import Table
+from imlmesh_runtime.link.base import is_address
 
 _BUSES = range(11)  # IML's numbers of I2C buses
 _ADDRESSES = range(128)
-_BROKER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
 def read_buses(reader: Table) -> BusRules:
@@ -21,7 +19,7 @@ def read_buses(reader: Table) -> BusRules:
         i2c=_i2c(reader.table("i2c")),
         serial=_serial(reader.table("serial")),
         onewire=_factory(onewire, "factory") if onewire.names() else None,
-        brokers=mqtt.texts("allow", lambda text: bool(_BROKER.fullmatch(text)), "address:port"),
+        brokers=mqtt.texts("allow", is_address, "address:port"),
     )
     onewire.end()
     mqtt.end()

@@ -18,11 +18,10 @@ from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_runtime.files import check_private, read_file
-from imlmesh_runtime.link.base import Address
+from imlmesh_runtime.link.base import Address, address_of, is_address
 
 #: loads only where a policy names it
 _UNLESS_NAMED = frozenset({"fake"})
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PINS = range(54)  # BCM numbers of the largest header
 
@@ -58,9 +57,9 @@ def load_config(folder: Path) -> NodeConfig:
         names[name] = reader.take(name, str, "", "a name")
         if not NAME.fullmatch(names[name]):
             reader.wrong(name, "must be a name such as pi-garden")
-    addresses = reader.texts("brokers", _is_address, "host:port")
+    addresses = reader.texts("brokers", is_address, "host:port")
     hint = reader.take("broker_hint", str, "", "host:port")
-    if hint and not _is_address(hint):
+    if hint and not is_address(hint):
         reader.wrong("broker_hint", "must be host:port")
     timing = reader.take("timing", str, "wan", "a text")
     if timing not in limits.TIMINGS:
@@ -70,7 +69,7 @@ def load_config(folder: Path) -> NodeConfig:
         raise InputErrors(errors)
     return NodeConfig(
         **names,
-        brokers=tuple(_split(address) for address in addresses),
+        brokers=tuple(map(address_of, addresses)),
         timing=limits.TIMINGS[timing],
         broker_hint=hint,
     )
@@ -109,22 +108,6 @@ def _read(path: Path, code: str, errors: list[InputError]) -> Table:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise InputErrors([InputError(code, str(exc), place=Place(file=str(path)))]) from exc
     return Table(table, code, str(path), errors)
-
-
-def address_of(text: str) -> Address:
-    """`text` as (address, port); InputError `config.invalid` when it is not ADDRESS:PORT."""
-    if not _is_address(text):
-        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT")
-    return _split(text)
-
-
-def _is_address(text: str) -> bool:
-    return bool(_ADDRESS.fullmatch(text)) and 0 < _split(text)[1] < 65_536
-
-
-def _split(address: str) -> Address:
-    bracketed, plain, port = _ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]
-    return bracketed or plain, int(port)
 
 
 def _site(reader: Table, folder: Path) -> Site:

@@ -28,7 +28,7 @@ from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
-from imlmesh_runtime.link.base import Link
+from imlmesh_runtime.link.base import Link, address_of
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -56,9 +56,9 @@ class Setup:
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
-        address, _, port = self.broker.rpartition(":")
+        address = address_of(self.broker)
         subscriptions = orchestrator_subscriptions(self.mesh)
-        return MqttLink([(address, int(port))], self.me, self.keys.context(), subscriptions)
+        return MqttLink([address], self.me, self.keys.context(), subscriptions)
 
     def alias(self, node: str) -> str:
         """What people call an enrolled node."""
@@ -73,9 +73,8 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
-    _, _, port = (broker or "memory:1").rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise InputError("config.invalid", f"broker {broker!r} is not ADDRESS:PORT")
+    if broker is not None:
+        address_of(broker)
     names_file = home.ca / "mesh.toml"
     try:
         names = tomllib.loads(read_file(names_file).decode())

@@ -221,7 +221,7 @@ baud = 9600
 [onewire]
 factory = "real"
 [mqtt]
-allow = ["broker", "mqtt://broker:1883"]
+allow = ["broker", "mqtt://broker:1883", "broker:99999"]
 brokers = []
 """,
     )
@@ -230,7 +230,8 @@ brokers = []
             *("/i2c/1/factory", "/i2c/1/allow/0", "/i2c/1/allow/1", "/i2c/1/allow/2"),
             *("/i2c/1/speed", "/i2c/11", "/i2c/two", "/i2c/two/factory"),
             *("/serial/native/0", "/serial/mock/0", "/serial/mock/1", "/serial/baud"),
-            *("/onewire/factory", "/mqtt/allow/0", "/mqtt/allow/1", "/mqtt/brokers"),
+            *("/onewire/factory", "/mqtt/allow/0", "/mqtt/allow/1", "/mqtt/allow/2"),
+            "/mqtt/brokers",
         ]
     )
 

@@ -320,7 +320,9 @@ def test_wrong_use(imlmesh: Call, words: tuple[str, ...]) -> None:
     assert (failed_with(answer), answer[0]) == ("usage", ExitCode.USAGE)
 
 
-@pytest.mark.parametrize("broker", ["", "10.0.0.2", "a b:1", "10.0.0.2:8883 --home /"])
+@pytest.mark.parametrize(
+    "broker", ["", "10.0.0.2", "10.0.0.2:99999", "a b:1", "10.0.0.2:8883 --home /"]
+)
 def test_a_broker_that_is_no_address(imlmesh: Call, broker: str) -> None:
     assert failed_with(imlmesh("install", "orchestrator", "--broker", broker)) == "config.invalid"
 

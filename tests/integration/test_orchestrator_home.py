@@ -51,11 +51,23 @@ def test_settings_have_defaults_and_all_errors_are_told(tmp_path):
         load_config(path)
 
 
-@pytest.mark.parametrize("broker", ["localhost", "localhost:", "localhost:99999", ":x"])
+@pytest.mark.parametrize(
+    "broker",
+    ["localhost", "localhost:", "localhost:99999", ":x", ":8883", "a desk:8883", "::1:8883"],
+)
 def test_an_address_that_is_none_is_refused(home, broker):
     with pytest.raises(InputError) as caught:
         load_setup(home, broker)
     assert caught.value.code == "config.invalid"
+
+
+def test_a_broker_of_ipv6_is_called_without_brackets(home, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "imlmesh_orchestrator.main.MqttLink", lambda addresses, *_: called.extend(addresses)
+    )
+    load_setup(home, "[2001:db8::9]:8883").link()
+    assert called == [("2001:db8::9", 8883)]
 
 
 def test_a_home_without_a_mesh_is_refused(tmp_path):

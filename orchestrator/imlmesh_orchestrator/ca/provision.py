@@ -6,7 +6,6 @@ choice of a policy; whoever asks for the node brings it.
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from imlmesh_protocol.errors import InputError, InputErrors
 from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_runtime.files import sync_folder, write_private
+from imlmesh_runtime.link.base import is_address
 from imlmesh_runtime.trust import EnrolledNode
-
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class NodeOrder:
         errors += [
             InputError("config.invalid", f"{address!r} is not host:port")
             for address in (*self.brokers, *filter(None, [self.hint]))
-            if not _is_address(address)
+            if not is_address(address)
         ]
         if self.timing not in limits.TIMINGS:
             names = ", ".join(sorted(limits.TIMINGS))
@@ -85,8 +83,3 @@ def enrol(folder: Path, node: EnrolledNode) -> None:
     finally:
         temporary.unlink()
     sync_folder(folder)
-
-
-def _is_address(address: str) -> bool:
-    match = _ADDRESS.fullmatch(address)
-    return match is not None and 0 < int(match[2]) < 65_536

@@ -7,17 +7,33 @@ its own store. Deliberately absent: envelopes, kinds, retries of messages.
 
 import itertools
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
+from imlmesh_protocol.errors import InputError, LinkError, MeshError, ProtocolError
 
 logger = logging.getLogger(__name__)
 
 #: of a broker: an IP address or a name, and the port
 Address = tuple[str, int]
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is ADDRESS:PORT, an IPv6 address in brackets."""
+    found = _ADDRESS.fullmatch(text)
+    return found is not None and 0 < int(found[3]) < 65_536
+
+
+def address_of(text: str) -> Address:
+    """What ADDRESS:PORT means, without brackets; InputError `config.invalid` for anything else."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not is_address(text):
+        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT")
+    return found[1] or found[2], int(found[3])
 
 
 @dataclass(frozen=True, slots=True)
