@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imlmesh_node.config import address_of, load_config, load_policy
+from imlmesh_node.config import load_config, load_policy
 from imlmesh_node.finding import Finder, Tell, log_error
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
 from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.discovery import Service, root_hash
-from imlmesh_runtime.link.base import Address
+from imlmesh_runtime.link.base import Address, address_of
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -75,10 +75,17 @@ def load_setup(folder: Path) -> Setup:
 def _finder(setup: Setup, broker: Address | None, tell: Tell) -> Finder:
     config, folder = setup.config, setup.folder
     me = Service(config.mesh, root_hash(folder / "keys" / "ca.pem"), config.id)
-    address = config.broker_hint or "ADDRESS:PORT"
-    line = f"imlmesh node run {shlex.quote(str(folder))} --broker {address}"
     given = config.brokers if broker is None else (broker, *config.brokers)
-    return Finder(given, me, line, tell)
+    return Finder(given, me, address_line(folder, config.broker_hint), tell)
+
+
+def address_line(folder: Path, hint: str) -> str:
+    """What gives the node of `folder` an address, where mDNS does not reach; `hint` is one, or empty."""
+    address = hint or "ADDRESS:PORT"
+    if is_service():
+        # systemd says how it is started
+        return f'write brokers = ["{address}"] into {folder / "mesh.toml"}, and restart the service'
+    return f"imlmesh node run {shlex.quote(str(folder))} --broker {address}"
 
 
 def main(argv: Sequence[str]) -> int:
