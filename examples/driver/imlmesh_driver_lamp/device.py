@@ -14,10 +14,10 @@ class Device:
         self._file = file
 
     def level(self) -> int:
-        """The present level; OSError when the device does not answer, or answers nonsense."""
+        """The present level; OSError when the device does not answer, ValueError for nonsense."""
         said = self._file.read_text(encoding="ascii", errors="replace")
         if not said.isdecimal() or int(said) > 100:
-            raise OSError(f"the lamp says {said[:40]!r}, which is no level")
+            raise ValueError(f"the lamp says {said[:40]!r}, which is no level")
         return int(said)
 
     def set_level(self, level: int) -> None:

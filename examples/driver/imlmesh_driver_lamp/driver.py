@@ -79,3 +79,5 @@ class LampDriver(Driver):
             return self._device.level()
         except OSError as exc:
             raise DriverError("driver.unavailable", f"the lamp: {exc}") from exc
+        except ValueError as exc:
+            raise DriverError("driver.reading", str(exc)) from exc

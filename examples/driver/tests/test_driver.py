@@ -51,7 +51,7 @@ def test_nonsense_of_the_device_is_never_a_value(driver: LampDriver, site: Site,
     Path(site.files, "lamp.level").write_text(said, errors="surrogateescape")
     with pytest.raises(DriverError) as caught:
         call(driver, "read")
-    assert caught.value.code == "driver.unavailable"
+    assert caught.value.code == "driver.reading"
 
 
 def test_a_device_that_is_gone_is_told(driver: LampDriver, site: Site) -> None:
