@@ -147,7 +147,7 @@ CODES: dict[str, Code] = {
     "driver.unavailable": Code(
         "here",
         True,
-        "check device and wiring; to a service: imlmesh service install node --hardware",
+        "check device and wiring; a service needs: imlmesh service install node --hardware",
         "OSError",
     ),
     "driver.reading": Code(
