@@ -83,7 +83,7 @@ class RunningNode:
             self._post,
             self.refusals,
         )
-        self._shell = LinkShell(self.presence, inbox)
+        self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
         """Begin to connect; what an earlier agent left open is reported first."""

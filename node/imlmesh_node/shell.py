@@ -207,9 +207,10 @@ def _item(result: ResultRecord) -> dict[str, Any]:
 class LinkShell:
     """What the link tells the agent."""
 
-    def __init__(self, presence: Presence, inbox: Inbox) -> None:
+    def __init__(self, presence: Presence, inbox: Inbox, turn_now: Callable[[], None]) -> None:
         self._presence = presence
         self._inbox = inbox
+        self._turn_now = turn_now
 
     def will(self) -> Will | None:
         return self._presence.begin()
@@ -222,3 +223,6 @@ class LinkShell:
 
     def message(self, topic: str, payload: bytes) -> None:
         self._inbox.take(topic, payload)
+
+    def handed_over(self) -> None:
+        self._turn_now()

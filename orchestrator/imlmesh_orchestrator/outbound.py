@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.stream import Stream
@@ -26,11 +26,19 @@ log = logging.getLogger(__name__)
 EVERYBODY = "*"
 
 
-class Outbound:
-    """The performer of the orchestrator's engine, and the only place that seals and publishes.
+class Stored(Protocol):
+    """What the performer asks of the changes that are stored; `store/lifecycle` is it."""
 
-    `seq()` is the change after which everything comes that the last commit held.
-    """
+    #: the change after which everything comes that the last commit held
+    before_seq: int
+
+    def tell(self) -> None:
+        """Let those who watch hear of what was stored."""
+        ...
+
+
+class Outbound:
+    """The performer of the orchestrator's engine, and the only place that seals and publishes."""
 
     def __init__(
         self,
@@ -40,7 +48,7 @@ class Outbound:
         link: Link,
         clock: Clock,
         stream: Stream,
-        seq: Callable[[], int],
+        stored: Stored,
     ) -> None:
         self._mesh = mesh
         self._me = me
@@ -48,7 +56,7 @@ class Outbound:
         self._link = link
         self._clock = clock
         self._stream = stream
-        self._seq = seq
+        self._stored = stored
         self._sealed: deque[tuple[str, bytes, bool]] = deque()
         #: acks by node: of the commit under way, and of those before it
         self._decided: dict[str, k.SendAck] = {}
@@ -102,9 +110,11 @@ class Outbound:
             if future is None or future.done():
                 continue
             if isinstance(answer, k.Reply):
-                future.set_result((answer.value, self._seq()))
+                future.set_result((answer.value, self._stored.before_seq))
             else:
                 future.set_exception(_error_of(answer.fault))
+        # who watches waits until what was decided is on its way
+        self._stored.tell()
 
     def _settle(self) -> None:
         """Acks wait a moment for others, unless a heartbeat wants its answer or many gathered."""

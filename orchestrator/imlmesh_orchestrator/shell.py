@@ -112,7 +112,7 @@ class Shell:
             link,
             clock,
             self.stream,
-            lambda: self.lifecycle.before_seq,
+            self.lifecycle,
         )
         inbound = Inbound(Opener(voice.mesh, voice.me, voice.find_key), clock, self.stream, self)
         self._inbound = inbound
@@ -272,6 +272,9 @@ class Shell:
 
     def message(self, topic: str, payload: bytes) -> None:
         self._inbound.message(topic, payload)
+
+    def handed_over(self) -> None:
+        self.engine.turn_now()
 
     def post(self, event: e.Event) -> None:
         self.engine.post(event)

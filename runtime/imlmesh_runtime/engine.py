@@ -80,7 +80,7 @@ class Engine(Generic[E, C, K]):
         self._inbox: deque[E] = deque()
         self._quiet: deque[Callable[[], E | None]] = deque()
         self._awaiting_turn: list[asyncio.Future[None]] = []
-        self._scheduled = False
+        self._scheduled: asyncio.Handle | None = None
         self._committing = False
         #: while it is true, what ends or arrives is seen to by `_turn` itself
         self._turning = False
@@ -110,6 +110,12 @@ class Engine(Generic[E, C, K]):
         self._schedule()
         await turn
 
+    def turn_now(self) -> None:
+        """Handle what was posted at once, and not in the next turn of the loop."""
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._turn()
+
     def stop(self) -> None:
         """Handle nothing more; what was prepared and not committed is never sent."""
         if not self.failed.done():
@@ -118,13 +124,12 @@ class Engine(Generic[E, C, K]):
             self._timer.cancel()
 
     def _schedule(self) -> None:
-        busy = self._scheduled or self._turning or self._committing
+        busy = self._scheduled is not None or self._turning or self._committing
         if not busy and not self.failed.done():
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+            self._scheduled = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        self._scheduled = False
+        self._scheduled = None
         if self._committing or self.failed.done():
             return
         self._turning = True

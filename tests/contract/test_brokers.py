@@ -40,6 +40,8 @@ class Heard:
     def will(self) -> Will | None:
         return self._will
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self.ups.put_nowait(None)
 

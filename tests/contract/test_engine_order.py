@@ -110,6 +110,21 @@ async def test_a_commit_that_ends_at_once_is_followed_by_one_release() -> None:
     assert rig.log == ["early do a", "commit a! a-ended!", "prepare do a-ended", "release"]
 
 
+async def test_what_was_posted_is_handled_at_once_when_nothing_more_comes() -> None:
+    rig = Rig()
+    rig.engine.post("a")
+    rig.engine.post("b")
+    rig.engine.turn_now()
+    assert rig.log == ["commit a! b!", "prepare do a, do b"]
+    rig.engine.post("c")
+    rig.engine.turn_now()
+    assert rig.core.handled == ["a", "b"], "a commit is under way"
+    await rig.turn()
+    rig.commits.pop()(None)
+    await rig.turn()
+    assert rig.core.handled == ["a", "b", "c"], "once each"
+
+
 async def test_without_changes_there_is_no_commit() -> None:
     rig = Rig()
     rig.engine.post("quiet")

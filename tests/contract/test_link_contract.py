@@ -33,12 +33,18 @@ class Heard:
         self.ups = 0
         self.downs: list[str] = []
         self.sessions = 0
+        #: how many messages had come when the link last said that there are no more for now
+        self.complete = 0
         self._will = will
         self._changed = asyncio.Event()
 
     def will(self) -> Will | None:
         self.sessions += 1
         return self._will(self.sessions) if self._will else None
+
+    def handed_over(self) -> None:
+        self.complete = len(self.messages)
+        self._changed.set()
 
     def link_up(self) -> None:
         self.ups += 1
@@ -220,6 +226,16 @@ async def test_delivers_in_order_what_a_subscription_matches(begin):
     await node_heard.until(lambda: bool(node_heard.messages))
     assert [int(payload) for _, payload in heard.messages] == list(range(count))
     assert node_heard.messages == [(f"{BASE}/to/a/delegate", b"for a")]
+
+
+async def test_says_when_all_that_came_together_was_handed_over(begin):
+    _, heard = await begin("a", f"{BASE}/to/a/+")
+    sender, _ = await begin(ORCHESTRATOR)
+    for number in range(20):
+        sender.publish(f"{BASE}/to/a/ack", b"%d" % number)
+    sender.flush()
+    await heard.until(lambda: heard.complete == 20)
+    assert len(heard.messages) == 20
 
 
 async def test_everything_is_acknowledged_in_the_end(begin):

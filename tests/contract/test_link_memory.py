@@ -16,6 +16,8 @@ class Heard:
     def will(self) -> Will | None:
         return Will(f"from/{self._name}/status", b"gone")
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self._tell("up")
 

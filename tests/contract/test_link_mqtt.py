@@ -32,6 +32,8 @@ class Heard:
     def will(self) -> Will | None:
         return None
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self.ups.put_nowait(None)
 

@@ -140,6 +140,22 @@ async def test_seqs_rise_and_watchers_hear_after_the_commit(twin):
     assert (again.last_seq, held.marks.run_counter) == (3, 1)
 
 
+async def test_a_watcher_that_fails_harms_nobody(twin, caplog):
+    lifecycle, _ = await twin.lifecycle()
+    heard: list[Any] = []
+
+    def fail(numbered: Any) -> None:
+        raise ZeroDivisionError
+
+    lifecycle.watch(fail)
+    lifecycle.watch(heard.extend)
+    for name in ("pi-1", "pi-2"):
+        await commit(lifecycle, described(name))
+        lifecycle.tell()
+    assert [change.node for _, change in heard] == ["pi-1", "pi-2"]
+    assert "a watcher failed" in caplog.text
+
+
 async def test_replay_gives_the_state_of_what_goes_on(twin):
     lifecycle, _ = await twin.lifecycle()
     story = [

@@ -62,6 +62,8 @@ class Control:
     def will(self) -> Will | None:
         return None
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self.up.set()
 

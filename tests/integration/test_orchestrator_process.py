@@ -177,6 +177,8 @@ async def test_a_forged_message_is_refused_counted_and_shown(mesh):
         def will(self):
             return None
 
+        def handed_over(self): ...
+
         def link_up(self):
             link.publish(f"imlmesh/1/{MESH}/from/pi-1/complete", b"\xc1garbage")
 

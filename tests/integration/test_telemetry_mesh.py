@@ -133,6 +133,8 @@ class Impostor:
     def will(self) -> None:
         return None
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self.up.set()
 

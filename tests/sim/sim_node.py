@@ -71,6 +71,8 @@ class SimNode:
         letter = (Kind.STATUS, self.boot, self._session, 0, {"state": "gone"})
         return Will(up(self.name, Kind.STATUS), self.world.write(letter), retain=False)
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self._ask()
 

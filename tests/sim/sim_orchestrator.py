@@ -96,6 +96,8 @@ class SimOrchestrator:
     def will(self) -> Will | None:
         return None
 
+    def handed_over(self) -> None: ...
+
     def link_up(self) -> None:
         self.post(e.BusOpened)
 

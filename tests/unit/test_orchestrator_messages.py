@@ -57,7 +57,13 @@ class Speaking:
         self.link, self.clock, self.stream = FakeLink(), ManualClock(), Stream()
         sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
         sealer.new_session(1, 0)
-        self.out = Outbound(MESH, ME, sealer, self.link, self.clock, self.stream, lambda: 41)
+        #: how many messages had been handed over when watchers were told
+        self.told: list[int] = []
+        self.before_seq = 41
+        self.out = Outbound(MESH, ME, sealer, self.link, self.clock, self.stream, self)
+
+    def tell(self) -> None:
+        self.told.append(len(self.link.sent))
 
     def heard(self, node: str = "pi-1") -> list[Message]:
         opener = Opener(MESH, node, lambda key_id, iss: PLAN_KEY.verify_key)
@@ -85,6 +91,7 @@ def test_nothing_leaves_before_release_and_then_in_order():
     speaking.out.send("pi-1", Kind.RESPONSE, {"what": "time", "nonce": "n", "at_ms": 1})
     assert speaking.link.sent == []
     speaking.out.release()
+    assert speaking.told == [len(speaking.link.sent)], "who watches hears of it last"
     assert speaking.link.flushed >= 4
     first = speaking.heard()
     assert [message.kind for message in first] == [

@@ -5,6 +5,7 @@ it is committed, in the order of seq. Deliberately absent: deciding, and questio
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
 from imlmesh_runtime.sqlite import Store
+
+log = logging.getLogger(__name__)
 
 Numbered = tuple[int, c.Change]
 Watcher = Callable[[Sequence[Numbered]], None]
@@ -90,6 +93,8 @@ class Lifecycle:
         self._next_seq = marks.seq + 1
         self._watchers: list[Watcher] = []
         self._sources: dict[str, Source] = {}
+        #: what nobody who watches has heard of yet, by commit
+        self._untold: deque[Sequence[Numbered]] = deque()
         #: digests of plans that this process has stored: a large plan is not written again and again
         self._plans: set[str] = set()
         #: rows on their way to other files, by commit: (seq of the last, at_ms, rows)
@@ -134,16 +139,23 @@ class Lifecycle:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
                 if rows:
                     self._flowing.append((flow_seq, changes[-1].at_ms, rows))
+                self._untold.append(numbered)
+                # at the latest; whoever lets go of what was decided asks for it earlier
+                asyncio.get_running_loop().call_soon(self.tell)
             done(error)
-            if error is None:
-                # who watches may wait until what was decided is on its way
-                asyncio.get_running_loop().call_soon(self._tell, numbered)
 
         self._store.submit(lambda database: _execute(database, statements), ended)
 
-    def _tell(self, numbered: Sequence[Numbered]) -> None:
-        for watcher in self._watchers:
-            watcher(numbered)
+    def tell(self) -> None:
+        """Let those who watch hear of what was committed."""
+        while self._untold:
+            numbered = self._untold.popleft()
+            for watcher in self._watchers:
+                try:
+                    watcher(numbered)
+                except Exception:
+                    # what is stored and sent does not depend on who watches
+                    log.exception("a watcher failed")
 
     def moved(self, seq: int) -> None:
         """The mover copied everything up to `seq`."""

@@ -61,6 +61,9 @@ class LinkEvents(Protocol):
     def message(self, topic: str, payload: bytes) -> None:
         """One message on a subscribed topic; QoS 1 messages of a topic keep their order."""
 
+    def handed_over(self) -> None:
+        """All messages that came together have been handed over."""
+
 
 class Link(Protocol):
     """One client of the broker. It connects, and reconnects for ever with full jitter."""
@@ -166,6 +169,12 @@ class CountedEvents:
             self._events.message(topic, payload)
         except Exception:
             self._fault(f"message on {topic}")
+
+    def handed_over(self) -> None:
+        try:
+            self._events.handed_over()
+        except Exception:
+            self._fault("handed_over")
 
     def _fault(self, where: str) -> None:
         self.faults += 1

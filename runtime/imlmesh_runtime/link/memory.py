@@ -242,8 +242,10 @@ class MemoryLink:
 
     def receive(self, topic: str, payload: bytes) -> None:
         """A delivery of the hub."""
-        if self._events is not None:
-            self._events.message(topic, payload)
+        events = self._events
+        if events is not None:
+            events.message(topic, payload)
+            events.handed_over()
 
     def lost(self, error: MeshError) -> None:
         """The session or the attempt ended: tell it, and try again after a pause."""

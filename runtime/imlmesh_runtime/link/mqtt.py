@@ -236,6 +236,11 @@ class _Session:
         if self.up:
             self._events.message(topic, payload)
 
+    def read(self) -> None:
+        """All packets of one read were taken."""
+        if self.up:
+            self._events.handed_over()
+
     def _on_subscribe(
         self, _client: object, _mid: int, granted: tuple[int, ...], _properties: object
     ) -> None:
@@ -310,6 +315,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
             self._broken = exc
             self.abort()
         del self._received[:start]
+        if start:
+            self._session.read()
         if len(self._unsent) > _ACKED_BYTES:
             self.flush()
 
