@@ -31,7 +31,8 @@ class Embedded(Broker):
             "--log": str(place.log),
         }
         pairs = [part for option in options.items() for part in option]
-        return [sys.executable, "-m", "imlmesh_broker.embedded", *pairs]
+        # -P: what lies in the folder that somebody is in must not stand for a module of ours
+        return [sys.executable, "-P", "-m", "imlmesh_broker.embedded", *pairs]
 
 
 BROKERS: dict[str, type[Broker]] = {"mosquitto": Mosquitto, "embedded": Embedded}

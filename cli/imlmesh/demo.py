@@ -51,7 +51,7 @@ async def run_demo(home: str | None) -> ExitCode:
 
 async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
     say("starting a mesh: broker, orchestrator, two simulated Pis and a desktop")
-    await running.start_broker()
+    say(f"✔ broker: {await running.start_broker()}")
     client = await running.start_orchestrator()
     policy = shipped("examples", "greenhouse.policy.toml")
     folders = [running.mesh.own_node(name, policy) for name in (PI_BED, PI_ROOF, DESK)]

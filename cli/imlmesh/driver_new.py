@@ -6,7 +6,10 @@ over. Deliberately absent: a second copy of the package; the example is the temp
 
 import keyword
 import re
+import shlex
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from imlmesh.shipped import shipped
@@ -27,6 +30,14 @@ def class_name(module: str) -> str:
 def package_name(module: str) -> str:
     """`rain_gauge` → `imlmesh-driver-rain-gauge`."""
     return f"imlmesh-driver-{module.replace('_', '-')}"
+
+
+def install_words(folder: Path) -> str:
+    """What installs the package of `folder`, and pytest, beside this imlmesh."""
+    python = shlex.quote(sys.executable)
+    # a venv of uv has no pip of its own, and another one would install elsewhere
+    pip = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    return f"{pip} -e {shlex.quote(str(folder))} pytest"
 
 
 def new_driver(module: str, folder: Path) -> list[Path]:

@@ -12,11 +12,15 @@ from rich.text import Text
 from imlmesh.fleet import name_of
 from imlmesh.render import MARKS, clock, duration, try_line
 from imlmesh.waves import compensations, node_of
+from imlmesh_protocol.errors import CODES
 
 Record = Mapping[str, Any]
 #: log lines shown of each failed action, and members named of one
 _LINES = 3
 _NAMED = 5
+#: hints shown, each once; the log of an action has a line of its own
+_HINTS = 3
+_LOG = CODES["driver.failed"].hint
 _FAILED = {"failed", "rolled_back", "unknown"}
 #: of what was skipped: others failed, or nobody needed it
 _OTHERS = {"action.dependency", "action.not_needed", "run.expired"}
@@ -94,10 +98,16 @@ def _left_undone(run: Record) -> list[Text]:
 
 def _next(run: Record, failed: Sequence[Record]) -> list[Text]:
     name = run["run"]
-    lines = []
+    lines = _hints(failed)
     if failed:
         words = try_line(f"run retry {name} --failed")
         lines.append(Text(f"  retry only this: {words}", style="dim"))
         lines.append(Text("  log: " + try_line(f"run logs {name} {failed[0]['id']}"), style="dim"))
     lines.append(Text("  why: " + try_line(f"run story {name}"), style="dim"))
     return lines
+
+
+def _hints(failed: Sequence[Record]) -> list[Text]:
+    codes = [action["error"]["code"] for action in failed]
+    hints = dict.fromkeys(CODES[code].hint for code in codes if code in CODES)
+    return [Text(f"  try: {hint}") for hint in hints if hint not in ("", _LOG)][:_HINTS]

@@ -91,7 +91,7 @@ MEANS: dict[str, str] = {
     "driver.timeout": "The action took longer than its timeout and was stopped.",
     "driver.crashed": "The driver's process ended in the middle of the action.",
     "driver.busy": "Another action holds what this one needs, such as a pin; nothing was begun.",
-    "driver.denied": "The node's policy forbids it.",
+    "driver.denied": "The node's policy, the rights of its account, or the device itself forbid it.",
     "driver.params": "The driver cannot work with these params.",
     "driver.not_found": "What the action should work on is not there.",
     "driver.missing": "The library that the driver needs is not installed on the node.",
@@ -185,6 +185,9 @@ EXAMPLES: dict[str, str] = {
     "driver.timeout": "timeout: 300              # seconds, of the action",
     "policy.path": '[roots]\nwrite = ["files"]         # in the node\'s policy.toml',
     "policy.command": '[commands.backup]\nargv0 = "/usr/bin/rsync"  # in the node\'s policy.toml',
+    "policy.pin": "[pins]\nallow = [17]              # in the node's policy.toml",
+    "policy.bus": '[i2c.1]\nfactory = "native"\nallow = [0x76]            # in the node\'s policy.toml',
+    "policy.broker": '[mqtt]\nallow = ["192.0.2.9:1883"]  # in the node\'s policy.toml',
     "policy.env": '[env]\nTZ = "UTC"                 # in the node\'s policy.toml',
     "run.not_ended": "imlmesh run wait r-12 && imlmesh run retry r-12",
 }

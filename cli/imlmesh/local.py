@@ -104,6 +104,9 @@ class LocalMesh:
                 nodes.append(await _node(folder, hub))
                 nodes[-1].start()
             await _all_live(shell, [folder.name for folder in self.folders])
+            for node in nodes:
+                # a plan that was killed may have left a pump running
+                node.stand_guard()
             self._ready.set_result(None)
             stopping = asyncio.wrap_future(self._stop)
             failures = [shell.engine.failed, *(node.engine.failed for node in nodes)]

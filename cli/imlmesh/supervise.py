@@ -107,7 +107,8 @@ class Supervised:
         with program.log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", program.module, *program.arguments),
+                # -P: what lies in the folder that somebody is in must not stand for a module of ours
+                *("-P", "-m", program.module, *program.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

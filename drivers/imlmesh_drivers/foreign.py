@@ -4,6 +4,8 @@ The one rule: this table is the only place that knows which exception means whic
 subclass stands before its base. Errors of our own tree pass unchanged.
 """
 
+import errno
+
 from imlmesh_protocol.errors import (
     DriverDenied,
     DriverError,
@@ -23,6 +25,14 @@ FOREIGN: tuple[tuple[type[Exception], type[DriverError], str], ...] = (
     (ImportError, DriverError, "driver.missing"),
     (Exception, DriverError, "driver.failed"),
 )
+
+#: of an OSError that says more than its class
+_BY_NUMBER: dict[int | None, tuple[type[DriverError], str]] = {
+    # what a hardened service has read-only, for example
+    errno.EROFS: (DriverDenied, "driver.denied"),
+    errno.ENOSPC: (DriverError, "store.full"),
+    errno.EDQUOT: (DriverError, "store.full"),
+}
 
 #: what an error becomes again on the other side of a pipe
 _CLASSES: dict[str, type[DriverError]] = {
@@ -44,9 +54,13 @@ def coded(exc: Exception) -> MeshError:
     """The error to raise from `exc`; `exc` itself when it is one of ours."""
     if isinstance(exc, MeshError):
         return exc
+    text = f"{type(exc).__name__}: {exc}"[:2000]
+    if isinstance(exc, OSError) and exc.errno in _BY_NUMBER:
+        error, code = _BY_NUMBER[exc.errno]
+        return error(code, text)
     for foreign, error, code in FOREIGN:
         if isinstance(exc, foreign):
-            return error(code, f"{type(exc).__name__}: {exc}"[:2000])
+            return error(code, text)
     raise exc
 
 

@@ -82,14 +82,17 @@ class Executor:
         """How many actions are under way."""
         return len(self._runs)
 
+    def stand_guard(self, modules: Iterable[str]) -> None:
+        """Let drivers that have a safe state set it, without waiting for a call."""
+        for module in modules:
+            self._guarding.append(self._loop.create_task(self._set_safe(module)))
+
     def warm_up(self, modules: Iterable[str]) -> None:
-        """Load in a thread what actions on the loop need at their first call; start what stands guard.
+        """Load in a thread what actions on the loop need at their first call.
 
         On a small machine loading takes a second or more, for which heartbeats would wait.
         """
         modules = tuple(modules)
-        for module in modules:
-            self._guarding.append(self._loop.create_task(self._stand_guard(module)))
 
         def load() -> None:
             for module in modules:
@@ -101,8 +104,8 @@ class Executor:
 
         threading.Thread(target=load, name="warm-up", daemon=True).start()
 
-    async def _stand_guard(self, module: str) -> None:
-        """Let a driver with a safe state set it now; a failure is loud, the first call hears it too."""
+    async def _set_safe(self, module: str) -> None:
+        """A failure is loud; the first call hears it too."""
         try:
             driver = driver_class(module)
             if driver.runs == "process" and driver.stands_guard(self._site):

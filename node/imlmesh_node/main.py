@@ -76,10 +76,17 @@ def load_setup(folder: Path) -> Setup:
 def _finder(setup: Setup, broker: Address | None, tell: Tell) -> Finder:
     config, folder = setup.config, setup.folder
     me = Service(config.mesh, root_hash(folder / "keys" / "ca.pem"), config.id)
-    address = config.broker_hint or "ADDRESS:PORT"
-    line = f"imlmesh node run {shlex.quote(str(folder))} --broker {address}"
     given = config.brokers if broker is None else (broker, *config.brokers)
-    return Finder(given, me, line, tell)
+    return Finder(given, me, address_line(folder, config.broker_hint), tell)
+
+
+def address_line(folder: Path, hint: str) -> str:
+    """What gives the node of `folder` an address, where mDNS does not reach; `hint` is one, or empty."""
+    address = hint or "ADDRESS:PORT"
+    if is_service():
+        # systemd says how it is started
+        return f'write brokers = ["{address}"] into {folder / "mesh.toml"}, and restart the service'
+    return f"imlmesh node run {shlex.quote(str(folder))} --broker {address}"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -90,8 +90,13 @@ class RunningNode:
         self._post(Tick(self.clocks.steady.now_ms()))
         self.link.start(self._shell)
 
+    def stand_guard(self) -> None:
+        """Bring what drivers move to its safe state."""
+        self._executor.stand_guard(self._modules)
+
     def warm_up(self) -> None:
         """Load drivers before they are needed; call it when the start is over."""
+        self.stand_guard()
         self._executor.warm_up(self._modules)
 
     async def stop(self) -> None:

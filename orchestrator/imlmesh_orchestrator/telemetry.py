@@ -71,6 +71,12 @@ class Telemetry:
         chunks: list[Chunk] = []
         for metric, (times, values) in readings.items():
             try:
+                if min(times) < at_ms - limits.TELEMETRY_LATE_MS:
+                    text = f"{metric[:80]}: a reading is {(at_ms - min(times)) // 1_000} s old"
+                    self._refuse(at_ms, node, "telemetry.late", text)
+                    times, values = _not_late(times, values, at_ms)
+                    if not times:
+                        continue
                 _check_columns(metric, times, values, at_ms)
                 series = self._series_of(node, name, metric, units.get(metric, ""))
             except ProtocolError as exc:
@@ -112,11 +118,17 @@ class Telemetry:
         return series
 
 
+def _not_late(
+    times: Sequence[int], values: Sequence[float], at_ms: int
+) -> tuple[Sequence[int], Sequence[float]]:
+    """Without those that waited too long for the link; the newer ones of a message still count."""
+    since_ms = at_ms - limits.TELEMETRY_LATE_MS
+    kept = [(time, value) for time, value in zip(times, values, strict=True) if time >= since_ms]
+    return [time for time, _ in kept], [value for _, value in kept]
+
+
 def _check_columns(metric: str, times: Sequence[int], values: Sequence[float], at_ms: int) -> None:
-    oldest, newest = min(times), max(times)
-    if oldest < at_ms - limits.TELEMETRY_LATE_MS:
-        text = f"{metric[:80]}: a reading is {(at_ms - oldest) // 1_000} s old"
-        raise ProtocolError("telemetry.late", text)
+    newest = max(times)
     if newest > at_ms + limits.CLOCK_TOLERANCE_MS:
         text = f"{metric[:80]}: a reading is {(newest - at_ms) // 1_000} s ahead"
         raise ProtocolError("telemetry.late", text)

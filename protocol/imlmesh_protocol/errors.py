@@ -135,11 +135,21 @@ CODES: dict[str, Code] = {
     "driver.timeout": Code("here", True, "raise the action's timeout", "TimeoutError"),
     "driver.crashed": Code("here", True, "imlmesh run logs RUN", "RuntimeError"),
     "driver.busy": Code("here", True, "wait for the holder to end", "RuntimeError"),
-    "driver.denied": Code("input", False, "the node's policy.toml decides", "PermissionError"),
+    "driver.denied": Code(
+        "input",
+        False,
+        "look at policy.toml, and at what the node's account or service may do: docs/service.md",
+        "PermissionError",
+    ),
     "driver.params": Code("input", False, "imlmesh node show NODE --actions", "ValueError"),
     "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
     "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
-    "driver.unavailable": Code("here", True, "check device and wiring", "OSError"),
+    "driver.unavailable": Code(
+        "here",
+        True,
+        "check device and wiring; a service needs: imlmesh service install node --hardware",
+        "OSError",
+    ),
     "driver.reading": Code(
         "here", True, "the sensor answered nonsense: try again, then check its wiring", "OSError"
     ),
@@ -208,7 +218,9 @@ CODES: dict[str, Code] = {
         "here", True, "give the address: imlmesh node run FOLDER --broker ADDRESS:PORT"
     ),
     "discovery.nothing": Code("mesh", True, "imlmesh up --lan announces a mesh"),
-    "broker.missing": Code("here", False, "sudo apt-get install mosquitto"),
+    "broker.missing": Code(
+        "here", False, "sudo apt-get install mosquitto, or go without IMLMESH_BROKER"
+    ),
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),

@@ -46,14 +46,16 @@ def check_private(path: Path, *, strict: bool) -> None:
     except OSError as exc:
         raise TrustError("trust.file", f"{path}: {exc.strerror}") from exc
     if file.st_uid not in (os.geteuid(), 0) or file.st_mode & 0o077:
-        at, status, hint = path, file, None
+        at, status, mend = path, file, "chmod 600"
     elif folder.st_uid not in (os.geteuid(), 0) or _takes_names(folder):
-        at, status, hint = path.parent, folder, f"chmod go-w {path.parent}"
+        at, status, mend = path.parent, folder, "chmod go-w"
     else:
         return
+    if status.st_uid not in (os.geteuid(), 0):
+        mend = f"sudo chown {os.geteuid()}"
     text = f"{at} has mode {status.st_mode & 0o777:o} and owner {status.st_uid}"
     if strict:
-        raise TrustError("trust.mode", text, hint=hint)
+        raise TrustError("trust.mode", text, hint=f"{mend} {at}")
     logger.warning("trust.mode: %s; others could have read or changed %s", text, path.name)
 
 

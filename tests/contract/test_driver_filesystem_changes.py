@@ -209,7 +209,7 @@ def test_an_append_that_fails_is_taken_back(fs: Rooted, monkeypatch: pytest.Monk
         return write(descriptor, data[: len(data) // 2])
 
     monkeypatch.setattr(os, "write", half)
-    assert fs.refusal("append_file", path="log", content="much longer") == "driver.unavailable"
+    assert fs.refusal("append_file", path="log", content="much longer") == "store.full"
     monkeypatch.undo()
     assert (fs.files / "log").read_text() == "one\n"
 

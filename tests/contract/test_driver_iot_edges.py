@@ -63,6 +63,7 @@ def test_a_flood_of_edges_is_told_at_its_rate_and_shows_its_gap() -> None:
         "both",
         0,
         "r-1/a/n/1",
+        "none",
         lambda _, values: told.append(values["count"]),
         lambda: seconds[0],
     )
@@ -83,9 +84,19 @@ def test_a_watched_pin_is_read_and_keeps_its_pull(iot: Any) -> None:
     assert iot.refusal("digital_write", pin=4, value=1)[0] == "driver.busy"
 
 
+def test_a_pull_outlives_the_process(iot: Any, make_iot: Any) -> None:
+    iot.do("set_pin_mode", pin=4, mode="input", pull="up")
+    iot.do("add_event_detect", pin=4)
+    successor = make_iot()
+    successor.driver.restore(iot.kept)
+    # a button to ground would else float, and tell edges that nobody made
+    assert successor.do("digital_read", pin=4)["value"] == 1
+    assert successor.kept == iot.kept
+
+
 def test_removed_means_silent(iot: Any) -> None:
     iot.do("add_event_detect", pin=4, bouncetime_ms=0)
-    assert iot.kept == [[4, "both", 0, "r-1/a/n/1"]]
+    assert iot.kept == [[4, "both", 0, "r-1/a/n/1", "none"]]
     assert iot.do("remove_event_detect", pin=4) == {"pin": 4, "removed": True}
     iot.pin(4).drive_high()
     assert iot.seen == []
@@ -103,7 +114,7 @@ def test_a_wrong_field_is_named(iot: Any, wrong: dict[str, Any]) -> None:
 
 def test_what_cannot_be_watched_any_more_says_so(make_iot: Any) -> None:
     iot = make_iot(pins=PinRules("mock", (4,)))
-    iot.driver.restore([[4, "both", 0, "r-1/a/n/1"], [5, "both", 0, "r-1/b/n/1"]])
+    iot.driver.restore([[4, "both", 0, "r-1/a/n/1", "none"], [5, "both", 0, "r-1/b/n/1", "up"]])
     iot.pin(4).drive_high()
     assert iot.seen == [
         ("gpio-5", {"pin": 5, "lost": "policy.pin"}),

@@ -187,6 +187,13 @@ def test_real_one_wire_files_are_read_where_the_kernel_has_them(
     for name, sixteenths in (("28-b", 320), ("28-a", -8)):
         (tmp_path / "bus" / name).mkdir()
         (tmp_path / "bus" / name / "w1_slave").write_text(scratchpad_text(sixteenths))
+    told: dict[str, float] = {}
+    call = Call("r-1/a/n/1", on_reading=lambda name, value, *_: told.update({name: value}))
+    warm = perform_now(
+        iot.driver, "read_sensor", {"sensor_type": "DS18B20", "unit": "fahrenheit"}, call
+    )
+    assert warm["all"] == {"28-a": 31.1, "28-b": 68.0}
+    assert told == {"ds18b20.28-a.temperature": -0.5, "ds18b20.28-b.temperature": 20.0}
     found = iot.do("read_sensor", sensor_type="DS18B20")
     assert found == {
         "sensor_type": "DS18B20",

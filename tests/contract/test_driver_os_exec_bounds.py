@@ -136,6 +136,30 @@ async def test_a_fork_bomb_is_ended(shell: Shell, bomb: str) -> None:
     assert having(f"IML_BOMB={mark}") == []
 
 
+@pytest.mark.parametrize(
+    ("argv", "blamed"),
+    [
+        (["sh", "-c", BOMBS["many"]], ("driver.failed", "command")),
+        (["sh", "-c", "yes"], ("driver.failed", "command")),
+        (["sh", "-c", "trap '' TERM; sleep 600"], ("driver.timeout", "timeout")),
+        (["gone"], ("driver.not_found", "command")),
+        (["folder"], ("driver.denied", "command")),
+    ],
+)
+async def test_whatever_goes_wrong_is_blamed_on_a_param(
+    shell: Shell, argv: list[str], blamed: tuple[str, str]
+) -> None:
+    shell.allow("folder", "/")
+    limit_s = 1 if blamed[1] == "timeout" else 60
+    assert await shell.blame("run_command", command=argv, timeout=limit_s) == blamed
+
+
+async def test_an_application_that_cannot_be_run_is_blamed(shell: Shell) -> None:
+    for name, code in (("gone", "driver.not_found"), ("folder", "driver.denied")):
+        shell.allow("folder", "/")
+        assert await shell.blame("open_application", application=name) == (code, "application")
+
+
 async def test_memory_is_bounded_for_each_and_for_all(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

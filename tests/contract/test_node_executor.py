@@ -123,7 +123,7 @@ async def test_a_killed_action_is_told_when_its_pins_are_safe(garden: Rig) -> No
 
 
 async def test_safe_levels_are_set_before_any_call(garden: Rig) -> None:
-    garden.executor.warm_up(["filesystem", "iot", "no_such"])
+    garden.executor.stand_guard(["filesystem", "iot", "no_such"])
     async with asyncio.timeout(WITHIN_S):
         await asyncio.gather(*garden.executor._guarding)
     # it is ready only after its safe state

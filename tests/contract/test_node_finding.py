@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from imlmesh_node.finding import Finder
+from imlmesh_node.main import address_line
 from imlmesh_protocol.errors import LinkError
 from imlmesh_runtime.discovery import MESHES, Discovery, Service
 from imlmesh_runtime.link.base import Address
@@ -171,6 +173,22 @@ async def test_a_mesh_that_lets_nobody_in_is_told_once_when_it_lasts(
     stage.finder.failed(LinkError("link.tls", "another CA"))
     assert [told.code for told in stage.told] == ["link.down", "link.tls"]
     await stage.finder.close()
+
+
+@pytest.mark.parametrize(
+    ("is_service", "hint", "line"),
+    [
+        (False, "10.0.0.1:8883", "imlmesh node run '/srv/pi bed' --broker 10.0.0.1:8883"),
+        (False, "", "imlmesh node run '/srv/pi bed' --broker ADDRESS:PORT"),
+        # a second node of that folder would be refused, and the unit has no words of its own
+        (True, "10.0.0.1:8883", 'brokers = ["10.0.0.1:8883"] into /srv/pi bed/mesh.toml'),
+    ],
+)
+def test_the_line_fits_how_the_node_was_started(
+    monkeypatch: pytest.MonkeyPatch, is_service: bool, hint: str, line: str
+) -> None:
+    monkeypatch.setattr("imlmesh_node.main.is_service", lambda: is_service)
+    assert line in address_line(Path("/srv/pi bed"), hint)
 
 
 async def test_who_is_found_in_time_is_told_nothing() -> None:

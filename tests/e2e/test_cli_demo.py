@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import Person
 
@@ -23,15 +25,22 @@ def running_below(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_loses_a_node_and_goes_on(person: Person) -> None:
+@pytest.mark.parametrize(
+    "broker", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]
+)
+def test_the_demo_loses_a_node_and_goes_on(
+    person: Person, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(person.env, "IMLMESH_BROKER", broker)
     begin_s = time.monotonic()
     # So long a path leaves no room for a socket: the API answers on loopback, with a token.
-    home = person.folder / ("a home with a long name " * 5).strip()
+    home = person.folder / (f"a home of {broker} with a long name " * 4).strip()
     assert len(str(home)) > 100
     demo = person.open("demo", "run", "--home", str(home))
     assert demo.wait(90) == 0
     assert time.monotonic() - begin_s < 60
     text = demo.text
+    assert f"✔ broker: {broker}" in text
     killed = text.index("killed pi-roof (SIGKILL)")
     suspect = text.index("pi-roof is suspect")
     lost = text.index("pi-roof is lost")

@@ -96,6 +96,13 @@ def ended(person: Person, run: str) -> dict[str, object] | None:
     return found if found["state"] in ("completed", "failed", "cancelled") else None
 
 
+def test_it_says_how_it_comes_beside_this_imlmesh(person: Person) -> None:
+    told = person.run("driver", "new", "kettle").stderr
+    line = told.partition("next:")[2]
+    assert person.python in line
+    assert f"-e {person.folder / 'imlmesh-driver-kettle'} pytest" in line
+
+
 def test_nothing_is_written_over(person: Person, drivers: dict[str, Path]) -> None:
     before = {path: path.read_bytes() for path in drivers["clamp"].rglob("*") if path.is_file()}
     refused = person.run("driver", "new", "clamp", "--json")

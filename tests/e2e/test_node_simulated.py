@@ -60,6 +60,13 @@ def test_the_shipped_plan_waters_the_simulated_bed(mesh: Person) -> None:
     before, after = (float(word) for word in soil.split() if word.startswith("0."))
     assert after - before > 0.05
 
+    measured = {
+        *("iot.dht22.22.temperature", "iot.dht22.22.humidity", "iot.bmp280.76.temperature"),
+        *("iot.bmp280.76.pressure_hpa", "iot.ds18b20.28-00000a11ce01.temperature"),
+    }
+    asked = ("telemetry", "query", "--node", "pi-bed", "--metric", "iot.*")
+    mesh.until(lambda: measured == {each["metric"] for each in mesh.ask(*asked)["series"]})
+
     seen = watching.expect(r'\{[^{}]*"source": ?"gpio-4"[^{}]*\{[^{}]*\}[^{}]*\}')
     told = json.loads(seen[0])
     assert (told["values"]["edge"], told["values"]["pin"]) == ("rising", 4)

@@ -143,6 +143,8 @@ def booted(folder: Path) -> Iterator[Booted]:
     try:
         machine = Booted(_init_of(outside, folder / "boot.log"))
         machine.until(lambda: _is_up(machine))
+        # a machine that is no container has it so, for whoever wants a terminal
+        machine.run("chmod", "666", "/dev/pts/ptmx")
         yield machine
     finally:
         outside.kill()

@@ -19,6 +19,16 @@ ORCHESTRATOR = "imlmesh-orchestrator.service"
 HOME = "/var/lib/imlmesh"
 FOLDER = f"{HOME}/nodes/pi-bed"
 FIRMWARE = "/opt/checkout/firmware-configs"
+#: beside what the greenhouse's policy opens
+BUSES = """
+[i2c.1]
+factory = "mock"
+allow = [0x76]
+[serial]
+mock = ["/dev/ttyS0"]
+[onewire]
+factory = "mock"
+"""
 AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
@@ -77,7 +87,9 @@ def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
 
 
 def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
-    policy = "/opt/checkout/examples/greenhouse.policy.toml"
+    policy = "/opt/policy.toml"
+    shipped = "/opt/checkout/examples/greenhouse.policy.toml"
+    machine.run("sh", "-c", f"cat {shipped} - >{policy} <<'END'\n{BUSES}END")
     words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
     words += ("--policy", policy)
     machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
@@ -89,17 +101,32 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
 
 
 def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:
-    """Drivers in the node, in a thread and in a child process, and a command."""
+    """Drivers in the node, in a thread and in a child process with its libraries, and a command."""
     done = machine.imlmesh("plan", "run", "/opt/checkout/examples/hello.iml.yaml")
     assert done.returncode == 0, done.stderr
     note = machine.run("cat", f"{FOLDER}/files/hello.txt").stdout
     assert note.startswith("Hello from ")
     for action, params, wanted in (
         ("iot.digital_write", {"pin": 17, "value": 1}, {"pin": 17, "value": 1, "previous": 0}),
+        ("iot.read_sensor", {"sensor_type": "DHT22", "pin": 4}, {"pin": 4, "unit": "celsius"}),
+        ("iot.read_sensor", {"sensor_type": "BMP280"}, {"address": 0x76, "unit": "celsius"}),
+        ("iot.read_sensor", {"sensor_type": "DS18B20"}, {"temperature": 20.0}),
+        ("iot.send_uart", {"data": "read\n"}, {"bytes_sent": 5}),
         ("os_exec.run_command", {"command": ["expr", "40", "+", "2"]}, {"stdout": "42\n"}),
+        (
+            "filesystem.create_archive",
+            {"source": "hello.txt", "destination": "hello.zip"},
+            {"entries": 1},
+        ),
     ):
         called = machine.imlmesh("action", "call", action, "--params", json.dumps(params), "--json")
         assert wanted.items() <= json.loads(called.stdout)["result"].items(), called.stdout
+
+    def measured() -> set[str]:
+        asked = ("telemetry", "query", "--metric", "iot.*", "--json")
+        return {each["metric"] for each in json.loads(machine.imlmesh(*asked).stdout)["series"]}
+
+    machine.until(lambda: {"iot.dht22.4.humidity", "iot.bmp280.76.pressure_hpa"} <= measured())
 
 
 def test_a_node_changes_its_files_and_nothing_else(machine: Booted) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import ssl
 import subprocess
 import sys
@@ -341,6 +342,18 @@ def test_a_key_that_others_could_read_warns_or_refuses(home, authority, caplog, 
     with pytest.raises(TrustError) as caught:
         NodeKeys.load(home.node("pi-1"), "home", strict=True)
     assert caught.value.code == "trust.mode"
+    assert caught.value.hint == f"chmod 600 {home.node('pi-1') / 'keys' / name}"
+
+
+def test_a_file_of_somebody_else_says_whose_it_should_be(home, authority, as_root):
+    authority.provision("pi-1", home.node("pi-1"), brokers=BROKERS)
+    keys = home.node("pi-1") / "keys"
+    for path in (keys, keys / "node.key"):
+        os.chown(path, 65_534, -1)
+        with pytest.raises(TrustError) as caught:
+            NodeKeys.load(home.node("pi-1"), "home", strict=True)
+        assert caught.value.hint == f"sudo chown 0 {path}"
+        os.chown(path, 0, -1)
 
 
 def test_a_request_without_proof_gets_no_certificate(authority):

@@ -88,6 +88,9 @@ def test_an_export_is_passed_through_as_it_comes(
     assert asked(api)["format"] == "csv"
     assert main.run(["telemetry", "export", "-o", "jsonl"]) == 0
     assert asked(api)["format"] == "jsonl"
+    count = len(api.asked)
+    assert main.run(["telemetry", "export", "-o", "yaml"]) == 2
+    assert len(api.asked) == count
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,11 @@ def test_cloud_init_would_find_a_wrong_line(cloud_init: str, tmp_path: Path) -> 
 @pytest.mark.usefixtures("systemd_tools")
 def test_its_commands_are_ours_and_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = YAML(typ="safe").load((PI / "user-data").read_text())
-    *_, install = data["runcmd"]
+    *_, pip, install = data["runcmd"]
+    extras = set(pip[-1].removeprefix("imlmesh[").removesuffix("]").split(","))
+    declared = tomllib.loads((SHIPPED.parent / "pyproject.toml").read_text())["project"]
+    # --hardware opens all buses of the board
+    assert {"gpio", "i2c", "serial"} <= extras <= set(declared["optional-dependencies"])
     program, *words = install
     assert program == "/opt/imlmesh/bin/imlmesh"
     Authority.create(Home(tmp_path / "mesh"), "home", "orchestrator").provision(

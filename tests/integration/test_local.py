@@ -1,11 +1,13 @@
 """A mesh inside one process: the same plans, results and exit codes, with neither broker nor port."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +222,32 @@ def test_python_has_it_too_and_opens_no_port(shell: Shell, monkeypatch: pytest.M
         assert set(psutil.Process().net_connections("inet")) <= before
         assert client.home.root.is_dir()
     assert not client.home.root.exists()
-    assert {each.name for each in set(threading.enumerate()) - threads} <= {"warm-up"}
+    assert set(threading.enumerate()) <= threads
     with pytest.raises(MeshError):
         client.run(plan(act()))
+
+
+def test_pins_are_safe_without_a_call(shell: Shell) -> None:
+    pins = '\n[pins]\nfactory = "mock"\nallow = [17]\nsafe = { 17 = 0 }\n'
+    policy = shell.folder / "pins.toml"
+    policy.write_text(POLICY.replace('"fake"', '"fake", "iot"') + pins)
+    me = psutil.Process()
+
+    def drivers() -> list[str]:
+        """Modules whose driver runs in a child of ours."""
+        found = []
+        for child in me.children():
+            with contextlib.suppress(psutil.Error):
+                if "imlmesh_drivers.child" in (words := child.cmdline()):
+                    found.append(words[-1])
+        return found
+
+    with LocalClient(policy=policy):
+        deadline_s = time.monotonic() + WITHIN_S
+        while "iot" not in drivers():
+            assert time.monotonic() < deadline_s, "no driver sets the pins"
+            time.sleep(0.05)
+    assert drivers() == []
 
 
 def test_the_page_runs(shell: Shell) -> None:

@@ -335,8 +335,9 @@ async def test_heartbeats_are_on_time_whatever_drivers_do(
     came_ms: list[int] = []
     control.heard.clear()
     control.delegate(
-        dispatch(1, hang=True),
-        dispatch(2, log_lines=200_000),
+        # first: what hangs blocks the child, and might do so before the flood begins
+        dispatch(1, log_lines=200_000),
+        dispatch(2, hang=True),
         dispatch(3, crash=True),
         dispatch(4, hang=True),
     )

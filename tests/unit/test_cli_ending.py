@@ -33,6 +33,7 @@ def test_the_end_groups_failures_with_their_place_and_last_lines() -> None:
         f"    | {at} line 2",
         f"    | {at} line 3",
         f"    | {at} line 4",
+        "  try: wait for the holder to end",
         "  retry only this: imlmesh run retry r-7-abcd --failed",
         "  log: imlmesh run logs r-7-abcd valve",
         "  why: imlmesh run story r-7-abcd",
@@ -91,9 +92,23 @@ def test_what_could_not_be_undone_is_listed() -> None:
     found = run([append, failed], state="failed", compensation_pending=True)
     texts = [line.plain for line in end_lines(found)]
     at = texts.index("  not everything is undone:")
-    assert texts[at + 1 : at + 3] == [
+    assert texts[at + 1 : at + 4] == [
         "    append on pi [node.lost]",
+        "  try: wait for the holder to end",
         "  retry only this: imlmesh run retry r-7-abcd --failed",
+    ]
+
+
+def test_what_helps_against_a_code_is_told_once() -> None:
+    codes = ["policy.pin", "policy.bus", "policy.pin", "driver.failed", "action.cancelled"]
+    failed = [
+        action(f"a{n}", "failed", error={"code": code, "message": code})
+        for n, code in enumerate([*codes, "of.a.newer.version"])
+    ]
+    texts = [line.plain for line in end_lines(run(failed, state="failed"))]
+    assert [text for text in texts if text.startswith("  try: ")] == [
+        "  try: allow it in policy.toml [pins]",
+        "  try: allow it in policy.toml [i2c], [serial] or [onewire]",
     ]
 
 

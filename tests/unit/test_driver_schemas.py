@@ -1,7 +1,9 @@
 """The drivers' declarations: schemas, binding, the shipped manifests, and IML's own catalogue."""
 
+import errno
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -75,6 +77,8 @@ class Lamp(Driver):
             "denied": PermissionError,
             "late": TimeoutError,
             "device": OSError,
+            "read-only": partial(OSError, errno.EROFS),
+            "full": partial(OSError, errno.ENOSPC),
             "library": ImportError,
             "bug": ZeroDivisionError,
         }
@@ -326,6 +330,8 @@ def test_an_unknown_action_and_module() -> None:
         ("denied", DriverDenied, "driver.denied"),
         ("late", DriverTimeout, "driver.timeout"),
         ("device", DriverError, "driver.unavailable"),
+        ("read-only", DriverDenied, "driver.denied"),
+        ("full", DriverError, "store.full"),
         ("library", DriverError, "driver.missing"),
         ("bug", DriverError, "driver.failed"),
     ],

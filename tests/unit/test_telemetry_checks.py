@@ -154,6 +154,14 @@ def test_a_reading_that_waited_for_the_link_is_not_late() -> None:
     assert len(kept.readings) == 1
 
 
+def test_of_a_node_that_was_cut_off_for_long_only_what_is_late_is_refused() -> None:
+    kept = Kept()
+    late_ms = NOW_MS - limits.TELEMETRY_LATE_MS
+    kept.take("pi", soil=([late_ms - 2, late_ms - 1, late_ms, NOW_MS], [1, 2, 3, 4]))
+    assert [value for *_, value in kept.readings] == [3.0, 4.0]
+    assert kept.refused == [("pi", "telemetry.late")]
+
+
 def test_ten_thousand_names_are_bounded_and_cost_nobody_else() -> None:
     kept = Kept()
     for start in range(0, 10_000, 500):

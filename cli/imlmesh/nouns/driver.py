@@ -23,7 +23,7 @@ def new(
     ] = None,
 ) -> None:
     """Write the package of a new driver: one class, its tests, a plan and a policy to try it."""
-    from imlmesh.driver_new import new_driver, package_name
+    from imlmesh.driver_new import install_words, new_driver, package_name
     from imlmesh.render import emit, say, write
 
     folder = (out or Path(package_name(name))).absolute()
@@ -34,7 +34,7 @@ def new(
         return
     write(str(folder))
     say(f"✔ {len(files)} files; README.md says how to try and change them")
-    say(f"next:  pip install -e {folder} pytest")
+    say(f"next:  {install_words(folder)}")
 
 
 @verb(app, "imlmesh driver list\nimlmesh driver list --json", "list")

@@ -14,7 +14,7 @@ app = noun("Run the orchestrator alone.", "imlmesh orchestrator run --home /var/
     app,
     """\
 imlmesh orchestrator run
-imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884""",
+imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8883""",
 )
 def run(
     broker: Annotated[

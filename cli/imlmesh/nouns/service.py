@@ -34,7 +34,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 imlmesh service install orchestrator --dry-run       what it would do
 sudo imlmesh service install node pi-bed             moves the folder and starts the node
 sudo imlmesh service install node pi-bed --hardware  pins and buses too
-sudo imlmesh service install orchestrator --broker 192.168.1.20:8884
+sudo imlmesh service install orchestrator --broker 192.168.1.20:8883
 sudo imlmesh service install node pi-bed --root /mnt/image""",
 )
 def install(

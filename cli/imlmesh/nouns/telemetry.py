@@ -79,7 +79,10 @@ def export(
     import sys
 
     from imlmesh.client import Client
+    from imlmesh_protocol.errors import InputError
 
+    if settings.output == "yaml":
+        raise InputError("usage", "an export is csv or jsonl", hint="--format csv or -o jsonl")
     asked = _asked(node, metric, since, until, tier)
     kind = form or ("csv" if settings.output == "table" else "jsonl")
     for piece in Client.connect(settings.home).stream("telemetry/export", format=kind, **asked):

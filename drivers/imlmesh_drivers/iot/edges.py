@@ -16,7 +16,7 @@ from imlmesh_drivers.base import Pin, Site, action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.digital import PinActions
-from imlmesh_drivers.iot.pins import hardware
+from imlmesh_drivers.iot.pins import Pull, hardware
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import SOURCE_EVENTS_PER_S
 from imlmesh_protocol.manifest import Undo
@@ -54,6 +54,7 @@ class Watch:
         edge: Edge,
         bouncetime_ms: int,
         owner: str,
+        pull: Pull,
         emit: Emit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +62,7 @@ class Watch:
         self.edge = edge
         self.bouncetime_ms = bouncetime_ms
         self.owner = owner
+        self.pull = pull
         self._emit = emit
         self._clock = clock
         self._lock = threading.Lock()
@@ -100,7 +102,7 @@ class Watch:
 
     def to_keep(self) -> list[Any]:
         """What another process needs to watch the same."""
-        return [self.pin, self.edge, self.bouncetime_ms, self.owner]
+        return [self.pin, self.edge, self.bouncetime_ms, self.owner, self.pull]
 
 
 class EdgeActions(PinActions):
@@ -145,10 +147,10 @@ class EdgeActions(PinActions):
 
     def restore(self, kept: Any) -> None:
         """Watch what the process before this one watched; what cannot be watched says so."""
-        for pin, edge, bouncetime_ms, owner in kept:
+        for pin, edge, bouncetime_ms, owner, pull in kept:
             try:
                 with self.pins.lock:
-                    self._watch(pin, edge, bouncetime_ms, owner)
+                    self._watch(pin, edge, bouncetime_ms, owner, pull)
             except DriverError as exc:
                 self.emit(f"gpio-{pin}", {"pin": pin, "lost": exc.code})
         self._keep_watches()
@@ -164,13 +166,15 @@ class EdgeActions(PinActions):
             use.kind = "input"
         return True
 
-    def _watch(self, pin: int, edge: Edge, bouncetime_ms: int, owner: str) -> None:
+    def _watch(
+        self, pin: int, edge: Edge, bouncetime_ms: int, owner: str, pull: Pull | None = None
+    ) -> None:
+        """Without `pull` the pin keeps the one that it has."""
         before = self.pins.free(pin)
-        pull = self.pins.own_pull(pin)
-        if before is not None and before.kind == "input":
-            pull = before.pull
+        if pull is None:
+            pull = before.pull if before and before.kind == "input" else self.pins.own_pull(pin)
         use = self.pins.make_input(pin, pull, owner)
-        watch = Watch(pin, edge, bouncetime_ms, owner, self._tell)
+        watch = Watch(pin, edge, bouncetime_ms, owner, pull, self._tell)
         with hardware(f"pin: gpio:{pin}"):
             use.device.pin.edges = edge
             use.device.pin.when_changed = watch.changed

@@ -66,7 +66,7 @@ class SensorActions(Board):
         if sensor_type in ("DHT11", "DHT22"):
             found = self._read_dht(sensor_type, pin)
         elif sensor_type == "DS18B20":
-            found = self._read_onewire(unit)
+            found = self._read_onewire()
         elif sensor_type == "BMP280":
             found = self._read_bmp280(_BMP280_AT if address is None else address)
         else:
@@ -75,6 +75,8 @@ class SensorActions(Board):
         if "temperature" in found:
             found["temperature"] = _in_unit(found["temperature"], unit)
             found["unit"] = unit
+        if "all" in found:
+            found["all"] = {name: _in_unit(each, unit) for name, each in found["all"].items()}
         return {"sensor_type": sensor_type, **found}
 
     def _read_dht(self, kind: Literal["DHT11", "DHT22"], pin: int | None) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class SensorActions(Board):
             "factory": factory,
         }
 
-    def _read_onewire(self, unit: Unit) -> dict[str, Any]:
+    def _read_onewire(self) -> dict[str, Any]:
         factory = self.site.buses.onewire
         if factory is None:
             text = "sensor_type: the policy of this node has no [onewire]"
@@ -113,7 +115,7 @@ class SensorActions(Board):
         values = {name: onewire.read_celsius(folder, name) for name in names}
         found: dict[str, Any] = {"temperature": values[names[0]], "sensor": names[0]}
         if len(names) > 1:
-            found["all"] = {name: _in_unit(value, unit) for name, value in values.items()}
+            found["all"] = values
         return {**found, "factory": factory}
 
     def _read_bmp280(self, address: int) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def _report(call: Call, kind: str, found: dict[str, Any]) -> None:
     place = found.get("sensor") or found.get("pin") or f"{found.get('address', 0):02x}"
     for name, unit in _REPORTED.items():
         if name in found:
-            call.telemetry(f"{kind}.{place}.{name}".lower(), round(found[name], 2), unit)
+            for each, value in found.get("all", {place: found[name]}).items():
+                call.telemetry(f"{kind}.{each}.{name}".lower(), round(value, 2), unit)
 
 
 def _in_unit(celsius: float, unit: Unit) -> float:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from imlmesh_drivers.files import blamed_on
 from imlmesh_drivers.os_exec.command import source_of
 from imlmesh_drivers.os_exec.guarded import END_S, Guarded, Guardians, Launch
 from imlmesh_protocol.errors import DriverError, DriverTimeout
@@ -40,7 +41,7 @@ class Applications:
         self._starting += 1
         sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            with source_of(None) as source:
+            with source_of(None) as source, blamed_on("application"):
                 guarded = await self._guardians.start(launch, (source, sink, sink))
         finally:
             os.close(sink)

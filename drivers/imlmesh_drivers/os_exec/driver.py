@@ -129,12 +129,15 @@ class OsExec(Driver):
         environment = self._environment(env or {})
         with self._working_folder(working_directory) as cwd:
             launch = Launch(argv, environment, COMMAND.for_rule(rule), cwd)
-            running = await spawn(self._guardians, launch, stdin)
+            with blamed_on("command"):
+                running = await spawn(self._guardians, launch, stdin)
         try:
             async with asyncio.timeout(timeout):
-                code = await follow(running, streams)
+                with blamed_on("command"):
+                    code = await follow(running, streams)
         except TimeoutError as exc:
-            raise DriverTimeout("driver.timeout", f"{argv[0]} ran longer than {timeout} s") from exc
+            text = f"timeout: {argv[0]} ran longer than {timeout} s"
+            raise DriverTimeout("driver.timeout", text) from exc
         finally:
             await end(running)
         result: Ended = {

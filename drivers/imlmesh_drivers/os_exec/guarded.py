@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imlmesh_drivers.base import CommandRule
 from imlmesh_drivers.os_exec import guardian
-from imlmesh_protocol.errors import DriverError, DriverTimeout
+from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound, DriverTimeout
 from imlmesh_protocol.limits import (
     APPLICATION_MEMORY_BYTES,
     APPLICATION_PROCESSES,
@@ -76,15 +76,18 @@ class Guarded:
         self._writer = writer
 
     async def hear_start(self) -> None:
-        """Wait until the command runs; FileNotFoundError and the like when it cannot."""
+        """Wait until the command runs; `driver.not_found`, `driver.denied`, `driver.failed`."""
         word, pid = await self._hear()
         self.pid = int(pid) if word == "pid" else 0
         word, said = await self._hear()
         if word != "errno":
             raise self._crashed()
         number = int(said)
-        if number in (errno.ENOENT, errno.EACCES, errno.EPERM):
-            raise OSError(number, os.strerror(number), self.name)
+        if number == errno.ENOENT:
+            raise DriverNotFound("driver.not_found", f"{self.name} is not installed on the node")
+        if number in (errno.EACCES, errno.EPERM):
+            text = f"{self.name} may not be run by the node's account"
+            raise DriverDenied("driver.denied", text)
         if number:
             text = f"{self.name} does not start: {os.strerror(number)}"
             raise DriverError("driver.failed", text)
@@ -159,7 +162,7 @@ class Guardians:
     async def start(self, launch: Launch, descriptors: tuple[int, int, int]) -> Guarded:
         """Start a command with (stdin, stdout, stderr).
 
-        Raises FileNotFoundError, PermissionError, `driver.failed`, `driver.crashed`.
+        Raises `driver.not_found`, `driver.denied`, `driver.failed`, `driver.crashed`.
         """
         bounds = launch.bounds
         order = guardian.Order(

@@ -16,7 +16,8 @@ def address_of(text: str) -> Address:
     """`text` as (address, port), without brackets; InputError `config.invalid` for anything else."""
     found = _ADDRESS.fullmatch(text)
     if found is None or not 0 < int(found[3]) < 65_536:
-        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT")
+        hint = "for example 192.168.1.20:8883 or [fd00::20]:8883"
+        raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT", hint=hint)
     return found[1] or found[2], int(found[3])
 
 
