@@ -91,7 +91,8 @@ class Broker(ABC):
 
         LinkError `broker.missing` when it is not installed, `broker.failed` when it ends.
         """
-        self.port = self.place.port or free_port(self.place.host, USUAL_PORT)
+        # one that served before is where its clients look for it
+        self.port = self.place.port or self.port or free_port(self.place.host, USUAL_PORT)
         again: set[int] = set()
         while self._child is None:
             try:
@@ -113,6 +114,7 @@ class Broker(ABC):
             await asyncio.wait([self._keeper])
         if self._child is not None:
             await _end(self._child)
+            self._child = None
 
     async def _launch(self, command: list[str]) -> asyncio.subprocess.Process:
         log = self.place.log

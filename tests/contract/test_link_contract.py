@@ -20,6 +20,7 @@ from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
+from loopback import own_port
 
 BASE = "imlmesh/1/home"
 ORCHESTRATOR = "orchestra"
@@ -159,7 +160,7 @@ async def mqtt_rig(folder: Path) -> AsyncIterator[MqttRig]:
     authority = Authority.create(home, "home", ORCHESTRATOR)
     for name in ("a", "b"):
         authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log", port=own_port())
     keys = ControlKeys.load(home.ca, "home")
     broker = choose_broker(os.environ)("home", ORCHESTRATOR, place, keys.context)
     port = await broker.start()
