@@ -104,6 +104,7 @@ class Inbox:
                     message.term,
                     message.seq,
                     message.id,
+                    tuple((id, index) for id, index in message.fields.get("wants", ())),
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id)

@@ -7,6 +7,7 @@ of names would be another page in every commit.
 Deliberately absent: params; after a restart nothing is run again, so nobody would read them.
 """
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import msgpack
 
 from imlmesh_node.core.changes import (
+    Bulk,
     Change,
     DispatchSettled,
     DispatchTaken,
@@ -26,9 +28,12 @@ from imlmesh_node.core.changes import (
 )
 from imlmesh_node.core.state import JournalRecord
 from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.limits import RESULT_CHUNK_BYTES, RESULT_CHUNKS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_runtime.sqlite import Database, Store, run
+
+log = logging.getLogger(__name__)
 
 MIGRATIONS = (
     """
@@ -44,6 +49,8 @@ MIGRATIONS = (
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
     """,
+    # place is the number of the dispatch and the index of the chunk, see `_place`
+    "CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);",
 )
 
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
@@ -67,6 +74,8 @@ class Journal:
         #: the row of every dispatch that is not settled
         self._numbers: dict[str, int] = {}
         self._last_number = 0
+        #: rows with a result in chunks
+        self._bulky: set[int] = set()
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -79,17 +88,39 @@ class Journal:
         loaded, numbers = await run(self._store, lambda database: _load(database, wall_ms))
         self._numbers = {r.dispatch: n for r, n in zip(loaded.records, numbers, strict=True)}
         self._last_number = max(numbers, default=0)
+        self._bulky = {
+            self._numbers[r.dispatch] for r in loaded.records if r.result and r.result.bulk
+        }
         return loaded
 
     def commit(self, changes: list[Change], done: Callable[[MeshError | None], None]) -> None:
         """Store the changes of one step, then call `done`."""
-        rows = _Rows(self._numbers, self._last_number)
+        rows = _Rows(self._numbers, self._last_number, self._bulky)
         for change in changes:
             _GATHER[type(change)](rows, change)
         self._last_number = rows.last_number
         self._store.submit(
             lambda database: _write(database, rows), lambda _result, error: done(error)
         )
+
+    def read_chunk(self, id: str, index: int, done: Callable[[bytes], None]) -> None:
+        """Call `done` with a chunk of a result that is not settled; never, once it is or cannot be read."""
+        number = self._numbers.get(id)
+        if number is None:
+            return
+
+        def read(database: sqlite3.Connection) -> bytes | None:
+            query = "SELECT data FROM chunks WHERE place = ?"
+            row = database.execute(query, (_place(number, index),)).fetchone()
+            return None if row is None else bytes(row[0])
+
+        def answer(data: bytes | None, error: MeshError | None) -> None:
+            if data is not None:
+                done(data)
+            elif error is not None:
+                log.error("a chunk of %s cannot be read: %s", id, error)
+
+        self._store.submit(read, answer)
 
     async def close(self) -> None:
         await self._store.close()
@@ -113,13 +144,16 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
 class _Rows:
     """The writes of one step, gathered so that each kind is one statement for all rows."""
 
-    def __init__(self, numbers: dict[str, int], last_number: int) -> None:
+    def __init__(self, numbers: dict[str, int], last_number: int, bulky: set[int]) -> None:
         self._numbers = numbers
+        self._bulky = bulky
         self.last_number = last_number
         self.taken: dict[str, list[Any]] = {}
         self.started: list[tuple[int]] = []
         self.results: list[tuple[bytes, int]] = []
+        self.chunks: list[tuple[int, bytes]] = []
         self.settled: list[tuple[int]] = []
+        self.settled_chunks: list[tuple[int, int]] = []
         self.floor: FloorRaised | None = None
 
     def take(self, change: DispatchTaken) -> None:
@@ -142,9 +176,20 @@ class _Rows:
             self.results.append((_encode(result), self._numbers[result.dispatch]))
         else:
             row[6] = _encode(result)
+        if result.bulk is not None:
+            number, packed = self._numbers[result.dispatch], memoryview(change.packed)
+            self._bulky.add(number)
+            for index in range(result.bulk.chunks):
+                start = index * RESULT_CHUNK_BYTES
+                data = packed[start : start + RESULT_CHUNK_BYTES]
+                self.chunks.append((_place(number, index), bytes(data)))
 
     def settle(self, change: DispatchSettled) -> None:
-        self.settled.append((self._numbers.pop(change.dispatch),))
+        number = self._numbers.pop(change.dispatch)
+        self.settled.append((number,))
+        if number in self._bulky:
+            self._bulky.discard(number)
+            self.settled_chunks.append((_place(number, 0), _place(number + 1, 0)))
 
     def raise_floor(self, change: FloorRaised) -> None:
         self.floor = change
@@ -162,9 +207,11 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
 def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     for statement, values in (
         ("DELETE FROM dispatches WHERE number = ?", rows.settled),
+        ("DELETE FROM chunks WHERE place >= ? AND place < ?", rows.settled_chunks),
         (_TAKE, rows.taken.values()),
         ("UPDATE dispatches SET started = 1 WHERE number = ?", rows.started),
         ("UPDATE dispatches SET result = ? WHERE number = ?", rows.results),
+        ("INSERT INTO chunks (place, data) VALUES (?,?)", rows.chunks),
     ):
         if values:
             database.executemany(statement, values)
@@ -175,11 +222,18 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
 
 def _encode(result: ResultRecord) -> bytes:
     fault = result.error and [result.error.code, result.error.message]
-    return pack([result.outcome, result.result, fault, result.duration_ms])
+    bulk = result.bulk and [result.bulk.size, result.bulk.sha256]
+    return pack([result.outcome, result.result, fault, result.duration_ms, bulk])
+
+
+def _place(number: int, index: int) -> int:
+    return number * RESULT_CHUNKS + index
 
 
 def _decode(id: str, hash: bytes, packed: bytes | None) -> ResultRecord | None:
     if packed is None:
         return None
-    outcome, value, fault, duration_ms = msgpack.unpackb(packed)
-    return ResultRecord(id, hash, outcome, value, fault and Fault(*fault), duration_ms)
+    # rows of before there were chunks have no fifth value
+    outcome, value, fault, duration_ms, *rest = msgpack.unpackb(packed)
+    bulk = Bulk(*rest[0]) if rest and rest[0] else None
+    return ResultRecord(id, hash, outcome, value, fault and Fault(*fault), duration_ms, bulk)

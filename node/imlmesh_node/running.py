@@ -65,7 +65,9 @@ class RunningNode:
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
-        self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
+        self._performer = Performer(
+            self._outbox, self._executor, birth, self.refusals, journal.read_chunk
+        )
         self.agent = Agent(
             AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
         )

@@ -16,7 +16,7 @@ from imlmesh_drivers.registry import builtin_modules, driver_class, module_of, s
 from imlmesh_node import health
 from imlmesh_node.config import Policy
 from imlmesh_node.core import commands
-from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_node.core.commands import Command
 from imlmesh_node.executor import Executor
 from imlmesh_node.inbox import Inbox, Refusals
@@ -29,6 +29,9 @@ from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 
 log = logging.getLogger(__name__)
+
+#: read(dispatch, index, done): calls done with that chunk of a result
+ReadChunk = Callable[[str, int, Callable[[bytes], None]], None]
 
 # below this many bytes a result cannot hold enough values to matter
 _FEW_BYTES = 128
@@ -80,9 +83,15 @@ class Performer:
     """Performs commands for the engine; `gone` is set when the goodbye has left."""
 
     def __init__(
-        self, outbox: Outbox, executor: Executor, birth: Birth, refusals: Refusals
+        self,
+        outbox: Outbox,
+        executor: Executor,
+        birth: Birth,
+        refusals: Refusals,
+        read_chunk: ReadChunk,
     ) -> None:
         self._outbox = outbox
+        self._read_chunk = read_chunk
         self._executor = executor
         self._birth = birth
         self._refusals = refusals
@@ -134,8 +143,20 @@ class Performer:
                     self._executor.kill(command.dispatch, command.reason)
                 case commands.NoteRefusal():
                     self._refusals.note(command.fault.code, command.fault.message)
+                case commands.SendChunk():
+                    self._send_chunk(command)
                 case commands.SendStatus():
                     self.gone.set()
+
+    def _send_chunk(self, command: commands.SendChunk) -> None:
+        """The journal holds it, so it leaves when that has been read."""
+
+        def read(data: bytes) -> None:
+            item = _head(command.result)
+            item["chunk"] = _chunk(command.bulk, command.index, data)
+            self._outbox.send(Letter(Kind.COMPLETE, {"results": [item]}))
+
+        self._read_chunk(command.result.dispatch, command.index, read)
 
     def _status(self, command: commands.SendStatus) -> Letter:
         fields = self._birth.fields() if command.state == "online" else {"state": command.state}
@@ -190,13 +211,21 @@ def batches(results: Sequence[ResultRecord]) -> list[list[dict[str, Any]]]:
     return made
 
 
-def _item(result: ResultRecord) -> dict[str, Any]:
-    item: dict[str, Any] = {
+def _chunk(bulk: Bulk, index: int, data: bytes) -> dict[str, Any]:
+    return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
+
+
+def _head(result: ResultRecord) -> dict[str, Any]:
+    return {
         "id": result.dispatch,
         "hash": result.hash,
         "outcome": result.outcome,
         "duration_ms": result.duration_ms,
     }
+
+
+def _item(result: ResultRecord) -> dict[str, Any]:
+    item = _head(result)
     if result.error is None:
         item["result"] = result.result
     else:

@@ -13,7 +13,9 @@ MESSAGE_VALUES = 20_000  # bounds the decode time of a 256 KiB message full of t
 COUNT_MAX = (1 << 63) - 1  # of a number in a message: what a column of the stores holds
 DISPATCH_ID_CHARS = 192  # run, action (64), node (63) and attempt need at most 161
 PARAMS_BYTES = 192 * 1024  # leaves room for envelope and neighbours within one message
-RESULT_BYTES = 192 * 1024  # one message; results in chunks come with a later issue
+RESULT_BYTES = 4 * 1024 * 1024  # packed; more belongs into a file
+RESULT_CHUNK_BYTES = 192 * 1024  # of a larger result in one message, as long as params may be
+RESULT_CHUNKS = -(-RESULT_BYTES // RESULT_CHUNK_BYTES)  # of one result
 MESSAGE_EXPIRY_MS = 60_000  # whatever matters is sent again sooner, so older is only a replay
 CLOCK_TOLERANCE_MS = 5_000  # two synced clocks differ by the half of a slow round trip
 BATCH_DISPATCHES = 128  # dispatches a delegate: one signature for many, still well below 256 KiB
@@ -148,6 +150,9 @@ EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies gi
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
+ASSEMBLY_NODE_BYTES = 16 * 1024 * 1024  # of results that come in chunks, of one node: four at once
+ASSEMBLY_BYTES = 64 * 1024 * 1024  # of them of all nodes; a Pi keeps room for the rest
+ASSEMBLY_MS = 60_000  # without another chunk: forgotten, for the node sends all of it again
 HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on top is dropped
 BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
@@ -198,6 +203,10 @@ EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits l
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
 NODE_HELD = 256  # dispatches accepted and not finished: the window of the orchestrator
+NODE_UNSETTLED_BYTES = (
+    64 * 1024 * 1024
+)  # of large results that nobody has settled: 16 of the largest
+CHUNK_RESEND_MS = 10_000  # a chunk that nobody answered goes out again: 150 kbit/s carry it by then
 NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again
 TIME_ASK_MS = 2_000  # an unanswered time request goes out again

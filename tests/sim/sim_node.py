@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
 from imlmesh_node.core.agent import Agent, AgentConfig
-from imlmesh_node.core.changes import Change
+from imlmesh_node.core.changes import Bulk, Change
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import TIME_ASK_MS
 from imlmesh_protocol.tick import Tick
+from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.messages import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
@@ -18,6 +19,9 @@ from plans import TOY
 
 if TYPE_CHECKING:
     from world import World
+
+#: a result of three chunks
+LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
 
 
 class SimNode:
@@ -108,7 +112,16 @@ class SimNode:
             )
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
-            self.post(e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq))
+            self.post(
+                e.AckArrived(
+                    at_ms,
+                    fields["beat"],
+                    fields["settled"],
+                    epoch,
+                    seq,
+                    wants=fields.get("wants", ()),
+                )
+            )
         elif kind is Kind.REQUEST:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
         elif fields["do"] == "rebirth":
@@ -168,6 +181,9 @@ class SimNode:
                     self.world.now_ms, command.dispatch.id, outcome, error=fault
                 )
                 self.post(event)
+        elif isinstance(command, k.SendChunk):
+            chunk = chunk_of(command.bulk, command.index)
+            self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
         elif not isinstance(command, k.NoteRefusal):
             self._send(*_letter(command))
 
@@ -185,6 +201,9 @@ class SimNode:
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
+        if at_ms % 8 == 0:
+            # no dice: whether a result is large must not change which world a seed is
+            return e.DriverFinished(at_ms, dispatch.id, "completed", packed=LARGE)
         return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})
 
     def next_ms(self) -> int | None:
@@ -231,6 +250,11 @@ class SimNode:
             return [f"{self.name}: the journal does not give the state that it has"]
         faults = self.link.faults
         return [f"{self.name}: the core raised; see the log"] if faults else []
+
+
+def chunk_of(bulk: Bulk, index: int) -> dict[str, Any]:
+    data = LARGE[index * limits.RESULT_CHUNK_BYTES :][: limits.RESULT_CHUNK_BYTES]
+    return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
 
 
 def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:

@@ -6,12 +6,14 @@ intent, and no dispatch is ever asked for twice. What must survive goes through 
 Deliberately absent: policy (an arrival brings the guard's word) and the drivers themselves.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.changes import Change, ResultRecord
+from imlmesh_node.core.bulks import Bulks
+from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
@@ -21,6 +23,7 @@ from imlmesh_protocol.limits import (
     NODE_HELD,
     NODE_SLOTS,
     NODE_UNSETTLED,
+    NODE_UNSETTLED_BYTES,
     RESEND_MS,
     SETTLED_KEPT_MS,
     START_MS,
@@ -51,7 +54,11 @@ class Agent:
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
         #: dispatch id to when its result was last sent, oldest first
-        self._unsettled = {r.dispatch: 0 for r in self.state.records.values() if r.result}
+        self._unsettled: dict[str, int] = {}
+        self._bulks = Bulks()
+        for record in self.state.records.values():
+            if record.result is not None:
+                self._keep_unsettled(record.result, 0)
         self._settled: dict[str, None] = {}
         self._settled_since_ms = 0
         self._changes: list[Change] = []
@@ -111,6 +118,7 @@ class Agent:
             return
         self._seen = max(self._seen, (event.epoch, 0))
         self.session = event.session
+        self._bulks.restart()
         self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
@@ -168,7 +176,11 @@ class Agent:
             return None
         if arrival.refusal is not None:
             return arrival.refusal
-        if len(self.slots) >= self._config.held or len(self._unsettled) >= NODE_UNSETTLED:
+        if (
+            len(self.slots) >= self._config.held
+            or len(self._unsettled) >= NODE_UNSETTLED
+            or self._bulks.size >= NODE_UNSETTLED_BYTES
+        ):
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
@@ -197,6 +209,10 @@ class Agent:
         for id in event.settled:
             if self._unsettled.pop(id, None) is not None:
                 self._settled[id] = None
+                self._bulks.forget(id)
+        for id, index in event.wants:
+            self._bulks.wanted(id, index)
+        self._send_chunk(event.at_ms)
 
     def _on_cancel(self, event: events.CancelArrived) -> None:
         for id in event.dispatches:
@@ -225,7 +241,10 @@ class Agent:
             event.error,
             event.duration_ms,
         )
-        self._record(result, event.at_ms)
+        if event.packed:
+            digest = hashlib.sha256(event.packed).digest()
+            result.bulk = Bulk(len(event.packed), digest)
+        self._record(result, event.at_ms, event.packed)
         if self.slots.waiting:
             started = self._start_waiting(event.at_ms)
             if started and self.session is not None:
@@ -304,13 +323,22 @@ class Agent:
         hash = self.state.records[id].hash
         self._record(ResultRecord(id, hash, outcome, None, fault, 0), at_ms)
 
-    def _record(self, result: ResultRecord, at_ms: int) -> None:
+    def _record(self, result: ResultRecord, at_ms: int, packed: bytes = b"") -> None:
         if self._settled:
             self._forget_settled()
-        self._change(changes.ResultRecorded(result))
-        self._unsettled[result.dispatch] = at_ms
-        if self.session is not None:
+        self._change(changes.ResultRecorded(result, packed))
+        self._keep_unsettled(result, at_ms)
+        if self.session is None:
+            return
+        if result.bulk is None:
             self._commands.append(commands.SendComplete((result,)))
+        else:
+            self._send_chunk(at_ms)
+
+    def _keep_unsettled(self, result: ResultRecord, at_ms: int) -> None:
+        self._unsettled[result.dispatch] = at_ms
+        if result.bulk is not None:
+            self._bulks.add(result.dispatch, result.bulk.size)
 
     def _send_results(self, ids: Iterable[str], at_ms: int) -> None:
         results: list[ResultRecord] = []
@@ -320,9 +348,20 @@ class Agent:
                 continue
             if self._unsettled.pop(id, None) is not None:
                 self._unsettled[id] = at_ms
-            results.append(result)
+            if result.bulk is None:
+                results.append(result)
         if results and self.session is not None:
             self._commands.append(commands.SendComplete(tuple(results)))
+        self._send_chunk(at_ms)
+
+    def _send_chunk(self, at_ms: int) -> None:
+        """Small results never wait for large ones: those leave chunk by chunk."""
+        due = self._bulks.due(at_ms) if self.session is not None else None
+        if due is not None:
+            id, index = due
+            result = self.state.records[id].result
+            if result is not None and result.bulk is not None:
+                self._commands.append(commands.SendChunk(result, result.bulk, index))
 
     def _send_accept(self, ids: Iterable[str]) -> None:
         records = [self.state.records[id] for id in ids]

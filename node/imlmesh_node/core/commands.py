@@ -7,7 +7,7 @@ manifest, signatures). Pins made safe after a kill are the executor's own duty, 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
@@ -57,6 +57,15 @@ class SendComplete:
 
 
 @dataclass(slots=True)
+class SendChunk:
+    """One piece of a result whose `bulk` the journal has."""
+
+    result: ResultRecord
+    bulk: Bulk
+    index: int
+
+
+@dataclass(slots=True)
 class SendHeartbeat:
     beat: int
     held: tuple[str, ...]
@@ -103,6 +112,7 @@ Command = (
     SendAccept
     | SendReject
     | SendComplete
+    | SendChunk
     | SendHeartbeat
     | SendStatus
     | SendInventory

@@ -10,7 +10,12 @@ from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS
+from imlmesh_protocol.limits import (
+    COUNT_MAX,
+    DISPATCH_ID_CHARS,
+    RESULT_CHUNK_BYTES,
+    RESULT_CHUNKS,
+)
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
 from imlmesh_protocol.wire.topics import Kind
@@ -120,6 +125,7 @@ def _fault(value: Any) -> bool:
     return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
 
 
+_SHA256_BYTES = 32
 _NUMBERS = frozenset({int, float})
 _LISTS = {list}
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
@@ -137,6 +143,35 @@ def _result(item: Any) -> bool:
         and item.get("outcome") in OUTCOMES
         and _count(item.get("duration_ms"))
         and ("error" not in item if item["outcome"] == "completed" else _fault(item.get("error")))
+        and ("chunk" not in item or _chunk(item))
+    )
+
+
+def _chunk(item: dict[str, Any]) -> bool:
+    chunk = item["chunk"]
+    if type(chunk) is not dict or chunk.keys() != {"index", "count", "hash", "data"}:
+        return False
+    index, count, digest, data = (chunk[name] for name in ("index", "count", "hash", "data"))
+    return (
+        item["outcome"] == "completed"
+        and "result" not in item
+        and type(count) is int
+        and 2 <= count <= RESULT_CHUNKS
+        and type(index) is int
+        and 0 <= index < count
+        and type(digest) is bytes
+        and len(digest) == _SHA256_BYTES
+        and type(data) is bytes
+        and 1 <= len(data) <= RESULT_CHUNK_BYTES
+        # all but the last are full, so that everybody knows where each one lies
+        and (index == count - 1 or len(data) == RESULT_CHUNK_BYTES)
+    )
+
+
+def _wants(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and _count(item[1])
+        for item in value
     )
 
 
@@ -159,12 +194,16 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "results": Field(
             _results,
             "list of {id, hash, outcome, duration_ms, result} or {…, error {code, message}}; "
-            f"outcome is one of {', '.join(OUTCOMES)}",
+            f"outcome is one of {', '.join(OUTCOMES)}; in place of a large result chunk "
+            "{index, count, hash, data}: a piece of its msgpack, and the SHA-256 of the whole",
         )
     },
     Kind.ACK: {
         "beat": Field(_count_or_none, "number of the heartbeat that this answers, or null"),
         "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
+        "wants": Field(
+            _wants, "list of [dispatch id, index]: the chunk of its result that comes next", False
+        ),
     },
     Kind.COMMAND: {
         "do": Field(_one_of("cancel", "rebirth"), "cancel, rebirth"),
