@@ -7,6 +7,8 @@ of names would be another page in every commit.
 Deliberately absent: params; after a restart nothing is run again, so nobody would read them.
 """
 
+import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -23,15 +25,21 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    LossTold,
     ResultRecord,
     ResultRecorded,
 )
 from imlmesh_node.core.state import JournalRecord
-from imlmesh_protocol.errors import Fault, MeshError
-from imlmesh_protocol.limits import RESULT_CHUNK_BYTES, RESULT_CHUNKS
+from imlmesh_protocol.errors import Fault, MeshError, StoreError
+from imlmesh_protocol.limits import (
+    JOURNAL_RETRY_MS,
+    JOURNAL_TRIES,
+    RESULT_CHUNK_BYTES,
+    RESULT_CHUNKS,
+)
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
-from imlmesh_runtime.sqlite import Database, Store, run
+from imlmesh_runtime.sqlite import Database, Store, Work, run
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +58,33 @@ MIGRATIONS = (
     INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
     """,
     # place is the number of the dispatch and the index of the chunk, see `_place`
-    "CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);",
+    """
+    CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    INSERT INTO meta VALUES ('since', 0), ('lost', 0), ('opened', 0), ('closed', 0);
+    """,
 )
+_CLOSED = """UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'opened')
+    WHERE name = 'closed'"""
 
+_SET = "UPDATE meta SET value = ? WHERE name = ?"
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
     VALUES (?,?,?,?,?,?,?)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What an earlier agent left; `floor` is (epoch, seq), `boot` this start's number."""
+    """What an earlier agent left; `floor` is (epoch, seq), `boot` this start's number.
+
+    `since` is the boot with which this journal began, `lost` whether it began in place of another
+    and nobody has heard of that; `clean` whether the agent before closed it.
+    """
 
     records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
+    since: int = 1
+    lost: bool = False
+    clean: bool = True
 
 
 class Journal:
@@ -79,13 +100,21 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
-        """The journal of a file; StoreError when it cannot be used."""
-        return cls(Database(path, MIGRATIONS, inline=True))
+        """The journal of a file; StoreError when it cannot be used.
 
-    async def load(self, wall_ms: int) -> Loaded:
-        """Everything, and a new boot number, higher than all before and than `wall_ms` - 1."""
+        A disk that is full is no reason to refuse: what is in the file is to be reported.
+        """
+        return cls(Database(path, MIGRATIONS, inline=True, floor=0))
+
+    async def load(self, wall_ms: int, *, lost: bool = False) -> Loaded:
+        """Everything, and a new boot number, higher than all before and than `wall_ms` - 1.
+
+        `lost`: this one begins in place of another.
+        """
         loaded: Loaded
-        loaded, numbers = await run(self._store, lambda database: _load(database, wall_ms))
+        loaded, numbers = await run(self._store, lambda database: _load(database, wall_ms, lost))
+        # so that the file itself tells whether it was closed, even if its log gets lost
+        self._store.checkpoint()
         self._numbers = {r.dispatch: n for r, n in zip(loaded.records, numbers, strict=True)}
         self._last_number = max(numbers, default=0)
         self._bulky = {
@@ -99,9 +128,19 @@ class Journal:
         for change in changes:
             _GATHER[type(change)](rows, change)
         self._last_number = rows.last_number
-        self._store.submit(
-            lambda database: _write(database, rows), lambda _result, error: done(error)
-        )
+        self._submit(lambda database: _write(database, rows), done, JOURNAL_TRIES)
+
+    def _submit(self, work: Work, done: Callable[[MeshError | None], None], tries: int) -> None:
+        """A full disk may have room in a moment; until then nothing that rests on it leaves."""
+
+        def ended(_result: Any, error: MeshError | None) -> None:
+            if error is not None and error.code == "store.full" and tries > 1:
+                again = asyncio.get_running_loop().call_later
+                again(JOURNAL_RETRY_MS / 1_000, self._submit, work, done, tries - 1)
+            else:
+                done(error)
+
+        self._store.submit(work, ended)
 
     def read_chunk(self, id: str, index: int, done: Callable[[bytes], None]) -> None:
         """Call `done` with a chunk of a result that is not settled; never, once it is or cannot be read."""
@@ -123,14 +162,21 @@ class Journal:
         self._store.submit(read, answer)
 
     async def close(self) -> None:
+        """Without this a next agent that finds no write-ahead log knows that commits are missing."""
+        with contextlib.suppress(StoreError):
+            await run(self._store, lambda database: database.execute(_CLOSED).rowcount)
         await self._store.close()
 
 
-def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]]:
+def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loaded, list[int]]:
     """What is there, and the numbers of its rows."""
     meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
     boot = max(meta["boot"] + 1, wall_ms)
-    database.execute("UPDATE meta SET value = ? WHERE name = 'boot'", (boot,))
+    # one that was made before this was counted began with some boot or other
+    since = meta["since"] or (1 if meta["boot"] else boot)
+    told = {"boot": boot, "since": since, "lost": int(lost or meta["lost"])}
+    told["opened"] = meta["opened"] + 1
+    database.executemany(_SET, [(value, name) for name, value in told.items()])
     rows = database.execute(
         "SELECT number, id, hash, effect, started, result FROM dispatches ORDER BY number"
     ).fetchall()
@@ -138,7 +184,10 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
         JournalRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
         for _, id, hash, effect, started, result in rows
     )
-    return Loaded(records, (meta["epoch"], meta["seq"]), boot), [row[0] for row in rows]
+    clean = meta["closed"] == meta["opened"]
+    floor = (meta["epoch"], meta["seq"])
+    loaded = Loaded(records, floor, boot, since, bool(told["lost"]), clean)
+    return loaded, [row[0] for row in rows]
 
 
 class _Rows:
@@ -155,6 +204,7 @@ class _Rows:
         self.settled: list[tuple[int]] = []
         self.settled_chunks: list[tuple[int, int]] = []
         self.floor: FloorRaised | None = None
+        self.loss_told = False
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -194,6 +244,9 @@ class _Rows:
     def raise_floor(self, change: FloorRaised) -> None:
         self.floor = change
 
+    def tell_loss(self, change: LossTold) -> None:
+        self.loss_told = True
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -201,6 +254,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     ResultRecorded: _Rows.record,
     DispatchSettled: _Rows.settle,
     FloorRaised: _Rows.raise_floor,
+    LossTold: _Rows.tell_loss,
 }
 
 
@@ -217,7 +271,9 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
             database.executemany(statement, values)
     if rows.floor is not None:
         place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
-        database.executemany("UPDATE meta SET value = ? WHERE name = ?", place)
+        database.executemany(_SET, place)
+    if rows.loss_told:
+        database.execute(_SET, (0, "lost"))
 
 
 def _encode(result: ResultRecord) -> bytes:

@@ -22,6 +22,7 @@ from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
+from imlmesh_node.space import Space
 from imlmesh_node.streams import EventStreams
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
@@ -64,12 +65,20 @@ class RunningNode:
         self._streams = EventStreams(send, is_open, self._readings)
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
-        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
+        birth = Birth(
+            manifest,
+            setup.policy.profile,
+            config.timing,
+            setup.folder,
+            simulated,
+            loaded.since,
+        )
         self._performer = Performer(
             self._outbox, self._executor, birth, self.refusals, journal.read_chunk
         )
         self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor, lost=loaded.lost),
+            loaded.records,
         )
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
@@ -80,7 +89,7 @@ class RunningNode:
             opener,
             self.presence,
             self.clocks,
-            Guard(setup.policy, manifest),
+            Guard(setup.policy, manifest, Space(setup.folder).refusal),
             self._executor.ends_at_once,
             self._post,
             self.refusals,

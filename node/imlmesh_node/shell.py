@@ -56,13 +56,15 @@ def node_manifest(policy: Policy) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a node says of itself when it comes; `folder` is the one whose disk is watched."""
+    """What a node says of itself when it comes; `folder` is the one whose disk is watched,
+    `journal_since` the boot that began its journal."""
 
     manifest: Manifest
     profile: str
     timing: Timing
     folder: Path
     simulated: bool = False
+    journal_since: int = 1
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -72,6 +74,7 @@ class Birth:
             "profile": self.profile,
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
+            "journal_since": self.journal_since,
         }
 
     def _simulation(self) -> dict[str, bool]:
@@ -103,6 +106,7 @@ class Performer:
             commands.SendInventory: self._inventory,
             commands.SendReject: self._reject,
             commands.SendAccept: self._accept,
+            commands.Escalate: self._escalate,
         }
 
     def early(self, asked: Sequence[Command]) -> Sequence[Command]:
@@ -181,6 +185,10 @@ class Performer:
             for id, fault in command.refusals
         ]
         return Letter(Kind.REJECT, {"refusals": refusals})
+
+    def _escalate(self, command: commands.Escalate) -> Letter:
+        fault = command.fault
+        return Letter(Kind.ESCALATE, {"code": fault.code, "message": fault.message})
 
     def _accept(self, command: commands.SendAccept) -> Letter:
         fields: dict[str, Any] = {"dispatches": [list(pair) for pair in command.pairs]}

@@ -83,6 +83,7 @@ class Inbound:
             Kind.RESPONSE: _response,
             Kind.REQUEST: self._request,
             Kind.EVENT: self._event,
+            Kind.ESCALATE: _escalation,
         }
 
     def message(self, topic: str, payload: bytes) -> None:
@@ -261,6 +262,7 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         body["profile"],
         body["heartbeat_ms"],
         body["lost_ms"],
+        body.get("journal_since", 0),
     )
 
 
@@ -285,6 +287,13 @@ def _result(item: Mapping[str, Any]) -> e.Result:
         item.get("result"),
         _fault(item["error"]) if "error" in item else None,
     )
+
+
+def _escalation(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    fault = Fault(message.fields["code"], message.fields["message"][: limits.FAULT_CHARS])
+    if fault.code not in CODES:
+        raise ProtocolError("message.invalid", f"no such code: {fault.code[:80]!r}")
+    return e.EscalationArrived(at_ms, message.id, message.iss, fault)
 
 
 def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:

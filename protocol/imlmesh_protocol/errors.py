@@ -249,6 +249,11 @@ CODES: dict[str, Code] = {
         "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    "journal.lost": Code(
+        "mesh", False, "look what the node did last; the old journal lies in its folder", "OSError"
+    ),
+    "journal.full": Code("mesh", True, "free disk space on the node", "OSError"),
+    "escalate.rate": Code("peer", True, "look at the node's log"),
     # configuration and use
     "config.invalid": Code("input", False, "fix the named place"),
     "folder.exists": Code("input", False, "choose another folder, or move what is in it"),

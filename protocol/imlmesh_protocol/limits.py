@@ -150,6 +150,8 @@ EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies gi
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
+ESCALATE_MS = 10_000  # between two calls of a node for a person; what comes sooner is refused
+ESCALATED_MS = 24 * 3_600_000  # such a call is shown for a day
 ASSEMBLY_NODE_BYTES = 16 * 1024 * 1024  # of results that come in chunks, of one node: four at once
 ASSEMBLY_BYTES = 64 * 1024 * 1024  # of them of all nodes; a Pi keeps room for the rest
 ASSEMBLY_MS = 60_000  # without another chunk: forgotten, for the node sends all of it again
@@ -206,6 +208,12 @@ NODE_HELD = 256  # dispatches accepted and not finished: the window of the orche
 NODE_UNSETTLED_BYTES = (
     64 * 1024 * 1024
 )  # of large results that nobody has settled: 16 of the largest
+JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
+JOURNAL_FREE_BYTES = (
+    4 * 1024 * 1024
+)  # of disk: below it nothing that may not be repeated is taken; one largest result fits
+JOURNAL_RETRY_MS = 250  # a commit that found the disk full is tried again
+JOURNAL_TRIES = 20  # in 5 s, shorter than a lease; then the node ends, and makes pins safe
 CHUNK_RESEND_MS = 10_000  # a chunk that nobody answered goes out again: 150 kbit/s carry it by then
 NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again

@@ -32,6 +32,8 @@ class SimNode:
         self.name = name
         self.boot = 0
         self.journal: list[Change] = []
+        #: the boot that began it, and whether it began in place of another
+        self.journal_since, self.lost = 0, False
         #: commits so far, and at which of them the power goes
         self.commits = 0
         self.cut_at: int | None = None
@@ -44,10 +46,10 @@ class SimNode:
         if self.agent is not None:
             return
         self.boot += 1
-        stored = AgentState()
-        for change in self.journal:
-            apply(stored, change)
-        config = AgentConfig(limits.LAN.heartbeat_ms, floor=stored.floor)
+        stored = self._stored()
+        if not self.journal_since:
+            self.journal_since = self.boot
+        config = AgentConfig(limits.LAN.heartbeat_ms, floor=stored.floor, lost=stored.lost)
         self.agent = Agent(config, list(stored.records.values()))
         self._drivers.clear()
         self._session = self._seq = 0
@@ -57,6 +59,19 @@ class SimNode:
         self.world.tell(f"{self.name} boots ({self.boot})")
         self.link = self.world.link(self.name, node_filter(self.name))
         self.link.start(self)
+
+    def _stored(self) -> AgentState:
+        """What the journal gives."""
+        stored = AgentState(lost=self.lost)
+        for change in self.journal:
+            apply(stored, change)
+        return stored
+
+    def lose_journal(self) -> None:
+        """It dies, and its next agent finds a journal that it cannot read."""
+        self.kill()
+        self.journal.clear()
+        self.journal_since, self.lost = 0, True
 
     def kill(self) -> None:
         if self.agent is None:
@@ -92,6 +107,8 @@ class SimNode:
         if kind is Kind.RESPONSE:
             if fields["nonce"] == self._nonce:
                 self._nonce = self._ask_ms = None
+                # what was sent before an answer to this question is old, whatever the journal knows
+                self._floor = max(self._floor, (epoch, seq))
                 dice = self.world.dice.getrandbits(32)
                 self.post(e.SessionOpened(self.world.now_ms, self._session, epoch, dice=dice))
             return
@@ -184,6 +201,9 @@ class SimNode:
         elif isinstance(command, k.SendChunk):
             chunk = chunk_of(command.bulk, command.index)
             self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
+        elif isinstance(command, k.SendStatus):
+            fields = {"state": command.state, "journal_since": self.journal_since}
+            self._send(Kind.STATUS, fields | {"manifest": TOY})
         elif not isinstance(command, k.NoteRefusal):
             self._send(*_letter(command))
 
@@ -243,9 +263,7 @@ class SimNode:
     def problems(self) -> list[str]:
         if self.agent is None:
             return []
-        stored = AgentState()
-        for change in self.journal:
-            apply(stored, change)
+        stored = self._stored()
         if stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
         faults = self.link.faults
@@ -258,8 +276,8 @@ def chunk_of(bulk: Bulk, index: int) -> dict[str, Any]:
 
 
 def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:
-    if isinstance(command, k.SendStatus):
-        return Kind.STATUS, {"state": command.state, "manifest": TOY}
+    if isinstance(command, k.Escalate):
+        return Kind.ESCALATE, {"fault": command.fault}
     if isinstance(command, k.SendHeartbeat):
         return Kind.HEARTBEAT, {"beat": command.beat, "held": command.held}
     if isinstance(command, k.SendAccept):

@@ -138,7 +138,10 @@ class SimOrchestrator:
                 profile="local_worker",
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
+                journal_since=fields["journal_since"],
             )
+        elif kind is Kind.ESCALATE:
+            self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
             self.post(e.HeartbeatArrived, **where, **fields, health={})

@@ -12,23 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.bulks import Bulks
 from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
+from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import (
     NODE_HELD,
     NODE_SLOTS,
-    NODE_UNSETTLED,
-    NODE_UNSETTLED_BYTES,
-    RESEND_MS,
     SETTLED_KEPT_MS,
     START_MS,
 )
 from imlmesh_protocol.tick import Tick
+
+_LOST = Fault("journal.lost", "its journal could not be read and was set aside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,8 @@ class AgentConfig:
     held: int = NODE_HELD
     #: the highest (epoch, seq) that the journal knows
     floor: tuple[int, int] = (0, 0)
+    #: the journal of before was lost, and no orchestrator has heard of it
+    lost: bool = False
 
 
 class Agent:
@@ -45,7 +46,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
-        self.state = AgentState({record.dispatch: record for record in records}, config.floor)
+        known = {record.dispatch: record for record in records}
+        self.state = AgentState(known, config.floor, config.lost)
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
@@ -53,12 +55,7 @@ class Agent:
         self.stopping = False
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
-        #: dispatch id to when its result was last sent, oldest first
-        self._unsettled: dict[str, int] = {}
-        self._bulks = Bulks()
-        for record in self.state.records.values():
-            if record.result is not None:
-                self._keep_unsettled(record.result, 0)
+        self._unsettled = Unsettled(r.result for r in self.state.records.values())
         self._settled: dict[str, None] = {}
         self._settled_since_ms = 0
         self._changes: list[Change] = []
@@ -91,8 +88,8 @@ class Agent:
             due.append(0)
         if self.session is not None:
             due.append(self.heart.next_ms)
-            if self._unsettled:
-                due.append(next(iter(self._unsettled.values())) + RESEND_MS)
+            if (resend_ms := self._unsettled.due_ms) is not None:
+                due.append(resend_ms)
         if self._settled:
             due.append(self._settled_since_ms + SETTLED_KEPT_MS)
         for held in self.slots.waiting.values():
@@ -110,7 +107,7 @@ class Agent:
 
     def unsettled_ids(self) -> tuple[str, ...]:
         """The dispatches whose results nobody has settled yet."""
-        return tuple(self._unsettled)
+        return self._unsettled.ids()
 
     def _on_session_opened(self, event: events.SessionOpened) -> None:
         if event.epoch < self._seen[0]:
@@ -118,7 +115,7 @@ class Agent:
             return
         self._seen = max(self._seen, (event.epoch, 0))
         self.session = event.session
-        self._bulks.restart()
+        self._unsettled.bulks.restart()
         self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
@@ -132,8 +129,10 @@ class Agent:
 
     def _send_everything(self, at_ms: int) -> None:
         self._commands.append(commands.SendStatus("online"))
+        if self.state.lost:
+            self._commands.append(commands.Escalate(_LOST))
         self._send_heartbeat(at_ms)
-        self._send_results(tuple(self._unsettled), at_ms)
+        self._send_results(self._unsettled.ids(), at_ms)
 
     def _on_delegate(self, event: events.DelegateArrived) -> None:
         place = (event.epoch, event.seq)
@@ -176,11 +175,11 @@ class Agent:
             return None
         if arrival.refusal is not None:
             return arrival.refusal
-        if (
-            len(self.slots) >= self._config.held
-            or len(self._unsettled) >= NODE_UNSETTLED
-            or self._bulks.size >= NODE_UNSETTLED_BYTES
-        ):
+        if self.state.lost and not dispatch.effect.repeatable:
+            # it may be what was done before: until our birth was heard, silence is the only answer
+            self._refuse("journal.lost", f"{dispatch.id} may have been done before")
+            return None
+        if len(self.slots) >= self._config.held or self._unsettled.full:
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
@@ -204,14 +203,16 @@ class Agent:
         self._seen = max(self._seen, (event.epoch, event.seq))
         if event.beat is not None:
             self.heart.answered(event.beat)
+            if self.state.lost:
+                # only a beat of a session whose birth was taken is answered
+                self._change(changes.LossTold())
         if not self._settled:
             self._settled_since_ms = event.at_ms
         for id in event.settled:
-            if self._unsettled.pop(id, None) is not None:
+            if self._unsettled.settle(id):
                 self._settled[id] = None
-                self._bulks.forget(id)
         for id, index in event.wants:
-            self._bulks.wanted(id, index)
+            self._unsettled.bulks.wanted(id, index)
         self._send_chunk(event.at_ms)
 
     def _on_cancel(self, event: events.CancelArrived) -> None:
@@ -268,8 +269,7 @@ class Agent:
         if self.session is not None:
             if at_ms >= self.heart.next_ms:
                 self._send_heartbeat(at_ms)
-            old_ms = at_ms - RESEND_MS
-            self._send_results([id for id, at in self._unsettled.items() if at <= old_ms], at_ms)
+            self._send_results(self._unsettled.due(at_ms), at_ms)
         if self._settled and at_ms >= self._settled_since_ms + SETTLED_KEPT_MS:
             self._forget_settled()
 
@@ -327,7 +327,7 @@ class Agent:
         if self._settled:
             self._forget_settled()
         self._change(changes.ResultRecorded(result, packed))
-        self._keep_unsettled(result, at_ms)
+        self._unsettled.keep(result, at_ms)
         if self.session is None:
             return
         if result.bulk is None:
@@ -335,19 +335,13 @@ class Agent:
         else:
             self._send_chunk(at_ms)
 
-    def _keep_unsettled(self, result: ResultRecord, at_ms: int) -> None:
-        self._unsettled[result.dispatch] = at_ms
-        if result.bulk is not None:
-            self._bulks.add(result.dispatch, result.bulk.size)
-
     def _send_results(self, ids: Iterable[str], at_ms: int) -> None:
         results: list[ResultRecord] = []
         for id in ids:
             result = self.state.records[id].result
             if result is None:
                 continue
-            if self._unsettled.pop(id, None) is not None:
-                self._unsettled[id] = at_ms
+            self._unsettled.sent(id, at_ms)
             if result.bulk is None:
                 results.append(result)
         if results and self.session is not None:
@@ -356,7 +350,7 @@ class Agent:
 
     def _send_chunk(self, at_ms: int) -> None:
         """Small results never wait for large ones: those leave chunk by chunk."""
-        due = self._bulks.due(at_ms) if self.session is not None else None
+        due = self._unsettled.bulks.due(at_ms) if self.session is not None else None
         if due is not None:
             id, index = due
             result = self.state.records[id].result

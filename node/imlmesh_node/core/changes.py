@@ -80,4 +80,9 @@ class FloorRaised:
     seq: int
 
 
-Change = DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised
+@dataclass(slots=True)
+class LossTold:
+    """The orchestrator has heard that the journal of before is lost."""
+
+
+Change = DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised | LossTold

@@ -79,6 +79,13 @@ class SendStatus:
 
 
 @dataclass(slots=True)
+class Escalate:
+    """Ask for a person."""
+
+    fault: Fault
+
+
+@dataclass(slots=True)
 class SendInventory:
     nonce: str
     held: tuple[str, ...]
@@ -115,6 +122,7 @@ Command = (
     | SendChunk
     | SendHeartbeat
     | SendStatus
+    | Escalate
     | SendInventory
     | RunDriver
     | KillDriver

@@ -14,6 +14,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    LossTold,
     ResultRecord,
     ResultRecorded,
 )
@@ -33,10 +34,12 @@ class JournalRecord:
 
 @dataclass(slots=True)
 class AgentState:
-    """`records` by dispatch id, in the order taken; `floor` is the highest (epoch, seq) stored."""
+    """`records` by dispatch id, in the order taken; `floor` is the highest (epoch, seq) stored;
+    `lost`: an earlier journal was, and no orchestrator has heard of it."""
 
     records: dict[str, JournalRecord] = field(default_factory=dict)
     floor: tuple[int, int] = (0, 0)
+    lost: bool = False
 
 
 def apply(state: AgentState, change: Change) -> None:
@@ -64,10 +67,15 @@ def _raised(state: AgentState, change: FloorRaised) -> None:
     state.floor = (change.epoch, change.seq)
 
 
+def _loss_told(state: AgentState, change: LossTold) -> None:
+    state.lost = False
+
+
 _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     DispatchTaken: _taken,
     IntentRecorded: _started,
     ResultRecorded: _recorded,
     DispatchSettled: _settled,
     FloorRaised: _raised,
+    LossTold: _loss_told,
 }

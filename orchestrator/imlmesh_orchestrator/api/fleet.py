@@ -33,8 +33,8 @@ router = APIRouter()
 async def list_nodes(request: Request) -> Response:
     served = served_of(request)
     beats, times = await served.beats(), await served.times()
-    state = served.shell.state
-    found = [node_view(state, record, beats, times) for record in state.nodes.values()]
+    state, now_ms = served.shell.state, served.shell.clock.now_ms()
+    found = [node_view(state, record, beats, times, now_ms) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
     return answer({"schema": "imlmesh.node-list/1", "nodes": found})
 
@@ -111,7 +111,7 @@ async def _node(served: Served, name: str) -> Response:
     record = find_node(served.shell.state, name)
     body = {
         "schema": "imlmesh.node/1",
-        **node_view(served.shell.state, record, beats, times),
+        **node_view(served.shell.state, record, beats, times, served.shell.clock.now_ms()),
         "actions": actions_view(record),
     }
     return answer(body)

@@ -92,6 +92,11 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     _touch(state, change.node)
 
 
+def _node_escalated(state: State, change: c.NodeEscalated) -> None:
+    record = state.nodes[change.node]
+    record.escalation, record.escalated_ms = change.fault, change.at_ms
+
+
 def _labels_changed(state: State, change: c.LabelsChanged) -> None:
     state.nodes[change.node].labels = change.labels
     _touch(state, change.node)
@@ -163,6 +168,7 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    c.NodeEscalated: _node_escalated,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,

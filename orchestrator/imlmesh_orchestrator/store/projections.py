@@ -42,6 +42,7 @@ _EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
 _NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
     ON CONFLICT (node) DO UPDATE SET alias = excluded.alias, profile = excluded.profile,
     described_seq = excluded.described_seq"""
+_ESCALATED = "INSERT OR REPLACE INTO escalations (node, seq) VALUES (?,?)"
 _ENROLLED = "INSERT INTO enrolled (node, alias, profile, seq) VALUES (?,?,?,?)"
 _CERTIFICATE = "INSERT INTO certificates (serial, node, not_after_ms, seq) VALUES (?,?,?,?)"
 _OLD_CERTIFICATES = "DELETE FROM certificates WHERE node = ? AND not_after_ms < ?"
@@ -282,6 +283,9 @@ class Batch:
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
         self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
 
+    def _node_escalated(self, seq: int, change: c.NodeEscalated) -> None:
+        self._other(_ESCALATED, change.node, seq)
+
     def _labels_changed(self, seq: int, change: c.LabelsChanged) -> None:
         self._other(_LABELS, change.node, json.dumps(dict(change.labels)), seq)
 
@@ -355,6 +359,7 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
+    c.NodeEscalated: Batch._node_escalated,
     c.LabelsChanged: Batch._labels_changed,
     c.GroupChanged: Batch._group_changed,
     c.MemoryWritten: Batch._memory_written,

@@ -11,7 +11,8 @@ from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
-from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import CODES, InputError
+from imlmesh_protocol.limits import ESCALATED_MS
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -55,7 +56,11 @@ def find_node(state: State, name: str) -> NodeRecord:
 
 
 def node_view(
-    state: State, record: NodeRecord, beats: Beats, times: Mapping[str, tuple[int, str]]
+    state: State,
+    record: NodeRecord,
+    beats: Beats,
+    times: Mapping[str, tuple[int, str]],
+    now_ms: int,
 ) -> dict[str, Any]:
     """One node as the API tells it, without its actions."""
     presence = state.presence.get(record.node)
@@ -80,7 +85,8 @@ def node_view(
         "version": record.facts.get("version"),
         "live_dispatches": len(record.live),
         "modules": sorted(record.manifest.modules),
-        "problems": _problems(record, health),
+        "escalation": _escalation(record),
+        "problems": _problems(record, health, now_ms),
     }
 
 
@@ -111,8 +117,20 @@ def groups_view(state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _problems(record: NodeRecord, health: Mapping[str, Any]) -> list[str]:
+def _escalation(record: NodeRecord) -> dict[str, Any] | None:
+    """What the node asked a person about last, however long ago."""
+    fault = record.escalation
+    if fault is None:
+        return None
+    hint = CODES[fault.code].hint
+    told = {"code": fault.code, "message": fault.message, "hint": hint}
+    return told | {"at_ms": record.escalated_ms}
+
+
+def _problems(record: NodeRecord, health: Mapping[str, Any], now_ms: int) -> list[str]:
     found = []
+    if record.escalation is not None and now_ms - record.escalated_ms < ESCALATED_MS:
+        found.append(f"asks for a person: {record.escalation.message}")
     if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
         found.append(f"disk {health['disk_percent']:.0f} % full")
     if (health.get("temperature_c") or 0) >= _HOT_C:

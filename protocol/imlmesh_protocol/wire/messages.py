@@ -241,6 +241,13 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "profile": Field(_text, "birth: the ceiling of the node's policy", False),
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+        "journal_since": Field(
+            _count, "birth: the boot that began its journal; what it held before is lost", False
+        ),
+    },
+    Kind.ESCALATE: {
+        "code": Field(_text, "what the node asks a person about, as a code"),
+        "message": Field(_text, "the same in words"),
     },
     Kind.HEARTBEAT: {
         "beat": Field(_count, "rising number; the ack answers it"),

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     COMPLETE = "complete"
     STATUS = "status"
     HEARTBEAT = "heartbeat"
+    ESCALATE = "escalate"
 
 
 class Way(StrEnum):
@@ -55,6 +56,7 @@ KINDS: dict[Way, frozenset[Kind]] = {
             Kind.EVENT,
             Kind.STATUS,
             Kind.HEARTBEAT,
+            Kind.ESCALATE,
         }
     ),
     Way.ALL: frozenset({Kind.COMMAND}),
