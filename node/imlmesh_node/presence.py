@@ -105,7 +105,8 @@ class Presence:
         if message.term > self._epoch:
             self._epoch = message.term
             if self.is_open:
-                self._post(RebirthAsked(self._clocks.steady.now_ms(), message.id))
+                now_ms = self._clocks.steady.now_ms()
+                self._post(RebirthAsked(now_ms, message.id, message.term))
                 self.ask_soon()
 
     def ask_soon(self) -> None:

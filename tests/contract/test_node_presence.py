@@ -17,7 +17,7 @@ from imlmesh_node.running import RunningNode, Setup
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
 from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
@@ -51,7 +51,7 @@ class Control:
 
     def link_down(self, reason: str) -> None: ...
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         message = self._opener.open(topics.parse(topic), payload, None)
         self.heard.put_nowait(message)
 
@@ -178,7 +178,8 @@ async def test_each_connection_is_a_new_session_that_asks_first(
 
 
 async def test_a_disk_that_fails_stops_the_agent_before_anything_runs(rig: Rig) -> None:
-    node = await rig.start(FailingStore(), MemoryStore(MIGRATIONS))
+    knows_the_epoch = (*MIGRATIONS, "UPDATE meta SET value = 1 WHERE name = 'epoch'")
+    node = await rig.start(FailingStore(), MemoryStore(knows_the_epoch))
     await opened(rig)
     rig.control.delegate(1)
     async with asyncio.timeout(WITHIN_S):
@@ -210,7 +211,8 @@ async def test_what_a_node_does_not_serve_has_no_effect(
 ) -> None:
     await opened(rig)
     fields = {"what": "time", "nonce": "n"} if kind is Kind.REQUEST else {"state": "online"}
-    sealed = rig.control._sealer.seal(kind, NODE, fields, START_MS, MESSAGE_EXPIRY_MS)
+    aud = NODE if kind is Kind.REQUEST else EVERYBODY
+    sealed = rig.control._sealer.seal(kind, aud, fields, START_MS, MESSAGE_EXPIRY_MS)
     rig.control.link.publish(topic(MESH, NODE, kind), sealed)
     rig.control.delegate(1)
     await rig.control.next(Kind.COMPLETE)

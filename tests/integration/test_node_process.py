@@ -70,7 +70,7 @@ class Control:
     def link_down(self, reason: str) -> None:
         self.up.clear()
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         message = self._opener.open(topics.parse(topic), payload, None)
         self.heard.append(message)
         if message.kind is Kind.REQUEST:
@@ -383,7 +383,7 @@ async def test_a_newer_orchestrator_hears_everything_again(
     await control.result(other)
     assert not (node.folder / "files" / "never").exists()
     told = await control.wait(lambda m: m.channel == "telemetry/refusals")
-    assert told.fields["values"] == {"message.replayed": 1}
+    assert told.fields["values"] == {"message.epoch": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -231,10 +231,10 @@ class _Session:
         self._client.publish(topic, payload, qos=qos, retain=retain)
 
     def _on_message(
-        self, _client: object, topic: str, payload: bytes, _qos: int, _properties: object
+        self, _client: object, topic: str, payload: bytes, _qos: int, properties: dict[str, Any]
     ) -> None:
         if self.up:
-            self._events.message(topic, payload)
+            self._events.message(topic, payload, bool(properties["retain"]))
 
     def read(self) -> None:
         """All packets of one read were taken."""
