@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nacl.signing import VerifyKey
+
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
@@ -25,7 +27,8 @@ from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import ControlKeys, Signer
+from imlmesh_runtime.trust import ControlKeys, Signer, load_signer
+from node_folders import make_node
 
 MESH, ME, NODE = "home", "orchestra", "pi"
 WITHIN_S = 20
@@ -41,18 +44,24 @@ allow = ["fake", "filesystem"]
 class Control:
     """An orchestrator that answers the time, and settles and answers beats while it is asked to."""
 
-    def __init__(self, keys: ControlKeys, port: int) -> None:
+    def __init__(self, keys: ControlKeys, port: int, folder: Path) -> None:
+        """`folder` is the node's, which may be made later."""
         self.settles = True
         self.answers = True
         self.heard: list[Message] = []
         self._more = asyncio.Condition()
         self._notes: set[asyncio.Task[None]] = set()
-        self._opener = Opener(MESH, ME, keys.enrolled.find)
+        self._folder = folder
+        self._opener = Opener(MESH, ME, self._find_key)
         self.signer = keys.signer
         self.begin_epoch(1, keys.signer)
         filters = topics.orchestrator_subscriptions(MESH)
         self.link = MqttLink([("127.0.0.1", port)], ME, keys.context(), filters)
         self.up = asyncio.Event()
+
+    def _find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
+        own = load_signer(self._folder / "keys" / "identity.key")
+        return VerifyKey(own.raw_public) if own.key_id == key_id else None
 
     def begin_epoch(self, epoch: int, signer: Signer) -> None:
         self.sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
@@ -176,7 +185,7 @@ async def opened_home(folder: Path) -> AsyncIterator[tuple[Home, Broker]]:
     """A home and its broker."""
     home = Home(folder / "home")
     Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     yield home, broker
@@ -186,7 +195,7 @@ async def opened_home(folder: Path) -> AsyncIterator[tuple[Home, Broker]]:
 @contextlib.asynccontextmanager
 async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
     """The orchestrator, connected."""
-    control = Control(ControlKeys.load(home.ca, MESH), broker.port)
+    control = Control(ControlKeys.load(home.ca, MESH), broker.port, home.node(NODE))
     control.link.start(control)
     await asyncio.wait_for(control.up.wait(), WITHIN_S)
     yield control
@@ -197,13 +206,13 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
-    Authority.open(home).provision(
+    make_node(
+        Authority.open(home),
         NODE,
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),
         timing="lan",
         policy_text=POLICY,
-        profile="local_worker",
     )
     node = NodeProcess(folder)
     await node.start()

@@ -29,7 +29,7 @@ from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
-from orchestrator_mesh import ME, MESH, POLICY, WITHIN_S, Mesh, action, plan
+from orchestrator_mesh import ME, MESH, WITHIN_S, Mesh, action, plan
 
 PI, OTHER, THIRD = "pi", "other", "third"
 BOOT = 1_000
@@ -288,19 +288,10 @@ BAD: dict[str, Bad] = {
 @pytest.fixture
 async def mesh(broker_program: None, tmp_path: Path) -> AsyncIterator[Mesh]:
     home = Home(tmp_path / "h")
-    authority = Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    Authority.create(home, MESH, ME)
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = Unguarded(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    for name in (PI, OTHER, THIRD):
-        authority.provision(
-            name,
-            home.node(name),
-            brokers=(f"127.0.0.1:{broker.port}",),
-            timing="lan",
-            policy_text=POLICY,
-            profile="local_worker",
-        )
     made = Mesh(home, broker.port)
     try:
         async with asyncio.timeout(60):
@@ -315,6 +306,8 @@ async def mesh(broker_program: None, tmp_path: Path) -> AsyncIterator[Mesh]:
 @contextlib.asynccontextmanager
 async def speaking(mesh: Mesh) -> AsyncIterator[Speaker]:
     await mesh.until("health", lambda health: health["broker"]["connected"])
+    for name in (PI, OTHER, THIRD):
+        await mesh.let_in(name)
     speaker = Speaker(mesh)
     speaker.link.start(speaker)
     yield speaker
