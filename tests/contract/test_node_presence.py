@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -166,6 +167,25 @@ async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
     rig.control.answer(question)
     rig.control.delegate(2)
     await rig.control.next(Kind.COMPLETE)
+
+
+@pytest.mark.parametrize("years", [-40, 40])
+async def test_a_step_of_the_wall_clock_revives_nothing_and_locks_nothing_out(
+    rig: Rig, node: RunningNode, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    await opened(rig)
+    step_ns = years * 365 * 86_400 * 1_000_000_000
+    wall_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + step_ns)
+    monkeypatch.setattr(time, "time", lambda: (wall_ns() + step_ns) / 1e9)
+    rig.control.delegate(1, START_MS - 2 * MESSAGE_EXPIRY_MS)
+    rig.control.delegate(2, START_MS + 2 * MESSAGE_EXPIRY_MS)
+    rig.control.delegate(3, wall_ns() // 1_000_000)
+    rig.control.delegate(4, time.time_ns() // 1_000_000)
+    rig.control.delegate(5)
+    done = await rig.control.next(Kind.COMPLETE)
+    assert [item["id"] for item in done.fields["results"]] == ["r-1-abcd/a5/pi/1"]
+    assert node.refusals.counts == {"message.expired": 4}
 
 
 async def test_each_connection_is_a_new_session_that_asks_first(

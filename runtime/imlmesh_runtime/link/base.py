@@ -86,6 +86,10 @@ class Link(Protocol):
         Without it the link waits a moment for more, so that messages travel together.
         """
 
+    def check_peer(self, at_ms: int) -> bool:
+        """Whether the broker's certificate is valid at this mesh time; if not, the session ends with
+        `link.tls`. For who connected without a clock."""
+
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
 

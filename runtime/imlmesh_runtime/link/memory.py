@@ -230,6 +230,10 @@ class MemoryLink:
     def flush(self) -> None:
         """Nothing waits here: the hub has it already."""
 
+    def check_peer(self, at_ms: int) -> bool:
+        """Nobody needs a certificate here."""
+        return True
+
     async def close(self) -> None:
         self._leave(goodbye=True)
 
