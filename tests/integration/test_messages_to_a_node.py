@@ -147,6 +147,14 @@ BAD: dict[str, tuple[str, Callable[[Forge], bytes]]] = {
         "signature.unknown_key",
         lambda f: f.sealed(sealer=f.sealer(f.stranger)),
     ),
+    "by the roster key": (
+        "signature.unknown_key",
+        lambda f: f.sealed(sealer=f.sealer(f.control.keys.roster)),
+    ),
+    "by the ledger key": (
+        "signature.unknown_key",
+        lambda f: f.sealed(sealer=f.sealer(f.control.keys.ledger)),
+    ),
     "by a stranger under the plan key's name": (
         "signature.invalid",
         lambda f: f.sealed(sealer=f.sealer(replace(f.stranger, key_id=f.control.signer.key_id))),
@@ -286,7 +294,16 @@ async def test_a_dispatch_that_cannot_be_read_is_rejected_by_name(
     assert markers(node) == {"good-9"}
 
 
-async def test_what_the_broker_had_kept_is_not_done(control: Control, node: NodeProcess) -> None:
+@pytest.fixture
+def keeps_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that keeps what it is told to; the embedded one keeps a status alone."""
+    monkeypatch.setenv("IMLMESH_BROKER", "mosquitto")
+
+
+@pytest.mark.mosquitto
+async def test_what_the_broker_had_kept_is_not_done(
+    keeps_anything: None, control: Control, node: NodeProcess
+) -> None:
     await control.wait(is_birth)
     await node.end(signal.SIGKILL)
     kept = [

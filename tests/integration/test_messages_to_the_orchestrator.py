@@ -31,6 +31,8 @@ from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from orchestrator_mesh import ME, MESH, WITHIN_S, Mesh, action, plan
 
+pytestmark = pytest.mark.mosquitto
+
 PI, OTHER, THIRD = "pi", "other", "third"
 BOOT = 1_000
 BEAT = {"health": {}, "held": []}
@@ -286,7 +288,7 @@ BAD: dict[str, Bad] = {
 
 
 @pytest.fixture
-async def mesh(broker_program: None, tmp_path: Path) -> AsyncIterator[Mesh]:
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     home = Home(tmp_path / "h")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
