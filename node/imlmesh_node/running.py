@@ -115,9 +115,10 @@ class RunningNode:
         self.engine.stop()
         await self._journal.close()
 
-    def _tell_refusals(self, counts: dict[str, int]) -> None:
+    def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:
             self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
+        return self.presence.is_open
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)
