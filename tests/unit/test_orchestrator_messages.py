@@ -301,6 +301,26 @@ def test_heartbeats_are_verified_late_and_kept():
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
 
 
+def test_a_flood_of_heartbeats_drowns_nobody_but_its_own_node():
+    listening = Listening()
+    flood = bytes(limits.MESSAGE_BYTES)
+    for _ in range(1_000):
+        listening.hear(Kind.HEARTBEAT, flood)
+    assert len(listening.quiet) == limits.HEARTBEATS_WAITING_NODE
+    other = topics.from_node(MESH, "pi-2", Kind.HEARTBEAT)
+    listening.inbound.message(other, b"")
+    assert len(listening.quiet) == limits.HEARTBEATS_WAITING_NODE + 1
+    for make in listening.quiet:
+        assert make() is None
+    listening.quiet.clear()
+    listening.say(Kind.HEARTBEAT, beat=1, held=[], health={})
+    assert [make().beat for make in listening.quiet] == [1]
+    room = limits.HEARTBEATS_WAITING_BYTES // len(flood)
+    for number in range(room + 50):
+        listening.inbound.message(topics.from_node(MESH, f"n{number}", Kind.HEARTBEAT), flood)
+    assert len(listening.quiet) == 1 + room
+
+
 def test_what_is_not_believed_is_counted_by_code_and_shown():
     listening = Listening()
     watching = listening.stream.subscribe()
