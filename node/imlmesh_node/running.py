@@ -72,7 +72,7 @@ class RunningNode:
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
-        opener = Opener(config.mesh, config.id, keys.find_key)
+        opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
         opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
         inbox = Inbox(
             opener,

@@ -78,8 +78,10 @@ class Forge:
         self.older = self.sealer(control.signer, epoch=EPOCH - 1)
         self.made = 0
 
-    def sealer(self, signer: Signer, *, mesh: str = MESH, epoch: int = EPOCH) -> Sealer:
-        made = Sealer(signer.sign, signer.key_id, mesh, ME, Way.TO)
+    def sealer(
+        self, signer: Signer, *, mesh: str = MESH, iss: str = ME, epoch: int = EPOCH
+    ) -> Sealer:
+        made = Sealer(signer.sign, signer.key_id, mesh, iss, Way.TO)
         made.new_session(epoch, 0)
         # all sequences rise with that of the orchestrator
         made._seq = self.control.sealer._seq
@@ -185,6 +187,10 @@ BAD: dict[str, tuple[str, Callable[[Forge], bytes]]] = {
     "of another mesh": (
         "message.audience",
         lambda f: f.sealed(sealer=f.sealer(f.control.signer, mesh="away")),
+    ),
+    "of another orchestrator": (
+        "signature.invalid",
+        lambda f: f.sealed(sealer=f.sealer(f.control.signer, iss="second")),
     ),
     "too old": ("message.expired", lambda f: f.sealed(at_ms=-2 * MESSAGE_EXPIRY_MS)),
     "too new": ("message.expired", lambda f: f.sealed(at_ms=2 * MESSAGE_EXPIRY_MS)),
