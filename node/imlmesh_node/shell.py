@@ -92,7 +92,9 @@ class Performer:
         birth: Birth,
         refusals: Refusals,
         read_chunk: ReadChunk,
+        spool_health: Callable[[], dict[str, int]],
     ) -> None:
+        self._spool_health = spool_health
         self._outbox = outbox
         self._read_chunk = read_chunk
         self._executor = executor
@@ -170,7 +172,8 @@ class Performer:
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
         fields = {"beat": command.beat, "held": list(command.held)}
-        return Letter(Kind.HEARTBEAT, fields | {"health": health.health(self._birth.folder)})
+        told = health.health(self._birth.folder) | self._spool_health()
+        return Letter(Kind.HEARTBEAT, fields | {"health": told})
 
     def _inventory(self, command: commands.SendInventory) -> Letter:
         fields = {

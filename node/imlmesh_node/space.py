@@ -14,13 +14,14 @@ from imlmesh_protocol.limits import JOURNAL_FREE_BYTES
 class Space:
     """Of the disk that `folder` lies on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, needed: int = JOURNAL_FREE_BYTES) -> None:
         self._folder = folder
+        self._needed = needed
 
     def refusal(self) -> Fault | None:
-        """Why nothing may begin that may not be repeated, or None."""
+        """Why nothing may begin that needs such room, or None."""
         free = shutil.disk_usage(self._folder).free
-        if free >= JOURNAL_FREE_BYTES:
+        if free >= self._needed:
             return None
-        text = f"{free >> 10} KB of the node's disk are free, {JOURNAL_FREE_BYTES >> 10} needed"
+        text = f"{free >> 10} KB of the node's disk are free, {self._needed >> 10} needed"
         return Fault("journal.full", text)

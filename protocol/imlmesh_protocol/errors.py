@@ -251,6 +251,7 @@ CODES: dict[str, Code] = {
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
     "journal.lost": Code("mesh", False, "look what the node did last: docs/edge.md", "OSError"),
+    "spool.full": Code("mesh", True, "what a cut-off node drops first: docs/edge.md", "OSError"),
     "journal.full": Code("mesh", True, "free disk space on the node", "OSError"),
     "escalate.rate": Code("peer", True, "look at the node's log"),
     # configuration and use

@@ -186,7 +186,9 @@ TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million 
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
 TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
-TELEMETRY_LATE_MS = 3_600_000  # an older reading is refused: its hour is over for everybody
+TELEMETRY_LATE_MS = (
+    47 * 3_600_000
+)  # an older reading is refused: raw ones, that tell a repetition, are kept an hour longer
 TELEMETRY_LANE_BYTES = 32 * 1024 * 1024  # of messages not yet verified, of all nodes
 TELEMETRY_LANE_NODE_BYTES = 1024 * 1024  # of one node; then its own oldest go
 TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its turn
@@ -210,6 +212,18 @@ NODE_HELD = 256  # dispatches accepted and not finished: the window of the orche
 NODE_UNSETTLED_BYTES = (
     64 * 1024 * 1024
 )  # of large results that nobody has settled: 16 of the largest
+SPILL_MS = 10_000  # cut off for so long, a node begins to write down: an SD card wears by the write
+SPILL_READINGS = 500  # or when so many wait
+SPILL_EVENTS = 100
+SPOOL_EVENTS_ROW = 20  # events of a source written, read and sent together
+SPOOL_READINGS = 150_000  # of a node that is cut off: what TELEMETRY_BURST takes from it afterwards
+SPOOL_EVENTS = 20_000  # a day of one every 4 s
+SPOOL_BYTES = 32 * 1024 * 1024  # of both, on an SD card that others use too
+SPOOL_FREE_BYTES = 16 * 1024 * 1024  # of disk that are left to the journal and to others
+SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10 s
+SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
+SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
+SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
 JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
 JOURNAL_FREE_BYTES = (
     4 * 1024 * 1024

@@ -112,6 +112,7 @@ def open_file(
     *,
     synchronous: str = "FULL",
     floor: int = FREE_SPACE_BYTES,
+    presize_bytes: int = WAL_PRESIZE_BYTES,
 ) -> Any:
     """Open, check and migrate a file; the connection is ready for one writer.
 
@@ -126,7 +127,7 @@ def open_file(
         if verdict != "ok":
             raise StoreError("store.corrupt", f"{path}: {verdict}")
         _migrate(database, path, migrations)
-        _presize(database)
+        _presize(database, presize_bytes)
     except sqlite3.Error as exc:
         database.close()
         raise _coded(exc, str(path)) from exc
@@ -148,11 +149,13 @@ def _migrate(database: sqlite3.Connection, path: Path, migrations: Sequence[str]
         database.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
 
 
-def _presize(database: sqlite3.Connection) -> None:
+def _presize(database: sqlite3.Connection, size: int) -> None:
     """Grow the WAL once: commits into a recycled WAL are a third faster than into a growing one."""
+    if not size:
+        return
     database.execute("CREATE TABLE IF NOT EXISTS _presize (filler BLOB)")
     try:
-        database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (WAL_PRESIZE_BYTES,))
+        database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (size,))
     except sqlite3.OperationalError as exc:
         if _coded(exc, "").code != "store.full":
             raise  # on a full disk it stays as it is
@@ -195,13 +198,16 @@ class Database:
         synchronous: str = "FULL",
         inline: bool = False,
         floor: int = FREE_SPACE_BYTES,
+        presize_bytes: int = WAL_PRESIZE_BYTES,
     ) -> None:
         self.path = path
         self._inline = inline
         self._doubt = 0
         #: work that the thread has and has not answered
         self._pending = 0
-        self._database = open_file(path, migrations, synchronous=synchronous, floor=floor)
+        self._database = open_file(
+            path, migrations, synchronous=synchronous, floor=floor, presize_bytes=presize_bytes
+        )
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name=f"write-{path.stem}", daemon=True)

@@ -20,6 +20,12 @@ _DISK_PERCENT = 90
 _HOT_C = 80
 _BEATS = """SELECT node, (at_ms - ?1) * ?3 / ?2, count(*) FROM heartbeats
     WHERE at_ms >= ?1 AND at_ms < ?1 + ?2 GROUP BY 1, 2"""
+#: how the spool is told, and under which names of its health a node says it
+_SPOOL = {
+    "records": "spooled_records",
+    "dropped_events": "dropped_events",
+    "dropped_readings": "dropped_readings",
+}
 _LAST = "SELECT node, since_ms, reason FROM nodes"
 
 
@@ -86,6 +92,7 @@ def node_view(
         "live_dispatches": len(record.live),
         "modules": sorted(record.manifest.modules),
         "escalation": _escalation(record),
+        "spool": {name: int(health.get(told) or 0) for name, told in _SPOOL.items()},
         "problems": _problems(record, health, now_ms),
     }
 
@@ -135,6 +142,9 @@ def _problems(record: NodeRecord, health: Mapping[str, Any], now_ms: int) -> lis
         found.append(f"disk {health['disk_percent']:.0f} % full")
     if (health.get("temperature_c") or 0) >= _HOT_C:
         found.append(f"hot, {health['temperature_c']:.0f} °C")
+    for name in ("events", "readings"):
+        if lost := health.get(f"dropped_{name}"):
+            found.append(f"dropped {lost:.0f} {name} while it was cut off")
     if record.full:
         found.append("holds as many dispatches as it may")
     return found
