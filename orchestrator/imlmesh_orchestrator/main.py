@@ -18,8 +18,10 @@ from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.intake import Held
+from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
+from imlmesh_orchestrator.store.ledger import known_witnesses
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
@@ -36,7 +38,7 @@ from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.sqlite import Database
-from imlmesh_runtime.trust import ControlKeys
+from imlmesh_runtime.trust import ControlKeys, PublicKey, load_signer
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Setup:
     keys: ControlKeys
     config: Config
     broker: str
+    notary: Notary
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -85,7 +88,19 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    return Setup(home, mesh, me, keys, config, broker or "memory")
+    notary = _notary(home.ca, mesh, strict=strict)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary)
+
+
+def _notary(ca: Path, mesh: str, *, strict: bool) -> Notary:
+    """The ledger key of the mesh; without one the ledger is written and not sealed."""
+    path = ca / "ledger.key"
+    if not path.exists():
+        log.info("%s is missing: the ledger is not sealed", path)
+        return Notary(mesh, None, lambda _: None)
+    signer = load_signer(path, strict=strict)
+    own = PublicKey.of_raw(signer.raw_public)
+    return Notary(mesh, signer, lambda key_id: own.key if key_id == own.key_id else None)
 
 
 class RunningOrchestrator:
@@ -101,6 +116,7 @@ class RunningOrchestrator:
         self._output = FileReader(self._files.path("output"))
         # of its own: a question about a year must not make `node list` wait
         self._history = FileReader(self._files.path("output"))
+        self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
         self.shell: Shell | None = None
@@ -117,12 +133,14 @@ class RunningOrchestrator:
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
+        enrolled = setup.keys.enrolled
         voice = Voice(
-            setup.mesh, setup.me, setup.keys.signer, setup.keys.enrolled.find, setup.alias
+            setup.mesh, setup.me, setup.keys.signer, enrolled.find, setup.alias, setup.notary
         )
         series = await self._output.ask(known_series) if self._files.has("output") else ()
+        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
-        stores = Stores(self._database, self._reader, self._files.store, telemetry)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry, witnessed)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
@@ -144,6 +162,7 @@ class RunningOrchestrator:
         self._reader.close()
         self._output.close()
         self._history.close()
+        self._ledger.close()
         await self._files.close()
         if self._database is not None:
             await self._database.close()
@@ -156,6 +175,7 @@ class RunningOrchestrator:
             output=self._output,
             history=self._history,
             output_path=self._files.path("output"),
+            ledger=self._ledger,
             mesh=setup.mesh,
             orchestrator=setup.me,
             broker=setup.broker,
