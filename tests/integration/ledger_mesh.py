@@ -139,10 +139,10 @@ class LedgerMesh:
                 await asyncio.sleep(0.02)
 
     def witnessed(self, *names: str) -> bool:
-        """Whether the orchestrator heard all of these nodes name the newest seal."""
+        """Whether all is told, and these nodes were heard to name a seal of it."""
         ledger = self.shell.ledger
         tip, last = ledger.file.tip, ledger.last
-        if last is None or last.size != tip.size:
+        if tip.seq < self.shell.lifecycle.last_seq or last is None or last.size != tip.size:
             return False
         return all(
             name in ledger.witnessed
