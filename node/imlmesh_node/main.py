@@ -17,16 +17,15 @@ from imlmesh_node.finding import Finder, Tell, log_error
 from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
-from imlmesh_protocol.wire.seals import FindLedgerKey
 from imlmesh_protocol.wire.topics import node_subscriptions
-from imlmesh_runtime.discovery import Service, root_hash
+from imlmesh_runtime.discovery import Service, short_root
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.process import only_one, until_told
-from imlmesh_runtime.trust import NodeKeys, load_public
+from imlmesh_runtime.trust import NodeKeys
 
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
 
@@ -71,20 +70,12 @@ def load_setup(folder: Path) -> Setup:
     policy = load_policy(folder, strict=strict)
     keys = NodeKeys.load(folder, config.mesh, strict=strict)
     Path(policy.site.files).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Setup(folder, config, policy, keys, _ledger_keys(folder / "keys" / "ledger.pub"))
-
-
-def _ledger_keys(path: Path) -> FindLedgerKey:
-    """The ledger key that the folder holds; without one no seal is believed."""
-    if not path.exists():
-        return lambda _: None
-    known = load_public(path)
-    return lambda key_id: known.key if key_id == known.key_id else None
+    return Setup(folder, config, policy, keys)
 
 
 def _finder(setup: Setup, broker: Address | None, tell: Tell) -> Finder:
     config, folder = setup.config, setup.folder
-    me = Service(config.mesh, root_hash(folder / "keys" / "ca.pem"), config.id)
+    me = Service(config.mesh, short_root(folder / "keys" / "root.pub"), config.id)
     given = config.brokers if broker is None else (broker, *config.brokers)
     return Finder(given, me, address_line(folder, config.broker_hint), tell)
 

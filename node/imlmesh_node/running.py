@@ -27,7 +27,6 @@ from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.seals import FindLedgerKey
 from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
@@ -42,8 +41,6 @@ class Setup:
     config: NodeConfig
     policy: Policy
     keys: NodeKeys
-    #: whose seals of the ledger are believed
-    find_ledger_key: FindLedgerKey = lambda _: None
 
 
 class RunningNode:
@@ -69,7 +66,7 @@ class RunningNode:
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
-        self.witness = Witness(config.mesh, setup.find_ledger_key, journal.keep_seals, loaded.seal)
+        self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
         self._performer = Performer(
             self._outbox, self._executor, birth, self.refusals, self.witness
         )

@@ -12,7 +12,8 @@ from typing import Any
 
 from imlmesh_protocol import merkle
 from imlmesh_protocol.errors import MeshError, ProtocolError, TrustError
-from imlmesh_protocol.wire.seals import FindLedgerKey, Seal, own_seal, read_seal
+from imlmesh_protocol.wire.documents import FindKey
+from imlmesh_protocol.wire.seals import Seal, own_seal, read_seal
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,7 @@ KeepSeals = Callable[[list[tuple[Kept, bytes]], Callable[[MeshError | None], Non
 class Witness:
     """`last` is the document that the journal held at the start."""
 
-    def __init__(
-        self, mesh: str, find_key: FindLedgerKey, keep: KeepSeals, last: bytes | None
-    ) -> None:
+    def __init__(self, mesh: str, find_key: FindKey, keep: KeepSeals, last: bytes | None) -> None:
         self._mesh = mesh
         self._find_key = find_key
         self._keep = keep

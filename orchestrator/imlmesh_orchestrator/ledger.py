@@ -17,7 +17,8 @@ from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledger import LedgerFile, keep_seal, last_seal, peaks_at, prove
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError, StoreError, TrustError
-from imlmesh_protocol.wire.seals import FindLedgerKey, Head, Seal, read_seal, write_seal
+from imlmesh_protocol.wire.documents import FindKey
+from imlmesh_protocol.wire.seals import Head, Seal, read_seal, write_seal
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.sqlite import run
 from imlmesh_runtime.trust import Signer
@@ -43,11 +44,11 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Notary:
-    """The ledger key of a mesh, if it is here, and those whose seals are believed; and when to seal."""
+    """The ledger key of a mesh, those whose seals are believed, and when to seal."""
 
     mesh: str
-    signer: Signer | None
-    find_key: FindLedgerKey
+    signer: Signer
+    find_key: FindKey
     pace: Pace = Pace()
 
 
@@ -155,7 +156,7 @@ class Ledger:
     async def seal(self) -> None:
         """Sign the end of the ledger, store it, then send it to everybody."""
         tip, signer, last = self.file.tip, self._notary.signer, self.last
-        if signer is None or tip.size == (last.size if last is not None else 0):
+        if tip.size == (last.size if last is not None else 0):
             return
         breaks = [*self._told.acknowledged_heads()][-limits.SEAL_BREAKS :]
         now_ms = self._clock.now_ms()

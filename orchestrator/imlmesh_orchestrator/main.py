@@ -16,7 +16,9 @@ from pathlib import Path
 
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
+from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
@@ -26,6 +28,7 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -38,7 +41,7 @@ from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import only_one, until_told
 from imlmesh_runtime.sqlite import Database
-from imlmesh_runtime.trust import ControlKeys, PublicKey, load_signer
+from imlmesh_runtime.trust import ControlKeys
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +67,6 @@ class Setup:
         subscriptions = orchestrator_subscriptions(self.mesh)
         return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
 
-    def alias(self, node: str) -> str:
-        """What people call an enrolled node."""
-        enrolled = self.keys.enrolled.node(node)
-        return enrolled.alias if enrolled is not None else node
-
 
 def load_setup(home: Home, broker: str | None) -> Setup:
     """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
@@ -88,19 +86,8 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    notary = _notary(home.ca, mesh, strict=strict)
+    notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
     return Setup(home, mesh, me, keys, config, broker or "memory", notary)
-
-
-def _notary(ca: Path, mesh: str, *, strict: bool) -> Notary:
-    """The ledger key of the mesh; without one the ledger is written and not sealed."""
-    path = ca / "ledger.key"
-    if not path.exists():
-        log.info("%s is missing: the ledger is not sealed", path)
-        return Notary(mesh, None, lambda _: None)
-    signer = load_signer(path, strict=strict)
-    own = PublicKey.of_raw(signer.raw_public)
-    return Notary(mesh, signer, lambda key_id: own.key if key_id == own.key_id else None)
 
 
 class RunningOrchestrator:
@@ -133,10 +120,7 @@ class RunningOrchestrator:
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
-        enrolled = setup.keys.enrolled
-        voice = Voice(
-            setup.mesh, setup.me, setup.keys.signer, enrolled.find, setup.alias, setup.notary
-        )
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
         series = await self._output.ask(known_series) if self._files.has("output") else ()
         witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
@@ -167,10 +151,15 @@ class RunningOrchestrator:
         if self._database is not None:
             await self._database.close()
 
+    def enrolling(self, shell: Shell) -> Enrolling:
+        """The way for nodes into this mesh."""
+        return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
+
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
+            enrolling=self.enrolling(shell),
             config=setup.config,
             output=self._output,
             history=self._history,

@@ -1,4 +1,4 @@
-"""A mesh with a ledger key inside this process: real stores, signatures and API, a link of memory."""
+"""A mesh inside this process: real stores, signatures and API, a link of memory."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,9 @@ from typing import Any
 
 import httpx2
 
+from imlmesh.client import Client
+from imlmesh.mesh import let_in
+from imlmesh_node.joining import Place
 from imlmesh_node.journal import Journal
 from imlmesh_node.main import load_setup as load_node_setup
 from imlmesh_node.running import RunningNode
@@ -19,37 +22,13 @@ from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.wire.topics import node_subscriptions, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
-from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import new_signing_key
 from orchestrator_mesh import ENDED, ME, MESH, POLICY, plan
 
 #: every entry is sealed at once
 AT_ONCE = Pace(entries=1, every_ms=1_000, apart_ms=20, again_ms=500, store_ms=20)
 WITHIN_S = 30
-
-
-def make_home(folder: Path) -> Home:
-    """A home with a ledger key."""
-    home = Home(folder / "h")
-    Authority.create(home, MESH, ME)
-    if not (home.ca / "ledger.key").exists():
-        private, public = new_signing_key()
-        write_private(home.ca / "ledger.key", private)
-        write_private(home.ca / "ledger.pub", public)
-    return home
-
-
-def make_node(home: Home, name: str, address: str = "127.0.0.1:1") -> None:
-    """A node's folder that knows the ledger key."""
-    folder = home.node(name)
-    authority = Authority.open(home)
-    brokers = (address,)
-    authority.provision(
-        name, folder, brokers=brokers, timing="lan", policy_text=POLICY, profile="local_worker"
-    )
-    (folder / "keys" / "ledger.pub").write_bytes((home.ca / "ledger.pub").read_bytes())
 
 
 class LedgerMesh:
@@ -94,7 +73,9 @@ class LedgerMesh:
     async def node(self, name: str) -> RunningNode:
         folder = self.home.node(name)
         if not folder.exists():
-            make_node(self.home, name)
+            place = Place(MESH, name, ME, ("127.0.0.1:1",), timing="lan")
+            with Client.connect(self.home.root) as client:
+                await asyncio.to_thread(let_in, client, folder, place, "local_worker", POLICY)
         setup = load_node_setup(folder)
         journal = Journal.open(folder / "journal.db")
         loaded = await journal.load(MeshClock().now_ms())
@@ -161,7 +142,9 @@ class LedgerMesh:
 @contextlib.asynccontextmanager
 async def opened_ledger(folder: Path, *names: str) -> AsyncIterator[LedgerMesh]:
     """A running mesh with these nodes online."""
-    mesh = LedgerMesh(make_home(folder))
+    home = Home(folder / "h")
+    Authority.create(home, MESH, ME)
+    mesh = LedgerMesh(home)
     try:
         await mesh.start()
         for name in names:

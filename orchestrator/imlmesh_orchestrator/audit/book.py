@@ -23,7 +23,7 @@ from imlmesh_protocol.errors import InputError, Place, StoreError
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.sqlite import connect
-from imlmesh_runtime.trust import key_id, load_public, public_key
+from imlmesh_runtime.trust import HeldTrust, key_id, public_key
 
 ENTRIES, SEALS, WITNESSED, KEYS = "entries.jsonl", "seals.jsonl", "witnessed.jsonl", "keys.json"
 
@@ -74,8 +74,7 @@ def book_of_home(home: Home) -> Book:
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} holds neither a mesh nor an export")
     mesh = str(tomllib.loads(read_file(home.ca / "mesh.toml").decode())["mesh"])
-    path = home.ca / "ledger.pub"
-    keys = (bytes(load_public(path).key),) if path.exists() else ()
+    keys = HeldTrust(home.ca, mesh).trust.ledger
     seals = _asked(metadata, "SELECT size, seal FROM seals ORDER BY number")
     output = home.orchestrator / "output.db"
     witnessed = _asked(output, "SELECT node, seal FROM witnessed ORDER BY node")

@@ -8,7 +8,7 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import approvals, doubts, flow, liveness, memory, runs
+from imlmesh_orchestrator.core import approvals, doubts, enrolment, flow, liveness, memory, runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
@@ -230,6 +230,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.AnswerGiven: approvals.answer,
     e.GroupSet: _group_set,
     e.LabelsSet: _labels_set,
+    e.EnrolAsked: enrolment.enrol,
     e.NodeBirth: liveness.born,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,

@@ -61,6 +61,8 @@ class Told:
 
 LEDGERED: dict[type[c.Change], Told] = {
     c.EpochRaised: Told("epoch"),
+    c.NodeEnrolled: Told("node", _by),
+    c.CertificateIssued: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
     c.LabelsChanged: Told("node"),

@@ -28,6 +28,7 @@ Watcher = Callable[[Sequence[Numbered]], None]
 _COLUMNS = "run, at_ms, cause, kind, version, body"
 _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT max(seq) FROM epochs UNION ALL
+    SELECT seq FROM enrolled UNION ALL SELECT seq FROM certificates UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
     SELECT seq FROM memory UNION ALL SELECT seq FROM nonces UNION ALL
@@ -59,7 +60,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `apply` needs after a restart: nodes, labels, groups, epoch, memory, nonces, then all of
+    """What `apply` needs after a restart: who is enrolled, nodes, labels, groups, epoch, memory, nonces, then all of
     open runs."""
 
     marks: Marks

@@ -104,6 +104,14 @@ def _labels(change: c.LabelsChanged, alias: Alias) -> str:
     return f"{alias(change.node)} has the labels {labels or '(none)'}"
 
 
+def _enrolled(change: c.NodeEnrolled, alias: Alias) -> str:
+    return f"{change.by} let {change.alias} in as {change.profile}"
+
+
+def _certificate(change: c.CertificateIssued, alias: Alias) -> str:
+    return f"{alias(change.node)} got the certificate {change.serial}"
+
+
 def _group(change: c.GroupChanged, alias: Alias) -> str:
     if not change.nodes:
         return f"group {change.group} was removed"
@@ -231,6 +239,8 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
     c.LabelsChanged: _labels,
+    c.NodeEnrolled: _enrolled,
+    c.CertificateIssued: _certificate,
     c.GroupChanged: _group,
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from nacl.exceptions import CryptoError
-from nacl.signing import VerifyKey
 
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.limits import COUNT_MAX, SEAL_BREAKS, SEAL_BYTES
 from imlmesh_protocol.merkle import HASH_BYTES
 from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.documents import FindKey
 from imlmesh_protocol.wire.envelope import VERSION, signing_input
 
 KIND = "seal"
 _NAMES = ("mesh", "size", "root", "at_ms", "breaks")
 _FIELDS = frozenset(_NAMES)
 
-#: the ledger key of that id, or None
-FindLedgerKey = Callable[[bytes], VerifyKey | None]
 #: (size, root) of a head
 Head = tuple[int, bytes]
 
@@ -59,7 +57,7 @@ def write_seal(seal: Seal, key_id: bytes, sign: Callable[[bytes], bytes]) -> byt
     return pack([VERSION, KIND, key_id, body, sign(signing_input(KIND, body))])
 
 
-def read_seal(document: bytes, find_key: FindLedgerKey) -> Seal:
+def read_seal(document: bytes, find_key: FindKey) -> Seal:
     """The seal of a document; TrustError `seal.invalid`."""
     try:
         parts = unpack(document, max_bytes=SEAL_BYTES)
