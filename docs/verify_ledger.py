@@ -167,8 +167,7 @@ def check(folder, pinned, find):
                 seal = read_seal(base64.b64decode(line["seal"]), mesh, keys)
                 heads.append((str(line[whose]), file, seal))
             except ValueError as exc:
-                if file == "seals.jsonl":
-                    find("signature", f"the seal of {line['size']} entries: {exc}")
+                find("signature", f"{file}, {line[whose]}: {exc}")
     given_up = [head for _, _, seal in heads for head in seal["breaks"]]
     count, roots = check_entries(folder, {seal["size"] for *_, seal in heads}, find)
     for who, file, seal in heads:

@@ -5,7 +5,10 @@ export, as processes: what they say, and their exit codes.
 """
 
 import asyncio
+import base64
+import importlib.util
 import json
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -19,11 +22,17 @@ from typing import Any
 import msgpack
 import pytest
 
+from imlmesh_orchestrator.audit.book import book_of
+from imlmesh_orchestrator.audit.verify import verify
+from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.store.ledger import FIELDS, commitment
 from imlmesh_protocol import merkle
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.wire.seals import Seal, write_seal
 from imlmesh_runtime.paths import Home
+from imlmesh_runtime.trust import load_signer
 from ledger_mesh import opened_ledger
-from orchestrator_mesh import action
+from orchestrator_mesh import ME, MESH, action
 
 ROOT = Path(__file__).parents[2]
 VERIFIER = ROOT / "docs" / "verify_ledger.py"
@@ -288,6 +297,29 @@ def test_a_forged_seal_is_found(stopped: Stopped) -> None:
     assert found_by_all(stopped.home) == {"signature"}
 
 
+def test_a_ledger_sealed_anew_by_another_key_is_found(stopped: Stopped) -> None:
+    """Who owns every file of this machine can make new keys; what nodes hold is by the old one."""
+    other = Home(stopped.home.root.parent / "other")
+    Authority.create(other, MESH, ME)
+    signer = load_signer(other.ca / "ledger.key")
+    shutil.rmtree(stopped.home.ca)
+    shutil.copytree(other.ca, stopped.home.ca)
+
+    def seal_anew(database: sqlite3.Connection) -> None:
+        change_entry(database)
+        recompute(database)
+        for number, size in database.execute("SELECT number, size FROM seals").fetchall():
+            rows = database.execute("SELECT entry FROM entries WHERE n <= ? ORDER BY n", (size,))
+            root = merkle.root_of(merkle.leaf_hash(row[0]) for row in rows)
+            new = write_seal(Seal(MESH, size, root, 1), signer.key_id, signer.sign)
+            database.execute(
+                "UPDATE seals SET root = ?, seal = ? WHERE number = ?", (root, new, number)
+            )
+
+    tamper(stopped.home, seal_anew)
+    assert found_by_all(stopped.home) == {"signature"}
+
+
 def test_columns_that_say_something_else_are_found(stopped: Stopped) -> None:
     tamper(
         stopped.home, lambda database: database.execute("UPDATE entries SET actor = 'me'") and None
@@ -341,3 +373,73 @@ def test_the_independent_verifier_is_short_and_uses_nothing_of_ours() -> None:
     }
     assert not any(name.startswith("imlmesh") for name in imports)
     assert imports - sys.stdlib_module_names == {"nacl"}
+
+
+def test_no_changed_byte_of_an_export_is_overlooked(stopped: Stopped) -> None:
+    folder = exported(stopped.home)
+    place = importlib.util.spec_from_file_location("verify_ledger", VERIFIER)
+    assert place is not None
+    assert place.loader is not None
+    other = importlib.util.module_from_spec(place)
+    place.loader.exec_module(other)
+
+    def found_by_other() -> bool:
+        findings: list[str] = []
+        try:
+            other.check(folder, None, lambda *found: findings.append(found[0]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+        return bool(findings)
+
+    def found_by_us() -> bool:
+        try:
+            return bool(verify(book_of(folder)).findings)
+        except InputError:
+            return True
+
+    def decoded(path: Path) -> object:
+        """What the file says; None when it says nothing of use."""
+        try:
+            return [
+                {
+                    name: base64.b64decode(value)
+                    if name in ("entry", "salt", "payload", "seal") and value is not None
+                    else value
+                    for name, value in json.loads(line).items()
+                }
+                for line in path.read_text(encoding="utf-8").splitlines()
+            ]
+        except (ValueError, AttributeError):
+            return None
+
+    dice = random.Random(3)
+    assert not found_by_us()
+    assert not found_by_other()
+    changed = 0
+    for file in (folder / "entries.jsonl", folder / "seals.jsonl", folder / "witnessed.jsonl"):
+        good = file.read_bytes()
+        said = decoded(file)
+        for _ in range(60):
+            at = dice.randrange(len(good))
+            file.write_bytes(
+                good[:at] + bytes([good[at] ^ 1 << dice.randrange(8)]) + good[at + 1 :]
+            )
+            if decoded(file) == said:
+                continue  # another way to write the same
+            changed += 1
+            # who witnessed, and for which size a seal lies there, is not signed: ours looks at the size
+            if file.name == "entries.jsonl" or _is_signed(good, at):
+                assert found_by_us(), (file.name, at)
+                assert found_by_other(), (file.name, at)
+            else:
+                found_by_us(), found_by_other()
+        file.write_bytes(good)
+    assert changed > 120
+
+
+def _is_signed(text: bytes, at: int) -> bool:
+    """Whether this byte of a line lies in the value of "seal"."""
+    line_at = text.rfind(b"\n", 0, at) + 1
+    line = text[line_at : text.find(b"\n", at)]
+    begin = line.index(b'"seal": "') + len(b'"seal": "')
+    return begin <= at - line_at < line.rindex(b'"')

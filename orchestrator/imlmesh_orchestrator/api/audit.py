@@ -30,8 +30,9 @@ async def list_ledger(request: Request) -> Response:
 
 
 @router.get("/audit/{n}")
-async def show_ledger(request: Request, n: int) -> Response:
-    return answer(await served_of(request).ledger.ask(lambda database: show_entry(database, n)))
+async def show_ledger(request: Request, n: str) -> Response:
+    number = number_of({"n": n}, "n") or 0
+    return answer(await served_of(request).ledger.ask(lambda db: show_entry(db, number)))
 
 
 @router.post("/audit/acknowledge")

@@ -19,7 +19,7 @@ import msgpack
 from nacl.signing import VerifyKey
 
 from imlmesh_orchestrator.store.ledgered import readable, told_of
-from imlmesh_protocol.errors import InputError, Place, StoreError
+from imlmesh_protocol.errors import InputError, MeshError, Place, StoreError
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.sqlite import connect
@@ -69,7 +69,17 @@ def book_of(place: Path) -> Book:
 
 
 def book_of_home(home: Home) -> Book:
-    """From the stores of a home, and the journals of the nodes that live in it."""
+    """From the stores of a home, and the journals of the nodes that live in it; `access.denied` when
+    they are another user's."""
+    try:
+        return _read_home(home)
+    except PermissionError as exc:
+        if isinstance(exc, MeshError):
+            raise
+        raise InputError("access.denied", f"{exc.filename} is for another user") from exc
+
+
+def _read_home(home: Home) -> Book:
     metadata = home.orchestrator / "metadata.db"
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} holds neither a mesh nor an export")
@@ -159,7 +169,7 @@ def _row_of_line(line: dict[str, Any]) -> Row:
 
 def _lines(path: Path, read: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield read(json.loads(line))

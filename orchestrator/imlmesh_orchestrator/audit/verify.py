@@ -93,8 +93,8 @@ def _witnessed(book: Book, verdict: Verdict) -> list[tuple[str, Seal]]:
         try:
             seal = read_seal(document, book.find_key)
         except TrustError as exc:
-            # whoever writes this file could frame the ledger, or a node, with anything
-            verdict.notes.append(f"what {who} witnessed is not believed: {exc.message}")
+            # it was believed before it was stored: this file was changed since, or the keys were
+            verdict.find("signature", None, f"what {who} witnessed: {exc.message}")
             continue
         if seal.mesh == book.mesh:
             found.append((who, seal))
@@ -152,6 +152,7 @@ class _Walk:
         #: by run: its dispatches, and whether their outcome was told; None when something was erased
         self._open: dict[str, dict[str, bool]] = {}
         self._blind = False
+        self._doubts = 0
 
     def walk(self, sizes: set[int]) -> dict[int, bytes]:
         """Look at every entry; the roots at `sizes`."""
@@ -163,6 +164,9 @@ class _Walk:
         self._verdict.entries = self._peaks.size
         self._verdict.root = self._peaks.root()
         left = sum(not told for one in self._open.values() for told in one.values())
+        if self._doubts:
+            text = f"{self._doubts} doubts are open: the orchestrator is read-only"
+            self._verdict.notes.append(f"{text} until a person acknowledges")
         if left:
             self._verdict.notes.append(f"{left} dispatches are under way: no outcome is told yet")
         return roots
@@ -228,6 +232,8 @@ class _Walk:
                 elif kind == "result-taken" and not self._blind:
                     text = f"entry {n} tells a result of {row['dispatch']}, which was never planned"
                     self._verdict.find("intent", n, text)
+        elif kind in ("doubt-raised", "doubts-acknowledged"):
+            self._doubts = self._doubts + len(rows) if kind == "doubt-raised" else 0
         elif kind == "run-ended":
             for dispatch, told in self._open.pop(run, {}).items():
                 if not told:
