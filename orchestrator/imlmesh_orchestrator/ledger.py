@@ -126,8 +126,8 @@ class Ledger:
         """Begin to seal."""
         self._sealer = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self) -> None:
-        """Seal what is there; call it when the last entries are made."""
+    async def close(self, *, seal: bool = True) -> None:
+        """End; with `seal`, seal what is there: call it when the last entries are made."""
         self._closed = True
         under_way = [*self._asked, *([self._sealer] if self._sealer is not None else [])]
         for each in under_way:
@@ -135,7 +135,8 @@ class Ledger:
         if under_way:
             await asyncio.wait(under_way)
         try:
-            await self.seal()
+            if seal:
+                await self.seal()
             await self._store_witnessed()
         except StoreError as exc:
             log.warning("the last entries are not sealed: %s", exc)

@@ -163,9 +163,9 @@ class Shell:
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
         self.engine.stop()
-        await self.mover.close()
-        # the last seal leaves before the goodbye
-        await self.ledger.close()
+        told = await self.mover.close()
+        # the last seal leaves before the goodbye; a file that refuses entries must not delay that
+        await self.ledger.close(seal=told)
         if self.link.connected:
             self._outbound.announce("offline")
         await self.link.close()

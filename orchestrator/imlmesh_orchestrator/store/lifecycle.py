@@ -143,7 +143,8 @@ class Lifecycle:
         def ended(_: Any, error: MeshError | None) -> None:
             if error is None:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
-                self._unledgered.append((self.last_seq, changes[-1].at_ms))
+                if changes:
+                    self._unledgered.append((self.last_seq, changes[-1].at_ms))
                 if rows:
                     self._flowing.append((flow_seq, changes[-1].at_ms, rows))
                 self._untold.append(numbered)

@@ -68,8 +68,8 @@ class Mover:
         self._wake.set()
         self._mover = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self) -> None:
-        """Copy what is there, as far as the files allow, and end."""
+    async def close(self) -> bool:
+        """Copy what is there, as far as the files allow, and end; whether they allowed it."""
         if self._mover is not None:
             self._mover.cancel()
             await asyncio.wait([self._mover])
@@ -78,6 +78,8 @@ class Mover:
                 pass
         except StoreError as exc:
             log.warning("outflow stays for the next start: %s", exc)
+            return False
+        return True
 
     async def move(self) -> bool:
         """Copy the next rows; whether there may be more. StoreError when a file refuses."""
