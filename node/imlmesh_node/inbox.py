@@ -16,6 +16,7 @@ from imlmesh_node.core.events import (
     DelegateArrived,
     Event,
     InventoryAsked,
+    QuarantineArrived,
     RebirthAsked,
 )
 from imlmesh_node.guard import Guard
@@ -107,6 +108,9 @@ class Inbox:
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id)
+            case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
+                quarantined = message.fields["do"] == "quarantine"
+                return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

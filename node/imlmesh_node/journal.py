@@ -21,6 +21,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
@@ -44,6 +45,7 @@ MIGRATIONS = (
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
     """,
+    "INSERT INTO meta VALUES ('quarantined', 0)",
 )
 
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
@@ -57,6 +59,7 @@ class Loaded:
     records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
+    quarantined: bool
 
 
 class Journal:
@@ -107,7 +110,8 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
         JournalRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
         for _, id, hash, effect, started, result in rows
     )
-    return Loaded(records, (meta["epoch"], meta["seq"]), boot), [row[0] for row in rows]
+    loaded = Loaded(records, (meta["epoch"], meta["seq"]), boot, bool(meta["quarantined"]))
+    return loaded, [row[0] for row in rows]
 
 
 class _Rows:
@@ -121,6 +125,7 @@ class _Rows:
         self.results: list[tuple[bytes, int]] = []
         self.settled: list[tuple[int]] = []
         self.floor: FloorRaised | None = None
+        self.quarantine: QuarantineSet | None = None
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -149,6 +154,9 @@ class _Rows:
     def raise_floor(self, change: FloorRaised) -> None:
         self.floor = change
 
+    def quarantined(self, change: QuarantineSet) -> None:
+        self.quarantine = change
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -156,6 +164,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     ResultRecorded: _Rows.record,
     DispatchSettled: _Rows.settle,
     FloorRaised: _Rows.raise_floor,
+    QuarantineSet: _Rows.quarantined,
 }
 
 
@@ -171,6 +180,9 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     if rows.floor is not None:
         place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
         database.executemany("UPDATE meta SET value = ? WHERE name = ?", place)
+    if rows.quarantine is not None:
+        held = int(rows.quarantine.quarantined)
+        database.execute("UPDATE meta SET value = ? WHERE name = 'quarantined'", (held,))
 
 
 def _encode(result: ResultRecord) -> bytes:

@@ -67,7 +67,10 @@ class RunningNode:
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
         self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
         self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+            AgentConfig(
+                config.timing.heartbeat_ms, floor=loaded.floor, quarantined=loaded.quarantined
+            ),
+            loaded.records,
         )
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick

@@ -66,6 +66,7 @@ class Outbound:
         self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
             k.SendCancel: self._cancel,
+            k.SendAdmission: self._admission,
             k.AskInventory: self._inventory,
             k.AskRebirth: self._rebirth,
             k.Reply: self._answer,
@@ -198,6 +199,9 @@ class Outbound:
             dispatches = list(command.dispatches[start : start + limits.ACK_SETTLED])
             fields = {"do": "cancel", "dispatches": dispatches}
             self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _admission(self, command: k.SendAdmission) -> None:
+        self._seal_to(command.node, Kind.COMMAND, {"do": command.do})
 
     def _inventory(self, command: k.AskInventory) -> None:
         fields = {"what": "inventory", "nonce": command.nonce}

@@ -10,10 +10,10 @@ from typing import Any
 
 from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.state import ApprovalRecord, NodeRecord, State
+from imlmesh_orchestrator.core.state import AdmissionRecord, ApprovalRecord, NodeRecord, State
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.manifest import Manifest
-from imlmesh_protocol.states import ActionState, ApprovalState, move
+from imlmesh_protocol.states import ActionState, Admission, ApprovalState, move
 
 
 def apply(state: State, change: c.Change) -> None:
@@ -77,6 +77,23 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     record = state.nodes[change.node]
     record.liveness = move(states.LIVENESS, change.node, record.liveness, change.liveness)
     _touch(state, change.node)
+
+
+def _admission_changed(state: State, change: c.AdmissionChanged) -> None:
+    node = change.node
+    new = move(states.ADMISSION, node, state.admission_of(node), change.admission)
+    if new is Admission.OPEN:
+        del state.admissions[node]
+    else:
+        state.admissions[node] = AdmissionRecord(
+            node, new, change.reason, change.by, change.at_ms, change.until_ms
+        )
+    if node in state.nodes:
+        _touch(state, node)
+
+
+def _evidence_kept(state: State, change: c.EvidenceKept) -> None:
+    """Rows for people; what is counted is volatile."""
 
 
 def _labels_changed(state: State, change: c.LabelsChanged) -> None:
@@ -148,6 +165,8 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    c.AdmissionChanged: _admission_changed,
+    c.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,

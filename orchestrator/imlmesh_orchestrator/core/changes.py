@@ -13,6 +13,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import (
     ActionState,
+    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -61,6 +62,35 @@ class LivenessChanged(Change):
     node: str
     liveness: Liveness
     reason: str
+
+
+@dataclass(slots=True)
+class AdmissionChanged(Change):
+    """Whether the node may get work from now on; it need not have been born.
+
+    `by` is a person, or imlmesh for what the mesh decided itself. With `until_ms` 0 it stays so
+    until somebody changes it.
+    """
+
+    node: str
+    admission: Admission
+    reason: str
+    by: str
+    until_ms: int
+
+
+@dataclass(slots=True)
+class EvidenceKept(Change):
+    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS.
+
+    `verdict` is what it led to: counted, quarantined, prolonged, or alarm when so many nodes are
+    quarantined that it is no longer about single ones.
+    """
+
+    node: str
+    evidence: str
+    detail: str
+    verdict: str
 
 
 @dataclass(slots=True)

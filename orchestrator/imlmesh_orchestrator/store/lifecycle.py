@@ -29,6 +29,7 @@ _COLUMNS = "run, at_ms, cause, kind, version, body"
 _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT max(seq) FROM epochs UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
+    SELECT seq FROM admissions UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
     SELECT seq FROM memory UNION ALL SELECT seq FROM nonces) ORDER BY seq"""  # noqa: S608
 _OF_OPEN_RUNS = f"""SELECT {_COLUMNS} FROM changes
@@ -58,7 +59,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `apply` needs after a restart: nodes, labels, groups, epoch, memory, nonces, then all of
+    """What `apply` needs after a restart: nodes, admissions, labels, groups, epoch, memory, nonces, then all of
     open runs."""
 
     marks: Marks

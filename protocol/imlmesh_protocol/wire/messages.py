@@ -167,7 +167,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
     },
     Kind.COMMAND: {
-        "do": Field(_one_of("cancel", "rebirth"), "cancel, rebirth"),
+        "do": Field(
+            _one_of("cancel", "rebirth", "quarantine", "release"),
+            "cancel, rebirth, quarantine, release",
+        ),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
     },
     Kind.REQUEST: {
