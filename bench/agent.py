@@ -19,7 +19,7 @@ async def _agent() -> list[dict[str, Any]]:
     ready, resident = [], []
     async with field() as place, place.mesh(0) as shell:
         for index in range(ROUNDS):
-            folder = place.provision(f"n{index}")
+            folder = await place.node(shell, f"n{index}")
             began = time.perf_counter()
             with place.process("imlmesh_node", folder) as child:
                 while not shell.is_live(f"n{index}"):  # noqa: ASYNC110 - a poll of 1 ms is the clock

@@ -19,6 +19,7 @@ import gmqtt
 import psutil
 from gmqtt.mqtt.constants import MQTTv311
 
+from bench.field import make_folder
 from bench.figures import line
 from bench.raw import RawPair
 from imlmesh_broker import Broker, BrokerPlace, Embedded, Mosquitto
@@ -80,7 +81,7 @@ async def _measure() -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _running(home: Home, kind: type[Broker]) -> AsyncIterator[Broker]:
     keys = ControlKeys.load(home.ca, MESH)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / f"{kind.__name__}.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / f"{kind.__name__}.log")
     broker = kind(MESH, CONTROL, place, keys.context)
     await broker.start()
     try:
@@ -94,7 +95,7 @@ async def _pair(home: Home, authority: Authority, broker: Broker) -> AsyncIterat
     """gmqtt as control, and gmqtt in a process of its own that sends everything back."""
     echo = f"{ECHO}-{broker.port}"
     folder = home.node(echo)
-    authority.provision(echo, folder, brokers=(f"127.0.0.1:{broker.port}",))
+    make_folder(authority, folder, broker.port)
     far = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.raw", str(folder)), stdin=subprocess.PIPE
     )
@@ -116,7 +117,7 @@ def _contexts(home: Home, authority: Authority) -> dict[str, ssl.SSLContext]:
     """Of so many new nodes, by their ids."""
     found = {}
     for name in (f"n{number}" for number in range(_CLIENTS)):
-        authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
+        make_folder(authority, home.node(name), 8883)
         found[name] = NodeKeys.load(home.node(name), MESH).context()
     return found
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from bench.raw import RawPair
 from imlmesh_broker import BrokerPlace, Mosquitto
+from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.ca.certificates import Issued
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_orchestrator.shell import Shell
+from imlmesh_orchestrator.shell import Newcomer, Shell
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import tune
-from imlmesh_runtime.trust import ControlKeys
+from imlmesh_runtime.trust import ControlKeys, NodeKeys
 
 MESH = "bench"
 ECHO = "echo"
@@ -38,17 +40,20 @@ class Field:
     #: both speak as the orchestrator, and a broker keeps one connection of a name
     raw_port: int
 
-    def provision(self, name: str, port: int | None = None) -> Path:
+    def folder(self, name: str, port: int | None = None) -> Path:
+        """The folder of a node that nobody enrolled yet."""
         folder = self.home.node(name)
         if not folder.exists():
-            self.authority.provision(
-                name,
-                folder,
-                brokers=(f"127.0.0.1:{port or self.port}",),
-                timing="lan",
-                policy_text=POLICY,
-                profile="local_worker",
-            )
+            make_folder(self.authority, folder, port or self.port)
+        return folder
+
+    async def node(self, shell: Shell, name: str, port: int | None = None) -> Path:
+        """The folder of a node that `shell` let in."""
+        folder = self.folder(name, port)
+        signer = NodeKeys.load(folder, MESH).signer
+        if name not in shell.state.enrolled:
+            newcomer = Newcomer(name, name, signer.raw_public, "local_worker")
+            await shell.enrol(newcomer, Issued(b"", 0, 0), "bench")
         return folder
 
     @contextlib.contextmanager
@@ -76,7 +81,7 @@ class Field:
     async def raw(self) -> AsyncIterator[RawPair]:
         """The raw pair on a broker of the same kind."""
         keys = ControlKeys.load(self.home.ca, MESH)
-        with self.process("bench.raw", self.provision(ECHO, self.raw_port)):
+        with self.process("bench.raw", self.folder(ECHO, self.raw_port)):
             pair = await RawPair.connect(keys, self.raw_port, MESH, ECHO)
             try:
                 yield pair
@@ -92,13 +97,23 @@ class Field:
             shell = await running.start(serve=serve)
             try:
                 for index in range(nodes):
-                    folder = self.provision(f"n{index}")
+                    folder = await self.node(shell, f"n{index}")
                     children.enter_context(self.process("imlmesh_node", folder))
                 await online(shell, nodes)
                 tune()
                 yield shell
             finally:
                 await running.close()
+
+
+def make_folder(authority: Authority, folder: Path, port: int) -> None:
+    """Write the folder of a node that calls the broker at `port`."""
+    keys = NewKeys.kept(folder)
+    issued = authority.certify(keys.request, folder.name)
+    papers = {"node.pem": issued.pem, **authority.papers()}
+    brokers = (f"127.0.0.1:{port}",)
+    place = Place(authority.mesh, folder.name, authority.orchestrator, brokers, timing="lan")
+    write_folder(folder, place, keys, papers, POLICY)
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +129,7 @@ async def field() -> AsyncIterator[Field]:
                 folder = home.root / folder_name
                 if not folder.exists():
                     authority.issue_broker(folder)
-                place = BrokerPlace(folder, home.ca / "ca.pem", home.logs / f"{folder_name}.log")
+                place = BrokerPlace(folder, home.ca, home.logs / f"{folder_name}.log")
                 broker = Mosquitto(MESH, "orchestrator", place, keys.context)
                 await broker.start()
                 stack.push_async_callback(broker.stop)

@@ -127,8 +127,8 @@ class Senders:
 
 
 @contextlib.asynccontextmanager
-async def _senders(place: Field, kind: str, port: int) -> AsyncIterator[Senders]:
-    folders = [place.provision(f"{kind}{number}", port) for number in range(NODES)]
+async def _senders(place: Field, shell: Shell, kind: str, port: int) -> AsyncIterator[Senders]:
+    folders = [await place.node(shell, f"{kind}{number}", port) for number in range(NODES)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.measuring", *map(str, folders)),
         stdin=subprocess.PIPE,
@@ -147,8 +147,8 @@ async def _measure() -> list[dict[str, Any]]:
     async with (
         field() as place,
         place.mesh(0) as shell,
-        _senders(place, "ours", place.port) as to_ours,
-        _senders(place, "bare", place.raw_port) as to_bare,
+        _senders(place, shell, "ours", place.port) as to_ours,
+        _senders(place, shell, "bare", place.raw_port) as to_bare,
     ):
         bare, ours = Bare(place.home.root / "bare.db"), Ours(shell)
         client = await bare.listen(ControlKeys.load(place.home.ca, MESH), place.raw_port)

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
+from imlmesh_runtime.files import read_file, write_private
 from imlmesh_runtime.link.base import retry_ms
 
 logger = logging.getLogger(__name__)
@@ -37,17 +38,25 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class BrokerPlace:
-    """Where a broker lives: its folder with key and certificate, the CA, its log, its address.
+    """Where a broker lives: its folder with key and certificate, the folder of the CAs, its log, its
+    address.
 
     `host` EVERYWHERE means all addresses of this computer; `port` None the usual one or the next
     that is free.
     """
 
     folder: Path
-    ca_pem: Path
+    ca: Path
     log: Path
     host: str = _LOOPBACK
     port: int | None = None
+
+    def clients(self) -> Path:
+        """Write the certificates of both CAs into one file of the folder."""
+        path = self.folder / "clients.pem"
+        both = [read_file(self.ca / f"{role}-ca.pem") for role in ("node", "control")]
+        write_private(path, b"".join(both))
+        return path
 
     @property
     def near(self) -> str:

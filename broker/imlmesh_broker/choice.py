@@ -25,7 +25,7 @@ class Embedded(Broker):
         options = {
             "--mesh": self.mesh,
             "--folder": str(place.folder),
-            "--ca": str(place.ca_pem),
+            "--ca": str(place.clients()),
             "--address": place.host,
             "--port": str(self.port),
             "--log": str(place.log),

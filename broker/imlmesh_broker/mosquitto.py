@@ -27,7 +27,7 @@ class Mosquitto(Broker):
         write_private(folder / "mesh.acl", acl_text(self.mesh, self.control).encode())
         text = config_text(
             folder,
-            self.place.ca_pem,
+            self.place.clients(),
             host=self.place.host,
             port=self.port,
             user=pwd.getpwuid(os.geteuid()).pw_name,

@@ -54,7 +54,10 @@ async def _start(running: RunningMesh) -> tuple[Client, Supervised]:
     say(f"✔ broker: {await running.start_broker()}")
     client = await running.start_orchestrator()
     policy = shipped("examples", "greenhouse.policy.toml")
-    folders = [running.mesh.own_node(name, policy) for name in (PI_BED, PI_ROOF, DESK)]
+    folders = [
+        await asyncio.to_thread(running.mesh.own_node, client, name, policy)
+        for name in (PI_BED, PI_ROOF, DESK)
+    ]
     nodes = await asyncio.gather(*(running.start_node(folder, client) for folder in folders))
     for group, members in GROUPS.items():
         await asyncio.to_thread(client.put, path_of("groups", group), {"nodes": members})

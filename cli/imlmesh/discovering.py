@@ -13,7 +13,7 @@ from imlmesh.render import Column, say, try_line, write_table
 from imlmesh.settings import settings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError
-from imlmesh_runtime.discovery import NODES, Discovery, Service, root_hash
+from imlmesh_runtime.discovery import NODES, Discovery, Service, short_root
 from imlmesh_runtime.multicast import networks
 
 
@@ -86,4 +86,4 @@ def _row(node: dict[str, Any]) -> list[str]:
 
 
 def _root(mesh: Mesh) -> str:
-    return root_hash(mesh.home.ca / "ca.pem")
+    return short_root(mesh.home.ca / "root.pub")

@@ -76,7 +76,8 @@ MEANS: dict[str, str] = {
     "node.lost": "The node fell silent for longer than its leases last.",
     "node.interrupted": "The node stopped while the action ran.",
     "node.full": "The node holds as many dispatches as it may.",
-    "node.exists": "A node of this name was provisioned before.",
+    "node.exists": "The id belongs to a node, or belonged to one.",
+    "node.too_many": "No more nodes can join this mesh.",
     "node.running": "A node runs from this folder already.",
     "action.not_started": "The node held the action but never began it: it may go elsewhere.",
     "action.cancelled": "The action was stopped because its run was cancelled.",
@@ -129,6 +130,7 @@ MEANS: dict[str, str] = {
     "signature.invalid": "A signature does not fit its message.",
     "signature.unknown_key": "A message is signed with a key that is not known here.",
     "trust.file": "A key or certificate cannot be read or is damaged.",
+    "trust.rollback": "Somebody sent a document that was replaced long ago.",
     "trust.mode": "A private file can be read by others.",
     "clock.behind": "This machine's clock is so far off that certificates look invalid.",
     # link, broker

@@ -85,22 +85,20 @@ class LocalMesh:
             with contextlib.ExitStack() as locks:
                 file = home.pid_file("orchestrator")
                 locks.enter_context(only_one(file, "orchestrator.running"))
-                for folder in self.folders:
-                    # Not before: the home of a mesh that runs is left alone.
-                    self.mesh.own_node(folder.name, self._policy)
-                    locks.enter_context(only_one(folder / "node.lock", "node.running"))
-                await self._serve(hub)
+                await self._serve(hub, locks)
         finally:
             pump.close()
 
-    async def _serve(self, hub: MemoryHub) -> None:
+    async def _serve(self, hub: MemoryHub, locks: contextlib.ExitStack) -> None:
         setup = load_setup(self.mesh.home, None)
         link = MemoryLink(hub, setup.me, orchestrator_subscriptions(setup.mesh))
         orchestrator = RunningOrchestrator(setup, link)
         nodes: list[RunningNode] = []
         try:
             shell = await orchestrator.start()
+            await asyncio.to_thread(self._make_nodes)
             for folder in self.folders:
+                locks.enter_context(only_one(folder / "node.lock", "node.running"))
                 nodes.append(await _node(folder, hub))
                 nodes[-1].start()
             await _all_live(shell, [folder.name for folder in self.folders])
@@ -118,6 +116,12 @@ class LocalMesh:
         finally:
             await asyncio.gather(*(node.stop() for node in nodes))
             await orchestrator.close()
+
+    def _make_nodes(self) -> None:
+        """Not before the orchestrator runs: the home of a mesh that runs already is left alone."""
+        with Client.connect(self.mesh.home.root) as client:
+            for folder in self.folders:
+                self.mesh.own_node(client, folder.name, self._policy)
 
 
 async def _all_live(shell: Shell, names: Sequence[str]) -> None:

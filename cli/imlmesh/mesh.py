@@ -10,13 +10,17 @@ import os
 import platform
 import re
 import tomllib
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imlmesh.client import Client
 from imlmesh_broker.child import USUAL_PORT
+from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputError, Place
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import Place as TextPlace
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_runtime.files import read_file, write_private
 from imlmesh_runtime.paths import Home, find_home
@@ -59,23 +63,39 @@ class Mesh:
         _write_settings(self.home, port=port, timing=self.timing)
         return replace(self, port=port)
 
-    def own_node(self, name: str, policy: Path | None = None) -> Path:
-        """The folder of a node of this home, provisioned as local_worker when it is new."""
+    def own_node(self, client: Client, name: str, policy: Path | None = None) -> Path:
+        """The folder of a node of this home, let in as local_worker when it is new."""
         folder = self.home.node(name)
         if not (folder / "mesh.toml").exists():
             profile, text = policy_text("local_worker", policy)
-            self.authority.provision(
-                name,
-                folder,
-                # Before its broker has served it has no address; `up` hands it over at each start.
-                brokers=(self.broker_address,) if self.port else (),
-                timing=self.timing,
-                policy_text=text,
-                profile=profile,
-            )
+            # Before its broker has served it has no address; `up` hands it over at each start.
+            brokers = (self.broker_address,) if self.port else ()
+            place = Place(self.authority.mesh, name, self.authority.orchestrator, brokers)
+            let_in(client, folder, replace(place, timing=self.timing), profile, text)
         elif policy is not None:
             write_private(folder / "policy.toml", policy_text("", policy)[1].encode())
         return folder
+
+
+def let_in(
+    client: Client, folder: Path, place: Place, profile: str, policy_text: str | None
+) -> None:
+    """Make the folder of a node of our own: its keys here, its papers by the orchestrator.
+
+    InputError `node.exists`, `folder.exists`, and what else the orchestrator refuses.
+    """
+    if folder.exists():
+        raise InputError("folder.exists", f"{folder} is there already")
+    keys = NewKeys.kept(folder)
+    asked = {
+        "node": place.id,
+        "profile": profile,
+        "identity": b64encode(keys.identity).decode(),
+        "request": keys.request.decode(),
+    }
+    told = client.post("nodes", asked)["papers"]
+    papers = {name: b64decode(data) for name, data in told.items()}
+    write_folder(folder, place, keys, papers, policy_text)
 
 
 def open_mesh(home: str | Path | None) -> Mesh:
@@ -125,7 +145,7 @@ def policy_text(profile: str, policy: Path | None) -> tuple[str, str]:
             names = ", ".join(PROFILES)
             raise InputError("config.invalid", f"profile must be one of {names}")
         return profile, _DEFAULT_POLICIES[profile]
-    place = Place(file=str(policy))
+    place = TextPlace(file=str(policy))
     try:
         text = policy.read_text(encoding="utf-8")
         named = tomllib.loads(text).get("profile", "readonly")
@@ -154,7 +174,9 @@ def _settings(home: Home) -> tuple[int | None, str]:
         port = table.get("port")
         return port and int(port), str(table["timing"])
     except (ValueError, KeyError) as exc:
-        raise InputError("config.invalid", f"{path}: {exc}", place=Place(file=str(path))) from exc
+        raise InputError(
+            "config.invalid", f"{path}: {exc}", place=TextPlace(file=str(path))
+        ) from exc
 
 
 def _write_settings(home: Home, **fields: str | int) -> None:

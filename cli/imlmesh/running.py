@@ -17,7 +17,7 @@ from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
-from imlmesh_runtime.discovery import Discovery, Service, root_hash
+from imlmesh_runtime.discovery import Discovery, Service, short_root
 from imlmesh_runtime.trust import ControlKeys
 
 _POLL_S = 0.1
@@ -44,9 +44,7 @@ class RunningMesh:
         home, authority = mesh.home, mesh.authority
         keys = ControlKeys.load(home.ca, authority.mesh)
         host = EVERYWHERE if self.lan else ADDRESS
-        place = BrokerPlace(
-            home.broker, home.ca / "ca.pem", home.logs / "broker.log", host, mesh.port
-        )
+        place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", host, mesh.port)
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         self.mesh = mesh.settle_port(await self._broker.start())
@@ -55,7 +53,7 @@ class RunningMesh:
     def announce(self) -> Discovery:
         """Tell the network by mDNS where this mesh is, until `stop`."""
         mesh = self.mesh
-        root = root_hash(mesh.home.ca / "ca.pem")
+        root = short_root(mesh.home.ca / "root.pub")
         announced = Service(mesh.authority.mesh, root, port=mesh.port or 0)
         self._discovery = Discovery(announced=announced)
         self._discovery.start()

@@ -18,7 +18,7 @@ from imlmesh_node.journal import Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
 from imlmesh_protocol.wire.topics import node_subscriptions
-from imlmesh_runtime.discovery import Service, root_hash
+from imlmesh_runtime.discovery import Service, short_root
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.link.mqtt import MqttLink
@@ -75,7 +75,7 @@ def load_setup(folder: Path) -> Setup:
 
 def _finder(setup: Setup, broker: Address | None, tell: Tell) -> Finder:
     config, folder = setup.config, setup.folder
-    me = Service(config.mesh, root_hash(folder / "keys" / "ca.pem"), config.id)
+    me = Service(config.mesh, short_root(folder / "keys" / "root.pub"), config.id)
     given = config.brokers if broker is None else (broker, *config.brokers)
     return Finder(given, me, address_line(folder, config.broker_hint), tell)
 

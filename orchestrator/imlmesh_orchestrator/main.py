@@ -16,7 +16,9 @@ from pathlib import Path
 
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
+from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
@@ -24,6 +26,7 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -60,11 +63,6 @@ class Setup:
         addresses = [address_of(self.broker)]
         subscriptions = orchestrator_subscriptions(self.mesh)
         return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
-
-    def alias(self, node: str) -> str:
-        """What people call an enrolled node."""
-        enrolled = self.keys.enrolled.node(node)
-        return enrolled.alias if enrolled is not None else node
 
 
 def load_setup(home: Home, broker: str | None) -> Setup:
@@ -117,9 +115,7 @@ class RunningOrchestrator:
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
-        voice = Voice(
-            setup.mesh, setup.me, setup.keys.signer, setup.keys.enrolled.find, setup.alias
-        )
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer)
         series = await self._output.ask(known_series) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
         stores = Stores(self._database, self._reader, self._files.store, telemetry)
@@ -148,10 +144,15 @@ class RunningOrchestrator:
         if self._database is not None:
             await self._database.close()
 
+    def enrolling(self, shell: Shell) -> Enrolling:
+        """The way for nodes into this mesh."""
+        return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
+
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
+            enrolling=self.enrolling(shell),
             config=setup.config,
             output=self._output,
             history=self._history,

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nacl.signing import VerifyKey
-
+from imlmesh_orchestrator.ca.certificates import Issued
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
@@ -23,6 +22,7 @@ from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
 from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.outbound import Outbound
+from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
@@ -47,14 +47,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """Who the orchestrator is, how it signs, and whom it believes."""
+    """Who the orchestrator is and how it signs."""
 
     mesh: str
     me: str
     signer: Signer
-    find_key: Callable[[bytes, str], VerifyKey | None]
-    #: what people call an enrolled node
-    alias: Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,16 @@ class Stores:
     reader: Reader
     open_store: OpenStore
     held: Held = field(default_factory=Held)
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """Who wants in: id, alias, raw public key of its identity, ceiling of its rights."""
+
+    node: str
+    alias: str
+    identity: bytes
+    profile: str
 
 
 def starts_at_ms(plan: Plan) -> int:
@@ -90,7 +97,6 @@ class Shell:
         *,
         four_eyes: bool = False,
     ) -> None:
-        self._voice = voice
         self.link = link
         self.clock = clock
         self.reader = stores.reader
@@ -106,15 +112,11 @@ class Shell:
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
         self._outbound = Outbound(
-            voice.mesh,
-            voice.me,
-            sealer,
-            link,
-            clock,
-            self.stream,
-            self.lifecycle,
+            voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
-        inbound = Inbound(Opener(voice.mesh, voice.me, voice.find_key), clock, self.stream, self)
+        self._register = Register(self.state)
+        opener = Opener(voice.mesh, voice.me, self._register.find_key)
+        inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
             scheduler, self._outbound, self.lifecycle.commit, clock, Tick
@@ -227,6 +229,21 @@ class Shell:
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
 
+    async def enrol(self, newcomer: Newcomer, issued: Issued, by: str) -> None:
+        """Let a node in with the certificate that was made for it; `node.exists`, `node.too_many`."""
+        event = e.EnrolAsked(
+            self.clock.now_ms(),
+            self._next_cause(),
+            newcomer.node,
+            newcomer.alias,
+            newcomer.identity,
+            newcomer.profile,
+            by,
+            str(issued.serial),
+            issued.not_after_ms,
+        )
+        await self._ask(event)
+
     async def set_group(self, group: str, nodes: tuple[str, ...]) -> None:
         """From now on the group has exactly these node ids; none removes it."""
         await self._ask(e.GroupSet(self.clock.now_ms(), self._next_cause(), group, nodes))
@@ -286,7 +303,7 @@ class Shell:
         self._outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
-        return self._voice.alias(node)
+        return self._register.alias(node)
 
     def is_live(self, node: str) -> bool:
         record = self.state.nodes.get(node)

@@ -116,6 +116,7 @@ CODES: dict[str, Code] = {
     "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
     "node.admission": Code("input", False, "imlmesh node show NODE tells what it is"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
+    "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
     "node.running": Code("input", False, "an agent already runs for this folder"),
     "action.not_started": Code("mesh", True, "it waited too long for a slot or a claim"),
@@ -209,6 +210,7 @@ CODES: dict[str, Code] = {
         "peer", False, "provision the node first: imlmesh node provision"
     ),
     "trust.file": Code("here", False, "restore the file, or provision the node again"),
+    "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
     # link, broker

@@ -65,10 +65,17 @@ DISCOVERED = 256  # services kept; a network full of others' must not fill our m
 DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 
 # trust
+DOCUMENT_BYTES = 192 * 1024  # of trust or roster: they travel within a message; 10,000 short ids
+TRUST_CERTIFICATES = 4  # of one role at once: two while one rolls over, and what an admin forgot
+TRUST_KEYS = (
+    8  # of one role at once: two while one rolls over; old ledger keys stay for their seals
+)
 ENROLLED_NODES = 10_000  # the largest fleet that is measured
 KEY_FILE_BYTES = 16 * 1024  # a PEM file of ours is below 2 KB
-CA_DAYS = 3_650  # until certificates are rotated on their own, a mesh must not end by itself
-CERTIFICATE_DAYS = 825  # the longest that TLS clients of the field accept
+CA_S = 730 * 86_400  # two years; rolled over with an overlap before its end
+CERTIFICATE_S = 30 * 86_400  # of a node or control: renewed at two thirds of it while it runs
+SERVER_S = 825 * 86_400  # the longest that TLS clients of the field accept; made anew at a start
+CRL_S = 30 * 86_400  # past it every client is refused, so it is made anew each day
 CERTIFICATE_BACKDATE_MS = 3_600_000  # clocks without a battery come up a little late
 LOG_FILE_BYTES = 10 * 1024 * 1024  # of each of two log files of a process: an SD card has room
 

@@ -7,10 +7,8 @@ absent: connecting, and IPv6, which a network with mDNS has beside IPv4.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import re
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import TrustError
 from imlmesh_protocol.ids import NAME
-from imlmesh_runtime.files import read_file
+from imlmesh_protocol.wire.documents import root_hash
 from imlmesh_runtime.multicast import Network, networks, trouble
+from imlmesh_runtime.trust import load_public
 
 if TYPE_CHECKING:
     from zeroconf import ServiceStateChange, Zeroconf
@@ -42,7 +40,7 @@ _NO_PORT = 9  # the discard port: a waiting node serves nothing, and an SRV reco
 @dataclass(frozen=True, slots=True)
 class Service:
     """A mesh, or with `node` (its id) a node of one that waits. `root` are 8 hex of the hash of the
-    mesh's CA; `port` is the broker's; `addresses` are IPv4."""
+    mesh's root key; `port` is the broker's; `addresses` are IPv4."""
 
     mesh: str
     root: str
@@ -56,13 +54,9 @@ class Service:
         return NODES if self.node else MESHES
 
 
-def root_hash(ca_pem: Path) -> str:
-    """8 hex that tell meshes of one name apart; TrustError `trust.file`."""
-    try:
-        der = ssl.PEM_cert_to_DER_cert(read_file(ca_pem).decode())
-    except ValueError as exc:
-        raise TrustError("trust.file", f"{ca_pem} is not a certificate: {exc}") from exc
-    return hashlib.sha256(der).hexdigest()[:8]
+def short_root(root_pub: Path) -> str:
+    """8 hex of the root key's hash that tell meshes of one name apart; TrustError `trust.file`."""
+    return root_hash(bytes(load_public(root_pub).key))[:8]
 
 
 def service_of(

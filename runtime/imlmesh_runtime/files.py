@@ -4,27 +4,30 @@ The one rule: a file appears complete under its name or not at all. Deliberately
 the files hold, and anything that grows.
 """
 
+import contextlib
 import logging
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.errors import InputError, TrustError
 
 logger = logging.getLogger(__name__)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, max_bytes: int = limits.KEY_FILE_BYTES) -> bytes:
     """A small file; TrustError `trust.file` when it is missing, unreadable or far too large."""
     try:
         with path.open("rb") as file:
-            data = file.read(limits.KEY_FILE_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as exc:
         raise TrustError("trust.file", f"{path}: {exc.strerror}") from exc
-    if len(data) > limits.KEY_FILE_BYTES:
-        raise TrustError("trust.file", f"{path} is larger than {limits.KEY_FILE_BYTES} bytes")
+    if len(data) > max_bytes:
+        raise TrustError("trust.file", f"{path} is larger than {max_bytes} bytes")
     return data
 
 
@@ -86,3 +89,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` by name with mode 0600."""
+    for name, data in files.items():
+        write_private(folder / name, data)
+
+
+@contextlib.contextmanager
+def folder_at(place: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `place` at the end, or vanishes when filling it fails.
+
+    InputError `folder.exists` when `place` holds something.
+    """
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError("folder.exists", f"{place} already holds something")
+    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+    try:
+        yield made
+        made.replace(place)
+    except BaseException:
+        shutil.rmtree(made)
+        raise
+    sync_folder(place.parent)

@@ -2,7 +2,7 @@
 
 The one rule: a private key is written once, atomically, for its owner alone, and a key file
 that others could have read or written is not silently used. Certificates are only named here;
-making them is the orchestrator's `ca`. Deliberately absent: envelopes, revocation.
+making them is the orchestrator's `ca`. Deliberately absent: envelopes, revocation lists.
 
 Signatures are libsodium's (docs/adr/0012); certificates need more, and who never makes one never
 loads it.
@@ -11,26 +11,22 @@ loads it.
 import base64
 import binascii
 import hashlib
-import json
-import logging
 import ssl
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nacl.bindings import crypto_sign, crypto_sign_BYTES
 from nacl.signing import SigningKey, VerifyKey
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import TrustError
-from imlmesh_runtime.files import check_private, read_file, read_private
+from imlmesh_protocol.errors import ProtocolError, TrustError
+from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
+from imlmesh_runtime.files import check_private, read_file, read_private, write_private
 
-logger = logging.getLogger(__name__)
-
-_MTIME_TICK_NS = 1_000_000_000
+Document = TypeVar("Document", Trust, Roster)
 
 # The field and the curve constant of Ed25519, RFC 8032 section 5.1.
 _P = 2**255 - 19
@@ -103,7 +99,7 @@ def _pem(label: str, der: bytes) -> bytes:
     return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
 
 
-def _of_pem(path: Path, pem: bytes, label: str, head: bytes) -> bytes:
+def _of_pem(path: Path | str, pem: bytes, label: str, head: bytes) -> bytes:
     """The 32 raw bytes of an Ed25519 key that OpenSSL, or we, wrote; TrustError `trust.file`."""
     lines = pem.strip().splitlines()
     marks = (f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode())
@@ -132,7 +128,11 @@ def private_pem(private: Any) -> bytes:
 
 def load_signer(path: Path, *, strict: bool = False) -> Signer:
     """The signer of an Ed25519 PEM file; TrustError `trust.file`, `trust.mode`."""
-    pem = read_private(path, strict=strict)
+    return signer_of(read_private(path, strict=strict), path)
+
+
+def signer_of(pem: bytes, path: Path | str = "the key") -> Signer:
+    """The signer of an Ed25519 PEM; `path` names it in TrustError `trust.file`."""
     return Signer.of_key(SigningKey(_of_pem(path, pem, "PRIVATE KEY", _PRIVATE_HEAD)))
 
 
@@ -163,6 +163,26 @@ def broker_name(mesh: str) -> str:
     return f"broker.{mesh}.imlmesh"
 
 
+def join_name(mesh: str) -> str:
+    """The name in the certificate of the endpoint where nodes join."""
+    return f"join.{mesh}.imlmesh"
+
+
+def certificates_of(pem: bytes) -> tuple[bytes, ...]:
+    """The certificates of a PEM file as DER, in its order; TrustError `trust.file` without one."""
+    end = b"-----END CERTIFICATE-----"
+    try:
+        found = [
+            ssl.PEM_cert_to_DER_cert((part.strip() + b"\n" + end).decode())
+            for part in pem.split(end)[:-1]
+        ]
+    except ValueError as exc:
+        raise TrustError("trust.file", f"not the PEM of certificates: {exc}") from exc
+    if not found:
+        raise TrustError("trust.file", "not the PEM of certificates")
+    return tuple(found)
+
+
 class NamedContext(ssl.SSLContext):
     """A client context that always asks for one server name, whatever address was dialled."""
 
@@ -179,22 +199,106 @@ class NamedContext(ssl.SSLContext):
         return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
 
 
-def client_context(ca_pem: Path, cert: Path, key: Path, server_name: str) -> ssl.SSLContext:
-    """TLS 1.3 with our certificate, to a server that our CA calls `server_name`.
+def client_context(cas: Iterable[bytes], cert: Path, key: Path, server_name: str) -> ssl.SSLContext:
+    """TLS 1.3 with our certificate, to a server that one of `cas` (DER) calls `server_name`.
 
-    Takes paths of PEM files; TrustError `trust.file` when one of them cannot be used.
+    `cert` and `key` are PEM files; TrustError `trust.file` when something cannot be used.
     """
+    context = server_check(cas, server_name)
+    try:
+        context.load_cert_chain(cert, key)
+    except OSError as exc:
+        raise TrustError("trust.file", f"{cert} or {key}: {exc}") from exc
+    return context
+
+
+def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
+    """As `client_context`, without a certificate of our own."""
     context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # Python 3.13 asks for this by default; asking everywhere keeps our certificates honest.
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
-        context.load_verify_locations(ca_pem)
-        context.load_cert_chain(cert, key)
-    except OSError as exc:
-        raise TrustError("trust.file", f"{ca_pem}, {cert} or {key}: {exc}") from exc
+        for der in cas:
+            context.load_verify_locations(cadata=der)
+    except (OSError, ValueError) as exc:
+        raise TrustError("trust.file", f"not the certificate of a CA: {exc}") from exc
     return context
+
+
+class HeldTrust:
+    """The newest trust and roster that a folder holds; nothing older ever takes their place.
+
+    The folder has root.pub, trust and, once there is one, roster. TrustError `trust.file` when they
+    cannot be read, `trust.rollback` for an older version.
+    """
+
+    def __init__(self, folder: Path, mesh: str) -> None:
+        self._folder = folder
+        self._mesh = mesh
+        self.root = load_public(folder / "root.pub")
+        self.trust = self._trust_of(self._stored("trust"))
+        self.roster: Roster | None = None
+        if (folder / "roster").exists():
+            self.roster = self._roster_of(self._stored("roster"))
+
+    def take(self, document: bytes) -> bool:
+        """Keep a newer document, durably; False for the one that is held. Raises ProtocolError or
+        TrustError when it is not signed by who may, of another mesh, or older."""
+        if kind_of(document) == TRUST:
+            trust = self._trust_of(document)
+            if not _is_newer(TRUST, self.trust.version, trust.version):
+                return False
+            write_private(self._folder / "trust", document)
+            self.trust = trust
+            return True
+        roster = self._roster_of(document)
+        if self.roster and not _is_newer(ROSTER, self.roster.version, roster.version):
+            return False
+        write_private(self._folder / "roster", document)
+        self.roster = roster
+        return True
+
+    def plan_key(self, key_id: bytes) -> VerifyKey | None:
+        """The plan key of that name: everything down is signed by one."""
+        return _named(self.trust.plan, key_id)
+
+    def ledger_key(self, key_id: bytes) -> VerifyKey | None:
+        """The ledger key of that name."""
+        return _named(self.trust.ledger, key_id)
+
+    def _trust_of(self, document: bytes) -> Trust:
+        root = self.root
+        trust = Trust.open(document, lambda key_id: root.key if key_id == root.key_id else None)
+        return self._ours(trust)
+
+    def _roster_of(self, document: bytes) -> Roster:
+        return self._ours(Roster.open(document, lambda key_id: _named(self.trust.roster, key_id)))
+
+    def _ours(self, document: Document) -> Document:
+        if document.mesh != self._mesh:
+            raise ProtocolError("message.audience", f"a document of mesh {document.mesh}")
+        return document
+
+    def _stored(self, name: str) -> bytes:
+        return read_file(self._folder / name, limits.DOCUMENT_BYTES)
+
+
+def _is_newer(kind: str, held: int, offered: int) -> bool:
+    if offered < held:
+        text = f"{kind} of version {offered}, and version {held} is known"
+        raise TrustError("trust.rollback", text)
+    return offered > held
+
+
+@lru_cache(maxsize=64)
+def _public_of(raw: bytes) -> PublicKey:
+    return PublicKey.of_raw(raw)
+
+
+def _named(keys: Iterable[bytes], name: bytes) -> VerifyKey | None:
+    return next((key.key for key in map(_public_of, keys) if key.key_id == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +306,7 @@ class NodeKeys:
     """What a node's folder says of trust: who it is and whom it obeys."""
 
     signer: Signer
-    plan: PublicKey
+    held: HeldTrust
     context: Callable[[], ssl.SSLContext]
 
     @classmethod
@@ -210,134 +314,42 @@ class NodeKeys:
         """From `folder`/keys; TrustError `trust.file`, `trust.mode`."""
         keys = folder / "keys"
         check_private(keys / "node.key", strict=strict)
-        return cls(
-            signer=load_signer(keys / "identity.key", strict=strict),
-            plan=load_public(keys / "plan.pub"),
-            context=partial(
-                client_context,
-                keys / "ca.pem",
-                keys / "node.pem",
-                keys / "node.key",
-                broker_name(mesh),
-            ),
-        )
+        held = HeldTrust(keys, mesh)
+
+        def context() -> ssl.SSLContext:
+            name = broker_name(mesh)
+            cas = held.trust.control_cas
+            return client_context(cas, keys / "node.pem", keys / "node.key", name)
+
+        return cls(load_signer(keys / "identity.key", strict=strict), held, context)
 
     def find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
         """The plan key when it is the one named: everything down is signed by it."""
-        return self.plan.key if key_id == self.plan.key_id else None
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledNode:
-    """One node that the CA knows. `identity` checks what it signs; `at_ms` is wall time."""
-
-    id: str
-    alias: str
-    identity: PublicKey
-    at_ms: int
-    profile: str
-
-    @classmethod
-    def of_record(cls, record: dict[str, Any]) -> Self:
-        """From the JSON that `to_record` gives; KeyError, TypeError, ValueError on another."""
-        identity = PublicKey.of_raw(base64.b64decode(record["identity"], validate=True))
-        return cls(record["id"], record["alias"], identity, record["at_ms"], record["profile"])
-
-    def to_record(self) -> dict[str, Any]:
-        """What enrolled/<id>.json holds; `identity` is base64 of the raw public key."""
-        raw = bytes(self.identity.key)
-        return {
-            "id": self.id,
-            "alias": self.alias,
-            "identity": base64.b64encode(raw).decode(),
-            "at_ms": self.at_ms,
-            "profile": self.profile,
-        }
-
-
-class Enrolled:
-    """The nodes that the CA enrolled, read from its folder when somebody unknown is named.
-
-    A node provisioned while the orchestrator runs is thus known at once, and a stranger costs
-    one `stat`: the folder is read again only when it changed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._by_id: dict[str, EnrolledNode] = {}
-        self._seen_files: set[str] = set()
-        self._seen_mtime_ns = -1
-
-    def find(self, key_id: bytes, iss: str) -> VerifyKey | None:
-        """The key that node `iss` signs with, when it is the one named `key_id`."""
-        node = self.node(iss)
-        if node is None or node.identity.key_id != key_id:
-            return None
-        return node.identity.key
-
-    def node(self, node_id: str) -> EnrolledNode | None:
-        """The enrolled node of that id, or None."""
-        if node_id not in self._by_id:
-            self._read_new()
-        return self._by_id.get(node_id)
-
-    def nodes(self) -> tuple[EnrolledNode, ...]:
-        """Everybody enrolled by now, by id."""
-        self._read_new()
-        return tuple(self._by_id[node_id] for node_id in sorted(self._by_id))
-
-    def _read_new(self) -> None:
-        try:
-            mtime_ns = self._folder.stat().st_mtime_ns
-        except OSError as exc:
-            raise TrustError("trust.file", f"{self._folder}: {exc.strerror}") from exc
-        if mtime_ns == self._seen_mtime_ns:
-            return
-        # A file that comes within the same tick of the clock would not change the time again,
-        # so a young time is not yet a proof that everything was seen.
-        settled = time.time_ns() - mtime_ns > _MTIME_TICK_NS
-        for path in sorted(self._folder.glob("*.json")):
-            if path.name in self._seen_files:
-                continue
-            if len(self._seen_files) >= limits.ENROLLED_NODES:
-                logger.error("more than %d nodes are enrolled", limits.ENROLLED_NODES)
-                break
-            self._seen_files.add(path.name)
-            self._read(path)
-        self._seen_mtime_ns = mtime_ns if settled else -1
-
-    def _read(self, path: Path) -> None:
-        try:
-            node = EnrolledNode.of_record(json.loads(read_file(path)))
-        except (TrustError, KeyError, TypeError, ValueError) as exc:
-            logger.error("trust.file: %s is not an enrolment: %s", path, exc)
-            return
-        if f"{node.id}.json" == path.name:
-            self._by_id[node.id] = node
-        else:
-            logger.error("trust.file: %s names another node", path)
+        return self.held.plan_key(key_id)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlKeys:
-    """What the CA's folder gives the orchestrator: its voice and the keys of its nodes."""
+    """What the CA's folder gives the orchestrator: its voices, and the documents that it hands out."""
 
     signer: Signer
-    enrolled: Enrolled
+    roster: Signer
+    ledger: Signer
+    held: HeldTrust
     context: Callable[[], ssl.SSLContext]
 
     @classmethod
     def load(cls, ca: Path, mesh: str, *, strict: bool = False) -> Self:
         """From the folder `ca`; TrustError `trust.file`, `trust.mode`."""
         check_private(ca / "control.key", strict=strict)
-        return cls(
-            signer=load_signer(ca / "plan.key", strict=strict),
-            enrolled=Enrolled(ca / "enrolled"),
-            context=partial(
-                client_context,
-                ca / "ca.pem",
-                ca / "control.pem",
-                ca / "control.key",
-                broker_name(mesh),
-            ),
+        held = HeldTrust(ca, mesh)
+
+        def context() -> ssl.SSLContext:
+            name = broker_name(mesh)
+            cas = held.trust.control_cas
+            return client_context(cas, ca / "control.pem", ca / "control.key", name)
+
+        plan, roster, ledger = (
+            load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")
         )
+        return cls(plan, roster, ledger, held, context)

@@ -24,6 +24,7 @@ from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
+from node_folders import make_node
 
 BASE = "imlmesh/1/home"
 ME = "orchestra"
@@ -56,7 +57,7 @@ def mesh_at(root: Path) -> Home:
     home = Home(root)
     authority = Authority.create(home, "home", ME)
     for name in ("a", "b"):
-        authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
+        make_node(authority, name, home.node(name), brokers=("127.0.0.1:8883",))
     return home
 
 
@@ -67,7 +68,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture(params=[pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"])
 async def broker(request: pytest.FixtureRequest, home: Home) -> AsyncIterator[Broker]:
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     keys = ControlKeys.load(home.ca, "home")
     started = BROKERS[request.param]("home", ME, place, keys.context)
     async with asyncio.timeout(PASSED_WITHIN_S):
@@ -105,7 +106,7 @@ def context_of(home: Home, name: str) -> ssl.SSLContext:
 
 
 def anonymous_context(home: Home) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(home.ca / "ca.pem"))
+    context = ssl.create_default_context(cafile=str(home.ca / "control-ca.pem"))
     context.check_hostname = False
     return context
 
@@ -113,7 +114,8 @@ def anonymous_context(home: Home) -> ssl.SSLContext:
 def stranger_context(home: Home, folder: Path) -> ssl.SSLContext:
     other = mesh_at(folder)
     # The stranger trusts our broker, so that it is the broker who refuses.
-    shutil.copy(home.ca / "ca.pem", other.node("a") / "keys" / "ca.pem")
+    for name in ("root.pub", "trust"):
+        shutil.copy(home.ca / name, other.node("a") / "keys" / name)
     return context_of(other, "a")
 
 
@@ -191,7 +193,8 @@ async def test_older_tls_is_refused(home, broker):
 async def test_a_link_is_told_why_it_is_refused(home, broker, tmp_path):
     other = mesh_at(tmp_path / "other")
     assert await refused(other, broker.port) == "link.tls"
-    shutil.copy(home.ca / "ca.pem", other.node("a") / "keys" / "ca.pem")
+    for name in ("root.pub", "trust"):
+        shutil.copy(home.ca / name, other.node("a") / "keys" / name)
     assert await refused(other, broker.port) == "link.refused"
 
 
@@ -366,7 +369,7 @@ async def test_mosquittos_own_clients_go_in_and_out(home, broker, visit):
     node = await visit("a")
     node.publish(Message(f"{BASE}/from/a/status", b"here", 1, True))
     await node.packet()
-    door = ["-h", "127.0.0.1", "-p", str(broker.port), "--cafile", str(home.ca / "ca.pem")]
+    door = ["-h", "127.0.0.1", "-p", str(broker.port), "--cafile", str(home.ca / "control-ca.pem")]
     door += ["--insecure", "-q", "1", "--tls-version", "tlsv1.3"]
     control = [
         "-i",

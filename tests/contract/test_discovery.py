@@ -10,7 +10,7 @@ import pytest
 
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.errors import TrustError
-from imlmesh_runtime.discovery import MESHES, NODES, Discovery, Service, root_hash
+from imlmesh_runtime.discovery import MESHES, NODES, Discovery, Service, short_root
 from imlmesh_runtime.multicast import Network, networks
 from imlmesh_runtime.paths import Home
 
@@ -200,8 +200,8 @@ def test_meshes_of_one_name_have_root_hashes_of_their_own(tmp_path: Path) -> Non
     for name in ("a", "b"):
         home = Home(tmp_path / name)
         Authority.create(home, "home", "control")
-        hashes.add(root_hash(home.ca / "ca.pem"))
+        hashes.add(short_root(home.ca / "root.pub"))
     assert len(hashes) == 2
     with pytest.raises(TrustError) as caught:
-        root_hash(tmp_path / "a" / "ca" / "ca.key")
+        short_root(tmp_path / "a" / "ca" / "root.key")
     assert caught.value.code == "trust.file"

@@ -21,6 +21,7 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from loopback import own_port
+from node_folders import make_node
 
 BASE = "imlmesh/1/home"
 ORCHESTRATOR = "orchestra"
@@ -159,8 +160,8 @@ async def mqtt_rig(folder: Path) -> AsyncIterator[MqttRig]:
     home = Home(folder / "home")
     authority = Authority.create(home, "home", ORCHESTRATOR)
     for name in ("a", "b"):
-        authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log", port=own_port())
+        make_node(authority, name, home.node(name), brokers=("127.0.0.1:8883",))
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", port=own_port())
     keys = ControlKeys.load(home.ca, "home")
     broker = choose_broker(os.environ)("home", ORCHESTRATOR, place, keys.context)
     port = await broker.start()

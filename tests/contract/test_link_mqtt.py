@@ -19,6 +19,7 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import NodeKeys
+from node_folders import make_node
 
 TOPIC = "imlmesh/1/home/to/a/delegate"
 
@@ -103,7 +104,7 @@ def home(tmp_path: Path) -> Home:
 def mesh_at(root: Path) -> Home:
     home = Home(root)
     authority = Authority.create(home, "home", "orchestra")
-    authority.provision("a", home.node("a"), brokers=("127.0.0.1:8883",))
+    make_node(authority, "a", home.node("a"), brokers=("127.0.0.1:8883",))
     return home
 
 
@@ -111,7 +112,7 @@ def mesh_at(root: Path) -> Home:
 async def listening(home: Home, broker: SlowBroker, *, proof: bool = True) -> AsyncIterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(home.broker / "broker.pem", home.broker / "broker.key")
-    context.load_verify_locations(home.ca / "ca.pem")
+    context.load_verify_locations(home.ca / "node-ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED if proof else ssl.CERT_NONE
     server = await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context)
     async with server:

@@ -14,6 +14,7 @@ from imlmesh_drivers.base import Site
 from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.journal import MIGRATIONS, Journal
 from imlmesh_node.running import RunningNode, Setup
+from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
@@ -22,8 +23,9 @@ from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
+from imlmesh_runtime.paths import Home
 from imlmesh_runtime.sqlite import FailingStore, MemoryStore, Store
-from imlmesh_runtime.trust import NodeKeys, PublicKey, Signer
+from imlmesh_runtime.trust import HeldTrust, NodeKeys, PublicKey, Signer, load_signer
 
 MESH, ME, NODE = "home", "control", "pi"
 WITHIN_S = 10
@@ -81,13 +83,16 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.hub = MemoryHub(random.Random(1))
         self.pump = MemoryPump(self.hub)
-        self._plan = Signer.of_key(SigningKey.generate())
+        home = Home(folder / "home")
+        Authority.create(home, MESH, ME)
+        self._plan = load_signer(home.ca / "plan.key")
+        self._held = HeldTrust(home.ca, MESH)
         self._own = Signer.of_key(SigningKey.generate())
         self.control = Control(self.hub, self._plan, PublicKey.of_raw(self._own.raw_public))
         self._folder = folder
 
     async def start(self, store: Store, load_from: Store | None = None) -> RunningNode:
-        keys = NodeKeys(self._own, PublicKey.of_raw(self._plan.raw_public), _no_tls)
+        keys = NodeKeys(self._own, self._held, _no_tls)
         config = NodeConfig(MESH, NODE, ME, (("127.0.0.1", 1),), LAN)
         policy = Policy("readonly", ("fake",), Site(str(self._folder)))
         loaded = await Journal(load_from or store).load(1)

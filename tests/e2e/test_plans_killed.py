@@ -118,6 +118,14 @@ class Home:
         return Counter(line for line in lines if line.startswith(f"{run}/"))
 
 
+def own_node(home: Home, name: str, policy: Path) -> None:
+    """The folder of a node, as soon as the orchestrator answers."""
+    while home.ask("health") is None:
+        time.sleep(0.05)
+    assert home.client is not None
+    home.mesh.own_node(home.client, name, policy)
+
+
 @contextlib.asynccontextmanager
 async def opened_home(folder: Path) -> AsyncIterator[Home]:
     """A home with broker, orchestrator and three nodes that are online."""
@@ -130,7 +138,7 @@ async def opened_home(folder: Path) -> AsyncIterator[Home]:
         home.mesh = broker.mesh
         home.start_orchestrator()
         for name in NODES:
-            home.mesh.own_node(name, policy)
+            await asyncio.to_thread(own_node, home, name, policy)
             home.start_node(name)
         async with asyncio.timeout(30):
             await online(home)

@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx2
 
+from imlmesh.client import Client
+from imlmesh.mesh import let_in
 from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
@@ -68,14 +71,11 @@ class Mesh:
     async def node(self, name: str) -> None:
         folder = self.home.node(name)
         if not folder.exists():
-            Authority.open(self.home).provision(
-                name,
-                folder,
-                brokers=(f"127.0.0.1:{self.port}",),
-                timing="lan",
-                policy_text=POLICY,
-                profile="local_worker",
-            )
+            place = Place(MESH, name, ME, (f"127.0.0.1:{self.port}",), timing="lan")
+            await self.until("health", lambda _: True)
+            with Client.connect(self.home.root) as client:
+                profile = "local_worker"
+                await asyncio.to_thread(let_in, client, folder, place, profile, POLICY)
         await self.start(name, "imlmesh_node", str(folder))
 
     async def kill(self, name: str, number: int = signal.SIGKILL) -> int:
@@ -137,7 +137,7 @@ async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
     """A mesh with its broker; all processes are killed at the end."""
     home = Home(folder / "h")
     Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     made = Mesh(home, broker.port)

@@ -43,9 +43,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @contextlib.asynccontextmanager
 async def running(home: Home, kind: str, port: int | None = None) -> AsyncIterator[Broker]:
     # other tests take the usual ports, perhaps in the moment in which this broker is down
-    place = BrokerPlace(
-        home.broker, home.ca / "ca.pem", home.logs / "broker.log", port=port or own_port()
-    )
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", port=port or own_port())
     keys = ControlKeys.load(home.ca, "home")
     broker = BROKERS[kind]("home", "orchestra", place, keys.context)
     await broker.start()
@@ -125,7 +123,7 @@ from imlmesh_runtime.trust import ControlKeys
 
 async def main():
     home = Home(pathlib.Path(sys.argv[1]))
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = BROKERS[sys.argv[2]]("home", "orchestra", place, ControlKeys.load(home.ca, "home").context)
     await broker.start()
     print(broker.pid, flush=True)

@@ -18,6 +18,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
+from node_folders import make_node
 
 BASE = "imlmesh/1/home"
 ME = "orchestra"
@@ -30,13 +31,13 @@ def home(tmp_path: Path) -> Home:
     home = Home(tmp_path / "home")
     authority = Authority.create(home, "home", ME)
     for name in NODES:
-        authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
+        make_node(authority, name, home.node(name), brokers=("127.0.0.1:8883",))
     return home
 
 
 @pytest.fixture
 async def broker(home: Home) -> AsyncIterator[Embedded]:
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = Embedded("home", ME, place, ControlKeys.load(home.ca, "home").context)
     async with asyncio.timeout(60):
         await broker.start()
@@ -131,7 +132,7 @@ async def test_whoever_does_not_begin_with_connect_is_ended(home, broker, packet
 
 
 async def test_whoever_is_refused_at_the_door_stands_in_the_log(home, broker):
-    context = ssl.create_default_context(cafile=str(home.ca / "ca.pem"))
+    context = ssl.create_default_context(cafile=str(home.ca / "control-ca.pem"))
     context.check_hostname = False
     with pytest.raises(LinkError) as caught:
         await Visitor.enter(Door("127.0.0.1", broker.port, context), "a")

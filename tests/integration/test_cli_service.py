@@ -16,6 +16,7 @@ from imlmesh.exits import ExitCode
 from imlmesh.main import run
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
+from node_folders import make_node
 
 pytestmark = [pytest.mark.usefixtures("systemd_tools", "as_root")]
 UNITS = "etc/systemd/system"
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     """What `node provision pi-bed` makes."""
     authority = Authority.create(Home(tmp_path / "mesh"), "home", "orchestrator")
     made = tmp_path / "pi-bed"
-    authority.provision("pi-bed", made, brokers=("127.0.0.1:8883",))
+    make_node(authority, "pi-bed", made, brokers=("127.0.0.1:8883",))
     (made / "files").mkdir(exist_ok=True)
     (made / "files" / "out").symlink_to("/etc/hostname")
     return made
@@ -121,17 +122,17 @@ def test_an_update_writes_the_unit_anew(image: Path, folder: Path, imlmesh: Call
 def test_an_orchestrator_gets_a_mesh_of_its_own_user(image: Path, imlmesh: Call) -> None:
     assert imlmesh("install", "orchestrator", "--broker", "10.0.0.2:8883")[0] == 0
     home = image / "var/lib/imlmesh"
-    first = (home / "ca/ca.pem").read_bytes()
+    first = (home / "ca/node-ca.pem").read_bytes()
     owners = {p.stat().st_uid for p in home.rglob("*") if p != home / "nodes"}
     assert len(owners) == 1
     assert 0 not in owners
     unit = (image / UNITS / "imlmesh-orchestrator.service").read_text()
     assert unit.count("--broker 10.0.0.2:8883\n") == 1
     # a file that root made there meanwhile is put right, the mesh stays
-    (home / "ca/enrolled/x.json").write_text("{}")
+    (home / "ca/x.json").write_text("{}")
     assert imlmesh("install", "orchestrator")[0] == 0
-    assert (home / "ca/enrolled/x.json").stat().st_uid in owners
-    assert (home / "ca/ca.pem").read_bytes() == first
+    assert (home / "ca/x.json").stat().st_uid in owners
+    assert (home / "ca/node-ca.pem").read_bytes() == first
 
 
 def test_a_dry_run_does_nothing(image: Path, folder: Path, imlmesh: Call) -> None:
@@ -254,8 +255,11 @@ def test_a_node_that_runs_or_is_there_already_does_not_move(
         assert failed_with(imlmesh("install", "node", str(folder))) == "node.running"
     assert (folder / "keys/node.key").exists()
     assert imlmesh("install", "node", str(folder))[0] == 0
-    Authority.create(Home(tmp_path / "second"), "home", "orchestrator").provision(
-        "pi-bed", folder, brokers=("127.0.0.1:8883",)
+    make_node(
+        Authority.create(Home(tmp_path / "second"), "home", "orchestrator"),
+        "pi-bed",
+        folder,
+        brokers=("127.0.0.1:8883",),
     )
     assert failed_with(imlmesh("install", "node", str(folder))) == "folder.exists"
     assert (folder / "keys/node.key").exists()

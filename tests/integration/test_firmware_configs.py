@@ -22,6 +22,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from loopback import own_port
+from node_folders import make_node
 from systemd_exposure import exposure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "firmware-configs"
@@ -177,8 +178,11 @@ def test_its_commands_are_ours_and_work(tmp_path: Path, capsys: pytest.CaptureFi
     assert {"gpio", "i2c", "serial"} <= extras <= set(declared["optional-dependencies"])
     program, *words = install
     assert program == "/opt/imlmesh/bin/imlmesh"
-    Authority.create(Home(tmp_path / "mesh"), "home", "orchestrator").provision(
-        data["hostname"], tmp_path / "node", brokers=("127.0.0.1:8883",)
+    make_node(
+        Authority.create(Home(tmp_path / "mesh"), "home", "orchestrator"),
+        data["hostname"],
+        tmp_path / "node",
+        brokers=("127.0.0.1:8883",),
     )
     (tmp_path / "image").mkdir()
     tried = [
@@ -223,7 +227,7 @@ def home(tmp_path: Path) -> Home:
     home = Home(tmp_path / "home")
     authority = Authority.create(home, "home", "orchestrator")
     for name in ("a", "b"):
-        authority.provision(name, home.node(name), brokers=("127.0.0.1:8883",))
+        make_node(authority, name, home.node(name), brokers=("127.0.0.1:8883",))
     return home
 
 
@@ -232,7 +236,9 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[int]:
     """Mosquitto with the shipped files, in `folder` instead of /etc, on a free port of loopback."""
     place = folder / "etc"
     place.mkdir()
-    for source in (home.ca / "ca.pem", home.broker / "broker.pem", home.broker / "broker.key"):
+    both = [(home.ca / f"{role}-ca.pem").read_text() for role in ("node", "control")]
+    (place / "ca.pem").write_text("".join(both))
+    for source in (home.broker / "broker.pem", home.broker / "broker.key"):
         shutil.copy(source, place)
     shutil.copy(MOSQUITTO / "mesh.acl", place)
     port = own_port()
@@ -277,11 +283,10 @@ async def test_mosquitto_starts_with_it_and_passes_the_probe(home: Home, tmp_pat
 
 def cast_of(home: Home, elsewhere: Path) -> Cast:
     other = Home(elsewhere)
-    Authority.create(other, "home", "orchestrator").provision(
-        "a", other.node("a"), brokers=("127.0.0.1:8883",)
-    )
-    shutil.copy(home.ca / "ca.pem", other.node("a") / "keys" / "ca.pem")
-    anonymous = ssl.create_default_context(cafile=str(home.ca / "ca.pem"))
+    make_node(Authority.create(other, "home", "orchestrator"), "a", other.node("a"))
+    for name in ("root.pub", "trust"):
+        shutil.copy(home.ca / name, other.node("a") / "keys" / name)
+    anonymous = ssl.create_default_context(cafile=str(home.ca / "control-ca.pem"))
     anonymous.check_hostname = False
     return Cast(
         anonymous=anonymous,

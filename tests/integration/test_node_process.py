@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nacl.signing import VerifyKey
 
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
@@ -27,6 +28,7 @@ from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, Signer, load_signer, new_signing_key
+from node_folders import make_node
 
 MESH, ME, NODE = "home", "orchestra", "pi"
 WITHIN_S = 20
@@ -42,18 +44,24 @@ allow = ["fake", "filesystem"]
 class Control:
     """An orchestrator that answers the time, and settles and answers beats while it is asked to."""
 
-    def __init__(self, keys: ControlKeys, port: int) -> None:
+    def __init__(self, keys: ControlKeys, port: int, folder: Path) -> None:
+        """`folder` is the node's, which may be made later."""
         self.settles = True
         self.answers = True
         self.heard: list[Message] = []
         self._more = asyncio.Condition()
         self._notes: set[asyncio.Task[None]] = set()
-        self._opener = Opener(MESH, ME, keys.enrolled.find)
+        self._folder = folder
+        self._opener = Opener(MESH, ME, self._find_key)
         self.signer = keys.signer
         self.begin_epoch(1, keys.signer)
         filters = topics.orchestrator_subscriptions(MESH)
         self.link = MqttLink([("127.0.0.1", port)], ME, keys.context(), filters)
         self.up = asyncio.Event()
+
+    def _find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
+        own = load_signer(self._folder / "keys" / "identity.key")
+        return VerifyKey(own.raw_public) if own.key_id == key_id else None
 
     def begin_epoch(self, epoch: int, signer: Signer) -> None:
         self.sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
@@ -176,7 +184,7 @@ class NodeProcess:
 async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Broker]]:
     home = Home(tmp_path / "home")
     Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca / "ca.pem", home.logs / "broker.log")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     yield home, broker
@@ -186,7 +194,7 @@ async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Broker]]:
 @pytest.fixture
 async def control(home: tuple[Home, Broker]) -> AsyncIterator[Control]:
     keys = ControlKeys.load(home[0].ca, MESH)
-    control = Control(keys, home[1].port)
+    control = Control(keys, home[1].port, home[0].node(NODE))
     control.link.start(control)
     await asyncio.wait_for(control.up.wait(), WITHIN_S)
     yield control
@@ -196,13 +204,13 @@ async def control(home: tuple[Home, Broker]) -> AsyncIterator[Control]:
 @pytest.fixture
 async def node(home: tuple[Home, Broker]) -> AsyncIterator[NodeProcess]:
     folder = home[0].node(NODE)
-    Authority.open(home[0]).provision(
+    make_node(
+        Authority.open(home[0]),
         NODE,
         folder,
         brokers=(f"127.0.0.1:{home[1].port}",),
         timing="lan",
         policy_text=POLICY,
-        profile="local_worker",
     )
     node = NodeProcess(folder)
     await node.start()

@@ -22,6 +22,11 @@ def put(
     )
 
 
+def enrol(stage: Stage, node: str) -> list[k.Command]:
+    more = {"alias": node, "identity": b"1" * 32, "profile": "readonly", "by": "eve"}
+    return stage.post(e.EnrolAsked, node=node, serial="7", not_after_ms=1 << 50, **more)
+
+
 def release(stage: Stage, node: str) -> list[k.Command]:
     return put(stage, node, Admission.OPEN, reason="looked at")
 
@@ -63,6 +68,8 @@ def test_another_node_gets_it(admission: Admission) -> None:
 @pytest.mark.parametrize("admission", NOT_OPEN)
 def test_a_node_may_be_judged_before_it_is_ever_born(admission: Admission) -> None:
     stage = Stage()
+    assert refusals(put(stage, "a", admission)) == ["node.not_found"]
+    enrol(stage, "a")
     put(stage, "a", admission)
     stage.birth("a")
     run = stage.submit(plan(action("one")))
@@ -248,6 +255,7 @@ def test_removing_is_for_ever_and_may_be_asked_twice() -> None:
     count = len(of(stage, c.AdmissionChanged))
     assert refusals(put(stage, "a", Admission.REVOKED)) == []
     assert len(of(stage, c.AdmissionChanged)) == count
+    assert refusals(enrol(stage, "a")) == ["node.revoked"]
     for admission in set(Admission) - {Admission.REVOKED}:
         assert refusals(put(stage, "a", admission)) == ["node.admission"]
 
@@ -320,6 +328,7 @@ def test_it_all_survives_a_restart() -> None:
     stage = Stage("a", "b")
     put(stage, "a", Admission.QUARANTINED, for_ms=60_000)
     put(stage, "b", Admission.DRAINING)
+    enrol(stage, "ghost")
     put(stage, "ghost", Admission.REVOKED)
     again = Stage(history=stage.changes)
     assert again.state.admissions == stage.state.admissions

@@ -8,7 +8,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey
 
 from imlmesh_protocol.errors import TrustError
-from imlmesh_runtime.trust import EnrolledNode, PublicKey, Signer, key_id, public_key
+from imlmesh_runtime.trust import PublicKey, Signer, key_id, public_key
 
 P = 2**255 - 19
 # y of the eight points whose order divides 8, as every table of them lists; two of order 8.
@@ -60,11 +60,3 @@ def test_a_signer_signs_what_its_public_key_verifies():
 
 def test_a_key_id_is_eight_bytes():
     assert len(key_id(bytes(32))) == 8
-
-
-def test_an_enrolment_comes_back_from_its_record():
-    raw = bytes(SigningKey.generate().verify_key)
-    node = EnrolledNode("pi-1", "pi-1", PublicKey.of_raw(raw), 1_700_000_000_000, "readonly")
-    again = EnrolledNode.of_record(node.to_record())
-    assert again.identity.key_id == node.identity.key_id
-    assert again.to_record() == node.to_record()

@@ -128,9 +128,11 @@ def provision(
 
     A node that was given an address of another computer asks mDNS, too, when that does not answer.
     """
+    from imlmesh.client import Client
     from imlmesh.discovering import lan_addresses
-    from imlmesh.mesh import open_mesh, policy_text
+    from imlmesh.mesh import let_in, open_mesh, policy_text
     from imlmesh.render import emit
+    from imlmesh_node.joining import Place
     from imlmesh_protocol.errors import InputError
 
     if profile and policy:
@@ -141,16 +143,16 @@ def provision(
     address = None if no_broker else broker or mesh.broker_address
     folder = (out or Path(name)).absolute()
     level, text = policy_text(profile or "local_worker", policy)
-    made = mesh.authority.provision(
+    place = Place(
+        mesh.authority.mesh,
         name,
-        folder,
-        brokers=(address,) if address else (),
-        timing=mesh.timing,
-        policy_text=text,
-        profile=level,
-        hint="" if address else next(iter(lan_addresses(mesh)), ""),
+        mesh.authority.orchestrator,
+        (address,) if address else (),
+        "" if address else next(iter(lan_addresses(mesh)), ""),
+        mesh.timing,
     )
-    record = {"node": made.id, "alias": made.alias, "folder": str(folder), "profile": level}
+    let_in(Client.connect(settings.home), folder, place, level, text)
+    record = {"node": name, "alias": name, "folder": str(folder), "profile": level}
     if not emit({"schema": "imlmesh.provisioned/1", **record}):
         _tell_provisioned(record, address)
 

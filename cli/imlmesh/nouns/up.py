@@ -75,6 +75,8 @@ async def _up(policy: Path | None, timing: str | None, lan: bool) -> None:
 
 
 async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> None:
+    import asyncio
+
     from imlmesh.discovering import lan_addresses
     from imlmesh.render import emit, try_line
 
@@ -89,7 +91,8 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     client = await running.start_orchestrator()
     reached = home.api_socket if home.socket_fits() else "loopback, with a token"
     _line("orchestrator", str(reached))
-    await running.start_node(mesh.own_node(name, policy), client)
+    folder = await asyncio.to_thread(mesh.own_node, client, name, policy)
+    await running.start_node(folder, client)
     _line(f"node {name}", "this computer")
     record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
     record["broker_program"] = program

@@ -1,17 +1,26 @@
 """Routes about nodes, groups, and the actions that nodes offer.
 
 The one rule: names that people use become node ids here; the core hears ids alone. Deliberately
-absent: enrolling nodes, which is the CA's.
+absent: who may join from elsewhere; who speaks here is the mesh's owner.
 """
 
 import asyncio
+from base64 import b64encode
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, labels_of, texts_of
+from imlmesh_orchestrator.api.requests import (
+    body_of,
+    bytes_of,
+    labels_of,
+    optional_text,
+    text_of,
+    texts_of,
+)
 from imlmesh_orchestrator.api.served import Served, served_of
+from imlmesh_orchestrator.shell import Newcomer
 from imlmesh_orchestrator.views.nodes import actions_view, find_node, groups_view, node_view
 from imlmesh_orchestrator.views.offers import list_offers, show_offer
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
@@ -28,6 +37,21 @@ async def list_nodes(request: Request) -> Response:
     found = [node_view(state, record, beats, times) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
     return answer({"schema": "imlmesh.node-list/1", "nodes": found})
+
+
+@router.post("/nodes")
+async def enrol_node(request: Request) -> Response:
+    served = served_of(request)
+    body = await body_of(request)
+    node = text_of(body, "node")
+    identity = bytes_of(body, "identity")
+    alias = optional_text(body, "alias") or node
+    newcomer = Newcomer(node, alias, identity, text_of(body, "profile"))
+    asked = text_of(body, "request").encode()
+    papers = await served.enrolling.let_in(newcomer, asked, request.state.by)
+    names = {"mesh": served.mesh, "orchestrator": served.orchestrator}
+    told = {name: b64encode(data).decode() for name, data in papers.items()}
+    return answer({"schema": "imlmesh.papers/1", **names, "papers": told}, status=201)
 
 
 @router.get("/nodes/{name}")

@@ -6,6 +6,7 @@ The one rule: a body is read up to a limit, and what it holds is what the route 
 import json
 import math
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -47,6 +48,14 @@ def text_of(body: Mapping[str, Any], name: str) -> str:
 def optional_text(body: Mapping[str, Any], name: str) -> str | None:
     """A field that is text, null or missing."""
     return None if body.get(name) is None else text_of(body, name)
+
+
+def bytes_of(body: Mapping[str, Any], name: str) -> bytes:
+    """A field that is base64."""
+    try:
+        return b64decode(text_of(body, name), validate=True)
+    except ValueError as exc:
+        raise InputError("usage", f"{name} must be base64") from exc
 
 
 def texts_of(body: Mapping[str, Any], name: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from imlmesh_orchestrator.config import Config
+from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
@@ -21,6 +22,7 @@ class Served:
     """A shell and what people ask beside it. `broker` is its address, as text."""
 
     shell: Shell
+    enrolling: Enrolling
     config: Config
     output: Reader
     history: Reader

@@ -1,33 +1,39 @@
-"""The authority of a mesh: makes its keys, issues certificates, enrols nodes.
+"""The authority of a mesh: its keys, the certificates it issues, the trust that it signs.
 
-The one rule: a folder of keys appears whole or not at all; it is written beside its place and
-renamed. An id is enrolled once and never again. Deliberately absent: joining over the network.
+The one rule: a folder of keys appears whole or not at all. The root key signs `trust` and nothing
+else, so it may be moved away; everything online has a key of its own. Deliberately absent: who may
+join, which the core decides, and the keys of nodes, which never leave them.
 """
 
-import shutil
-import tempfile
-import time
+import json
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from imlmesh_orchestrator.ca.certificates import Issuer, new_root
-from imlmesh_orchestrator.ca.provision import NodeOrder, enrol, write_keys, write_mesh
+from imlmesh_orchestrator.ca.certificates import Issued, Issuer, new_root
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.ids import check_name
-from imlmesh_runtime.files import read_file, read_private, sync_folder, write_private
+from imlmesh_protocol.wire.documents import Trust
+from imlmesh_runtime.files import folder_at, read_file, read_private, write_all, write_private
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import (
-    EnrolledNode,
-    PublicKey,
+    Signer,
     broker_name,
+    certificates_of,
+    join_name,
+    load_public,
     load_signer,
     new_signing_key,
     new_tls_key,
 )
+
+#: the two CAs; each vouches for one role, and a listener asks for one of them
+NODE, CONTROL = "node", "control"
+#: Ed25519 keys that trust names
+VOICES = ("plan", "ledger", "roster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +43,15 @@ class Authority:
     mesh: str
     orchestrator: str
     folder: Path
-    issuer: Issuer
+    node: Issuer
+    control: Issuer
 
     @classmethod
     def create(cls, home: Home, mesh_id: str, orchestrator_id: str) -> Self:
-        """Make CA, plan key, control certificate and the broker's; InputError `name.invalid`.
+        """Make all keys, the first trust, and the certificates of this machine.
 
-        Raises `folder.exists` when the home has a CA: another would disown its nodes.
+        InputError `name.invalid`, or `folder.exists` when the home has a CA: another would disown
+        its nodes.
         """
         check_name("mesh", mesh_id)
         check_name("orchestrator", orchestrator_id)
@@ -51,22 +59,17 @@ class Authority:
         if home.ca.exists():
             raise InputError("folder.exists", f"{home.ca} already holds the CA of a mesh")
         with folder_at(home.ca) as folder:
-            private, certificate = new_root(mesh_id)
-            issuer = Issuer(private, certificate)
-            plan_private, plan_public = new_signing_key()
-            control_private, request = new_tls_key(orchestrator_id)
-            uri = f"imlmesh://{mesh_id}/control/{orchestrator_id}"
-            files = {
-                "ca.key": private,
-                "ca.pem": certificate,
-                "plan.key": plan_private,
-                "plan.pub": plan_public,
-                "control.key": control_private,
-                "control.pem": issuer.issue_client(request, orchestrator_id, uri),
-            }
-            write_keys(folder, files)
+            files: dict[str, bytes] = {}
+            for name in ("root", *VOICES):
+                files[f"{name}.key"], files[f"{name}.pub"] = new_signing_key()
+            for role in (NODE, CONTROL):
+                files[f"{role}-ca.key"], files[f"{role}-ca.pem"] = new_root(mesh_id, role)
+            write_all(folder, files)
             write_mesh(folder, {"mesh": mesh_id, "orchestrator": orchestrator_id})
-            (folder / "enrolled").mkdir(mode=0o700)
+            sign_trust(folder, mesh_id, 1, load_signer(folder / "root.key"))
+            made = cls._of(folder)
+            made.revoke(())
+            made._certify_itself()
         return cls.open(home)
 
     @classmethod
@@ -74,91 +77,79 @@ class Authority:
         """The authority of a home; InputError `home.missing`, TrustError `trust.file`."""
         if not home.ca.is_dir():
             raise InputError("home.missing", f"{home.root} has no mesh")
-        try:
-            names = tomllib.loads(read_file(home.ca / "mesh.toml").decode())
-            mesh, orchestrator = str(names["mesh"]), str(names["orchestrator"])
-        except (ValueError, KeyError) as exc:
-            raise TrustError("trust.file", f"{home.ca / 'mesh.toml'}: {exc!r}") from exc
-        issuer = Issuer(read_private(home.ca / "ca.key"), read_file(home.ca / "ca.pem"))
-        authority = cls(mesh, orchestrator, home.ca, issuer)
+        authority = cls._of(home.ca)
         if not home.broker.exists():
             authority.issue_broker(home.broker)
         return authority
 
+    @classmethod
+    def _of(cls, folder: Path) -> Self:
+        try:
+            names = tomllib.loads(read_file(folder / "mesh.toml").decode())
+            mesh, orchestrator = str(names["mesh"]), str(names["orchestrator"])
+        except (ValueError, KeyError) as exc:
+            raise TrustError("trust.file", f"{folder / 'mesh.toml'}: {exc!r}") from exc
+        if (folder / "ca.pem").exists():
+            raise TrustError(
+                "trust.file",
+                f"{folder} is of an imlmesh whose nodes shared one CA",
+                hint="make a new home, and let the nodes join it",
+            )
+        issuers = [
+            Issuer(read_private(folder / f"{role}-ca.key"), read_file(folder / f"{role}-ca.pem"))
+            for role in (NODE, CONTROL)
+        ]
+        return cls(mesh, orchestrator, folder, *issuers)
+
     def issue_broker(self, folder: Path) -> None:
         """Write `folder` with broker.key and broker.pem; the folder must not exist."""
-        private, request = new_tls_key("broker")
-        certificate = self.issuer.issue_server(request, broker_name(self.mesh))
         with folder_at(folder) as made:
-            write_keys(made, {"broker.key": private, "broker.pem": certificate})
+            write_all(made, self._server("broker", broker_name(self.mesh)))
 
-    def provision(
-        self,
-        name: str,
-        out: Path,
-        *,
-        brokers: tuple[str, ...],
-        timing: str = "wan",
-        policy_text: str | None = None,
-        profile: str = "readonly",
-        hint: str = "",
-    ) -> EnrolledNode:
-        """Write the folder of a new node to `out` and enrol it.
+    def certify(self, request: bytes, node: str, lifetime_s: int = limits.CERTIFICATE_S) -> Issued:
+        """The certificate of a node for the key of its PEM request, whatever else that asks for.
 
-        `brokers` are host:port; without one the node looks for its mesh by mDNS, and names the
-        address `hint` to people when that fails. `timing` is a name of limits.TIMINGS,
-        `policy_text` the content of policy.toml (none: the node is readonly). InputErrors name all
-        that is wrong; InputError `node.exists` for an id ever used, `folder.exists` for an `out`
-        that holds something.
+        InputError `name.invalid`; TrustError `signature.invalid` when the request does not prove a
+        P-256 key.
         """
-        order = NodeOrder(name, brokers, timing, policy_text, profile, hint)
-        order.check()
-        enrolled = self.folder / "enrolled"
-        if name == self.orchestrator or (enrolled / f"{name}.json").exists():
-            raise InputError("node.exists", f"the id {name!r} was used before in mesh {self.mesh}")
-        with folder_at(out) as folder:
-            raw_public = self._write_node(folder, order)
-            identity = PublicKey.of_raw(raw_public)
-            node = EnrolledNode(name, name, identity, time.time_ns() // 1_000_000, profile)
-            # Enrolled before the folder appears: a crash in between costs a name, not the rule.
-            enrol(enrolled, node)
-        return node
+        check_name("node", node)
+        uri = f"imlmesh://{self.mesh}/node/{node}"
+        return self.node.issue_client(request, node, uri, lifetime_s)
 
-    def _write_node(self, folder: Path, order: NodeOrder) -> bytes:
-        keys = folder / "keys"
-        keys.mkdir(mode=0o700)
-        (folder / "files").mkdir(mode=0o700)
-        tls_private, request = new_tls_key(order.name)
-        identity_private, _ = new_signing_key()
-        uri = f"imlmesh://{self.mesh}/node/{order.name}"
-        files = {
-            "ca.pem": read_file(self.folder / "ca.pem"),
-            "plan.pub": read_file(self.folder / "plan.pub"),
-            "node.key": tls_private,
-            "node.pem": self.issuer.issue_client(request, order.name, uri),
-            "identity.key": identity_private,
+    def revoke(self, serials: Iterable[int]) -> None:
+        """Write the revocation lists anew: node certificates with these numbers are refused."""
+        for role, issuer, gone in ((NODE, self.node, serials), (CONTROL, self.control, ())):
+            write_private(self.folder / f"{role}-ca.crl", issuer.revocation_list(gone))
+
+    def papers(self) -> dict[str, bytes]:
+        """What a new node needs beside its certificate: root.pub and trust, by file name."""
+        return {
+            "root.pub": read_file(self.folder / "root.pub"),
+            "trust": read_file(self.folder / "trust", limits.DOCUMENT_BYTES),
         }
-        write_keys(keys, files)
-        if order.policy_text is not None:
-            write_private(folder / "policy.toml", order.policy_text.encode())
-        names = {"mesh": self.mesh, "id": order.name, "orchestrator": self.orchestrator}
-        found = {"broker_hint": order.hint} if order.hint else {}
-        reached = {"brokers": list(order.brokers), **found, "timing": order.timing}
-        write_mesh(folder, names | reached)
-        return load_signer(keys / "identity.key").raw_public
+
+    def _certify_itself(self) -> None:
+        private, request = new_tls_key(self.orchestrator)
+        uri = f"imlmesh://{self.mesh}/control/{self.orchestrator}"
+        issued = self.control.issue_client(request, self.orchestrator, uri)
+        write_all(self.folder, {"control.key": private, "control.pem": issued.pem})
+        write_all(self.folder, self._server("join", join_name(self.mesh)))
+
+    def _server(self, what: str, name: str) -> dict[str, bytes]:
+        private, request = new_tls_key(what)
+        issued = self.control.issue_server(request, name)
+        return {f"{what}.key": private, f"{what}.pem": issued.pem}
 
 
-@contextmanager
-def folder_at(place: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `place` at the end, or vanishes when filling it fails."""
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError("folder.exists", f"{place} already holds something")
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-    try:
-        yield made
-        made.replace(place)
-    except BaseException:
-        shutil.rmtree(made)
-        raise
-    sync_folder(place.parent)
+def sign_trust(folder: Path, mesh: str, version: int, root: Signer) -> None:
+    """Write trust anew from what `folder` holds: certificates of CAs, public keys of voices."""
+    cas = [certificates_of(read_file(folder / f"{role}-ca.pem")) for role in (NODE, CONTROL)]
+    voices = [(bytes(load_public(folder / f"{name}.pub").key),) for name in VOICES]
+    trust = Trust(mesh, version, *cas, *voices)
+    write_private(folder / "trust", trust.sealed(root.sign, root.key_id))
+
+
+def write_mesh(folder: Path, fields: Mapping[str, str | Sequence[str]]) -> None:
+    """Write mesh.toml. The values are checked names and addresses, so TOML and JSON agree."""
+    lines = [f"{name} = {json.dumps(value)}\n" for name, value in fields.items()]
+    write_private(folder / "mesh.toml", "".join(lines).encode())

@@ -1,10 +1,12 @@
-"""X.509 as our mesh uses it: a P-256 root and leaf certificates with one role each.
+"""X.509 as our mesh uses it: a P-256 root for each role, leaf certificates, revocation lists.
 
 The one rule: every extension that RFC 5280 asks for is there, so that the strictest verifier
 (VERIFY_X509_STRICT, the default of Python 3.13) accepts them. Of a request only the key and the
-proof of holding it count. Deliberately absent: files, chains, revocation lists.
+proof of holding it count. Deliberately absent: files, chains.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -20,17 +22,26 @@ _CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 _SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
 
-def new_root(mesh: str) -> tuple[bytes, bytes]:
-    """(private PEM, certificate PEM) of the CA of `mesh`."""
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate as PEM, the number that revokes it, and its end in ms of wall time."""
+
+    pem: bytes
+    serial: int
+    not_after_ms: int
+
+
+def new_root(mesh: str, role: str) -> tuple[bytes, bytes]:
+    """(private PEM, certificate PEM) of the CA of `mesh` for nodes or for control."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, mesh),
-            x509.NameAttribute(NameOID.COMMON_NAME, "imlmesh CA"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"imlmesh {role} CA"),
         ]
     )
     certificate = (
-        _builder(name, name, private.public_key(), limits.CA_DAYS)
+        _builder(name, name, private.public_key(), limits.CA_S)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(private, hashes.SHA256())
@@ -55,21 +66,50 @@ class Issuer:
             raise TrustError("trust.file", "the key of the CA does not belong to its certificate")
         self._key = key
 
-    def issue_client(self, request: bytes, name: str, uri: str) -> bytes:
-        """The certificate PEM of a node or control: `name` is the CN, `uri` says the role."""
-        return self._issue(request, name, x509.UniformResourceIdentifier(uri), _CLIENT)
+    def issue_client(
+        self, request: bytes, name: str, uri: str, lifetime_s: int = limits.CERTIFICATE_S
+    ) -> Issued:
+        """The certificate of a node or control: `name` is the CN, `uri` says the role."""
+        san = x509.UniformResourceIdentifier(uri)
+        return self._issue(request, name, san, _CLIENT, lifetime_s)
 
-    def issue_server(self, request: bytes, dns_name: str) -> bytes:
-        """The certificate PEM of a broker that clients know as `dns_name`."""
-        return self._issue(request, "broker", x509.DNSName(dns_name), _SERVER)
+    def issue_server(self, request: bytes, dns_name: str) -> Issued:
+        """The certificate of a server that clients know as `dns_name`."""
+        name = dns_name.partition(".")[0]
+        return self._issue(request, name, x509.DNSName(dns_name), _SERVER, limits.SERVER_S)
+
+    def revocation_list(self, serials: Iterable[int]) -> bytes:
+        """A list as PEM that revokes `serials`, valid for limits.CRL_S from now."""
+        now = datetime.now(UTC)
+        authority = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now - timedelta(milliseconds=limits.CERTIFICATE_BACKDATE_MS))
+            .next_update(now + timedelta(seconds=limits.CRL_S))
+            .add_extension(x509.CRLNumber(int(now.timestamp() * 1_000)), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority.value),
+                critical=False,
+            )
+        )
+        for serial in sorted(serials):
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _issue(
-        self, request: bytes, name: str, san: x509.GeneralName, purpose: x509.ObjectIdentifier
-    ) -> bytes:
+        self,
+        request: bytes,
+        name: str,
+        san: x509.GeneralName,
+        purpose: x509.ObjectIdentifier,
+        lifetime_s: int,
+    ) -> Issued:
         public = _proven_key(request)
         authority = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         certificate = (
-            _builder(self._certificate.subject, _name(name), public, limits.CERTIFICATE_DAYS)
+            _builder(self._certificate.subject, _name(name), public, lifetime_s)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -80,7 +120,11 @@ class Issuer:
             )
             .sign(self._key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM)
+        return Issued(
+            certificate.public_bytes(serialization.Encoding.PEM),
+            certificate.serial_number,
+            int(certificate.not_valid_after_utc.timestamp() * 1_000),
+        )
 
 
 def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
@@ -89,13 +133,17 @@ def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
         public = parsed.public_key()
     except ValueError as exc:
         raise TrustError("signature.invalid", f"not a certificate request: {exc}") from exc
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not parsed.is_signature_valid:
+    if (
+        not isinstance(public, ec.EllipticCurvePublicKey)
+        or not isinstance(public.curve, ec.SECP256R1)
+        or not parsed.is_signature_valid
+    ):
         raise TrustError("signature.invalid", "the request does not prove a P-256 key")
     return public
 
 
 def _builder(
-    issuer: x509.Name, subject: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+    issuer: x509.Name, subject: x509.Name, public: ec.EllipticCurvePublicKey, lifetime_s: int
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -105,7 +153,7 @@ def _builder(
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(milliseconds=limits.CERTIFICATE_BACKDATE_MS))
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(now + timedelta(seconds=lifetime_s))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
 

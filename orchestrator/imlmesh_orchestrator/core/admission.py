@@ -24,6 +24,9 @@ _ALIKE = frozenset({Admission.OPEN, Admission.REVOKED})
 
 def ask(turn: Turn, event: AdmissionAsked) -> None:
     """A person decides. What already is so is not decided again, so a command may be repeated."""
+    if event.node not in turn.state.nodes and event.node not in turn.state.enrolled:
+        turn.command(Refuse(event.cause, Fault("node.not_found", f"no node {event.node}")))
+        return
     before, wanted = turn.state.admission_of(event.node), event.admission
     if wanted is not before or before not in _ALIKE:
         if wanted not in states.ADMISSION[before]:

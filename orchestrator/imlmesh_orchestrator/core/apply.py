@@ -10,7 +10,13 @@ from typing import Any
 
 from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.state import AdmissionRecord, ApprovalRecord, NodeRecord, State
+from imlmesh_orchestrator.core.state import (
+    AdmissionRecord,
+    ApprovalRecord,
+    EnrolledRecord,
+    NodeRecord,
+    State,
+)
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import ActionState, Admission, ApprovalState, move
@@ -23,6 +29,19 @@ def apply(state: State, change: c.Change) -> None:
 
 def _epoch_raised(state: State, change: c.EpochRaised) -> None:
     state.epoch = change.epoch
+
+
+def _node_enrolled(state: State, change: c.NodeEnrolled) -> None:
+    state.enrolled[change.node] = EnrolledRecord(
+        change.node, change.alias, change.identity, change.profile, change.by, change.at_ms
+    )
+
+
+def _certificate_issued(state: State, change: c.CertificateIssued) -> None:
+    held = state.enrolled[change.node].certificates
+    for serial in [serial for serial, end_ms in held.items() if end_ms < change.at_ms]:
+        del held[serial]
+    held[change.serial] = change.not_after_ms
 
 
 def _node_described(state: State, change: c.NodeDescribed) -> None:
@@ -162,6 +181,8 @@ def _approval_closed(state: State, change: c.ApprovalClosed) -> None:
 
 APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.EpochRaised: _epoch_raised,
+    c.NodeEnrolled: _node_enrolled,
+    c.CertificateIssued: _certificate_issued,
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,

@@ -34,6 +34,27 @@ class EpochRaised(Change):
 
 
 @dataclass(slots=True)
+class NodeEnrolled(Change):
+    """From now on what is signed by `identity` (a raw public key) is the node's; its id is taken for
+    ever. `profile` is the ceiling that `by` granted."""
+
+    node: str
+    alias: str
+    identity: bytes
+    profile: str
+    by: str
+
+
+@dataclass(slots=True)
+class CertificateIssued(Change):
+    """The certificate that an enrolled node calls the broker with; `not_after_ms` is wall time."""
+
+    node: str
+    serial: str
+    not_after_ms: int
+
+
+@dataclass(slots=True)
 class NodeDescribed(Change):
     """A birth: who the node is and what it can do. The first one makes the node known."""
 

@@ -150,6 +150,20 @@ class EvidenceSeen(Event):
 
 
 @dataclass(slots=True)
+class EnrolAsked(Event):
+    """Somebody who may (`by`) lets a node in, for whom a certificate was made. `identity` is its raw
+    public key, `serial` the certificate's number as text, `not_after_ms` its end in wall time."""
+
+    node: str
+    alias: str
+    identity: bytes
+    profile: str
+    by: str
+    serial: str
+    not_after_ms: int
+
+
+@dataclass(slots=True)
 class NodeBirth(Event):
     """A node says that it is here, in a session of a boot, and what it can do."""
 

@@ -8,7 +8,16 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import admission, approvals, evidence, flow, liveness, memory, runs
+from imlmesh_orchestrator.core import (
+    admission,
+    approvals,
+    enrolment,
+    evidence,
+    flow,
+    liveness,
+    memory,
+    runs,
+)
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
@@ -262,6 +271,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.AdmissionAsked: admission.ask,
     e.EvidenceSeen: evidence.seen,
     e.NodeBirth: _born,
+    e.EnrolAsked: enrolment.enrol,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
     e.HeartbeatArrived: liveness.beat,

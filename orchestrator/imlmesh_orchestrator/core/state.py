@@ -54,6 +54,19 @@ class NodeRecord:
 
 
 @dataclass(slots=True)
+class EnrolledRecord:
+    """A node that was let in. `certificates` maps serial to its end in ms of wall time."""
+
+    node: str
+    alias: str
+    identity: bytes
+    profile: str
+    by: str
+    at_ms: int
+    certificates: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Presence:
     """Volatile: when a node was last heard, and what it said of itself."""
 
@@ -256,6 +269,7 @@ class State:
     epoch: int = 0
     run_counter: int = 0
     approval_counter: int = 0
+    enrolled: dict[str, EnrolledRecord] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     #: of nodes that are not open, whether they were ever born or not

@@ -42,6 +42,9 @@ _EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
 _NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
     ON CONFLICT (node) DO UPDATE SET alias = excluded.alias, profile = excluded.profile,
     described_seq = excluded.described_seq"""
+_ENROLLED = "INSERT INTO enrolled (node, alias, profile, seq) VALUES (?,?,?,?)"
+_CERTIFICATE = "INSERT INTO certificates (serial, node, not_after_ms, seq) VALUES (?,?,?,?)"
+_OLD_CERTIFICATES = "DELETE FROM certificates WHERE node = ? AND not_after_ms < ?"
 _LIVENESS = """INSERT INTO nodes (node, liveness, reason, since_ms, liveness_seq)
     VALUES (?,?,?,?,?) ON CONFLICT (node) DO UPDATE SET liveness = excluded.liveness,
     reason = excluded.reason, since_ms = excluded.since_ms, liveness_seq = excluded.liveness_seq"""
@@ -272,6 +275,13 @@ class Batch:
     def _epoch_raised(self, seq: int, change: c.EpochRaised) -> None:
         self._other(_EPOCH, change.epoch, seq, change.at_ms)
 
+    def _node_enrolled(self, seq: int, change: c.NodeEnrolled) -> None:
+        self._other(_ENROLLED, change.node, change.alias, change.profile, seq)
+
+    def _certificate_issued(self, seq: int, change: c.CertificateIssued) -> None:
+        self._other(_OLD_CERTIFICATES, change.node, change.at_ms)
+        self._other(_CERTIFICATE, change.serial, change.node, change.not_after_ms, seq)
+
     def _node_described(self, seq: int, change: c.NodeDescribed) -> None:
         self._other(_NODE, change.node, change.alias, change.profile, seq)
 
@@ -358,6 +368,8 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.RunAborting: Batch._run_aborting,
     c.RunEnded: Batch._run_ended,
     c.EpochRaised: Batch._epoch_raised,
+    c.NodeEnrolled: Batch._node_enrolled,
+    c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
     c.AdmissionChanged: Batch._admission_changed,

@@ -118,6 +118,14 @@ def _labels(change: c.LabelsChanged, alias: Alias) -> str:
     return f"{alias(change.node)} has the labels {labels or '(none)'}"
 
 
+def _enrolled(change: c.NodeEnrolled, alias: Alias) -> str:
+    return f"{change.by} let {change.alias} in as {change.profile}"
+
+
+def _certificate(change: c.CertificateIssued, alias: Alias) -> str:
+    return f"{alias(change.node)} got the certificate {change.serial}"
+
+
 def _group(change: c.GroupChanged, alias: Alias) -> str:
     if not change.nodes:
         return f"group {change.group} was removed"
@@ -250,6 +258,8 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.AdmissionChanged: _admission,
     c.EvidenceKept: _evidence,
     c.LabelsChanged: _labels,
+    c.NodeEnrolled: _enrolled,
+    c.CertificateIssued: _certificate,
     c.GroupChanged: _group,
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"
