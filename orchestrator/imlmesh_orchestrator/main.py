@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
@@ -101,6 +103,7 @@ class RunningOrchestrator:
         self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
+        self._access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -125,6 +128,10 @@ class RunningOrchestrator:
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
         await shell.start()
+        if self._link is None:
+            self._access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self._access.committed)
+            self._access.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, clock.now_ms()))
             await self._api.start()
@@ -135,6 +142,8 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
+        if self._access is not None:
+            await self._access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -148,11 +157,17 @@ class RunningOrchestrator:
         """The way for nodes into this mesh."""
         return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
 
+    def _door(self, shell: Shell) -> BrokerDoor:
+        setup = self._setup
+        authority = Authority.open(setup.home)
+        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            access=self._access,
             config=setup.config,
             output=self._output,
             history=self._history,

@@ -154,6 +154,20 @@ class Outbound:
         if not held:
             self._publish_sealed()
 
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        held = bool(self._sealed)
+        self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
+        held = bool(self._sealed)
+        self._sealed.append((topics.from_node(self._mesh, node, Kind.STATUS), b"", True))
+        if not held:
+            self._publish_sealed()
+
     def will(self) -> Will:
         """What the broker says when we vanish."""
         topic = topics.orchestrator_status(self._mesh, self._me)

@@ -32,7 +32,7 @@ from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
-from imlmesh_protocol.states import Liveness, RunState
+from imlmesh_protocol.states import Admission, Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
@@ -114,8 +114,8 @@ class Shell:
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
-        self._register = Register(self.state)
-        opener = Opener(voice.mesh, voice.me, self._register.find_key)
+        self.register = Register(self.state)
+        opener = Opener(voice.mesh, voice.me, self.register.find_key)
         inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
@@ -248,6 +248,16 @@ class Shell:
         """From now on the group has exactly these node ids; none removes it."""
         await self._ask(e.GroupSet(self.clock.now_ms(), self._next_cause(), group, nodes))
 
+    async def set_admission(
+        self, node: str, admission: Admission, reason: str, by: str, for_ms: int
+    ) -> None:
+        """Decide whether a node (id) may get work, stored; `for_ms` 0 is until somebody changes it.
+
+        InputError `node.not_found`, `node.admission`.
+        """
+        now_ms, cause = self.clock.now_ms(), self._next_cause()
+        await self._ask(e.AdmissionAsked(now_ms, cause, node, admission, reason, by, for_ms))
+
     async def set_labels(self, node: str, labels: Mapping[str, Any]) -> None:
         """Change labels of one node; None removes one."""
         await self._ask(e.LabelsSet(self.clock.now_ms(), self._next_cause(), node, labels))
@@ -270,6 +280,14 @@ class Shell:
         """What people call a node; its id when nobody introduced it."""
         record = self.state.nodes.get(node)
         return record.alias if record is not None else node
+
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        self._outbound.tell_all(fields)
+
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
+        self._outbound.clear_status(node)
 
     @property
     def unsent(self) -> int:
@@ -303,7 +321,7 @@ class Shell:
         self._outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
-        return self._register.alias(node)
+        return self.register.alias(node)
 
     def is_live(self, node: str) -> bool:
         record = self.state.nodes.get(node)

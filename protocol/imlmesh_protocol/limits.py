@@ -97,6 +97,9 @@ PROBES = 3  # answered on probation, and it is released
 PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
 TWO_SENDERS_MS = 3_000  # of one session's clock: two syncs, each wrong by half a round trip of 2 s
 ACCESS_APPLIED_MS = 1_000  # who runs the broker reloads it within 0.1 s
+ACCESS_ANSWER_MS = 3_000  # a person who removes a node is told by then whether it holds
+ACCESS_AGAIN_MS = 2_000  # what is not applied is told again, until it is
+CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out after CRL_S
 ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
 ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imlmesh.admitting import add_verbs
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
 
@@ -15,7 +16,8 @@ app = noun(
 imlmesh node list
 imlmesh node provision pi-bed        make the folder of a new node
 imlmesh node run pi-bed              on the machine that has the folder
-imlmesh node discover                who waits on this network""",
+imlmesh node discover                who waits on this network
+imlmesh node drain pi-bed --reason "it moves" """,
 )
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Alias or id of the node.")]
 
@@ -94,6 +96,9 @@ def _value(text: str) -> str | int | float | None:
         except ValueError:
             continue
     return text
+
+
+add_verbs(app)
 
 
 @verb(

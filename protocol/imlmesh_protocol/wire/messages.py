@@ -48,6 +48,10 @@ def _text(value: Any) -> bool:
     return type(value) is str
 
 
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
+
+
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
@@ -168,9 +172,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "quarantine", "release"),
-            "cancel, rebirth, quarantine, release",
+            _one_of("cancel", "rebirth", "quarantine", "release", "roster"),
+            "cancel, rebirth, quarantine, release, roster",
         ),
+        "doc": Field(_bytes, "roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
     },
     Kind.REQUEST: {
