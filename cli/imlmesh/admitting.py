@@ -115,7 +115,7 @@ def _decide(node: str, admission: str, reason: str, span: str | None) -> dict[st
 
 def _wait_drained(found: Mapping[str, Any]) -> dict[str, Any]:
     from imlmesh.client import Client, path_of
-    from imlmesh.render import counted, say, try_line
+    from imlmesh.render import say, try_line
 
     client, name = Client.connect(settings.home), found["alias"]
     shown = -1
@@ -126,7 +126,7 @@ def _wait_drained(found: Mapping[str, Any]) -> dict[str, Any]:
                 return {"admission": now["admission"], "decision": now["decision"]}
             if now["live_dispatches"] != shown:
                 shown = now["live_dispatches"]
-                say(f"{name} still has {counted(shown, 'dispatch')}")
+                say(f"{name} still has {_dispatches(shown)}")
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
         say(f"{name} goes on draining.   end that: " + try_line(f"node release {name}"))
@@ -156,11 +156,13 @@ def _loss(known: Mapping[str, Any]) -> dict[str, Any]:
     return {name: known[name] for name in names}
 
 
-def _loss_lines(known: Mapping[str, Any]) -> list[str]:
-    from imlmesh.render import counted
+def _dispatches(number: int) -> str:
+    return f"{number} dispatch{'es' * (number != 1)}"
 
+
+def _loss_lines(known: Mapping[str, Any]) -> list[str]:
     groups = ", ".join(known["groups"]) or "none"
-    live = counted(known["live_dispatches"], "dispatch")
+    live = _dispatches(known["live_dispatches"])
     return [
         f"  node {known['node']} leaves the mesh; that id is never used again",
         f"  it has {live}: repeatable work goes elsewhere, the rest becomes questions to you",

@@ -236,8 +236,8 @@ async def test_the_revocation_list_is_made_anew_before_it_runs_out(
     monkeypatch.setattr(limits, "CRL_AGAIN_S", 0.02)
     async with side.running() as access:
         await access.enforced("pi-1")
-        await eventually(lambda: len(side.door.of("revoke")) >= 3)
-        assert side.told["version"] >= 3
+        await eventually(lambda: side.told.get("version", 0) >= 3)
+        assert len(side.door.of("revoke")) >= 3
 
 
 async def test_a_broker_that_nobody_watches_is_no_alarm_while_nobody_is_shut_out(

@@ -1,0 +1,166 @@
+"""People decide about nodes of a real mesh: what it means is measured at a marker file."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    async with opened_mesh(tmp_path) as made:
+        await made.orchestrator()
+        await made.node("pi-1")
+        await made.online("pi-1")
+        yield made
+
+
+async def decide(mesh: Mesh, node: str, admission: str, **more: Any) -> dict[str, Any]:
+    body = {"admission": admission, "reason": "it smells", **more}
+    answer = await mesh.http.post(f"nodes/{node}/admission", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def marks(mesh: Mesh, node: str, name: str = "marks.txt") -> int:
+    path = mesh.home.node(node) / "files" / name
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def marked(name: str, node: str, **params: Any) -> dict[str, Any]:
+    wanted = {"marker": "marks.txt", **params}
+    return action(name, "act", params=wanted, target_node=node)
+
+
+async def waits(mesh: Mesh, run: str, code: str) -> None:
+    def told(found: dict[str, Any]) -> bool:
+        reasons = found["actions"][0].get("reasons") or {}
+        return code in str(reasons) and found["actions"][0]["state"] == "waiting"
+
+    await mesh.until(f"runs/{run}", told)
+
+
+def in_journal(mesh: Mesh, node: str) -> bool:
+    with sqlite3.connect(mesh.home.node(node) / "journal.db") as database:
+        query = "SELECT value FROM meta WHERE name = 'quarantined'"
+        return bool(database.execute(query).fetchone()[0])
+
+
+async def test_a_quarantine_holds_through_kills_of_orchestrator_and_node_until_the_release(mesh):
+    found = await decide(mesh, "pi-1", "quarantined")
+    assert (found["before"], found["admission"]) == ("open", "quarantined")
+    assert found["decision"]["reason"] == "it smells"
+    runs = [(await mesh.submit(plan(marked("one", "pi-1"))))["run"]]
+    await waits(mesh, runs[0], "node.quarantined")
+    await mesh.until("health", lambda _: in_journal(mesh, "pi-1"))
+    for name, start in ((ME, mesh.orchestrator), ("pi-1", lambda: mesh.node("pi-1"))):
+        await mesh.kill(name)
+        await start()
+        await mesh.online("pi-1")
+        shown = await mesh.get("nodes/pi-1")
+        assert (shown["admission"], shown["decision"]["reason"]) == ("quarantined", "it smells")
+        assert in_journal(mesh, "pi-1")
+        runs.append((await mesh.submit(plan(marked("one", "pi-1"))))["run"])
+        await waits(mesh, runs[-1], "node.quarantined")
+    assert marks(mesh, "pi-1") == 0
+    await decide(mesh, "pi-1", "open")
+    for run in runs:
+        assert (await mesh.ended(run))["state"] == "completed"
+    assert marks(mesh, "pi-1") == 3
+    assert not in_journal(mesh, "pi-1")
+    assert (await mesh.get("nodes/pi-1"))["decision"] is None
+
+
+async def test_a_node_that_missed_its_release_works_again_by_itself(mesh):
+    await decide(mesh, "pi-1", "quarantined")
+    await mesh.until("health", lambda _: in_journal(mesh, "pi-1"))
+    await mesh.kill("pi-1")
+    await decide(mesh, "pi-1", "open")
+    run = (await mesh.submit(plan(marked("one", "pi-1"))))["run"]
+    await mesh.node("pi-1")
+    assert (await mesh.ended(run))["state"] == "completed"
+    assert (marks(mesh, "pi-1"), in_journal(mesh, "pi-1")) == (1, False)
+
+
+async def test_what_runs_when_the_quarantine_comes_is_a_question_and_runs_once(mesh):
+    run = (await mesh.submit(plan(marked("one", "pi-1", delay_ms=2_000))))["run"]
+    await mesh.until("health", lambda _: marks(mesh, "pi-1") == 1)
+    await decide(mesh, "pi-1", "quarantined")
+    asked = await mesh.until("approvals?state=pending", lambda found: found["approvals"])
+    [question] = asked["approvals"]
+    assert (question["kind"], question["run"]) == ("lost_effect", run)
+
+    def kept(found: dict[str, Any]) -> bool:
+        return any("kept as evidence" in each["text"] for each in found["entries"])
+
+    await mesh.until(f"runs/{run}/story", kept)
+    assert (await mesh.get(f"runs/{run}"))["actions"][0]["state"] == "unknown"
+    await decide(mesh, "pi-1", "open")
+    answer = await mesh.http.post(
+        f"approvals/{question['approval']}/answer", json={"option": "done"}
+    )
+    assert answer.status_code == 200
+    assert (await mesh.ended(run))["state"] == "completed"
+    assert marks(mesh, "pi-1") == 1
+
+
+async def test_a_drain_lets_what_runs_end_and_gives_the_rest_to_nobody(mesh):
+    long, short = marked("long", "pi-1", delay_ms=2_000), marked("short", "pi-1")
+    first = (await mesh.submit(plan(long)))["run"]
+    await mesh.until("health", lambda _: marks(mesh, "pi-1") == 1)
+    found = await decide(mesh, "pi-1", "draining")
+    assert found["decision"]["drained"] is False
+    second = (await mesh.submit(plan(short)))["run"]
+    await waits(mesh, second, "node.draining")
+    assert (await mesh.ended(first))["state"] == "completed"
+    shown = await mesh.get("nodes/pi-1")
+    assert (shown["admission"], shown["decision"]["drained"]) == ("draining", True)
+    assert marks(mesh, "pi-1") == 1
+    await decide(mesh, "pi-1", "open")
+    assert (await mesh.ended(second))["state"] == "completed"
+
+
+async def test_a_removed_node_is_not_heard_and_its_id_is_taken_for_ever(mesh):
+    await mesh.node("pi-2")
+    await mesh.online("pi-1", "pi-2")
+    await mesh.http.put("groups/all", json={"nodes": ["pi-1", "pi-2"]})
+    found = await decide(mesh, "pi-1", "revoked")
+    assert found["admission"] == "revoked"
+    listed = await mesh.until("nodes", lambda found: found["nodes"][0]["liveness"] == "offline")
+    assert [node["admission"] for node in listed["nodes"]] == ["revoked", "open"]
+    assert [node["node"] for node in (await mesh.get("groups"))["groups"][0]["nodes"]] == ["pi-2"]
+    everywhere = action("one", "act", params={"marker": "marks.txt"}, target_mode="all")
+    run = (await mesh.submit(plan(everywhere)))["run"]
+    assert (await mesh.ended(run))["state"] == "completed"
+    assert (marks(mesh, "pi-1"), marks(mesh, "pi-2")) == (0, 1)
+    for admission in ("open", "quarantined"):
+        body = {"admission": admission, "reason": "no"}
+        answer = await mesh.http.post("nodes/pi-1/admission", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (409, "node.admission")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"admission": "quarantined"}, 422, "usage"),
+        ({"admission": "quarantined", "reason": " "}, 422, "usage"),
+        ({"admission": "quarantined", "reason": "x" * 501}, 422, "usage"),
+        ({"admission": "banished", "reason": "x"}, 422, "usage"),
+        ({"admission": "", "reason": "x"}, 422, "usage"),
+        ({"admission": "cordoned", "reason": "x", "for_ms": -1}, 422, "usage"),
+        ({"admission": "cordoned", "reason": "x", "for_ms": 1 << 60}, 422, "usage"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_and_decides_nothing(mesh, body, status, code):
+    answer = await mesh.http.post("nodes/pi-1/admission", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    unknown = await mesh.http.post(
+        "nodes/nobody/admission", json={"admission": "cordoned", "reason": "x"}
+    )
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "node.not_found")
+    assert (await mesh.get("nodes/pi-1"))["admission"] == "open"
