@@ -70,6 +70,8 @@ class Inbox:
         self._ends_at_once = ends_at_once
         self._post = post
         self._refusals = refusals
+        #: keeps a newer trust or roster; raises what is wrong with another
+        self.keep_document: Callable[[bytes], object] | None = None
 
     def take(self, topic: str, payload: bytes) -> None:
         """Take one message; it never raises what the message is to blame for."""
@@ -108,6 +110,10 @@ class Inbox:
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id)
+            case Kind.COMMAND if message.fields["do"] == "roster":
+                if self.keep_document is not None:
+                    self.keep_document(message.fields.get("doc", b""))
+                return None
             case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
                 quarantined = message.fields["do"] == "quarantine"
                 return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)

@@ -86,6 +86,7 @@ class RunningNode:
             self._post,
             self.refusals,
         )
+        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:

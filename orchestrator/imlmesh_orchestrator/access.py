@@ -40,7 +40,11 @@ class Door(Protocol):
         ...
 
     def forget(self, node: str) -> None:
-        """Clear what the broker keeps of the node, and tell all others that it is gone."""
+        """Clear what the broker keeps of the node."""
+        ...
+
+    def tell_nodes(self) -> None:
+        """Tell all nodes, by a new roster, who is removed."""
         ...
 
     def alarm(self, node: str, text: str) -> None:
@@ -103,6 +107,13 @@ class Access:
             self._settled.clear()
             self._stirred.set()
 
+    def renew(self, node: str) -> None:
+        """Shut a removed node out once more, as if it had just been removed."""
+        self._written = None
+        self._ended.discard(node)
+        self._settled.clear()
+        self._stirred.set()
+
     async def enforced(self, node: str) -> Enforced:
         """What is proved of a node, as soon as the broker had the time to apply what is decided."""
         with contextlib.suppress(TimeoutError):
@@ -132,7 +143,10 @@ class Access:
     async def _bring_about(self) -> None:
         wanted = self._wanted()
         if wanted != self._written:
+            told = self._written["revoked"] if self._written else []
             await self._write(wanted)
+            if wanted["revoked"] != told:
+                self._door.tell_nodes()
         if not await self._is_applied():
             # with nobody shut out and nobody who ever applied anything, nothing is open either
             if any(wanted.values()) or _version(self._answer):

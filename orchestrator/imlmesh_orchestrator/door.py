@@ -36,6 +36,8 @@ class BrokerDoor:
 
     def forget(self, node: str) -> None:
         self._shell.clear_status(node)
+
+    def tell_nodes(self) -> None:
         self._shell.tell_all({"do": "roster", "doc": self._roster()})
 
     def alarm(self, node: str, text: str) -> None:

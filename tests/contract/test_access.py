@@ -47,6 +47,9 @@ class FakeDoor:
     def forget(self, node: str) -> None:
         self.done.append(("forget", node))
 
+    def tell_nodes(self) -> None:
+        self.done.append(("roster", None))
+
     def alarm(self, node: str, text: str) -> None:
         self.alarms.append(text)
 
@@ -142,7 +145,7 @@ async def test_a_removed_node_is_shut_out_in_this_order(side: Side) -> None:
         assert found.as_record() == {"enforced": True, "applied": True, "session_ended": True}
         await eventually(lambda: len(side.door.of("end")) == len(limits.ACCESS_KICKS_MS))
     kinds = [kind for kind, _ in side.door.done]
-    assert kinds == ["revoke", "end", "end", "end", "forget", "end"]
+    assert kinds == ["revoke", "roster", "end", "end", "end", "forget", "end"]
     assert side.door.of("revoke") == [[11, 12]]
     assert side.told["revoked"] == ["pi-1"]
     assert not side.door.alarms
@@ -191,6 +194,19 @@ async def test_who_comes_back_late_is_noticed(side: Side) -> None:
         await eventually(lambda: not access.problem)
 
 
+async def test_who_was_removed_may_be_removed_again_with_all_that_it_means(side: Side) -> None:
+    side.enrol("pi-1", 11)
+    async with side.running() as access:
+        side.decide("pi-1", Admission.REVOKED, access)
+        await access.enforced("pi-1")
+        await eventually(lambda: len(side.door.of("end")) == len(limits.ACCESS_KICKS_MS))
+        side.door.done.clear()
+        access.renew("pi-1")
+        assert (await access.enforced("pi-1")).holds
+        kinds = [kind for kind, _ in side.door.done]
+        assert kinds[:6] == ["revoke", "roster", "end", "end", "end", "forget"]
+
+
 async def test_a_broker_that_is_away_is_an_alarm_and_tried_again(side: Side) -> None:
     side.door.down = True
     async with side.running() as access:
@@ -211,6 +227,7 @@ async def test_a_start_tells_everything_again_whatever_came_of_it_before(side: S
             assert (await access.enforced("pi-1")).holds
         assert side.told == {"version": version, "revoked": ["pi-1"], "quarantined": ["pi-2"]}
         assert side.door.of("revoke") == [[11]]
+        assert side.door.of("roster")
         assert side.door.of("end")
 
 

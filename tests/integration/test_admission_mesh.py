@@ -1,13 +1,14 @@
 """People decide about nodes of a real mesh: what it means is measured at a marker file."""
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from imlmesh_runtime.trust import HeldTrust
+from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
 
 @pytest.fixture
@@ -49,6 +50,12 @@ def in_journal(mesh: Mesh, node: str) -> bool:
     with sqlite3.connect(mesh.home.node(node) / "journal.db") as database:
         query = "SELECT value FROM meta WHERE name = 'quarantined'"
         return bool(database.execute(query).fetchone()[0])
+
+
+def roster(mesh: Mesh, node: str) -> Mapping[str, tuple[str, str]]:
+    """Who is in the mesh, as a node has it in its folder."""
+    held = HeldTrust(mesh.home.node(node) / "keys", MESH).roster
+    return held.nodes if held else {}
 
 
 async def test_a_quarantine_holds_through_kills_of_orchestrator_and_node_until_the_release(mesh):
@@ -138,6 +145,8 @@ async def test_a_removed_node_is_not_heard_and_its_id_is_taken_for_ever(mesh):
     run = (await mesh.submit(plan(everywhere)))["run"]
     assert (await mesh.ended(run))["state"] == "completed"
     assert (marks(mesh, "pi-1"), marks(mesh, "pi-2")) == (0, 1)
+    await mesh.until("health", lambda _: roster(mesh, "pi-2").get("pi-1", ("", ""))[0] == "revoked")
+    assert roster(mesh, "pi-2")["pi-2"] == ("active", "local_worker")
     for admission in ("open", "quarantined"):
         body = {"admission": admission, "reason": "no"}
         answer = await mesh.http.post("nodes/pi-1/admission", json=body)

@@ -99,6 +99,8 @@ async def decide(request: Request, name: str) -> Response:
     told |= admission_view(shell.state, node, (await served.times()).admission.get(node))
     broker = None
     if served.access is not None and {before, Admission(wanted)} & NOT_BELIEVED:
+        if before is Admission.REVOKED:
+            served.access.renew(node)
         broker = (await served.access.enforced(node)).as_record()
     return answer({"schema": "imlmesh.admission/1", **told, "broker": broker})
 
