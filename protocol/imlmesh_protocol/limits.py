@@ -224,6 +224,7 @@ NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
 NODE_HELD = 256  # dispatches accepted and not finished: the window of the orchestrator
 NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again
+REFUSALS_TOLD_MS = 1_000  # a flood of bad messages costs its node one message a second
 TIME_ASK_MS = 2_000  # an unanswered time request goes out again
 TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm
 SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then

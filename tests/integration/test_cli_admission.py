@@ -158,7 +158,8 @@ def test_lists_and_pages_say_who_is_not_open_why_and_what_ends_it(
     assert lines[5].startswith("1 need attention:  shed quarantined by eve since ")
     assert lines[5].endswith("it smells (imlmesh node release shed)")
     seen = {"at_ms": START_MS, "kind": "malformed", "text": "no field x", "verdict": "counted"}
-    api.answer("GET /v1/nodes/shed", {**shed, "evidence": [seen], "actions": []})
+    more = {"evidence": [seen], "refused": {"received": {}, "sent": {}}, "actions": []}
+    api.answer("GET /v1/nodes/shed", {**shed, **more})
     assert main.run(["node", "show", "shed"]) == 0
     told = capsys.readouterr()
     assert "■ quarantined  by eve since 2023-11-14 22:13:20: it smells" in told.out

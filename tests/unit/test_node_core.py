@@ -43,7 +43,7 @@ class World:
     """An agent with a session at 0 ms, and all that it decided."""
 
     def __init__(self, records: tuple[JournalRecord, ...] = (), **config: Any) -> None:
-        self.agent = Agent(AgentConfig(BEAT_MS, **config), records)
+        self.agent = Agent(AgentConfig(BEAT_MS, **{"floor": (1, 0), **config}), records)
         self.changes: list[Any] = []
         self.seq = 0
         self.does(events.SessionOpened(0, 1, 1))
@@ -143,7 +143,7 @@ def test_the_guards_refusal_is_rejected_and_not_remembered() -> None:
     fault = Fault("policy.path", "not there")
     asked = world.delegate(10, arrival(one, refusal=fault))
     assert asked == [commands.SendReject(((one.id, fault),))]
-    assert world.changes == []
+    assert world.changes == [changes.FloorRaised(1, 1)], "it is refused after a restart, too"
 
 
 def test_a_full_node_rejects_until_something_is_finished() -> None:

@@ -311,7 +311,7 @@ def test_what_is_not_believed_is_counted_by_code_and_shown():
     listening.hear(Kind.REJECT, completed)
     listening.inbound.message("imlmesh/1/home/from/pi-1/shout", b"")
     listening.inbound.message(
-        "imlmesh/1/home/from/pi-2/accept", pack([1, "accept", bytes(8), b"", b""])
+        "imlmesh/1/home/from/pi-2/accept", pack([1, "accept", bytes(8), b"", bytes(64)])
     )
     again = listening.sealed(Kind.COMPLETE, {"results": [_result()]})
     listening.hear(Kind.COMPLETE, again)

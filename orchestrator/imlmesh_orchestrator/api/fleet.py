@@ -151,6 +151,7 @@ async def _node(served: Served, name: str) -> Response:
         "schema": "imlmesh.node/1",
         **node_view(served.shell.state, record, beats, times),
         "evidence": found,
+        "refused": served.shell.stream.refused_of(record.node),
         "actions": actions_view(record),
     }
     return answer(body)
