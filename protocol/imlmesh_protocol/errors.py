@@ -296,10 +296,12 @@ class MeshError(Exception):
 
     `code` is stable and listed in `CODES`; `message` is for people; `place` says where in a
     document; `hint` is what to try, by default the code's own. `sender` is the node or orchestrator
-    that provably wrote what is wrong; empty while nobody is proved.
+    that provably wrote what is wrong, and `stamp` where: (boot or epoch, session, seq) of the message;
+    both are empty while nobody is proved.
     """
 
     sender = ""
+    stamp: tuple[int, ...] = ()
 
     def __init__(
         self, code: str, message: str, *, place: Place | None = None, hint: str | None = None

@@ -95,6 +95,7 @@ EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
 PROBES = 3  # answered on probation, and it is released
 PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
+TIME_KNOWN_MS = 5_000  # after the answer: what a node wrote before it has come, or is lost
 TWO_SENDERS_MS = 3_000  # of one session's clock: two syncs, each wrong by half a round trip of 2 s
 ACCESS_APPLIED_MS = 1_000  # who runs the broker reloads it within 0.1 s
 ACCESS_ANSWER_MS = 3_000  # a person who removes a node is told by then whether it holds
