@@ -1,13 +1,21 @@
 """People decide about nodes of a real mesh: what it means is measured at a marker file."""
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imlmesh_runtime.trust import HeldTrust
+from imlmesh_protocol import limits
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.envelope import Sealer
+from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.link.mqtt import MqttLink
+from imlmesh_runtime.trust import HeldTrust, NodeKeys
 from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 
 
@@ -173,3 +181,60 @@ async def test_what_makes_no_sense_is_refused_and_decides_nothing(mesh, body, st
     )
     assert (unknown.status_code, unknown.json()["code"]) == (404, "node.not_found")
     assert (await mesh.get("nodes/pi-1"))["admission"] == "open"
+
+
+class Impostor:
+    """Whoever has the keys of a node, and says what no version of ours would."""
+
+    def __init__(self, mesh: Mesh, node: str) -> None:
+        keys = NodeKeys.load(mesh.home.node(node), MESH)
+        self._node = node
+        self._sealer = Sealer(keys.signer.sign, keys.signer.key_id, MESH, node, Way.FROM)
+        self._sealer.new_session(time.time_ns() // 1_000_000, 1)
+        self._up = asyncio.Event()
+        mine = topics.node_subscriptions(MESH, node)
+        self.link = MqttLink([("127.0.0.1", mesh.port)], node, keys.context(), mine)
+        self.link.start(self)
+
+    async def say(self, many: int, **fields: Any) -> None:
+        await self._up.wait()
+        for _ in range(many):
+            now_ms = time.time_ns() // 1_000_000
+            sealed = self._sealer.seal(Kind.ACCEPT, ME, fields, now_ms, 60_000)
+            self.link.publish(topics.from_node(MESH, self._node, Kind.ACCEPT), sealed)
+        self.link.flush()
+
+    def will(self) -> Will | None:
+        return None
+
+    def link_up(self) -> None:
+        self._up.set()
+
+    def link_down(self, reason: str) -> None: ...
+
+    def handed_over(self) -> None: ...
+
+    def message(self, topic: str, payload: bytes, retained: bool) -> None: ...
+
+
+async def test_a_node_that_signs_nonsense_is_quarantined_by_the_mesh_itself(mesh):
+    await mesh.kill("pi-1")
+    impostor = Impostor(mesh, "pi-1")
+    await impostor.say(limits.EVIDENCE_MALFORMED - 1, dispatches=[], surprise=1)
+    await impostor.say(20, dispatches=[])  # what makes sense is no evidence
+    shown = await mesh.until("nodes/pi-1", lambda found: len(found["evidence"]) == 4)
+    assert shown["admission"] == "open"
+    await impostor.say(1, dispatches=[], surprise=1)
+    shown = await mesh.until(
+        "nodes/pi-1", lambda found: found["evidence"][0]["verdict"] == "quarantined"
+    )
+    await impostor.link.close()
+    assert (shown["admission"], shown["decision"]["by"]) == ("quarantined", "imlmesh")
+    assert shown["decision"]["reason"].startswith("5 malformed messages that it signed")
+    assert shown["decision"]["until_ms"] - shown["decision"]["since_ms"] == limits.QUARANTINE_MS
+    await mesh.node("pi-1")
+    await mesh.online("pi-1")
+    run = (await mesh.submit(plan(marked("one", "pi-1"))))["run"]
+    await waits(mesh, run, "node.quarantined")
+    await decide(mesh, "pi-1", "open")
+    assert (await mesh.ended(run))["state"] == "completed"
