@@ -55,7 +55,7 @@ class Side:
         outbox = Outbox(Address(MESH, NODE, CONTROL), up, link, self.clocks.mesh)
         presence = Presence(outbox, self.clocks, self.events.append, 1, 1)
         presence.is_open = True
-        self.refusals = Refusals(lambda counts: None)
+        self.refusals = Refusals(lambda counts: True)
         self.inbox = Inbox(
             self.opener,
             presence,

@@ -80,7 +80,7 @@ _SIGNED = (
     ("the body is a map of what may travel, with the header's fields", ("message.invalid",)),
     (
         "`mesh` is ours; `aud` is the receiver, on `all` and `orchestrator` it is `*`; `iss` is the name "
-        "in the topic",
+        "in the topic, and to a node the orchestrator of its `mesh.toml`",
         ("message.audience", "signature.invalid"),
     ),
     (

@@ -34,17 +34,22 @@ from imlmesh_runtime.clock import boot_ms
 log = logging.getLogger(__name__)
 
 
+#: what was under way to an earlier session comes to the next one: counted, but no news by itself
+_EARLY = "message.session"
+
+
 class Refusals:
-    """How often what was refused, by code; `tell(counts)` is asked once in REFUSALS_TOLD_MS at most.
+    """How often what was refused, by code; `tell(counts)` is asked once in REFUSALS_TOLD_MS at most,
+    and says whether somebody listens.
 
     Needs a running loop.
     """
 
-    def __init__(self, tell: Callable[[dict[str, int]], None]) -> None:
+    def __init__(self, tell: Callable[[dict[str, int]], bool]) -> None:
         self.counts: Counter[str] = Counter()
         self._tell = tell
         self._logged_ms: dict[str, int] = {}
-        self._changed = False
+        self._untold = False
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, code: str, message: str, many: int = 1) -> None:
@@ -55,11 +60,12 @@ class Refusals:
             self._logged_ms[code] = now_ms
             count = self.counts[code]
             log.warning("refused: %s", message, extra={"code": code, "count": count})
-        self.tell_soon()
+        if code != _EARLY:
+            self._untold = True
+            self.tell_soon()
 
     def tell_soon(self) -> None:
-        """Tell all counts, now or when the second is over; nothing when there are none."""
-        self._changed = bool(self.counts)
+        """Tell all counts, now or when the second is over, if there is news."""
         if self._timer is None:
             self._on_time()
 
@@ -70,11 +76,10 @@ class Refusals:
 
     def _on_time(self) -> None:
         self._timer = None
-        if self._changed:
-            self._changed = False
+        if self._untold and self._tell(dict(self.counts)):
+            self._untold = False
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(REFUSALS_TOLD_MS / 1_000, self._on_time)
-            self._tell(dict(self.counts))
 
 
 class Inbox:

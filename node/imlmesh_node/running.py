@@ -75,7 +75,7 @@ class RunningNode:
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
-        opener = Opener(config.mesh, config.id, keys.find_key)
+        opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
         opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
         inbox = Inbox(
             opener,
@@ -119,9 +119,10 @@ class RunningNode:
         self.engine.stop()
         await self._journal.close()
 
-    def _tell_refusals(self, counts: dict[str, int]) -> None:
+    def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:
             self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
+        return self.presence.is_open
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

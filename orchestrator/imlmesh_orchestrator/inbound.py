@@ -6,6 +6,7 @@ when there is time for it. An old or repeated status is what a broker retained: 
 node exists, answered by asking it to introduce itself.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -81,9 +82,11 @@ class Inbound:
         self._clock = clock
         self._stream = stream
         self._heard = heard
-        self._quiet = 0
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
+        #: heartbeats that wait, by the node in their topic, and their bytes
+        self._quiet: Counter[str] = Counter()
+        self._quiet_count = self._quiet_bytes = 0
         self._read: dict[Kind, Callable[[Topic, Message, int], e.Event | None]] = {
             Kind.STATUS: self._status,
             Kind.ACCEPT: _accept,
@@ -163,12 +166,17 @@ class Inbound:
         return told_ms is not None and at_ms - told_ms > limits.TIME_KNOWN_MS
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
-        if self._quiet >= limits.HEARTBEATS_WAITING:
+        size = len(payload)
+        if (
+            self._quiet[topic.name] >= limits.HEARTBEATS_WAITING_NODE
+            or self._quiet_count >= limits.HEARTBEATS_WAITING
+            or self._quiet_bytes + size > limits.HEARTBEATS_WAITING_BYTES
+        ):
             raise ProtocolError("link.full", "too many heartbeats wait")
-        self._quiet += 1
+        self._wait(topic.name, 1, size)
 
         def opened() -> e.Event | None:
-            self._quiet -= 1
+            self._wait(topic.name, -1, -size)
             at_ms = self._clock.now_ms()
             try:
                 message = self._opener.open(topic, payload, at_ms)
@@ -190,6 +198,14 @@ class Inbound:
             return event
 
         self._heard.post_quiet(opened)
+
+    def _wait(self, node: str, count: int, size: int) -> None:
+        """So many more heartbeats wait, of so many bytes."""
+        self._quiet_count += count
+        self._quiet_bytes += size
+        self._quiet[node] += count
+        if not self._quiet[node]:
+            del self._quiet[node]
 
     def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
         state = message.fields["state"]

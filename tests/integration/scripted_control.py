@@ -58,6 +58,7 @@ class Control:
         self._notes: set[asyncio.Task[None]] = set()
         self._folder = folder
         self._opener = Opener(MESH, ME, self._find_key)
+        self.keys = keys
         self.signer = keys.signer
         self.begin_epoch(1, keys.signer)
         filters = topics.orchestrator_subscriptions(MESH)

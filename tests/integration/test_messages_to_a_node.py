@@ -78,8 +78,10 @@ class Forge:
         self.older = self.sealer(control.signer, epoch=EPOCH - 1)
         self.made = 0
 
-    def sealer(self, signer: Signer, *, mesh: str = MESH, epoch: int = EPOCH) -> Sealer:
-        made = Sealer(signer.sign, signer.key_id, mesh, ME, Way.TO)
+    def sealer(
+        self, signer: Signer, *, mesh: str = MESH, iss: str = ME, epoch: int = EPOCH
+    ) -> Sealer:
+        made = Sealer(signer.sign, signer.key_id, mesh, iss, Way.TO)
         made.new_session(epoch, 0)
         # all sequences rise with that of the orchestrator
         made._seq = self.control.sealer._seq
@@ -147,6 +149,14 @@ BAD: dict[str, tuple[str, Callable[[Forge], bytes]]] = {
         "signature.unknown_key",
         lambda f: f.sealed(sealer=f.sealer(f.stranger)),
     ),
+    "by the roster key": (
+        "signature.unknown_key",
+        lambda f: f.sealed(sealer=f.sealer(f.control.keys.roster)),
+    ),
+    "by the ledger key": (
+        "signature.unknown_key",
+        lambda f: f.sealed(sealer=f.sealer(f.control.keys.ledger)),
+    ),
     "by a stranger under the plan key's name": (
         "signature.invalid",
         lambda f: f.sealed(sealer=f.sealer(replace(f.stranger, key_id=f.control.signer.key_id))),
@@ -177,6 +187,10 @@ BAD: dict[str, tuple[str, Callable[[Forge], bytes]]] = {
     "of another mesh": (
         "message.audience",
         lambda f: f.sealed(sealer=f.sealer(f.control.signer, mesh="away")),
+    ),
+    "of another orchestrator": (
+        "signature.invalid",
+        lambda f: f.sealed(sealer=f.sealer(f.control.signer, iss="second")),
     ),
     "too old": ("message.expired", lambda f: f.sealed(at_ms=-2 * MESSAGE_EXPIRY_MS)),
     "too new": ("message.expired", lambda f: f.sealed(at_ms=2 * MESSAGE_EXPIRY_MS)),
@@ -286,7 +300,16 @@ async def test_a_dispatch_that_cannot_be_read_is_rejected_by_name(
     assert markers(node) == {"good-9"}
 
 
-async def test_what_the_broker_had_kept_is_not_done(control: Control, node: NodeProcess) -> None:
+@pytest.fixture
+def keeps_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that keeps what it is told to; the embedded one keeps a status alone."""
+    monkeypatch.setenv("IMLMESH_BROKER", "mosquitto")
+
+
+@pytest.mark.mosquitto
+async def test_what_the_broker_had_kept_is_not_done(
+    keeps_anything: None, control: Control, node: NodeProcess
+) -> None:
     await control.wait(is_birth)
     await node.end(signal.SIGKILL)
     kept = [

@@ -31,6 +31,8 @@ from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from orchestrator_mesh import ME, MESH, WITHIN_S, Mesh, action, plan
 
+pytestmark = pytest.mark.mosquitto
+
 PI, OTHER, THIRD = "pi", "other", "third"
 BOOT = 1_000
 BEAT = {"health": {}, "held": []}
@@ -286,7 +288,7 @@ BAD: dict[str, Bad] = {
 
 
 @pytest.fixture
-async def mesh(broker_program: None, tmp_path: Path) -> AsyncIterator[Mesh]:
+async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     home = Home(tmp_path / "h")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
@@ -364,3 +366,29 @@ async def test_what_the_broker_had_kept_ends_nothing(mesh: Mesh) -> None:
         found = await mesh.until("health", lambda health: health["messages"]["refused"])
         assert found["messages"]["refused"] == {"message.retained": 1}
         assert (await mesh.get(f"runs/{run}"))["state"] not in ("completed", "failed")
+
+
+async def test_after_a_kill_nothing_recorded_changes_what_ended(mesh: Mesh) -> None:
+    await mesh.orchestrator()
+    async with speaking(mesh) as speaker:
+        await mesh.online(PI)
+        run = (await mesh.submit(plan(action("a", "act", target_node=PI))))["run"]
+        await speaker.until(lambda: bool(speaker.dispatch))
+        fault = {"code": "driver.failed", "message": "not now"}
+        failed = speaker.result(outcome="failed", error=fault)
+        del failed["results"][0]["result"]
+        recorded = [
+            (DONE, speaker.say(Kind.COMPLETE, failed)),
+            (on(Kind.ACCEPT), speaker.accepted),
+        ]
+        before = await mesh.ended(run)
+        await mesh.kill(ME, signal.SIGKILL)
+        await mesh.orchestrator()
+        await mesh.until("health", lambda health: health["broker"]["connected"])
+        for topic, envelope in reversed(recorded):
+            speaker.link.publish(topic, envelope)
+        speaker.link.publish(DONE, b"the last")
+        await mesh.until("health", lambda health: health["messages"]["refused"])
+        after = await mesh.get(f"runs/{run}")
+        assert after | {"seq": 0} == before | {"seq": 0}, "its seq is that of the whole store"
+        assert before["state"] == "failed"
