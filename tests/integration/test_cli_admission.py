@@ -149,6 +149,8 @@ def test_lists_and_pages_say_who_is_not_open_why_and_what_ends_it(
     wired = node("wired", admission="cordoned", decision=decision("wires"))
     api.answer("GET /v1/nodes", {"nodes": [old, wired, node("pi"), shed]})
     assert main.run(["node", "list"]) == 0
+    assert "old" not in capsys.readouterr().out
+    assert main.run(["node", "list", "--all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: line for line in lines[1:5]}
     assert [*states] == ["shed", "pi", "wired", "old"]

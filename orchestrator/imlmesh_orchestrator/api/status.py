@@ -14,7 +14,7 @@ from imlmesh_orchestrator.api.events import event_stream
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 
 router = APIRouter()
 
@@ -25,7 +25,11 @@ async def health(request: Request) -> Response:
     shell, state = served.shell, served.shell.state
     now_ms = shell.clock.now_ms()
     rows, _ = shell.lifecycle.outflow(now_ms)
-    liveness = Counter(str(record.liveness) for record in state.nodes.values())
+    liveness = Counter(
+        str(record.liveness)
+        for record in state.nodes.values()
+        if state.admission_of(record.node) is not Admission.REVOKED
+    )
     error = None if shell.link.connected else shell.link.last_error
     return answer(
         {

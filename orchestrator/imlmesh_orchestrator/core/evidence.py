@@ -50,18 +50,20 @@ def _clear(sightings: Sightings, kind: str) -> None:
         del sightings.marks[mark]
 
 
+def _drop_old(sightings: Sightings, until_ms: int) -> None:
+    """Crashes stay: they count in a row, however slowly they come."""
+    for mark, at_ms in list(sightings.marks.items()):
+        if at_ms <= until_ms and mark[0] != CRASHES:
+            del sightings.marks[mark]
+
+
 def _weigh(turn: Turn, node: str, kind: str, text: str, mark: str) -> None:
     state = turn.state
     if state.admission_of(node) is Admission.REVOKED:
         return
     sightings = state.sightings.setdefault(node, Sightings())
     marks = sightings.marks
-    if kind != CRASHES:
-        for old in [
-            one for one, at_ms in marks.items() if at_ms <= turn.at_ms - limits.EVIDENCE_MS
-        ]:
-            if old[0] != CRASHES:
-                del marks[old]
+    _drop_old(sightings, turn.at_ms - limits.EVIDENCE_MS)
     if (kind, mark) in marks:
         return
     marks[kind, mark] = turn.at_ms
