@@ -151,7 +151,7 @@ MEANS: dict[str, str] = {
     "broker.slow": "A client reads more slowly than messages for it come in.",
     "broker.topic": "A client wrote to, or asked for, a topic that is not its own.",
     "broker.subscriptions": "A client asked for more topics than one may have.",
-    "broker.access": "The broker has not yet applied who is removed or in quarantine.",
+    "broker.behind": "The broker has not yet applied who is removed or in quarantine.",
     "broker.failed": "The broker ended, or did not start.",
     "orchestrator.unreachable": "No orchestrator answers for this home.",
     "orchestrator.running": "An orchestrator for this home runs already.",

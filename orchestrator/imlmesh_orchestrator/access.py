@@ -228,7 +228,7 @@ class Access:
 
     def _alarm(self, node: str, text: str) -> None:
         if self.problem != text:
-            log.error(text, extra={"code": "broker.access"})
+            log.error(text, extra={"code": "broker.behind"})
             self._door.alarm(node, text)
         self.problem = text
 

@@ -42,7 +42,7 @@ class BrokerDoor:
 
     def alarm(self, node: str, text: str) -> None:
         place = {"node": node} if node else {"topic": "broker/access.json"}
-        self._shell.stream.refusal(self._shell.clock.now_ms(), place, "broker.access", text)
+        self._shell.stream.refusal(self._shell.clock.now_ms(), place, "broker.behind", text)
 
     def _roster(self) -> bytes:
         """The next roster, kept here before anybody hears of it, so that its version never falls."""

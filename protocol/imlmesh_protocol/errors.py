@@ -233,7 +233,7 @@ CODES: dict[str, Code] = {
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
-    "broker.access": Code("here", True, "is the broker watched? docs/admission.md"),
+    "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),
     "broker.failed": Code("here", True, "look at logs/broker.log in the home folder"),
     "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
     "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),

@@ -183,7 +183,7 @@ def test_status_names_who_is_not_open_and_what_is_not_shut_out(
     assert main.run(["status", "--json"]) == 0
     problems = json.loads(capsys.readouterr().out)["problems"]
     assert [problem["try"] for problem in problems] == [
-        "imlmesh docs broker.access",
+        "imlmesh docs broker.behind",
         "imlmesh node release shed",
     ]
     assert "nobody applied version 3" in problems[0]["text"]

@@ -50,7 +50,7 @@ def _problems(
     found += _losses(health)
     if health["access"]["problem"]:
         text = f"not shut out at the broker yet: {health['access']['problem']}"
-        found.append({"text": text, "try": try_line("docs broker.access")})
+        found.append({"text": text, "try": try_line("docs broker.behind")})
     for node in by_trouble(nodes):
         name = name_of(node)
         if node["admission"] == "revoked":
