@@ -128,8 +128,10 @@ class Access:
             self._stirred.clear()
             try:
                 await self._bring_about()
-            except (MeshError, OSError) as exc:
-                self._alarm("", f"the broker could not be told: {exc}")
+            except Exception as exc:
+                # whatever it is, the next try may do it, and people are told that it is not done
+                log.exception("the broker could not be told")
+                self._alarm("", f"the broker could not be told: {exc!r}")
             if not self._stirred.is_set():
                 self._settled.set()
             pause_s = limits.ACCESS_AGAIN_MS / 1_000 if self.problem else limits.CRL_AGAIN_S

@@ -103,7 +103,8 @@ class RunningOrchestrator:
         self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
-        self._access: Access | None = None
+        #: None where no broker is between the nodes and us
+        self.access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -129,9 +130,9 @@ class RunningOrchestrator:
         )
         await shell.start()
         if self._link is None:
-            self._access = Access(setup.home.broker, shell.state, self._door(shell))
-            shell.lifecycle.watch(self._access.committed)
-            self._access.start()
+            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self.access.committed)
+            self.access.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, clock.now_ms()))
             await self._api.start()
@@ -142,8 +143,8 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
-        if self._access is not None:
-            await self._access.close()
+        if self.access is not None:
+            await self.access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -167,7 +168,7 @@ class RunningOrchestrator:
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
-            access=self._access,
+            access=self.access,
             config=setup.config,
             output=self._output,
             history=self._history,

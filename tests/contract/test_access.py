@@ -217,6 +217,25 @@ async def test_a_broker_that_is_away_is_an_alarm_and_tried_again(side: Side) -> 
         assert (await access.enforced("pi-1")).holds
 
 
+async def test_a_list_that_cannot_be_written_is_an_alarm_and_tried_again(side: Side) -> None:
+    side.enrol("pi-1", 11)
+    original = side.door.revoke
+
+    def refuse(serials: Iterable[int]) -> None:
+        raise OSError(28, "no space left")
+
+    async with side.running() as access:
+        await access.enforced("pi-1")
+        side.door.revoke = refuse  # type: ignore[method-assign]
+        side.decide("pi-1", Admission.REVOKED, access)
+        found = await access.enforced("pi-1")
+        assert (found.holds, "no space left" in access.problem) == (False, True)
+        assert side.told["revoked"] == []
+        side.door.revoke = original  # type: ignore[method-assign]
+        await eventually(lambda: not access.problem)
+        assert (await access.enforced("pi-1")).holds
+
+
 async def test_a_start_tells_everything_again_whatever_came_of_it_before(side: Side) -> None:
     side.enrol("pi-1", 11)
     side.decide("pi-1", Admission.REVOKED)
