@@ -65,14 +65,13 @@ def test_the_orchestrator_is_installed_and_ready(machine: Booted) -> None:
     machine.imlmesh("status", "--home", HOME)
     status = json.loads(machine.imlmesh("status", "--json").stdout)
     assert status["broker"]["connected"] is False
-    assert status["broker"]["address"] == "127.0.0.1:8883"
+    assert status["broker"]["address"] == "127.0.0.1:8884"
 
 
 def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
     place = "/etc/mosquitto/imlmesh"
-    machine.run(*f"install -d -o root -g mosquitto -m 750 {place}".split())
-    keys = [f"{HOME}/ca/ca.pem", f"{HOME}/broker/broker.pem", f"{HOME}/broker/broker.key"]
-    keys.append(f"{FIRMWARE}/mosquitto/mesh.acl")
+    keys = [f"{HOME}/broker/broker.pem", f"{HOME}/broker/broker.key"]
+    keys.append(f"{FIRMWARE}/mosquitto/openssl.cnf")
     machine.run(*["install", "-o", "root", "-g", "mosquitto", "-m", "640"], *keys, place)
     conf = (f"{FIRMWARE}/mosquitto/mosquitto.conf", "/etc/mosquitto/mosquitto.conf")
     machine.run("install", "-m", "644", *conf)

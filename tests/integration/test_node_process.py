@@ -194,7 +194,7 @@ async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Broker]]:
 @pytest.fixture
 async def control(home: tuple[Home, Broker]) -> AsyncIterator[Control]:
     keys = ControlKeys.load(home[0].ca, MESH)
-    control = Control(keys, home[1].port, home[0].node(NODE))
+    control = Control(keys, home[1].control_port, home[0].node(NODE))
     control.link.start(control)
     await asyncio.wait_for(control.up.wait(), WITHIN_S)
     yield control
