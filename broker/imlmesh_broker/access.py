@@ -1,20 +1,21 @@
 """`python -m imlmesh_broker.access --home DIR --to DIR --control ADDRESS:PORT --pid COMMAND ...`
 
-For a broker that systemd runs: brings the files that it serves by in line with what the orchestrator
-wrote, lets it read them, and says so in applied.json. The one rule: what is said is in force. The
-exit code is 3 when something could not be taken. COMMAND prints the number of the broker's process, 0
-while there is none. Deliberately absent: watching; a path unit does that.
+For a broker that systemd runs: keeps the files that it serves by in line with what the orchestrator
+writes, lets it read them, and says so in applied.json. COMMAND prints the number of the broker's
+process, 0 while there is none. The one rule: what is said is in force. Deliberately absent: a start for
+each change; a path unit of systemd misses what changes while it runs its service.
 """
 
 import argparse
-import contextlib
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -25,35 +26,53 @@ from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.notify import READY, notify
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import logged
-from imlmesh_runtime.trust import ControlKeys, broker_name
+from imlmesh_runtime.trust import HeldTrust, broker_name, client_context
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 1.0  # before a broker that could not be told is told again
 
 
-def main(words: list[str] | None = None) -> int:
-    """Once through; again as long as the orchestrator writes meanwhile."""
+def main() -> int:
+    """Watch until the process is ended; 3 when nothing can be served."""
     parser = argparse.ArgumentParser(prog="imlmesh_broker.access")
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--to", required=True, type=Path)
     parser.add_argument("--control", required=True, type=address_of)
     parser.add_argument("--pid", required=True, nargs=argparse.REMAINDER)
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     set_up_logs()
-    return logged(lambda: _bring(Home(options.home), options))
+    return logged(lambda: _watch(Home(options.home), options))
 
 
-def _bring(home: Home, options: argparse.Namespace) -> int:
+def _watch(home: Home, options: argparse.Namespace) -> int:
     mesh, control = _names(home)
     source = Source(mesh, control, home.ca, home.broker / "access.json")
     served = Served(source, options.to, _write_beside)
-    while served.is_changed():
-        served.take()
-        # even when nothing changed: an earlier one may have ended between writing and telling
+    # also when nothing changed: an earlier one may have ended between writing and telling
+    untold = True
+    while True:
+        if untold or served.is_changed():
+            untold = not _tell(home, served, options)
+            notify(READY)
+        time.sleep(_PAUSE_S if untold else limits.BROKER_WATCH_MS / 1000)
+
+
+def _tell(home: Home, served: Served, options: argparse.Namespace) -> bool:
+    """Whether the broker serves by what is there now; TrustError when it never served by any."""
+    served.take()
+    try:
         _signal(options.pid)
-        _greet(ControlKeys.load(home.ca, mesh), mesh, options.control)
-        told = json.dumps({"version": served.access.version}).encode()
-        _write_beside(home.broker / "applied.json", told, 0o600)
-    return 3 if served.faults else 0
+        _greet(home.ca, served.source.mesh, options.control)
+    except LinkError as exc:
+        logger.error("the broker was not told who may come in: %s", exc, extra={"code": exc.code})
+        return False
+    told = json.dumps({"version": served.access.version}).encode()
+    _write_beside(home.broker / "applied.json", told, 0o600)
+    return True
 
 
 def _names(home: Home) -> tuple[str, str]:
@@ -98,20 +117,22 @@ def _signal(command: list[str]) -> None:
         raise LinkError("broker.failed", f"{command[:1]}: {exc}") from exc
 
 
-def _greet(keys: ControlKeys, mesh: str, place: tuple[str, int]) -> None:
+def _greet(ca: Path, mesh: str, place: tuple[str, int]) -> None:
     """A handshake that began after the signal and is done proves that the broker has read all anew,
     for it reads between two packets. Nobody at the port: nobody serves by what was."""
-    with contextlib.suppress(ConnectionRefusedError):
-        try:
-            with (
-                socket.create_connection(place, limits.BROKER_START_MS / 1000) as bare,
-                keys.context().wrap_socket(bare, server_hostname=broker_name(mesh)),
-            ):
-                return
-        except ConnectionRefusedError:
-            raise
-        except OSError as exc:
-            raise LinkError("broker.failed", f"{place[0]}:{place[1]}: {exc}") from exc
+    name = broker_name(mesh)
+    cas = HeldTrust(ca, mesh).trust.control_cas
+    context = client_context(cas, ca / "control.pem", ca / "control.key", name)
+    try:
+        with (
+            socket.create_connection(place, limits.BROKER_START_MS / 1000) as bare,
+            context.wrap_socket(bare, server_hostname=name),
+        ):
+            return
+    except ConnectionRefusedError:
+        return
+    except OSError as exc:
+        raise LinkError("broker.failed", f"{place[0]}:{place[1]}: {exc}") from exc
 
 
 if __name__ == "__main__":

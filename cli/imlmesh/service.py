@@ -126,10 +126,10 @@ def uninstall(machine: Machine, kind: Kind) -> list[Deed]:
     now = ["--now"] if machine.is_this else []
     deeds = [
         Deed(f"stop and disable {unit}", partial(machine.run, "systemctl", "disable", *now, unit))
-        for unit in installed(machine, kind)
+        for unit in [*installed(machine, kind), *_enabled_access(machine, kind)]
     ]
     folder = machine.at(UNITS)
-    names = [unit_name(kind), *([HARDWARE] if kind == "node" else ACCESS)]
+    names = [unit_name(kind), HARDWARE if kind == "node" else ACCESS]
     for path in (folder / name for name in names):
         if path.exists():
             _check_ours(path)
@@ -140,8 +140,12 @@ def uninstall(machine: Machine, kind: Kind) -> list[Deed]:
 def installed(machine: Machine, kind: Kind) -> list[str]:
     """The enabled units of a kind; `imlmesh-node@.service` has one for each node."""
     wanted = machine.at(UNITS) / "multi-user.target.wants"
-    patterns = [unit_name(kind, "*"), *(ACCESS if kind == "orchestrator" else ())]
-    return sorted(link.name for one in patterns for link in wanted.glob(one))
+    return sorted(link.name for link in wanted.glob(unit_name(kind, "*")))
+
+
+def _enabled_access(machine: Machine, kind: Kind) -> list[str]:
+    enabled = machine.at(UNITS) / "multi-user.target.wants" / ACCESS
+    return [ACCESS] if kind == "orchestrator" and enabled.is_symlink() else []
 
 
 def node_ids(machine: Machine) -> list[str]:
@@ -179,8 +183,8 @@ def _access(machine: Machine, python: str) -> list[Deed]:
     folder = machine.at(_SERVED)
     return [
         Deed(f"make {folder}", partial(_make_served, machine)),
-        *(_write_unit(machine, name, partial(access_text, name, python)) for name in ACCESS),
-        *_enabled(machine, list(ACCESS)),
+        _write_unit(machine, ACCESS, partial(access_text, python)),
+        *_enabled(machine, [ACCESS]),
     ]
 
 

@@ -16,8 +16,8 @@ KINDS: tuple[Kind, ...] = ("node", "orchestrator")
 #: groups that own pins and buses, in the order of hardware.conf
 HARDWARE_GROUPS = ("gpio", "i2c", "spi", "dialout")
 HARDWARE = "imlmesh-node@.service.d/hardware.conf"
-#: they tell the Mosquitto of a machine who may come in: what looks, and what is then done
-ACCESS = ("imlmesh-access.path", "imlmesh-access.service")
+#: tells the Mosquitto of a machine who may come in
+ACCESS = "imlmesh-access.service"
 
 _PYTHON = "/opt/imlmesh/bin/python"
 _BROKER = "127.0.0.1:8884"
@@ -43,9 +43,9 @@ def unit_text(kind: Kind, python: str, broker: str | None = None) -> str:
     return text if broker is None else text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
 
 
-def access_text(name: str, python: str) -> str:
-    """The file of one of ACCESS; raises as `unit_text`."""
-    return _by_python(name, python)
+def access_text(python: str) -> str:
+    """The file of ACCESS; raises as `unit_text`."""
+    return _by_python(ACCESS, python)
 
 
 def _by_python(name: str, python: str) -> str:

@@ -227,9 +227,7 @@ CODES: dict[str, Code] = {
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
-    "broker.lists": Code(
-        "here", True, "the orchestrator writes ca/node-ca.crl and control-ca.crl: imlmesh status"
-    ),
+    "broker.lists": Code("here", True, "the orchestrator writes ca/*.crl: imlmesh status"),
     "broker.access": Code("here", True, "the orchestrator writes broker/access.json"),
     "broker.unsafe": Code("here", False, "imlmesh doctor broker tells all that it lets through"),
     "broker.failed": Code("here", True, "look at logs/broker.log in the home folder"),

@@ -99,6 +99,37 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     machine.until(lambda: liveness(machine) == "online")
 
 
+def test_mosquitto_is_told_who_is_shut_out(machine: Booted) -> None:
+    doctor = (*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", "doctor", "broker", "--home", HOME)
+    asked = machine.run(*doctor, "-o", "json", check=False)
+    # the last question revokes a certificate and waits until it is refused
+    record = json.loads(asked.stdout)
+    assert [one for one in record["findings"] if not one["passed"]] == []
+    assert (asked.returncode, len(record["findings"])) == (0, 17)
+    for version, names in ((1_000, ["pi-bed"]), (1_001, [])):
+        table = {"version": version, "revoked": [], "quarantined": names}
+        text = f"echo '{json.dumps(table)}' >{HOME}/broker/new && "
+        text += f"mv {HOME}/broker/new {HOME}/broker/access.json"
+        machine.run(*AS_ORCHESTRATOR, "sh", "-c", text)
+        told = f"{HOME}/broker/applied.json"
+        machine.until(
+            lambda told=told, version=version: (
+                json.loads(machine.run(*AS_ORCHESTRATOR, "cat", told).stdout)
+                == {"version": version}
+            )
+        )
+        rules = machine.run("cat", "/etc/mosquitto/imlmesh/mesh.acl").stdout
+        assert ("user pi-bed\n" in rules) == bool(names)
+    # a broken list changes nothing, and is told
+    copy, list_ = "/etc/mosquitto/imlmesh/node-ca.crl", f"{HOME}/ca/node-ca.crl"
+    good = machine.run("cat", copy).stdout
+    machine.run("sh", "-c", f"cp -p {list_} {list_}.good && head -c 300 {list_}.good >{list_}")
+    said = ("journalctl", "-u", "imlmesh-access", "-o", "cat")
+    machine.until(lambda: "broker.lists" in machine.run(*said).stdout)
+    assert machine.run("cat", copy).stdout == good
+    machine.run("sh", "-c", f"mv {list_}.good {list_}")
+
+
 def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:
     """Drivers in the node, in a thread and in a child process with its libraries, and a command."""
     done = machine.imlmesh("plan", "run", "/opt/checkout/examples/hello.iml.yaml")

@@ -28,6 +28,7 @@ from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from loopback import own_port
 from node_folders import make_node
 from systemd_exposure import exposure
+from waiting import eventually
 
 SHIPPED = Path(__file__).resolve().parents[2] / "firmware-configs"
 PI = SHIPPED / "raspberry-pi"
@@ -242,8 +243,13 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[tuple[int, int]]:
         shutil.copy(home.broker / name, place)
     shutil.copy(MOSQUITTO / "openssl.cnf", place)
     ports = own_port(), own_port()
+    number = folder / "pid"
+    number.write_text("0")
     access = ["--home", str(home.root), "--to", str(place), "--control", f"127.0.0.1:{ports[1]}"]
-    await bring(*access, "--pid", "echo", "0")
+    told = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "imlmesh_broker.access", *access, "--pid", "cat", str(number))
+    )
+    await eventually((home.broker / "applied.json").exists)
     text = (MOSQUITTO / "mosquitto.conf").read_text()
     assert text.count("/etc/mosquitto/imlmesh/") == 9
     text = text.replace("/etc/mosquitto/imlmesh/", f"{place}/")
@@ -258,7 +264,7 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[tuple[int, int]]:
         broker = await asyncio.create_subprocess_exec(
             *command, stderr=log, stdout=log, env=variables
         )
-    watching = asyncio.create_task(keep(home, *access, "--pid", "echo", str(broker.pid)))
+    number.write_text(str(broker.pid))
     try:
         async with asyncio.timeout(WITHIN_S):
             while not await answers(ports[0]):
@@ -266,28 +272,11 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[tuple[int, int]]:
                 await asyncio.sleep(0.02)
         yield ports
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        told.terminate()
+        await told.wait()
         if broker.returncode is None:
             broker.terminate()
         await broker.wait()
-
-
-async def bring(*words: str) -> None:
-    command = [sys.executable, "-m", "imlmesh_broker.access", *words]
-    done = await asyncio.create_subprocess_exec(*command)
-    assert await done.wait() == 0
-
-
-async def keep(home: Home, *words: str) -> None:
-    """Stand in for the path unit."""
-    path = home.ca / "node-ca.crl"
-    seen = path.stat().st_ino
-    while True:
-        await asyncio.sleep(0.02)
-        if path.stat().st_ino != seen:
-            seen = path.stat().st_ino
-            await bring(*words)
 
 
 async def answers(port: int) -> bool:

@@ -15,7 +15,7 @@ app = noun("Ask whether the broker keeps strangers out and nodes apart.", "imlme
     """\
 imlmesh doctor broker                                the broker of this home
 imlmesh doctor broker --address 192.168.1.20:8883    another one; control at 192.168.1.20:8884
-sudo imlmesh doctor broker --home /var/lib/imlmesh   the one of a service
+sudo -u imlmesh imlmesh doctor broker --home /var/lib/imlmesh    that of a service
 imlmesh doctor broker -o json""",
 )
 def broker(
