@@ -7,6 +7,7 @@ Deliberately absent: which certificates are revoked.
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +60,10 @@ class Lists:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        with (self._path.parent / "lists.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        # of the folder, since the file itself is replaced
+        descriptor = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
