@@ -26,16 +26,19 @@ from imlmesh_node.core.changes import (
     FloorRaised,
     IntentRecorded,
     LossTold,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
 from imlmesh_node.core.state import JournalRecord
+from imlmesh_node.witness import Kept
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
 from imlmesh_protocol.limits import (
     JOURNAL_RETRY_MS,
     JOURNAL_TRIES,
     RESULT_CHUNK_BYTES,
     RESULT_CHUNKS,
+    SEALS_KEPT,
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
@@ -57,6 +60,10 @@ MIGRATIONS = (
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
     """,
+    """
+    CREATE TABLE seals (number INTEGER PRIMARY KEY, what TEXT NOT NULL, seal BLOB NOT NULL);
+    """,
+    "INSERT INTO meta VALUES ('quarantined', 0)",
     # place is the number of the dispatch and the index of the chunk, see `_place`
     """
     CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -67,6 +74,9 @@ _CLOSED = """UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'opene
     WHERE name = 'closed'"""
 
 _SET = "UPDATE meta SET value = ? WHERE name = ?"
+_OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
+    (SELECT number FROM seals WHERE what <> 'last' ORDER BY number DESC LIMIT ?)"""
+
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
     VALUES (?,?,?,?,?,?,?)"""
 
@@ -82,6 +92,9 @@ class Loaded:
     records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
+    quarantined: bool
+    #: the last seal of the ledger that this node witnessed
+    seal: bytes | None = None
     since: int = 1
     lost: bool = False
     clean: bool = True
@@ -161,6 +174,14 @@ class Journal:
 
         self._store.submit(read, answer)
 
+    def keep_seals(
+        self, seals: list[tuple[Kept, bytes]], done: Callable[[MeshError | None], None]
+    ) -> None:
+        """Store seals of the ledger, then call `done`; a `last` one takes the place of the one before."""
+        self._store.submit(
+            lambda database: _write_seals(database, seals), lambda _result, error: done(error)
+        )
+
     async def close(self) -> None:
         """Without this a next agent that finds no write-ahead log knows that commits are missing."""
         with contextlib.suppress(StoreError):
@@ -185,9 +206,19 @@ def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loade
         for _, id, hash, effect, started, result in rows
     )
     clean = meta["closed"] == meta["opened"]
-    floor = (meta["epoch"], meta["seq"])
-    loaded = Loaded(records, floor, boot, since, bool(told["lost"]), clean)
+    seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
+    floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
+    lost = bool(told["lost"])
+    loaded = Loaded(records, floor, boot, quarantined, seal and seal[0], since, lost, clean)
     return loaded, [row[0] for row in rows]
+
+
+def _write_seals(database: sqlite3.Connection, seals: list[tuple[Kept, bytes]]) -> None:
+    for what, seal in seals:
+        if what is Kept.LAST:
+            database.execute("DELETE FROM seals WHERE what = 'last'")
+        database.execute("INSERT INTO seals (what, seal) VALUES (?,?)", (str(what), seal))
+    database.execute(_OLD_SEALS, (SEALS_KEPT,))
 
 
 class _Rows:
@@ -205,6 +236,7 @@ class _Rows:
         self.settled_chunks: list[tuple[int, int]] = []
         self.floor: FloorRaised | None = None
         self.loss_told = False
+        self.quarantine: QuarantineSet | None = None
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -247,6 +279,9 @@ class _Rows:
     def tell_loss(self, change: LossTold) -> None:
         self.loss_told = True
 
+    def quarantined(self, change: QuarantineSet) -> None:
+        self.quarantine = change
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -255,6 +290,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchSettled: _Rows.settle,
     FloorRaised: _Rows.raise_floor,
     LossTold: _Rows.tell_loss,
+    QuarantineSet: _Rows.quarantined,
 }
 
 
@@ -274,6 +310,9 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
         database.executemany(_SET, place)
     if rows.loss_told:
         database.execute(_SET, (0, "lost"))
+    if rows.quarantine is not None:
+        held = int(rows.quarantine.quarantined)
+        database.execute(_SET, (held, "quarantined"))
 
 
 def _encode(result: ResultRecord) -> bytes:

@@ -23,6 +23,7 @@ from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.space import Space
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
@@ -63,19 +64,17 @@ class RunningNode:
         self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
         streams, steady = self.edge.streams, self.clocks.steady
         self._executor = Executor(setup.policy.site, streams, self._post, steady)
-        birth = _birth(setup, manifest, loaded)
+        self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
         self._performer = Performer(
             self._outbox,
             self._executor,
-            birth,
+            _birth(setup, manifest, loaded),
             self.refusals,
             journal.read_chunk,
             self.edge.spool.health,
+            self.witness,
         )
-        self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor, lost=loaded.lost),
-            loaded.records,
-        )
+        self.agent = _agent(config, loaded)
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
@@ -84,12 +83,13 @@ class RunningNode:
         inbox = Inbox(
             opener,
             self.presence,
-            self.clocks,
             Guard(setup.policy, manifest, Space(setup.folder).refusal),
             self._executor.ends_at_once,
             self._post,
             self.refusals,
+            self.witness,
         )
+        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
@@ -130,6 +130,16 @@ class RunningNode:
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)
+
+
+def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
+    told = AgentConfig(
+        config.timing.heartbeat_ms,
+        floor=loaded.floor,
+        lost=loaded.lost,
+        quarantined=loaded.quarantined,
+    )
+    return Agent(told, loaded.records)
 
 
 def _birth(setup: Setup, manifest: Manifest, loaded: Loaded) -> Birth:

@@ -23,6 +23,7 @@ from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.outbox import Letter, Outbox
 from imlmesh_node.presence import Presence
 from imlmesh_node.sizes import measure, packed_bytes
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
@@ -93,8 +94,10 @@ class Performer:
         refusals: Refusals,
         read_chunk: ReadChunk,
         spool_health: Callable[[], dict[str, int]],
+        witness: Witness,
     ) -> None:
         self._spool_health = spool_health
+        self._witness = witness
         self._outbox = outbox
         self._read_chunk = read_chunk
         self._executor = executor
@@ -171,9 +174,11 @@ class Performer:
         return Letter(Kind.STATUS, self._birth.fields(), retain=True)
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
-        fields = {"beat": command.beat, "held": list(command.held)}
-        told = health.health(self._birth.folder) | self._spool_health()
-        return Letter(Kind.HEARTBEAT, fields | {"health": told})
+        fields: dict[str, Any] = {"beat": command.beat, "held": list(command.held)}
+        fields["health"] = health.health(self._birth.folder) | self._spool_health()
+        if self._witness.document is not None:
+            fields["seal"] = self._witness.document
+        return Letter(Kind.HEARTBEAT, fields)
 
     def _inventory(self, command: commands.SendInventory) -> Letter:
         fields = {

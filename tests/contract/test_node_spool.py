@@ -15,7 +15,7 @@ from imlmesh_node.stock import Sort
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_runtime.clock import MeshClock, boot_ms
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 from waiting import eventually
 
 WITHIN_S = 10
@@ -26,15 +26,26 @@ class Rig:
 
     def __init__(self, make_store: Callable[[], Store]) -> None:
         self._make_store = make_store
+        self._store: Store | None = None
         self.clock = MeshClock()
         self.notes: Counter[str] = Counter()
         self.fault: Fault | None = None
 
     def open(self, *, load: bool = True) -> Spool:
-        made = Spool(self._make_store, self.clock, lambda: self.fault, self._note)
+        made = Spool(self._make, self.clock, lambda: self.fault, self._note)
         if load:
             made.load()
         return made
+
+    async def reopen(self) -> Spool:
+        """As after an end that wrote down everything."""
+        if self._store is not None:
+            await run(self._store, lambda database: None)
+        return self.open()
+
+    def _make(self) -> Store:
+        self._store = self._make_store()
+        return self._store
 
     def _note(self, code: str, text: str, count: int) -> None:
         self.notes[code] += count
@@ -73,7 +84,7 @@ async def test_what_is_kept_comes_back_after_a_restart_in_order_and_with_its_age
     assert kept.keep(Sort.EVENTS, [(at_ms, "gpio-4", {"value": 1}), (at_ms + 1, "gpio-4", {})])
     assert kept.keep(Sort.READINGS, [(at_ms, "iot", "iot.soil", "%", 1.5)])
     assert kept.keep(Sort.EVENTS, [(at_ms + 2, "gpio-5", {"value": None})])
-    again = rig.open()
+    again = await rig.reopen()
     await ready(again, 4)
     rig.clock.sync(rig.clock.now_ms() + 5_000)  # the time was known late: what waits moves with it
     events = await read_all(again, Sort.EVENTS)
@@ -93,7 +104,7 @@ async def test_a_time_that_was_known_stays_as_it_is(rig: Rig) -> None:
     rig.clock.sync(5_000_000)
     kept = rig.open(load=False)
     kept.keep(Sort.READINGS, [(boot_ms(), "iot", "iot.soil", "", 1)])
-    again = rig.open()
+    again = await rig.reopen()
     await ready(again, 1)
     (before,) = await read_all(again, Sort.READINGS)
     rig.clock.sync(5_000_000 + 60_000)
@@ -110,7 +121,7 @@ async def test_of_another_boot_of_the_machine_the_time_is_what_it_was_thought_to
     kept.keep(Sort.READINGS, [(boot_ms(), "iot", "iot.soil", "", 1)])
     monkeypatch.setattr(spool_file, "machine_boot", lambda: "another")
     rig.clock.sync(rig.clock.now_ms() + 3_600_000)
-    again = rig.open()
+    again = await rig.reopen()
     await ready(again, 1)
     (reading,) = await read_all(again, Sort.READINGS)
     assert abs(reading.at_ms - thought_ms) < WITHIN_S * 1_000
@@ -127,7 +138,7 @@ async def test_what_is_too_much_is_dropped_counted_and_told_also_after_a_restart
         kept.keep(Sort.READINGS, [(number, "iot", "iot.soil", "", number)])
     told = {"spooled_records": 6, "dropped_readings": 3}
     assert (kept.health(), rig.notes) == (told, {"spool.full": 3})
-    again = rig.open()
+    again = await rig.reopen()
     await ready(again, 6)
     assert again.health() == told
     assert [each.values[-1] for each in await read_all(again, Sort.READINGS)] == [3, 4, 5, 6, 7]

@@ -49,7 +49,12 @@ class SimNode:
         stored = self._stored()
         if not self.journal_since:
             self.journal_since = self.boot
-        config = AgentConfig(limits.LAN.heartbeat_ms, floor=stored.floor, lost=stored.lost)
+        config = AgentConfig(
+            limits.LAN.heartbeat_ms,
+            floor=stored.floor,
+            lost=stored.lost,
+            quarantined=stored.quarantined,
+        )
         self.agent = Agent(config, list(stored.records.values()))
         self._drivers.clear()
         self._session = self._seq = 0
@@ -143,6 +148,8 @@ class SimNode:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
         elif fields["do"] == "rebirth":
             self.post(e.RebirthAsked(at_ms))
+        elif fields["do"] in ("quarantine", "release"):
+            self.post(e.QuarantineArrived(at_ms, fields["do"] == "quarantine", epoch, seq))
         else:
             self.post(e.CancelArrived(at_ms, fields["dispatches"]))
 

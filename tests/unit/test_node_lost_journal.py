@@ -2,6 +2,7 @@
 
 from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.messages import Dispatch
 
@@ -43,6 +44,14 @@ def test_until_then_it_is_silent_about_what_it_may_have_done_before() -> None:
     assert commands.RunDriver in [type(c) for c in delegate(agent, 3, Effect.IDEMPOTENT)]
     agent.handle(events.AckArrived(0, 1, (), 1, 4))
     assert commands.RunDriver in [type(c) for c in delegate(agent, 5, Effect.ONCE)]
+
+
+def test_not_even_a_refusal_breaks_that_silence() -> None:
+    agent = agent_of()
+    one = Dispatch("r/a/pi/1", "m", "a", {}, Effect.ONCE, 60_000, 6_000, "finish")
+    arrival = events.Arrival(one, b"h", Fault("journal.full", "no room"))
+    asked = agent.handle(events.DelegateArrived(0, (arrival,), 1, 1))[1]
+    assert [type(each) for each in asked] == [commands.NoteRefusal]
 
 
 def test_an_agent_that_lost_nothing_takes_everything_at_once() -> None:

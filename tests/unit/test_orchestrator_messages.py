@@ -178,6 +178,7 @@ class Listening:
         self.events: list[e.Event] = []
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
+        self.seals: list[tuple[str, bytes | None]] = []
         self.quiet: list[Any] = []
         self.waiting: list[tuple[topics.Topic, bytes]] = []
         self.readings: list[tuple[str, str, Any]] = []
@@ -211,6 +212,9 @@ class Listening:
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
+
+    def witnessed(self, node: str, seal: bytes | None) -> None:
+        self.seals.append((node, seal))
 
     def telemetry_came(self, topic: topics.Topic, payload: bytes) -> None:
         self.waiting.append((topic, payload))
@@ -259,7 +263,8 @@ def test_births_wills_and_goodbyes_become_events():
 def test_a_birth_that_makes_no_sense_is_refused(change):
     listening = Listening()
     listening.say(Kind.STATUS, **{**BIRTH, **change})
-    assert (listening.events, dict(listening.stream.refused)) == ([], {"message.invalid": 1})
+    assert [type(event) for event in listening.events] == [e.EvidenceSeen]
+    assert dict(listening.stream.refused) == {"message.invalid": 1}
 
 
 def test_results_come_as_the_node_told_them():
@@ -298,6 +303,7 @@ def test_heartbeats_are_verified_late_and_kept():
     first, second = [make() for make in listening.quiet]
     assert (first.beat, first.held, second) == (9, ("r/a/pi-1/1",), None)
     assert listening.beats == [first]
+    assert listening.seals == [("pi-1", None)]
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
 
 
@@ -343,7 +349,7 @@ def test_what_is_not_believed_is_counted_by_code_and_shown():
         "signature.unknown_key": 1,
         "message.replayed": 1,
     }
-    assert len(listening.events) == 1
+    assert [type(event) for event in listening.events] == [e.EvidenceSeen, e.ResultsArrived]
     assert len(watching._items) == 7
 
 

@@ -23,7 +23,6 @@ from imlmesh_protocol.limits import (
     NODE_HELD,
     NODE_SLOTS,
     SETTLED_KEPT_MS,
-    START_MS,
 )
 from imlmesh_protocol.tick import Tick
 
@@ -35,10 +34,11 @@ class AgentConfig:
     heartbeat_ms: int
     slots: int = NODE_SLOTS
     held: int = NODE_HELD
-    #: the highest (epoch, seq) that the journal knows
+    #: the highest (epoch, seq) that the journal knows, and whether it holds a quarantine
     floor: tuple[int, int] = (0, 0)
     #: the journal of before was lost, and no orchestrator has heard of it
     lost: bool = False
+    quarantined: bool = False
 
 
 class Agent:
@@ -47,7 +47,7 @@ class Agent:
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
         known = {record.dispatch: record for record in records}
-        self.state = AgentState(known, config.floor, config.lost)
+        self.state = AgentState(known, config.floor, config.lost, config.quarantined)
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
@@ -66,6 +66,7 @@ class Agent:
             events.DelegateArrived: self._on_delegate,
             events.AckArrived: self._on_ack,
             events.CancelArrived: self._on_cancel,
+            events.QuarantineArrived: self._on_quarantine,
             events.InventoryAsked: self._on_inventory,
             events.RebirthAsked: self._on_rebirth,
             events.DriverFinished: self._on_finished,
@@ -92,13 +93,7 @@ class Agent:
                 due.append(resend_ms)
         if self._settled:
             due.append(self._settled_since_ms + SETTLED_KEPT_MS)
-        for held in self.slots.waiting.values():
-            due.append(held.arrived_ms + START_MS)
-            due.extend(self._lease_end(held))
-        for held in self.slots.running.values():
-            if not held.instant and held.killing is None:
-                due.append(held.started_ms + held.dispatch.timeout_ms)
-                due.extend(self._lease_end(held))
+        due.extend(self.slots.limits_ms(self.heart.answered_ms))
         return min(due, default=None)
 
     def held_ids(self) -> tuple[str, ...]:
@@ -175,12 +170,14 @@ class Agent:
                 return Fault("dispatch.hash", "another dispatch of that name is known here")
             again.append(dispatch.id)
             return None
-        if arrival.refusal is not None:
-            return arrival.refusal
         if self.state.lost and not dispatch.effect.repeatable:
-            # it may be what was done before: until our birth was heard, silence is the only answer
+            # a refusal would say that it was never done: until our birth was heard we are silent
             self._refuse("journal.lost", f"{dispatch.id} may have been done before")
             return None
+        if arrival.refusal is not None:
+            return arrival.refusal
+        if self.state.quarantined:
+            return Fault("node.quarantined", "its orchestrator put it in quarantine")
         if len(self.slots) >= self._config.held or self._unsettled.full:
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
@@ -227,6 +224,25 @@ class Agent:
             elif id in self.state.records:
                 self._send_results((id,), event.at_ms)
 
+    def _on_quarantine(self, event: events.QuarantineArrived) -> None:
+        """Nothing new from now on, and the leases are over: what has not begun never does, what
+        somebody else may do is stopped; a once or physical effect under way ends by itself."""
+        place = (event.epoch, event.seq)
+        if place <= self._seen:
+            self._refuse("message.replayed", f"a quarantine of {place} after {self._seen}")
+            return
+        self._seen = place
+        if event.quarantined is not self.state.quarantined:
+            self._change(changes.QuarantineSet(event.quarantined))
+            self._raise_floor()
+        if event.quarantined:
+            fault = Fault("node.quarantined", "the node was quarantined before it started")
+            for held in list(self.slots.waiting.values()):
+                self._fail_waiting(held, event.at_ms, fault)
+            for held in self.slots.running.values():
+                if held.dispatch.when_cut_off == "stop":
+                    self._kill(held, KillReason.LEASE)
+
     def _on_inventory(self, event: events.InventoryAsked) -> None:
         if self.session is not None:
             self._commands.append(
@@ -256,18 +272,11 @@ class Agent:
 
     def _on_tick(self, event: Tick) -> None:
         at_ms = event.at_ms
-        for held in list(self.slots.waiting.values()):
-            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
-                fault = Fault("action.lease_lost", "the node was cut off before it started")
-                self._fail_waiting(held, at_ms, fault)
-            elif at_ms >= held.arrived_ms + START_MS:
-                text = f"no slot or claim was free for {START_MS} ms"
-                self._fail_waiting(held, at_ms, Fault("action.not_started", text))
-        for held in self.slots.running.values():
-            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
-                self._kill(held, KillReason.LEASE)
-            elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
-                self._kill(held, KillReason.TIMEOUT)
+        for held, why in self.slots.late(at_ms, self.heart.answered_ms):
+            if isinstance(why, Fault):
+                self._fail_waiting(held, at_ms, why)
+            else:
+                self._kill(held, why)
         if self.session is not None:
             if at_ms >= self.heart.next_ms:
                 self._send_heartbeat(at_ms)
@@ -293,12 +302,7 @@ class Agent:
         """What the end of an earlier agent cut short is reported as what is known of it."""
         leftover, self._leftover = self._leftover, []
         for record in leftover:
-            if record.started:
-                text = "the machine or its agent restarted while it ran"
-                outcome, fault = commands.interrupted(record.effect, text)
-            else:
-                outcome = "failed"
-                fault = Fault("action.not_started", "the agent restarted before it started")
+            outcome, fault = commands.left_over(record.effect, started=record.started)
             self._record(ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0), at_ms)
 
     def _start_waiting(self, at_ms: int) -> list[str]:
@@ -370,10 +374,6 @@ class Agent:
 
     def _send_heartbeat(self, at_ms: int) -> None:
         self._commands.append(commands.SendHeartbeat(self.heart.beat(at_ms), self.held_ids()))
-
-    def _lease_end(self, held: HeldRecord) -> tuple[int, ...]:
-        end_ms = held.lease_end_ms(self.heart.answered_ms)
-        return () if end_ms is None else (end_ms,)
 
     def _forget_settled(self) -> None:
         settled, self._settled = self._settled, {}

@@ -85,4 +85,19 @@ class LossTold:
     """The orchestrator has heard that the journal of before is lost."""
 
 
-Change = DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised | LossTold
+@dataclass(slots=True)
+class QuarantineSet:
+    """Whether the orchestrator has put this node in quarantine; `False` is its release."""
+
+    quarantined: bool
+
+
+Change = (
+    DispatchTaken
+    | IntentRecorded
+    | ResultRecorded
+    | DispatchSettled
+    | FloorRaised
+    | LossTold
+    | QuarantineSet
+)

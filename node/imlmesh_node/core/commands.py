@@ -38,6 +38,13 @@ def interrupted(effect: Effect, message: str) -> tuple[str, Fault]:
     return "failed" if effect.repeatable else "unknown", Fault("node.interrupted", message)
 
 
+def left_over(effect: Effect, *, started: bool) -> tuple[str, Fault]:
+    """(outcome, fault) of what an earlier agent held and said no end of."""
+    if started:
+        return interrupted(effect, "the machine or its agent restarted while it ran")
+    return "failed", Fault("action.not_started", "the agent restarted before it started")
+
+
 @dataclass(slots=True)
 class SendAccept:
     """`pairs` are (dispatch id, hash); `started` those of them whose driver has started."""

@@ -15,6 +15,7 @@ from imlmesh_node.core.changes import (
     FloorRaised,
     IntentRecorded,
     LossTold,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
@@ -40,6 +41,7 @@ class AgentState:
     records: dict[str, JournalRecord] = field(default_factory=dict)
     floor: tuple[int, int] = (0, 0)
     lost: bool = False
+    quarantined: bool = False
 
 
 def apply(state: AgentState, change: Change) -> None:
@@ -71,6 +73,10 @@ def _loss_told(state: AgentState, change: LossTold) -> None:
     state.lost = False
 
 
+def _quarantine(state: AgentState, change: QuarantineSet) -> None:
+    state.quarantined = change.quarantined
+
+
 _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     DispatchTaken: _taken,
     IntentRecorded: _started,
@@ -78,4 +84,5 @@ _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     DispatchSettled: _settled,
     FloorRaised: _raised,
     LossTold: _loss_told,
+    QuarantineSet: _quarantine,
 }

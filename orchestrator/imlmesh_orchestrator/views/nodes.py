@@ -11,8 +11,8 @@ from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputError
-from imlmesh_protocol.limits import ESCALATED_MS
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -27,6 +27,9 @@ _SPOOL = {
     "dropped_readings": "dropped_readings",
 }
 _LAST = "SELECT node, since_ms, reason FROM nodes"
+_DECIDED = "SELECT node, since_ms FROM admissions"
+_EVIDENCE = """SELECT at_ms, kind, text, verdict FROM evidence WHERE node = ?
+    ORDER BY seq DESC LIMIT ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,18 @@ class Beats:
 def since(database: sqlite3.Connection) -> dict[str, tuple[int, str]]:
     """Of each node: since when it is what it is, and why."""
     return {node: (at_ms, reason) for node, at_ms, reason in database.execute(_LAST)}
+
+
+def decided(database: sqlite3.Connection) -> dict[str, int]:
+    """Of each node that is not open: since when it is what it is."""
+    return dict(database.execute(_DECIDED).fetchall())
+
+
+def evidence(database: sqlite3.Connection, node: str) -> list[dict[str, Any]]:
+    """The latest of what speaks against a node, and what it led to."""
+    rows = database.execute(_EVIDENCE, (node, limits.EVIDENCE_KEPT))
+    names = ("at_ms", "kind", "text", "verdict")
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def beat_counts(database: sqlite3.Connection, now_ms: int, started_ms: int) -> Beats:
@@ -61,17 +76,38 @@ def find_node(state: State, name: str) -> NodeRecord:
     return record
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Since when each node is what it is, and why; since when it is not open."""
+
+    liveness: Mapping[str, tuple[int, str]]
+    admission: Mapping[str, int]
+
+
+def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, Any]:
+    """Whether a node (id) may get work, and who decided that."""
+    record = state.admissions.get(node)
+    known = state.nodes.get(node)
+    told: dict[str, Any] = {"admission": str(state.admission_of(node)), "decision": None}
+    if record is not None:
+        told["decision"] = {
+            "reason": record.reason,
+            "by": record.by,
+            "since_ms": since_ms or record.changed_ms,
+            "until_ms": record.until_ms or None,
+            "probation": record.probation,
+            "drained": not (known and known.live),
+        }
+    return told
+
+
 def node_view(
-    state: State,
-    record: NodeRecord,
-    beats: Beats,
-    times: Mapping[str, tuple[int, str]],
-    now_ms: int,
+    state: State, record: NodeRecord, beats: Beats, times: Times, now_ms: int
 ) -> dict[str, Any]:
     """One node as the API tells it, without its actions."""
     presence = state.presence.get(record.node)
     health = dict(presence.health) if presence else {}
-    since_ms, reason = times.get(record.node, (None, None))
+    since_ms, reason = times.liveness.get(record.node, (None, None))
     expected = BEATS_MS / BEATS / record.heartbeat_ms
     parts = beats.counts.get(record.node, {})
     shares = [round(min(1.0, parts.get(part, 0) / expected), 2) for part in range(BEATS)]
@@ -82,6 +118,7 @@ def node_view(
         "labels": dict(record.labels),
         "liveness": str(record.liveness),
         "reason": reason,
+        **admission_view(state, record.node, times.admission.get(record.node)),
         "last_heard_ms": presence.last_heard_ms if presence else None,
         "since_ms": since_ms,
         "beats": [None if i in beats.unknown else share for i, share in enumerate(shares)],
@@ -136,7 +173,7 @@ def _escalation(record: NodeRecord) -> dict[str, Any] | None:
 
 def _problems(record: NodeRecord, health: Mapping[str, Any], now_ms: int) -> list[str]:
     found = []
-    if record.escalation is not None and now_ms - record.escalated_ms < ESCALATED_MS:
+    if record.escalation is not None and now_ms - record.escalated_ms < limits.ESCALATED_MS:
         found.append(f"asks for a person: {record.escalation.message}")
     if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
         found.append(f"disk {health['disk_percent']:.0f} % full")
