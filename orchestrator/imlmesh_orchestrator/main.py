@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.ledger import Notary
@@ -106,6 +108,8 @@ class RunningOrchestrator:
         self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
+        #: None where no broker is between the nodes and us
+        self.access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -131,6 +135,10 @@ class RunningOrchestrator:
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
         await shell.start()
+        if self._link is None:
+            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self.access.committed)
+            self.access.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, clock.now_ms()))
             await self._api.start()
@@ -141,6 +149,8 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
+        if self.access is not None:
+            await self.access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -155,11 +165,17 @@ class RunningOrchestrator:
         """The way for nodes into this mesh."""
         return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
 
+    def _door(self, shell: Shell) -> BrokerDoor:
+        setup = self._setup
+        authority = Authority.open(setup.home)
+        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            access=self.access,
             config=setup.config,
             output=self._output,
             history=self._history,
