@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview, verify
+from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview, revoke, verify
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "lag": lag.run,
     "mesh": mesh.run,
     "broker": broker.run,
+    "revoke": revoke.run,
     "telemetry": ingest.run,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
@@ -48,6 +49,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   under way.
 - **broker**: the embedded broker and Mosquitto side by side, in turns: pairs as above with 256 under way, resident
   memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
+- **revoke**: from the command that removes a node to the last message that reached it or came from it, at each broker as
+  `up` runs it, while a client with its certificate writes, reads and comes back without a pause.
 - **driver**: guard, validation and claims of an action on its node, without the driver's own work: mean over calls of
   every kind of guard, and the dearest of them.
 - **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in
