@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 USUAL_PORT, USUAL_CONTROL_PORT = 8883, 8884
 EVERYWHERE = ""
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
 # whoever listens and says nothing is not our broker, which may have ended meanwhile
@@ -51,7 +51,7 @@ class BrokerPlace:
     folder: Path
     ca: Path
     log: Path
-    host: str = _LOOPBACK
+    host: str = LOOPBACK
     port: int | None = None
     control_port: int | None = None
 
@@ -59,11 +59,6 @@ class BrokerPlace:
     def served(self) -> Path:
         """Checked copies of what the broker serves by, and its own configuration."""
         return self.folder / "served"
-
-    @property
-    def near(self) -> str:
-        """An address at which this computer reaches the broker."""
-        return self.host or _LOOPBACK
 
 
 class Broker(ABC):
@@ -144,7 +139,7 @@ class Broker(ABC):
     def _find_ports(self, first: int, first_control: int) -> None:
         place = self.place
         self.port = place.port or free_port(place.host, first)
-        self.control_port = place.control_port or free_port(place.near, first_control, self.port)
+        self.control_port = place.control_port or free_port(LOOPBACK, first_control, self.port)
 
     async def _watch(self) -> None:
         """Tell the broker when the orchestrator says anew who may come in."""
@@ -217,7 +212,7 @@ class Broker(ABC):
             try:
                 async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
-                        self.place.near, self.control_port, ssl=context
+                        LOOPBACK, self.control_port, ssl=context
                     )
             except ssl.SSLError as exc:
                 text = f"port {self.control_port} is served by another broker: {exc.reason}"
