@@ -44,6 +44,7 @@ _BY_CODE = {
     "place.no_node": ExitCode.NO_NODE,
     "orchestrator.unreachable": ExitCode.UNREACHABLE,
     "access.denied": ExitCode.NOT_ALLOWED,
+    **dict.fromkeys(("broker.unsafe", "broker.lists", "broker.access"), ExitCode.NOT_ALLOWED),
     "action.failed_by_person": ExitCode.DENIED,
     "approval.denied": ExitCode.DENIED,
     "approval.expired": ExitCode.DENIED,
