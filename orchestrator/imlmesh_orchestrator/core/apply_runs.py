@@ -4,16 +4,18 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.calls import Call, call_of
 from imlmesh_orchestrator.core.queues import cost_of
-from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
-from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
+from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
+from imlmesh_orchestrator.core.waves import gates_of, sequence_of
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import NEVER_BEGUN, Fault
-from imlmesh_protocol.iml.plan import Action, Plan
+from imlmesh_protocol.iml.compensation import compensation_only
+from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.template import has_templates, references
 from imlmesh_protocol.states import (
     DISPATCH_LIVE,
@@ -30,19 +32,16 @@ _RUN_PENDING = RunState.PENDING
 
 def _run_created(state: State, change: c.RunCreated) -> None:
     plan = change.plan
-    shape = shape_of(plan)
-    actions = {
-        action.id: ActionRecord(
-            action.id,
-            action,
-            shape.wave[action.id],
-            bool(action.params) and has_templates(action.params),
-            _asks(action),
-            shape.opens[action.id],
-            action.target_mode != "any",
-        )
-        for action in plan.actions
-    }
+    left_out = compensation_only(plan)
+    gates = gates_of(plan, left_out)
+    actions: dict[str, ActionRecord] = {}
+    calls: dict[Any, Call] = {}
+    for action in plan.actions:
+        name, call = action.id, call_of(action, calls)
+        wave = 0 if name in left_out else gates[id(action.depends_on)].wave
+        templated = bool(action.params) and has_templates(action.params)
+        actions[name] = ActionRecord(name, action, call, wave, templated, (), call.member_wise)
+    _link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
         run=change.run,
@@ -54,38 +53,45 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         starts_at_ms=change.starts_at_ms,
         actions=actions,
         units=dict(actions),
-        gates=shape.gates,
-        sequence=sequence_of(plan, shape.compensation_only) if one_by_one else None,
-        compensation_only=shape.compensation_only,
-        needed=_needed(plan),
-        waves=_wave_counts(shape) if plan.barrier and not one_by_one else None,
-        open=len(actions) - len(shape.compensation_only),
+        gates=list(gates.values()),
+        sequence=sequence_of(plan, left_out) if one_by_one else None,
+        compensation_only=left_out,
+        needed=_needed(actions),
+        waves=_wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
+        open=len(actions) - len(left_out),
     )
     state.run_counter = change.counter
     state.active += 1
 
 
-def _asks(action: Action) -> bool:
-    return action.requires_approval or (action.impact or 0.0) > limits.IMPACT_WITHOUT_APPROVAL
+def _link(gates: Iterable[Gate], actions: Mapping[str, ActionRecord]) -> None:
+    """Tell the actions which gates they open; nearly always that is the same one for all of a set."""
+    for gate in gates:
+        alone = (gate,)
+        for name in set(gate.depends_on):
+            record = actions[name]
+            record.opens = (*record.opens, gate) if record.opens else alone
 
 
-def _needed(plan: Plan) -> frozenset[str]:
+def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
     """Actions whose results are read after they ended; all, when some may have to be undone."""
-    if any(action.on_error == "rollback" for action in plan.actions):
-        return frozenset(action.id for action in plan.actions)
     needed: set[str] = set()
-    for action in plan.actions:
-        if action.params and has_templates(action.params):
-            needed.update(r.path[0] for r in references(action.params) if r.root == "result")
-        if action.memory is not None and action.memory.write_key is not None:
-            needed.add(action.id)
+    for name, record in actions.items():
+        if record.templated:
+            found = references(record.action.params)
+            needed.update(r.path[0] for r in found if r.root == "result")
+        if record.call.remembers:
+            needed.add(name)
+        if record.call.undoes:
+            return frozenset(actions)
     return frozenset(needed)
 
 
-def _wave_counts(shape: Shape) -> list[int]:
-    counts = [0] * (max(shape.wave.values(), default=0) + 1)
-    for wave in shape.wave.values():
-        counts[wave] += wave > 0
+def _wave_counts(gates: Iterable[Gate]) -> list[int]:
+    counts: list[int] = []
+    for gate in gates:
+        counts += [0] * (gate.wave + 1 - len(counts))
+        counts[gate.wave] += len(gate.members)
     return counts
 
 
@@ -133,10 +139,10 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
         member = ActionRecord(
             key,
             record.action,
+            record.call,
             record.wave,
             record.templated,
-            record.asks,
-            [],
+            (),
             node=node,
             parent=record,
         )
@@ -300,31 +306,31 @@ def _rollback_due(state: State, change: c.RollbackDue) -> None:
 
 def _compensations_planned(state: State, change: c.CompensationsPlanned) -> None:
     run = state.runs[change.run]
-    for key, undone, node, action, params in change.compensations:
-        run.units[key] = _compensation(run, key, run.units[undone], node, action, params)
+    for key, undone, node, name, params in change.compensations:
+        run.units[key] = _compensation(run, key, run.units[undone], node, name, params)
     run.compensations = tuple(row[0] for row in change.compensations)
 
 
 def _compensation(
-    run: RunRecord, key: str, undone: ActionRecord, node: str, action: str, params: Any
+    run: RunRecord, key: str, undone: ActionRecord, node: str, name: str, params: Any
 ) -> ActionRecord:
     if params is None:
-        named = run.actions[action].action
+        named = run.actions[name].action
         rollback = undone.action.rollback
         overlaid = {**named.params, **(rollback.params if rollback else {})}
-        call = named.model_copy(update={"params": overlaid})
+        action = named.model_copy(update={"params": overlaid})
     else:
-        plain = {name: undone.action.__class__.model_fields[name].default for name in _UNDO_PLAIN}
-        call = undone.action.model_copy(
-            update={**plain, "action": action, "params": params, "claims": (), "rollback": None}
+        plain = {word: Action.model_fields[word].default for word in _UNDO_PLAIN}
+        action = undone.action.model_copy(
+            update={**plain, "action": name, "params": params, "claims": (), "rollback": None}
         )
     return ActionRecord(
         key,
-        call,
+        action,
+        call_of(action, {}),
         0,
-        params is None and has_templates(call.params),
-        _asks(call),
-        [],
+        params is None and has_templates(action.params),
+        (),
         attempt=0 if params is None else undone.attempt,
         node=node,
         undoes=undone.key,

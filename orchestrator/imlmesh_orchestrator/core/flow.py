@@ -66,7 +66,7 @@ def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         return
     if run.waves is not None and any(run.waves[: record.wave]):
         return
-    group = record.action.target_group
+    group = record.call.group
     if group is not None and not _frozen(turn, run, group):
         fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
     elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
@@ -214,7 +214,7 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         advance(turn, run, record.parent)
         return
     completed = record.state is _COMPLETED
-    if completed and record.action.memory is not None:
+    if completed and record.call.remembers:
         _remember(turn, run, record)
     if record.undoes:
         undo_next(turn, run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from imlmesh_orchestrator.core.calls import Call
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.manifest import Manifest
@@ -84,7 +85,10 @@ class Presence:
 class Gate:
     """One distinct `depends_on` set: counts down, then releases all that wait behind it."""
 
+    depends_on: tuple[str, ...]
     remaining: int
+    #: from 1; the same for all that wait behind it
+    wave: int = 0
     members: list[str] = field(default_factory=list)
 
 
@@ -97,12 +101,12 @@ class ActionRecord:
 
     key: str
     action: Action
+    #: what follows from the action alone
+    call: Call
     wave: int
     templated: bool
-    #: whether the plan itself wants a person asked
-    asks: bool
     #: gates that count this action
-    opens: list[Gate]
+    opens: tuple[Gate, ...]
     #: whether several nodes do it, each on its own
     member_wise: bool = False
     state: ActionState = ActionState.PENDING

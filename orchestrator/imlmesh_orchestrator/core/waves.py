@@ -8,72 +8,63 @@ Deliberately absent: what becomes ready; a shape never changes.
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from imlmesh_orchestrator.core.state import ActionRecord, Gate
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Action, Plan
 
 
-@dataclass(slots=True)
-class Shape:
-    """All gates; by action id the gates it opens, and its wave from 1.
-
-    Compensation-only actions open nothing and have wave 0.
-    """
-
-    gates: list[Gate]
-    opens: dict[str, list[Gate]]
-    wave: dict[str, int]
-    compensation_only: frozenset[str]
-
-
-def shape_of(plan: Plan) -> Shape:
-    """How the actions of this plan wait for each other."""
-    left_out = compensation_only(plan)
+def gates_of(plan: Plan, left_out: frozenset[str]) -> dict[int, Gate]:
+    """Each distinct `depends_on`, by its identity; `left_out` are compensation-only."""
     gates: dict[int, Gate] = {}
-    opens: dict[str, list[Gate]] = {action.id: [] for action in plan.actions}
-    for action in _in_waves(plan, left_out):
-        depends_on = action.depends_on
+    behind: dict[str, Gate] = {}
+    for action in plan.actions:
+        name, depends_on = action.id, action.depends_on
+        if name in left_out:
+            continue
         gate = gates.get(id(depends_on))
         if gate is None:
-            needed = set(depends_on)
-            gate = gates[id(depends_on)] = Gate(len(needed))
-            for dependency in needed:
-                opens[dependency].append(gate)
-        gate.members.append(action.id)
-    wave = _depths(gates, opens) | dict.fromkeys(left_out, 0)
-    return Shape(list(gates.values()), opens, wave, left_out)
+            gate = gates[id(depends_on)] = Gate(depends_on, len(set(depends_on)))
+        gate.members.append(name)
+        behind[name] = gate
+    _number(list(gates.values()), behind)
+    return gates
 
 
-def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
-    return [action for action in plan.actions if action.id not in left_out]
-
-
-def _depths(gates: dict[int, Gate], opens: dict[str, list[Gate]]) -> dict[str, int]:
-    counts = {id(gate): gate.remaining for gate in gates.values()}
-    level = [member for gate in gates.values() if not gate.remaining for member in gate.members]
-    depth: dict[str, int] = {}
+def _number(gates: list[Gate], behind: Mapping[str, Gate]) -> None:
+    """Give each gate its wave; a gate comes after those that its dependencies wait behind."""
+    later: dict[int, list[Gate]] = {id(gate): [] for gate in gates}
+    missing: dict[int, int] = {}
+    for gate in gates:
+        before = {id(behind[name]) for name in gate.depends_on}
+        missing[id(gate)] = len(before)
+        for one in before:
+            later[one].append(gate)
+    level = [gate for gate in gates if not gate.depends_on]
     wave = 1
     while level:
-        below: list[str] = []
-        for action in level:
-            depth[action] = wave
-            for gate in opens[action]:
-                counts[id(gate)] -= 1
-                if not counts[id(gate)]:
-                    below.extend(gate.members)
+        below: list[Gate] = []
+        for gate in level:
+            gate.wave = wave
+            for after in later[id(gate)]:
+                missing[id(after)] -= 1
+                if not missing[id(after)]:
+                    below.append(after)
         level, wave = below, wave + 1
-    return depth
 
 
 def waves(plan: Plan) -> list[list[str]]:
     """Action ids by wave, each wave in the order of the plan; without what only undoes."""
-    shape = shape_of(plan)
-    result: list[list[str]] = [[] for _ in range(max(shape.wave.values(), default=0))]
-    for action in _in_waves(plan, shape.compensation_only):
-        result[shape.wave[action.id] - 1].append(action.id)
+    left_out = compensation_only(plan)
+    gates = gates_of(plan, left_out)
+    result: list[list[str]] = [[] for _ in range(max((g.wave for g in gates.values()), default=0))]
+    for action in _in_waves(plan, left_out):
+        result[gates[id(action.depends_on)].wave - 1].append(action.id)
     return result
+
+
+def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
+    return [action for action in plan.actions if action.id not in left_out]
 
 
 def sequence_of(plan: Plan, left_out: frozenset[str]) -> list[str]:
