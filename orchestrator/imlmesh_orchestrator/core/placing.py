@@ -12,6 +12,7 @@ from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import flow, gates
+from imlmesh_orchestrator.core.calls import Terms
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh, stuck
 from imlmesh_orchestrator.core.queues import Entry
@@ -25,7 +26,7 @@ from imlmesh_protocol.ids import dispatch_id
 from imlmesh_protocol.iml.params import effect_of
 from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import ActionState, Effect
-from imlmesh_protocol.wire.messages import encode_dispatch
+from imlmesh_protocol.wire.messages import encode_attempt, encode_terms
 
 _ANY_NUMBER = 1 << 62
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
@@ -159,31 +160,18 @@ def _tell_waiting(turn: Turn, pool: Pool) -> None:
 def _dispatch(
     turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
 ) -> None:
-    action = record.action
-    if record.templated or spec.claims or action.claims or gates.may_ask(turn.state, run, record):
+    call = record.call
+    if record.templated or spec.claims or call.claims or gates.may_ask(turn.state, run, record):
         filled = _filled(turn, run, record, node, spec)
         if filled is None:
             return
         params, claims = filled
     else:
-        params, claims = action.params, ()
-    effect = effect_of(action, spec)
-    on_loss = loss_policy(record, effect)
-    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
+        params, claims = record.action.params, ()
+    terms = _terms(record, node, spec)
     attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
-    dispatch = dispatch_id(run.run, action.id, node.node, attempt)
-    encoded = encode_dispatch(
-        dispatch,
-        action.module,
-        action.action,
-        params,
-        effect,
-        action.timeout * 1_000,
-        lease_ms,
-        "stop" if on_loss == "reroute" else "finish",
-        claims,
-        action.on_busy,
-    )
+    dispatch = dispatch_id(run.run, record.action.id, node.node, attempt)
+    encoded = encode_attempt(dispatch, params, claims, terms.shared)
     turn.change(
         c.DispatchPlanned(
             turn.at_ms,
@@ -195,14 +183,43 @@ def _dispatch(
             attempt,
             encoded,
             hashlib.sha256(encoded).digest(),
-            effect,
-            action.timeout * 1_000,
-            lease_ms,
-            on_loss,
+            terms.effect,
+            terms.timeout_ms,
+            terms.lease_ms,
+            terms.on_loss,
         )
     )
     turn.command(SendDispatch(node.node, dispatch, encoded))
     turn.sent.append(dispatch)
+
+
+def _terms(record: ActionRecord, node: NodeRecord, spec: ActionSpec) -> Terms:
+    """The terms of the call on this node; those of members and compensations are their own."""
+    if record.node:
+        return _new_terms(record, node, spec)
+    of_node = (spec.effect, spec.vouch, node.heartbeat_ms, node.lost_ms)
+    terms = record.call.terms.get(of_node)
+    if terms is None:
+        terms = record.call.terms[of_node] = _new_terms(record, node, spec)
+    return terms
+
+
+def _new_terms(record: ActionRecord, node: NodeRecord, spec: ActionSpec) -> Terms:
+    action = record.action
+    effect = effect_of(action, spec)
+    on_loss = loss_policy(record, effect)
+    timeout_ms = action.timeout * 1_000
+    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
+    shared = encode_terms(
+        action.module,
+        action.action,
+        effect,
+        timeout_ms,
+        lease_ms,
+        "stop" if on_loss == "reroute" else "finish",
+        action.on_busy,
+    )
+    return Terms(effect, on_loss, timeout_ms, lease_ms, shared)
 
 
 def _filled(
@@ -220,8 +237,8 @@ def _filled(
     except KeyError as exc:
         flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
         return None
-    if record.action.claims:
-        claims = tuple(dict.fromkeys((*claims, *record.action.claims)))
+    if record.call.claims:
+        claims = tuple(dict.fromkeys((*claims, *record.call.claims)))
     if claims and any(len(claim) > limits.CLAIM_CHARS for claim in claims):
         text = f"a claim has more than {limits.CLAIM_CHARS} characters"
         flow.fail(turn, run, record, Fault("action.params", text))

@@ -259,20 +259,40 @@ def encode_dispatch(
     on_busy: str = "wait",
 ) -> bytes:
     """The bin whose SHA-256 names exactly this attempt."""
+    terms = encode_terms(module, action, effect, timeout_ms, lease_ms, when_cut_off, on_busy)
+    return encode_attempt(id, params, claims, terms)
+
+
+def encode_terms(
+    module: str,
+    action: str,
+    effect: Effect,
+    timeout_ms: int,
+    lease_ms: int,
+    when_cut_off: str,
+    on_busy: str,
+) -> bytes:
+    """The part of a dispatch that many have in common, for `encode_attempt`."""
     return pack(
         {
-            "id": id,
             "module": module,
             "action": action,
-            "params": params,
             "effect": effect,
             "timeout_ms": timeout_ms,
             "lease_ms": lease_ms,
             "when_cut_off": when_cut_off,
             "on_busy": on_busy,
-            "claims": claims,
         }
     )
+
+
+def encode_attempt(
+    id: str, params: Mapping[str, Any], claims: tuple[str, ...], terms: bytes
+) -> bytes:
+    """A dispatch of what is its own and its terms, which are encoded once for many."""
+    own = pack({"id": id, "params": params, "claims": claims})
+    # two maps become one: the first byte of a map of up to 15 entries is 0x80 + their number
+    return bytes((own[0] + terms[0] - 0x80,)) + own[1:] + terms[1:]
 
 
 _EFFECTS = {str(effect): effect for effect in Effect}
