@@ -272,8 +272,9 @@ def encode_terms(
     when_cut_off: str,
     on_busy: str,
 ) -> bytes:
-    """The part of a dispatch that many have in common, for `encode_attempt`."""
-    return pack(
+    """The part of a dispatch that many have in common: seven entries of its map, for
+    `encode_attempt`."""
+    terms = pack(
         {
             "module": module,
             "action": action,
@@ -284,6 +285,7 @@ def encode_terms(
             "on_busy": on_busy,
         }
     )
+    return terms[1:]
 
 
 def encode_attempt(
@@ -291,10 +293,11 @@ def encode_attempt(
 ) -> bytes:
     """A dispatch of what is its own and its terms, which are encoded once for many."""
     own = pack({"id": id, "params": params, "claims": claims})
-    # two maps become one: the first byte of a map of up to 15 entries is 0x80 + their number
-    return bytes((own[0] + terms[0] - 0x80,)) + own[1:] + terms[1:]
+    return _TEN_ENTRIES + own[1:] + terms
 
 
+#: the first byte of a map of up to 15 entries is 0x80 and their number
+_TEN_ENTRIES = b"\x8a"
 _EFFECTS = {str(effect): effect for effect in Effect}
 _DISPATCH_TYPES: dict[str, type] = {
     "id": str,
