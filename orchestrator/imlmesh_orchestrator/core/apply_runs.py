@@ -4,14 +4,14 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.calls import Call, call_of
 from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
-from imlmesh_orchestrator.core.waves import gates_of, sequence_of
+from imlmesh_orchestrator.core.waves import number, sequence_of, stand_behind
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import NEVER_BEGUN, Fault
 from imlmesh_protocol.iml.compensation import compensation_only
@@ -33,14 +33,14 @@ _RUN_PENDING = RunState.PENDING
 def _run_created(state: State, change: c.RunCreated) -> None:
     plan = change.plan
     left_out = compensation_only(plan)
-    gates = gates_of(plan, left_out)
+    gates: dict[int, Gate] = {}
     actions: dict[str, ActionRecord] = {}
     calls: dict[Any, Call] = {}
     for action in plan.actions:
         name, call = action.id, call_of(action, calls)
-        wave = 0 if name in left_out else gates[id(action.depends_on)].wave
+        gate = None if name in left_out else stand_behind(gates, name, action.depends_on)
         templated = bool(action.params) and has_templates(action.params)
-        actions[name] = ActionRecord(name, action, call, wave, templated, (), call.member_wise)
+        actions[name] = ActionRecord(name, action, call, gate, templated, (), call.member_wise)
     _link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
@@ -64,8 +64,9 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     state.active += 1
 
 
-def _link(gates: Iterable[Gate], actions: Mapping[str, ActionRecord]) -> None:
+def _link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
     """Tell the actions which gates they open; nearly always that is the same one for all of a set."""
+    number(gates, lambda name: actions[name].gate)
     for gate in gates:
         alone = (gate,)
         for name in set(gate.depends_on):
@@ -87,7 +88,7 @@ def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
     return frozenset(needed)
 
 
-def _wave_counts(gates: Iterable[Gate]) -> list[int]:
+def _wave_counts(gates: Collection[Gate]) -> list[int]:
     counts: list[int] = []
     for gate in gates:
         counts += [0] * (gate.wave + 1 - len(counts))
@@ -140,7 +141,7 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
             key,
             record.action,
             record.call,
-            record.wave,
+            record.gate,
             record.templated,
             (),
             node=node,
@@ -238,6 +239,8 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     if change.action_state is not None:
         if record.action.id in run.needed:
             record.result = change.result
+        else:
+            dispatch.bin = b""
         _end_unit(run, record, change.action_state, change.fault)
     elif change.state is not DispatchState.UNKNOWN:
         record.lost_on = (*record.lost_on, dispatch.node)
@@ -328,7 +331,7 @@ def _compensation(
         key,
         action,
         call_of(action, {}),
-        0,
+        None,
         params is None and has_templates(action.params),
         (),
         attempt=0 if params is None else undone.attempt,

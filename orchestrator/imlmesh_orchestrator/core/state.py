@@ -103,7 +103,8 @@ class ActionRecord:
     action: Action
     #: what follows from the action alone
     call: Call
-    wave: int
+    #: what it waits behind; a member like the whole, what only undoes for nothing
+    gate: Gate | None
     templated: bool
     #: gates that count this action
     opens: tuple[Gate, ...]
@@ -135,6 +136,11 @@ class ActionRecord:
     undo_params: Mapping[str, Any] | None = None
     #: volatile: already in a pool
     queued: bool = field(default=False, compare=False)
+
+    @property
+    def wave(self) -> int:
+        """From 1; 0 for what only undoes."""
+        return self.gate.wave if self.gate else 0
 
     @property
     def ended(self) -> bool:
@@ -218,7 +224,7 @@ class DispatchRecord:
     run: str
     action: str
     node: str
-    #: what is sent; empty once its run has ended
+    #: what is sent; empty once nobody reads it any more
     bin: bytes
     hash: bytes
     effect: Effect

@@ -7,36 +7,29 @@ Deliberately absent: what becomes ready; a shape never changes.
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from imlmesh_orchestrator.core.state import ActionRecord, Gate
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Action, Plan
 
 
-def gates_of(plan: Plan, left_out: frozenset[str]) -> dict[int, Gate]:
-    """Each distinct `depends_on`, by its identity; `left_out` are compensation-only."""
-    gates: dict[int, Gate] = {}
-    behind: dict[str, Gate] = {}
-    for action in plan.actions:
-        name, depends_on = action.id, action.depends_on
-        if name in left_out:
-            continue
-        gate = gates.get(id(depends_on))
-        if gate is None:
-            gate = gates[id(depends_on)] = Gate(depends_on, len(set(depends_on)))
-        gate.members.append(name)
-        behind[name] = gate
-    _number(list(gates.values()), behind)
-    return gates
+def stand_behind(gates: dict[int, Gate], name: str, depends_on: tuple[str, ...]) -> Gate:
+    """The gate that this action waits behind: one of these, which are kept by the identity of their
+    `depends_on`, or a new one."""
+    gate = gates.get(id(depends_on))
+    if gate is None:
+        gate = gates[id(depends_on)] = Gate(depends_on, len(set(depends_on)))
+    gate.members.append(name)
+    return gate
 
 
-def _number(gates: list[Gate], behind: Mapping[str, Gate]) -> None:
+def number(gates: Collection[Gate], gate_of: Callable[[str], Gate | None]) -> None:
     """Give each gate its wave; a gate comes after those that its dependencies wait behind."""
     later: dict[int, list[Gate]] = {id(gate): [] for gate in gates}
     missing: dict[int, int] = {}
     for gate in gates:
-        before = {id(behind[name]) for name in gate.depends_on}
+        before = {id(gate_of(name)) for name in gate.depends_on}
         missing[id(gate)] = len(before)
         for one in before:
             later[one].append(gate)
@@ -55,11 +48,13 @@ def _number(gates: list[Gate], behind: Mapping[str, Gate]) -> None:
 
 def waves(plan: Plan) -> list[list[str]]:
     """Action ids by wave, each wave in the order of the plan; without what only undoes."""
-    left_out = compensation_only(plan)
-    gates = gates_of(plan, left_out)
+    gates: dict[int, Gate] = {}
+    actions = _in_waves(plan, compensation_only(plan))
+    behind = {action.id: stand_behind(gates, action.id, action.depends_on) for action in actions}
+    number(gates.values(), behind.__getitem__)
     result: list[list[str]] = [[] for _ in range(max((g.wave for g in gates.values()), default=0))]
-    for action in _in_waves(plan, left_out):
-        result[gates[id(action.depends_on)].wave - 1].append(action.id)
+    for name, gate in behind.items():
+        result[gate.wave - 1].append(name)
     return result
 
 
