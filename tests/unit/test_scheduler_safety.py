@@ -56,7 +56,7 @@ def test_a_journal_that_lost_once_work_asks_although_the_plan_says_wait() -> Non
 
 def test_reroute_counts_only_for_what_may_be_repeated() -> None:
     wanted = plan(action("a", on_node_loss="reroute")).actions[0]
-    one = ActionRecord("a", wanted, call_of(wanted, {}), None, False, ())
+    one = ActionRecord("a", wanted, call_of(wanted, {}), None, {}, False, ())
     assert loss_policy(one, Effect.PURE) == "reroute"
     assert loss_policy(one, Effect.ONCE) == "ask"
 

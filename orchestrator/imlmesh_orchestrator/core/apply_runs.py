@@ -39,8 +39,11 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     for action in plan.actions:
         name, call = action.id, call_of(action, calls)
         gate = None if name in left_out else stand_behind(gates, name, action.depends_on)
-        templated = bool(action.params) and has_templates(action.params)
-        actions[name] = ActionRecord(name, action, call, gate, templated, (), call.member_wise)
+        params = action.params
+        templated = bool(params) and has_templates(params)
+        actions[name] = ActionRecord(
+            name, action, call, gate, params, templated, (), call.member_wise
+        )
     _link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
@@ -65,13 +68,15 @@ def _run_created(state: State, change: c.RunCreated) -> None:
 
 
 def _link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
-    """Tell the actions which gates they open; nearly always that is the same one for all of a set."""
-    number(gates, lambda name: actions[name].gate)
+    """Tell the actions which gates they open, mostly one for all of a set; give gates their wave."""
+    before: dict[int, set[int]] = {}
     for gate in gates:
+        records = [actions[name] for name in set(gate.depends_on)]
+        before[id(gate)] = {id(record.gate) for record in records}
         alone = (gate,)
-        for name in set(gate.depends_on):
-            record = actions[name]
+        for record in records:
             record.opens = (*record.opens, gate) if record.opens else alone
+    number(gates, before)
 
 
 def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
@@ -79,7 +84,7 @@ def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
     needed: set[str] = set()
     for name, record in actions.items():
         if record.templated:
-            found = references(record.action.params)
+            found = references(record.params)
             needed.update(r.path[0] for r in found if r.root == "result")
         if record.call.remembers:
             needed.add(name)
@@ -142,6 +147,7 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
             record.action,
             record.call,
             record.gate,
+            record.params,
             record.templated,
             (),
             node=node,
@@ -237,7 +243,7 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
     if change.action_state is not None:
-        if record.action.id in run.needed:
+        if run.needed and record.action.id in run.needed:
             record.result = change.result
         else:
             dispatch.bin = b""
@@ -332,6 +338,7 @@ def _compensation(
         action,
         call_of(action, {}),
         None,
+        action.params,
         params is None and has_templates(action.params),
         (),
         attempt=0 if params is None else undone.attempt,

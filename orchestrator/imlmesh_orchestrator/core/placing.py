@@ -167,10 +167,11 @@ def _dispatch(
             return
         params, claims = filled
     else:
-        params, claims = record.action.params, ()
+        params, claims = record.params, ()
     terms = _terms(record, node, spec)
     attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
-    dispatch = dispatch_id(run.run, record.action.id, node.node, attempt)
+    name = record.action.id if record.node else record.key
+    dispatch = dispatch_id(run.run, name, node.node, attempt)
     encoded = encode_attempt(dispatch, params, claims, terms.shared)
     turn.change(
         c.DispatchPlanned(

@@ -105,6 +105,7 @@ class ActionRecord:
     call: Call
     #: what it waits behind; a member like the whole, what only undoes for nothing
     gate: Gate | None
+    params: Mapping[str, Any]
     templated: bool
     #: gates that count this action
     opens: tuple[Gate, ...]

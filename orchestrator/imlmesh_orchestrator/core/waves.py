@@ -7,7 +7,7 @@ Deliberately absent: what becomes ready; a shape never changes.
 """
 
 import heapq
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from imlmesh_orchestrator.core.state import ActionRecord, Gate
 from imlmesh_protocol.iml.compensation import compensation_only
@@ -24,14 +24,14 @@ def stand_behind(gates: dict[int, Gate], name: str, depends_on: tuple[str, ...])
     return gate
 
 
-def number(gates: Collection[Gate], gate_of: Callable[[str], Gate | None]) -> None:
-    """Give each gate its wave; a gate comes after those that its dependencies wait behind."""
+def number(gates: Collection[Gate], before: Mapping[int, set[int]]) -> None:
+    """Give each gate its wave. `before` tells by its identity after which others it comes: those that
+    its dependencies wait behind."""
     later: dict[int, list[Gate]] = {id(gate): [] for gate in gates}
     missing: dict[int, int] = {}
     for gate in gates:
-        before = {id(gate_of(name)) for name in gate.depends_on}
-        missing[id(gate)] = len(before)
-        for one in before:
+        missing[id(gate)] = len(before[id(gate)])
+        for one in before[id(gate)]:
             later[one].append(gate)
     level = [gate for gate in gates if not gate.depends_on]
     wave = 1
@@ -51,7 +51,8 @@ def waves(plan: Plan) -> list[list[str]]:
     gates: dict[int, Gate] = {}
     actions = _in_waves(plan, compensation_only(plan))
     behind = {action.id: stand_behind(gates, action.id, action.depends_on) for action in actions}
-    number(gates.values(), behind.__getitem__)
+    before = {id(gate): {id(behind[name]) for name in gate.depends_on} for gate in gates.values()}
+    number(gates.values(), before)
     result: list[list[str]] = [[] for _ in range(max((g.wave for g in gates.values()), default=0))]
     for name, gate in behind.items():
         result[gate.wave - 1].append(name)
