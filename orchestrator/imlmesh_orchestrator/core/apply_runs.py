@@ -109,7 +109,8 @@ def _run_retried(state: State, change: c.RunRetried) -> None:
         if record.member_wise:
             _fix_members(run, record, nodes)
             for member in (record.members or {}).values():
-                member.result, member.worked_on = result.get(member.node), member.node
+                member.result = result.get(member.node) if name in run.needed else None
+                member.worked_on = member.node
                 _end_unit(run, member, ActionState.COMPLETED, None)
         record.worked_on = nodes[0] if nodes else ""
         record.result = result if name in run.needed else None
@@ -210,11 +211,15 @@ def _dispatch_started(state: State, change: c.DispatchStarted) -> None:
     record.state = move(states.DISPATCH, change.dispatch, record.state, DispatchState.RUNNING)
 
 
-def _end_dispatch(state: State, dispatch: str, new: DispatchState) -> DispatchRecord:
+def _end_dispatch(
+    state: State, run: RunRecord, dispatch: str, new: DispatchState
+) -> DispatchRecord:
     record = state.dispatches[dispatch]
     record.state = move(states.DISPATCH, dispatch, record.state, new)
     if new not in DISPATCH_LIVE:
         state.nodes[record.node].live.pop(dispatch, None)
+        if not run.needed:
+            record.bin = b""
     return record
 
 
@@ -223,8 +228,9 @@ _HELD = frozenset({DispatchState.ACCEPTED, DispatchState.RUNNING})
 
 def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
     held = state.dispatches[change.dispatch].state in _HELD
-    dispatch = _end_dispatch(state, change.dispatch, change.state)
-    record = state.runs[change.run].units[dispatch.action]
+    run = state.runs[change.run]
+    dispatch = _end_dispatch(state, run, change.dispatch, change.state)
+    record = run.units[dispatch.action]
     if held:
         record.worked_on = dispatch.node
     if change.state is DispatchState.REJECTED and not record.node:
@@ -238,15 +244,13 @@ def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
 
 def _result_taken(state: State, change: c.ResultTaken) -> None:
     run = state.runs[change.run]
-    dispatch = _end_dispatch(state, change.dispatch, change.state)
+    dispatch = _end_dispatch(state, run, change.dispatch, change.state)
     record = run.units[change.action]
     if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
     if change.action_state is not None:
         if run.needed and record.action.id in run.needed:
             record.result = change.result
-        else:
-            dispatch.bin = b""
         _end_unit(run, record, change.action_state, change.fault)
     elif change.state is not DispatchState.UNKNOWN:
         record.lost_on = (*record.lost_on, dispatch.node)
@@ -356,11 +360,11 @@ def _run_ended(state: State, change: c.RunEnded) -> None:
     run = state.runs[change.run]
     run.state = move(states.RUN, change.run, run.state, change.state)
     state.active -= 1
-    # nobody reads them any more; the store keeps them
-    for unit in run.units.values():
-        unit.result = None
-    for dispatch in run.dispatches:
-        state.dispatches[dispatch].bin = b""
+    if run.needed:  # nobody reads them any more; the store keeps them
+        for unit in run.units.values():
+            unit.result = None
+        for dispatch in run.dispatches:
+            state.dispatches[dispatch].bin = b""
     state.recent.append(change.run)
     state.recent_dispatches += len(run.dispatches)
     while len(state.recent) > limits.RECENT_RUNS or (

@@ -60,7 +60,7 @@ class Call:
     undoes: bool
     claims: tuple[str, ...]
     group: str | None
-    #: once it is known: the pool of its actions, and its terms by what they depend on of a node
+    #: once it is known: the pool of its actions, and its terms by all else that they depend on
     pool: PoolKey | None = field(default=None, compare=False)
     terms: dict[Any, Terms] = field(default_factory=dict, compare=False)
 

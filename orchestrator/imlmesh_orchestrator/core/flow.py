@@ -45,8 +45,7 @@ def release_open(turn: Turn, run: RunRecord) -> None:
 def _release(turn: Turn, run: RunRecord, opened: Iterable[Gate]) -> None:
     for gate in opened:
         if not gate.remaining:
-            for action in gate.members:
-                turn.ready.append((run, run.actions[action]))
+            turn.ready.extend([(run, run.actions[name]) for name in gate.members])
 
 
 def _release_next(turn: Turn, run: RunRecord) -> None:

@@ -4,9 +4,9 @@ The one rule: a dispatch is committed before it is sent and keeps its bytes for 
 has had the least goes first. Deliberately absent: what nodes answer; `dispatching` knows.
 """
 
-import hashlib
 import heapq
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -168,11 +168,11 @@ def _dispatch(
         params, claims = filled
     else:
         params, claims = record.params, ()
-    terms = _terms(record, node, spec)
+    terms = _terms(record, node, spec, claims)
     attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
     name = record.action.id if record.node else record.key
     dispatch = dispatch_id(run.run, name, node.node, attempt)
-    encoded = encode_attempt(dispatch, params, claims, terms.shared)
+    encoded = encode_attempt(dispatch, params, terms.shared)
     turn.change(
         c.DispatchPlanned(
             turn.at_ms,
@@ -183,7 +183,7 @@ def _dispatch(
             node.node,
             attempt,
             encoded,
-            hashlib.sha256(encoded).digest(),
+            sha256(encoded).digest(),
             terms.effect,
             terms.timeout_ms,
             terms.lease_ms,
@@ -194,18 +194,22 @@ def _dispatch(
     turn.sent.append(dispatch)
 
 
-def _terms(record: ActionRecord, node: NodeRecord, spec: ActionSpec) -> Terms:
+def _terms(
+    record: ActionRecord, node: NodeRecord, spec: ActionSpec, claims: tuple[str, ...]
+) -> Terms:
     """The terms of the call on this node; those of members and compensations are their own."""
     if record.node:
-        return _new_terms(record, node, spec)
-    of_node = (spec.effect, spec.vouch, node.heartbeat_ms, node.lost_ms)
-    terms = record.call.terms.get(of_node)
+        return _new_terms(record, node, spec, claims)
+    asked = (spec.effect, spec.vouch, node.heartbeat_ms, node.lost_ms, claims)
+    terms = record.call.terms.get(asked)
     if terms is None:
-        terms = record.call.terms[of_node] = _new_terms(record, node, spec)
+        terms = record.call.terms[asked] = _new_terms(record, node, spec, claims)
     return terms
 
 
-def _new_terms(record: ActionRecord, node: NodeRecord, spec: ActionSpec) -> Terms:
+def _new_terms(
+    record: ActionRecord, node: NodeRecord, spec: ActionSpec, claims: tuple[str, ...]
+) -> Terms:
     action = record.action
     effect = effect_of(action, spec)
     on_loss = loss_policy(record, effect)
@@ -218,6 +222,7 @@ def _new_terms(record: ActionRecord, node: NodeRecord, spec: ActionSpec) -> Term
         timeout_ms,
         lease_ms,
         "stop" if on_loss == "reroute" else "finish",
+        claims,
         action.on_busy,
     )
     return Terms(effect, on_loss, timeout_ms, lease_ms, shared)

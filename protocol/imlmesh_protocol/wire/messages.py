@@ -259,8 +259,10 @@ def encode_dispatch(
     on_busy: str = "wait",
 ) -> bytes:
     """The bin whose SHA-256 names exactly this attempt."""
-    terms = encode_terms(module, action, effect, timeout_ms, lease_ms, when_cut_off, on_busy)
-    return encode_attempt(id, params, claims, terms)
+    terms = encode_terms(
+        module, action, effect, timeout_ms, lease_ms, when_cut_off, claims, on_busy
+    )
+    return encode_attempt(id, params, terms)
 
 
 def encode_terms(
@@ -270,11 +272,11 @@ def encode_terms(
     timeout_ms: int,
     lease_ms: int,
     when_cut_off: str,
+    claims: tuple[str, ...],
     on_busy: str,
 ) -> bytes:
-    """The part of a dispatch that many have in common: seven entries of its map, for
-    `encode_attempt`."""
-    terms = pack(
+    """What a dispatch has in common with many, for `encode_attempt`: eight entries of its map."""
+    entries = pack(
         {
             "module": module,
             "action": action,
@@ -283,21 +285,20 @@ def encode_terms(
             "lease_ms": lease_ms,
             "when_cut_off": when_cut_off,
             "on_busy": on_busy,
+            "claims": claims,
         }
     )
-    return terms[1:]
+    return entries[1:]
 
 
-def encode_attempt(
-    id: str, params: Mapping[str, Any], claims: tuple[str, ...], terms: bytes
-) -> bytes:
-    """A dispatch of what is its own and its terms, which are encoded once for many."""
-    own = pack({"id": id, "params": params, "claims": claims})
-    return _TEN_ENTRIES + own[1:] + terms
+def encode_attempt(id: str, params: Mapping[str, Any], terms: bytes) -> bytes:
+    """A dispatch: its own two entries, and its terms, which are encoded once for many."""
+    return _ID + pack(id) + _PARAMS + pack(params) + terms
 
 
-#: the first byte of a map of up to 15 entries is 0x80 and their number
-_TEN_ENTRIES = b"\x8a"
+#: a map of ten entries begins, as the first byte of one of up to 15 says
+_ID = b"\x8a" + pack("id")
+_PARAMS = pack("params")
 _EFFECTS = {str(effect): effect for effect in Effect}
 _DISPATCH_TYPES: dict[str, type] = {
     "id": str,
