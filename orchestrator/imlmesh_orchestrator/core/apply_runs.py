@@ -4,14 +4,14 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.calls import Call, call_of
 from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
-from imlmesh_orchestrator.core.waves import number, sequence_of, stand_behind
+from imlmesh_orchestrator.core.waves import link, sequence_of, stand_behind, wave_counts
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import NEVER_BEGUN, Fault
 from imlmesh_protocol.iml.compensation import compensation_only
@@ -44,7 +44,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         actions[name] = ActionRecord(
             name, action, call, gate, params, templated, (), call.member_wise
         )
-    _link(gates.values(), actions)
+    link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
         run=change.run,
@@ -60,23 +60,11 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         sequence=sequence_of(plan, left_out) if one_by_one else None,
         compensation_only=left_out,
         needed=_needed(actions),
-        waves=_wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
+        waves=wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
         open=len(actions) - len(left_out),
     )
     state.run_counter = change.counter
     state.active += 1
-
-
-def _link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
-    """Tell the actions which gates they open, mostly one for all of a set; give gates their wave."""
-    before: dict[int, set[int]] = {}
-    for gate in gates:
-        records = [actions[name] for name in set(gate.depends_on)]
-        before[id(gate)] = {id(record.gate) for record in records}
-        alone = (gate,)
-        for record in records:
-            record.opens = (*record.opens, gate) if record.opens else alone
-    number(gates, before)
 
 
 def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
@@ -91,14 +79,6 @@ def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
         if record.call.undoes:
             return frozenset(actions)
     return frozenset(needed)
-
-
-def _wave_counts(gates: Collection[Gate]) -> list[int]:
-    counts: list[int] = []
-    for gate in gates:
-        counts += [0] * (gate.wave + 1 - len(counts))
-        counts[gate.wave] += len(gate.members)
-    return counts
 
 
 def _run_retried(state: State, change: c.RunRetried) -> None:

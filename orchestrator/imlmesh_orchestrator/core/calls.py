@@ -11,6 +11,7 @@ from typing import Any
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.iml.plan import Action
+from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import Effect
 
 #: module, action, version wanted of the module, way of targeting, and what it names
@@ -40,13 +41,16 @@ _words = itemgetter(
 
 @dataclass(slots=True)
 class Terms:
-    """What a call comes to on a node; `shared` is its part of the dispatch."""
+    """What a call comes to on a node, as that was when it was `described` so often."""
 
+    described: int
+    spec: ActionSpec
     effect: Effect
     on_loss: str
     timeout_ms: int
     lease_ms: int
-    shared: bytes
+    #: what its dispatches have in common, unless they claim something
+    shared: bytes = b""
 
 
 @dataclass(slots=True)
@@ -60,9 +64,9 @@ class Call:
     undoes: bool
     claims: tuple[str, ...]
     group: str | None
-    #: once it is known: the pool of its actions, and its terms by all else that they depend on
+    #: once it is known: the pool of its actions, and its terms by node
     pool: PoolKey | None = field(default=None, compare=False)
-    terms: dict[Any, Terms] = field(default_factory=dict, compare=False)
+    terms: dict[str, Terms] = field(default_factory=dict, compare=False)
 
 
 def call_of(action: Action, known: dict[Any, Call]) -> Call:

@@ -16,7 +16,7 @@ from imlmesh_orchestrator.core.state import ActionRecord, Gate, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
-from imlmesh_protocol.states import ActionState, RunState
+from imlmesh_protocol.states import RUN_ENDED, ActionState, RunState
 
 # a name of an enum costs ten times a global, and this one is asked for with every action
 _COMPLETED = ActionState.COMPLETED
@@ -205,7 +205,7 @@ def failed_state(record: ActionRecord) -> ActionState:
 
 def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """A unit has just ended: release, skip, abort or undo what depends on that; end the run."""
-    if run.ended:
+    if run.state in RUN_ENDED:
         return
     if record.parent is not None:
         if record.state is ActionState.FAILED:

@@ -121,8 +121,7 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
     _take_out(pool, record)
     run.served += run.cost
     turn.pools.level = run.served
-    spec = node.manifest.modules[pool.key[0]].actions[pool.key[1]]
-    _dispatch(turn, run, record, node, spec)
+    _dispatch(turn, run, record, node)
     return True
 
 
@@ -157,22 +156,21 @@ def _tell_waiting(turn: Turn, pool: Pool) -> None:
     pool.untold.clear()
 
 
-def _dispatch(
-    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
-) -> None:
-    call = record.call
-    if record.templated or spec.claims or call.claims or gates.may_ask(turn.state, run, record):
-        filled = _filled(turn, run, record, node, spec)
+def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord) -> None:
+    call, terms = record.call, _terms(record, node)
+    params, shared = record.params, terms.shared
+    claiming = terms.spec.claims or call.claims
+    if record.templated or claiming or gates.may_ask(turn.state, run, record):
+        filled = _filled(turn, run, record, node, terms.spec)
         if filled is None:
             return
         params, claims = filled
-    else:
-        params, claims = record.params, ()
-    terms = _terms(record, node, spec, claims)
+        if claims:
+            shared = _shared(record, terms, claims)
     attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
     name = record.action.id if record.node else record.key
     dispatch = dispatch_id(run.run, name, node.node, attempt)
-    encoded = encode_attempt(dispatch, params, terms.shared)
+    encoded = encode_attempt(dispatch, params, shared)
     turn.change(
         c.DispatchPlanned(
             turn.at_ms,
@@ -194,38 +192,39 @@ def _dispatch(
     turn.sent.append(dispatch)
 
 
-def _terms(
-    record: ActionRecord, node: NodeRecord, spec: ActionSpec, claims: tuple[str, ...]
-) -> Terms:
+def _terms(record: ActionRecord, node: NodeRecord) -> Terms:
     """The terms of the call on this node; those of members and compensations are their own."""
     if record.node:
-        return _new_terms(record, node, spec, claims)
-    asked = (spec.effect, spec.vouch, node.heartbeat_ms, node.lost_ms, claims)
-    terms = record.call.terms.get(asked)
-    if terms is None:
-        terms = record.call.terms[asked] = _new_terms(record, node, spec, claims)
+        return _new_terms(record, node)
+    terms = record.call.terms.get(node.node)
+    if terms is None or terms.described != node.described:
+        terms = record.call.terms[node.node] = _new_terms(record, node)
     return terms
 
 
-def _new_terms(
-    record: ActionRecord, node: NodeRecord, spec: ActionSpec, claims: tuple[str, ...]
-) -> Terms:
+def _new_terms(record: ActionRecord, node: NodeRecord) -> Terms:
     action = record.action
+    spec = node.manifest.modules[action.module].actions[action.action]
     effect = effect_of(action, spec)
-    on_loss = loss_policy(record, effect)
-    timeout_ms = action.timeout * 1_000
     lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
-    shared = encode_terms(
+    on_loss = loss_policy(record, effect)
+    terms = Terms(node.described, spec, effect, on_loss, action.timeout * 1_000, lease_ms)
+    terms.shared = _shared(record, terms, ())
+    return terms
+
+
+def _shared(record: ActionRecord, terms: Terms, claims: tuple[str, ...]) -> bytes:
+    action = record.action
+    return encode_terms(
         action.module,
         action.action,
-        effect,
-        timeout_ms,
-        lease_ms,
-        "stop" if on_loss == "reroute" else "finish",
+        terms.effect,
+        terms.timeout_ms,
+        terms.lease_ms,
+        "stop" if terms.on_loss == "reroute" else "finish",
         claims,
         action.on_busy,
     )
-    return Terms(effect, on_loss, timeout_ms, lease_ms, shared)
 
 
 def _filled(

@@ -46,6 +46,8 @@ class NodeRecord:
     live: dict[str, None] = field(default_factory=dict)
     #: volatile: the node said that it is full; cleared by its next heartbeat
     full: bool = field(default=False, compare=False)
+    #: volatile: rises with each birth that says something new
+    described: int = field(default=0, compare=False)
 
     @property
     def names(self) -> dict[str, Any]:

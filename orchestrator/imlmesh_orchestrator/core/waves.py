@@ -24,7 +24,19 @@ def stand_behind(gates: dict[int, Gate], name: str, depends_on: tuple[str, ...])
     return gate
 
 
-def number(gates: Collection[Gate], before: Mapping[int, set[int]]) -> None:
+def link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
+    """Tell the actions which gates they open, mostly one for all of a set; give gates their wave."""
+    before: dict[int, set[int]] = {}
+    for gate in gates:
+        records = [actions[name] for name in set(gate.depends_on)]
+        before[id(gate)] = {id(record.gate) for record in records}
+        alone = (gate,)
+        for record in records:
+            record.opens = (*record.opens, gate) if record.opens else alone
+    _number(gates, before)
+
+
+def _number(gates: Collection[Gate], before: Mapping[int, set[int]]) -> None:
     """Give each gate its wave. `before` tells by its identity after which others it comes: those that
     its dependencies wait behind."""
     later: dict[int, list[Gate]] = {id(gate): [] for gate in gates}
@@ -52,7 +64,7 @@ def waves(plan: Plan) -> list[list[str]]:
     actions = _in_waves(plan, compensation_only(plan))
     behind = {action.id: stand_behind(gates, action.id, action.depends_on) for action in actions}
     before = {id(gate): {id(behind[name]) for name in gate.depends_on} for gate in gates.values()}
-    number(gates.values(), before)
+    _number(gates.values(), before)
     result: list[list[str]] = [[] for _ in range(max((g.wave for g in gates.values()), default=0))]
     for name, gate in behind.items():
         result[gate.wave - 1].append(name)
@@ -61,6 +73,15 @@ def waves(plan: Plan) -> list[list[str]]:
 
 def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
     return [action for action in plan.actions if action.id not in left_out]
+
+
+def wave_counts(gates: Collection[Gate]) -> list[int]:
+    """How many actions each wave has, by its number; 0 is nobody's."""
+    counts: list[int] = []
+    for gate in gates:
+        counts += [0] * (gate.wave + 1 - len(counts))
+        counts[gate.wave] += len(gate.members)
+    return counts
 
 
 def sequence_of(plan: Plan, left_out: frozenset[str]) -> list[str]:
