@@ -4,7 +4,7 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
@@ -26,7 +26,8 @@ from imlmesh_protocol.states import (
 )
 
 # a name of an enum costs ten times a global, and these are asked for with every action
-_UNIT_RUNNING, _ROLLED_BACK = ActionState.RUNNING, ActionState.ROLLED_BACK
+_UNIT_RUNNING, _UNIT_COMPLETED = ActionState.RUNNING, ActionState.COMPLETED
+_ROLLED_BACK = ActionState.ROLLED_BACK
 _RUN_PENDING = RunState.PENDING
 
 
@@ -36,14 +37,17 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     gates: dict[int, Gate] = {}
     actions: dict[str, ActionRecord] = {}
     calls: dict[Any, Call] = {}
+    reading: list[ActionRecord] = []
     for action in plan.actions:
         name, call = action.id, call_of(action, calls)
         gate = None if name in left_out else stand_behind(gates, name, action.depends_on)
         params = action.params
         templated = bool(params) and has_templates(params)
-        actions[name] = ActionRecord(
+        record = actions[name] = ActionRecord(
             name, action, call, gate, params, templated, (), call.member_wise
         )
+        if templated or call.remembers:
+            reading.append(record)
     link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
@@ -59,7 +63,10 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         gates=list(gates.values()),
         sequence=sequence_of(plan, left_out) if one_by_one else None,
         compensation_only=left_out,
-        needed=_needed(actions),
+        # when one failure undoes, any result may have to be read
+        needed=frozenset(actions)
+        if any(one.undoes for one in calls.values())
+        else _needed(reading),
         waves=wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
         open=len(actions) - len(left_out),
     )
@@ -67,17 +74,15 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     state.active += 1
 
 
-def _needed(actions: Mapping[str, ActionRecord]) -> frozenset[str]:
-    """Actions whose results are read after they ended; all, when some may have to be undone."""
+def _needed(reading: Iterable[ActionRecord]) -> frozenset[str]:
+    """Actions whose results are read after they ended, by templates or memory."""
     needed: set[str] = set()
-    for name, record in actions.items():
+    for record in reading:
         if record.templated:
             found = references(record.params)
             needed.update(r.path[0] for r in found if r.root == "result")
         if record.call.remembers:
-            needed.add(name)
-        if record.call.undoes:
-            return frozenset(actions)
+            needed.add(record.key)
     return frozenset(needed)
 
 
@@ -249,18 +254,15 @@ def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fau
     record.order = run.ended_units
     if record.undoes:
         run.compensation_pending |= new is not ActionState.COMPLETED
-    elif record.parent is None and record.key not in run.compensation_only:
-        _count_end(run, record)
-
-
-def _count_end(run: RunRecord, record: ActionRecord) -> None:
+    if record.undoes or record.parent is not None or record.key in run.compensation_only:
+        return
     run.open -= 1
     if run.waves is not None:
         run.waves[record.wave] -= 1
     if record.members is not None and record.action.id in run.needed:
         done = ActionState.COMPLETED
         record.result = {m.node: m.result for m in record.members.values() if m.state is done}
-    if record.satisfied:
+    if record.state is _UNIT_COMPLETED or record.satisfied:
         for gate in record.opens:
             gate.remaining -= 1
 

@@ -103,13 +103,8 @@ def _first(turn: Turn, pool: Pool) -> Entry | None:
             and not (record.parent and record.parent.state is ActionState.AWAITING_APPROVAL)
         ):
             return first
-        _take_out(pool, record)
+        pool.waiting.take()
     return None
-
-
-def _take_out(pool: Pool, record: ActionRecord) -> None:
-    pool.waiting.pop()
-    record.queued = False
 
 
 def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
@@ -118,7 +113,7 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
     node = pick(pool, record)
     if node is None:
         return _settle_unplaced(turn, pool, first)
-    _take_out(pool, record)
+    pool.waiting.take()
     run.served += run.cost
     turn.pools.level = run.served
     _dispatch(turn, run, record, node)
@@ -128,21 +123,20 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
 def _settle_unplaced(turn: Turn, pool: Pool, first: Entry) -> bool:
     run, record = first
     if exhausted(pool, record):
-        _take_out(pool, record)
+        pool.waiting.take()
         fault = record.fault or Fault("place.no_node", "every node refused it")
         flow.break_off(turn, run, record, fault)
         return True
     bound = stuck(turn.state, run, record) if record.node else None
     if bound is not None:
-        _take_out(pool, record)
+        pool.waiting.take()
         flow.break_off(turn, run, record, bound)
         return True
     if not pool.eligible and pool.untold:
         _tell_waiting(turn, pool)
     if record.refused_by:
         # only others may go where there is room now
-        pool.waiting.pop()
-        pool.aside.append(first)
+        pool.aside.append(pool.waiting.put_aside())
         return True
     return False
 
@@ -188,7 +182,7 @@ def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
             terms.on_loss,
         )
     )
-    turn.command(SendDispatch(node.node, dispatch, encoded))
+    turn.commands.append(SendDispatch(node.node, dispatch, encoded))
     turn.sent.append(dispatch)
 
 
