@@ -23,6 +23,7 @@ from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -49,7 +50,7 @@ class RunningNode:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
         self.clocks = Clocks()
-        self.refusals = Refusals(self._tell_refusal)
+        self.refusals = Refusals(self._tell_refusals)
         self.link = link
         self._journal = journal
         self._modules = setup.policy.modules
@@ -65,24 +66,31 @@ class RunningNode:
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
-        self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
+        self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
+        self._performer = Performer(
+            self._outbox, self._executor, birth, self.refusals, self.witness
+        )
         self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+            AgentConfig(
+                config.timing.heartbeat_ms, floor=loaded.floor, quarantined=loaded.quarantined
+            ),
+            loaded.records,
         )
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
-        opener = Opener(config.mesh, config.id, keys.find_key)
+        opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
         opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
         inbox = Inbox(
             opener,
             self.presence,
-            self.clocks,
             Guard(setup.policy, manifest),
             self._executor.ends_at_once,
             self._post,
             self.refusals,
+            self.witness,
         )
+        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
@@ -102,6 +110,7 @@ class RunningNode:
     async def stop(self) -> None:
         """End well if possible, within STOP_MS."""
         self._readings.close()
+        self.refusals.close()
         self._post(ShutdownAsked(self.clocks.steady.now_ms()))
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
         either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
@@ -114,10 +123,10 @@ class RunningNode:
         self.engine.stop()
         await self._journal.close()
 
-    def _tell_refusal(self, code: str, count: int) -> None:
+    def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:
-            fields = {"values": {code: count}}
-            self._outbox.send(Letter(Kind.EVENT, fields, REFUSALS, qos=0))
+            self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
+        return self.presence.is_open
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

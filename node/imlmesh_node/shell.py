@@ -23,6 +23,7 @@ from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.outbox import Letter, Outbox
 from imlmesh_node.presence import Presence
 from imlmesh_node.sizes import measure, packed_bytes
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
@@ -80,8 +81,14 @@ class Performer:
     """Performs commands for the engine; `gone` is set when the goodbye has left."""
 
     def __init__(
-        self, outbox: Outbox, executor: Executor, birth: Birth, refusals: Refusals
+        self,
+        outbox: Outbox,
+        executor: Executor,
+        birth: Birth,
+        refusals: Refusals,
+        witness: Witness,
     ) -> None:
+        self._witness = witness
         self._outbox = outbox
         self._executor = executor
         self._birth = birth
@@ -138,12 +145,17 @@ class Performer:
                     self.gone.set()
 
     def _status(self, command: commands.SendStatus) -> Letter:
-        fields = self._birth.fields() if command.state == "online" else {"state": command.state}
-        return Letter(Kind.STATUS, fields, retain=True)
+        if command.state != "online":
+            return Letter(Kind.STATUS, {"state": command.state}, retain=True)
+        self._refusals.tell_soon()
+        return Letter(Kind.STATUS, self._birth.fields(), retain=True)
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
-        fields = {"beat": command.beat, "held": list(command.held)}
-        return Letter(Kind.HEARTBEAT, fields | {"health": health.health(self._birth.folder)})
+        fields: dict[str, Any] = {"beat": command.beat, "held": list(command.held)}
+        fields["health"] = health.health(self._birth.folder)
+        if self._witness.document is not None:
+            fields["seal"] = self._witness.document
+        return Letter(Kind.HEARTBEAT, fields)
 
     def _inventory(self, command: commands.SendInventory) -> Letter:
         fields = {
@@ -221,8 +233,8 @@ class LinkShell:
     def link_down(self, reason: str) -> None:
         self._presence.link_down(reason)
 
-    def message(self, topic: str, payload: bytes) -> None:
-        self._inbox.take(topic, payload)
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
+        self._inbox.take(topic, payload, retained)
 
     def handed_over(self) -> None:
         self._turn_now()

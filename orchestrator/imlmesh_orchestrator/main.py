@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
+from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
+from imlmesh_orchestrator.store.ledger import known_witnesses
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
@@ -57,6 +61,7 @@ class Setup:
     keys: ControlKeys
     config: Config
     broker: str
+    notary: Notary
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -83,7 +88,8 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    return Setup(home, mesh, me, keys, config, broker or "memory")
+    notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary)
 
 
 class RunningOrchestrator:
@@ -99,8 +105,11 @@ class RunningOrchestrator:
         self._output = FileReader(self._files.path("output"))
         # of its own: a question about a year must not make `node list` wait
         self._history = FileReader(self._files.path("output"))
+        self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
+        #: None where no broker is between the nodes and us
+        self.access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -115,16 +124,21 @@ class RunningOrchestrator:
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
-        voice = Voice(setup.mesh, setup.me, setup.keys.signer)
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
         series = await self._output.ask(known_series) if self._files.has("output") else ()
+        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
-        stores = Stores(self._database, self._reader, self._files.store, telemetry)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry, witnessed)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
         await shell.start()
+        if self._link is None:
+            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self.access.committed)
+            self.access.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, clock.now_ms()))
             await self._api.start()
@@ -135,11 +149,14 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
+        if self.access is not None:
+            await self.access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
         self._output.close()
         self._history.close()
+        self._ledger.close()
         await self._files.close()
         if self._database is not None:
             await self._database.close()
@@ -148,15 +165,22 @@ class RunningOrchestrator:
         """The way for nodes into this mesh."""
         return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
 
+    def _door(self, shell: Shell) -> BrokerDoor:
+        setup = self._setup
+        authority = Authority.open(setup.home)
+        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            access=self.access,
             config=setup.config,
             output=self._output,
             history=self._history,
             output_path=self._files.path("output"),
+            ledger=self._ledger,
             mesh=setup.mesh,
             orchestrator=setup.me,
             broker=setup.broker,

@@ -8,7 +8,7 @@ Deliberately absent: sending again; the core does that from what it knows.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from imlmesh_orchestrator.core import commands as k
@@ -16,14 +16,12 @@ from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, Fault, InputError, LinkError, MeshError, StoreError
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Sealer
+from imlmesh_protocol.wire.envelope import EVERYBODY, Sealer
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.link.base import Link, Will
 
 log = logging.getLogger(__name__)
-
-EVERYBODY = "*"
 
 
 class Stored(Protocol):
@@ -66,6 +64,7 @@ class Outbound:
         self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
             k.SendCancel: self._cancel,
+            k.SendAdmission: self._admission,
             k.AskInventory: self._inventory,
             k.AskRebirth: self._rebirth,
             k.Reply: self._answer,
@@ -138,6 +137,16 @@ class Outbound:
             settled = list(ack.settled[start : start + limits.ACK_SETTLED])
             self.send(ack.node, Kind.ACK, {"beat": ack.beat, "settled": settled})
 
+    def send_seal(self, node: str, fields: Mapping[str, Any]) -> None:
+        """A seal of the ledger to one node, or to all (empty)."""
+        held = bool(self._sealed)
+        if node:
+            self._seal_to(node, Kind.COMMAND, fields)
+        else:
+            self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
     def send(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
         """A message that rests on no commit; it still keeps its place in the order."""
         held = bool(self._sealed)
@@ -150,6 +159,20 @@ class Outbound:
         held = bool(self._sealed)
         topic = topics.orchestrator_status(self._mesh, self._me)
         self._seal(topic, Kind.STATUS, EVERYBODY, {"state": state}, retain=True)
+        if not held:
+            self._publish_sealed()
+
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        held = bool(self._sealed)
+        self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
+        held = bool(self._sealed)
+        self._sealed.append((topics.from_node(self._mesh, node, Kind.STATUS), b"", True))
         if not held:
             self._publish_sealed()
 
@@ -183,14 +206,14 @@ class Outbound:
         self._link.flush()
 
     def _seal(
-        self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False
+        self, topic: str, kind: Kind, aud: str, fields: Mapping[str, Any], *, retain: bool = False
     ) -> None:
         payload = self._sealer.seal(
             kind, aud, fields, self._clock.now_ms(), limits.MESSAGE_EXPIRY_MS
         )
         self._sealed.append((topic, payload, retain))
 
-    def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+    def _seal_to(self, node: str, kind: Kind, fields: Mapping[str, Any]) -> None:
         self._seal(topics.to_node(self._mesh, node, kind), kind, node, fields)
 
     def _cancel(self, command: k.SendCancel) -> None:
@@ -198,6 +221,9 @@ class Outbound:
             dispatches = list(command.dispatches[start : start + limits.ACK_SETTLED])
             fields = {"do": "cancel", "dispatches": dispatches}
             self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _admission(self, command: k.SendAdmission) -> None:
+        self._seal_to(command.node, Kind.COMMAND, {"do": command.do})
 
     def _inventory(self, command: k.AskInventory) -> None:
         fields = {"what": "inventory", "nonce": command.nonce}

@@ -2,16 +2,18 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Replay, replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
@@ -24,6 +26,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import (
     ActionState,
+    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -46,6 +49,14 @@ class Twin:
         held = await self.readers["lifecycle"].ask(replay)
         return Lifecycle(self.stores["lifecycle"], held.marks), held
 
+    async def mover(
+        self, lifecycle: Lifecycle, clock: ManualClock, on_behind: Callable[[bool], None]
+    ) -> Mover:
+        open_store = self.stores.__getitem__
+        ledger = LedgerFile(open_store, lifecycle.last_seq)
+        await ledger.load()
+        return Mover(lifecycle, self.readers["lifecycle"], open_store, clock, on_behind, ledger)
+
     async def rows(self, file: str, sql: str) -> list[Any]:
         return await self.readers[file].ask(lambda database: database.execute(sql).fetchall())
 
@@ -54,7 +65,7 @@ class Twin:
 async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Twin]:
     stores: dict[str, Store] = {}
     readers: dict[str, Reader] = {}
-    for file in ("lifecycle", "output", "input"):
+    for file in ("lifecycle", "output", "input", "metadata"):
         if request.param == "real":
             path = tmp_path / f"{file}.db"
             stores[file] = Database(path, migrations(file))
@@ -316,7 +327,7 @@ async def test_the_mover_copies_once_and_lets_go(twin):
     lifecycle, _ = await twin.lifecycle()
     clock = ManualClock(100)
     told: list[bool] = []
-    mover = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
+    mover = await twin.mover(lifecycle, clock, told.append)
     await commit(lifecycle, created(RUN, "a"), planned(RUN, "a"))
     await commit(lifecycle, taken(RUN, "a", {"x": 1}), ended(RUN))
     assert lifecycle.outflow(clock.now_ms())[0] == 2
@@ -330,8 +341,8 @@ async def test_the_mover_copies_once_and_lets_go(twin):
     left = await twin.rows("lifecycle", "SELECT seq FROM outflow")
     assert left == [(5,)], "what was copied leaves with the next commit"
     # a mover that starts anew copies again what it finds; nothing is doubled
-    again = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
     await mover.move()
+    again = await twin.mover(lifecycle, clock, told.append)
     await again.move()
     results = await twin.rows("output", "SELECT id, run, kind FROM results ORDER BY at_ms")
     assert results == [
@@ -352,7 +363,12 @@ async def test_a_store_that_fails_says_so_and_tells_no_watcher():
     assert (caught.value.code, heard, lifecycle.last_seq) == ("store.failed", [], 4)
     told: list[bool] = []
     mover = Mover(
-        lifecycle, FailingReader(), lambda file: FailingStore(), ManualClock(), told.append
+        lifecycle,
+        FailingReader(),
+        lambda file: FailingStore(),
+        ManualClock(),
+        told.append,
+        LedgerFile(lambda file: FailingStore()),
     )
     with pytest.raises(StoreError):
         await mover.move()
@@ -379,3 +395,34 @@ async def test_a_question_that_nobody_waits_for_harms_nobody(tmp_path):
     assert (await following).marks.seq == 0
     reader.close()
     await store.close()
+
+
+async def test_what_became_of_nodes_is_given_back_and_told(twin):
+    lifecycle, _ = await twin.lifecycle()
+    decided = [
+        (Admission.CORDONED, "wires", 0),
+        (Admission.QUARANTINED, "it smells", 0),
+        (Admission.QUARANTINED, "it still smells", 9_000),
+    ]
+    for at_ms, (admission, reason, until_ms) in enumerate(decided, 1):
+        change = a.AdmissionChanged(at_ms, "q", "a", admission, reason, "eve", until_ms)
+        await commit(lifecycle, change)
+    await commit(
+        lifecycle,
+        a.AdmissionChanged(5, "q", "b", Admission.DRAINING, "move", "eve", 0),
+        a.AdmissionChanged(6, "q", "ghost", Admission.REVOKED, "stolen", "eve", 0),
+        a.EvidenceKept(7, "m", "a", "malformed", "no such field", "counted"),
+        a.AdmissionChanged(8, "q", "b", Admission.OPEN, "moved", "eve", 0),
+    )
+    _, held = await twin.lifecycle()
+    state = State()
+    for change in held.changes:
+        apply(state, change)
+    assert set(state.admissions) == {"a", "ghost"}
+    assert state.admissions["a"].reason == "it still smells"
+    rows = await twin.rows(
+        "lifecycle", "SELECT node, admission, since_ms, until_ms FROM admissions"
+    )
+    assert sorted(rows) == [("a", "quarantined", 2, 9_000), ("ghost", "revoked", 6, 0)]
+    rows = await twin.rows("lifecycle", "SELECT node, kind, verdict FROM evidence")
+    assert rows == [("a", "malformed", "counted")]

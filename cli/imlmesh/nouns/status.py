@@ -30,7 +30,7 @@ def _problems(
     health: dict[str, Any], nodes: list[dict[str, Any]], approvals: list[dict[str, Any]]
 ) -> list[dict[str, str]]:
     """What needs a person: {text, try}, the most urgent first."""
-    from imlmesh.fleet import by_trouble, name_of
+    from imlmesh.fleet import by_trouble, decision_text, name_of
     from imlmesh.render import try_line
 
     found = []
@@ -40,6 +40,12 @@ def _problems(
             f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
         )
         found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
+    for doubt in health["ledger"]["doubts"]:
+        text = (
+            f"read-only: {doubt['witness']} holds a seal of {doubt['size']} ledger entries that "
+            "ours does not contain"
+        )
+        found.append({"text": text, "try": try_line("audit verify")})
     for approval in approvals:
         words = f"approval show {approval['approval']}"
         text = f"run {approval['run']} waits for you: {approval['message']}"
@@ -48,8 +54,16 @@ def _problems(
         text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
         found.append({"text": text, "try": "look at the disk of the home folder"})
     found += _losses(health)
+    if health["access"]["problem"]:
+        text = f"not shut out at the broker yet: {health['access']['problem']}"
+        found.append({"text": text, "try": try_line("docs broker.behind")})
     for node in by_trouble(nodes):
         name = name_of(node)
+        if node["admission"] == "revoked":
+            continue
+        if node["admission"] != "open":
+            text = f"node {name} is {node['admission']} {decision_text(node)}"
+            found.append({"text": text, "try": try_line(f"node release {name}")})
         if node["liveness"] in ("lost", "suspect"):
             why = f" ({node['reason']})" if node["reason"] else ""
             text = f"node {name} is {node['liveness']}{why}"
@@ -104,4 +118,6 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     waiting = health["approvals"]["pending"]
     questions = f"   {waiting} questions to you" if waiting else ""
     write(f"runs       {health['runs']['active']} active{questions}")
+    ledger = health["ledger"]
+    write(f"ledger     {ledger['entries']} entries   {ledger['witnesses']} witnesses")
     write(f"telemetry  {health['telemetry']['written']} readings since the start")

@@ -33,8 +33,9 @@ class AgentConfig:
     heartbeat_ms: int
     slots: int = NODE_SLOTS
     held: int = NODE_HELD
-    #: the highest (epoch, seq) that the journal knows
+    #: the highest (epoch, seq) that the journal knows, and whether it holds a quarantine
     floor: tuple[int, int] = (0, 0)
+    quarantined: bool = False
 
 
 class Agent:
@@ -42,7 +43,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
-        self.state = AgentState({record.dispatch: record for record in records}, config.floor)
+        known = {record.dispatch: record for record in records}
+        self.state = AgentState(known, config.floor, config.quarantined)
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
@@ -62,6 +64,7 @@ class Agent:
             events.DelegateArrived: self._on_delegate,
             events.AckArrived: self._on_ack,
             events.CancelArrived: self._on_cancel,
+            events.QuarantineArrived: self._on_quarantine,
             events.InventoryAsked: self._on_inventory,
             events.RebirthAsked: self._on_rebirth,
             events.DriverFinished: self._on_finished,
@@ -109,7 +112,7 @@ class Agent:
         if event.epoch < self._seen[0]:
             self._refuse("message.epoch", f"an orchestrator of epoch {event.epoch} answered")
             return
-        self._seen = max(self._seen, (event.epoch, 0))
+        self._see(event.epoch)
         self.session = event.session
         self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
@@ -119,6 +122,7 @@ class Agent:
         self.session = None
 
     def _on_rebirth(self, event: events.RebirthAsked) -> None:
+        self._see(event.epoch)
         if self.session is not None:
             self._send_everything(event.at_ms)
 
@@ -134,20 +138,21 @@ class Agent:
             code = "message.epoch" if old_epoch else "message.replayed"
             self._refuse(code, f"a delegate of {place} after {self._seen}")
             return
+        self._see(*place)
         if self.session is None or self.stopping:
+            self._raise_floor()  # a later agent shall not take what this one did not
             return
-        self._seen = place
         again: list[str] = []
         new: list[str] = []
-        refused: list[tuple[str, Fault]] = []
+        refused = [pair for pair in event.unread if pair[0] not in self.state.records]
         for arrival in event.dispatches:
             fault = self._take(arrival, event.at_ms, new, again)
             if fault is not None:
                 refused.append((arrival.dispatch.id, fault))
         if new:
             self._start_waiting(event.at_ms)
-            if any(not self.state.records[id].effect.repeatable for id in new):
-                self._raise_floor()
+        if refused or any(not self.state.records[id].effect.repeatable for id in new):
+            self._raise_floor()
         accepted = [id for id in again if id not in self._unsettled and id not in self._settled]
         accepted += [id for id in new if self._needs_accept(id, event.at_ms)]
         if accepted:
@@ -168,6 +173,8 @@ class Agent:
             return None
         if arrival.refusal is not None:
             return arrival.refusal
+        if self.state.quarantined:
+            return Fault("node.quarantined", "its orchestrator put it in quarantine")
         if len(self.slots) >= self._config.held or len(self._unsettled) >= NODE_UNSETTLED:
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
@@ -189,7 +196,7 @@ class Agent:
         return False
 
     def _on_ack(self, event: events.AckArrived) -> None:
-        self._seen = max(self._seen, (event.epoch, event.seq))
+        self._see(event.epoch, event.seq)
         if event.beat is not None:
             self.heart.answered(event.beat)
         if not self._settled:
@@ -207,6 +214,25 @@ class Agent:
                 self._kill(held, KillReason.CANCEL)
             elif id in self.state.records:
                 self._send_results((id,), event.at_ms)
+
+    def _on_quarantine(self, event: events.QuarantineArrived) -> None:
+        """Nothing new from now on, and the leases are over: what has not begun never does, what
+        somebody else may do is stopped; a once or physical effect under way ends by itself."""
+        place = (event.epoch, event.seq)
+        if place <= self._seen:
+            self._refuse("message.replayed", f"a quarantine of {place} after {self._seen}")
+            return
+        self._seen = place
+        if event.quarantined is not self.state.quarantined:
+            self._change(changes.QuarantineSet(event.quarantined))
+            self._raise_floor()
+        if event.quarantined:
+            fault = Fault("node.quarantined", "the node was quarantined before it started")
+            for held in list(self.slots.waiting.values()):
+                self._fail_waiting(held, event.at_ms, fault)
+            for held in self.slots.running.values():
+                if held.dispatch.when_cut_off == "stop":
+                    self._kill(held, KillReason.LEASE)
 
     def _on_inventory(self, event: events.InventoryAsked) -> None:
         if self.session is not None:
@@ -345,6 +371,12 @@ class Agent:
         for id in settled:
             self._change(changes.DispatchSettled(id))
         if settled:
+            self._raise_floor()
+
+    def _see(self, epoch: int, seq: int = 0) -> None:
+        """Whoever ruled is remembered for good: no restart makes an older orchestrator heard."""
+        self._seen = max(self._seen, (epoch, seq))
+        if epoch > self.state.floor[0]:
             self._raise_floor()
 
     def _raise_floor(self) -> None:

@@ -45,13 +45,17 @@ class SessionClosed:
 
 @dataclass(slots=True)
 class DelegateArrived:
-    """A verified delegate; (`epoch`, `seq`) is its place among all that orchestrators sent."""
+    """A verified delegate; (`epoch`, `seq`) is its place among all that orchestrators sent.
+
+    `unread`: ids of what could not be read, and why.
+    """
 
     at_ms: int
     dispatches: tuple[Arrival, ...]
     epoch: int
     seq: int
     cause: str = ""
+    unread: tuple[tuple[str, Fault], ...] = ()
 
 
 @dataclass(slots=True)
@@ -74,6 +78,17 @@ class CancelArrived:
 
 
 @dataclass(slots=True)
+class QuarantineArrived:
+    """The orchestrator puts this node in quarantine, or releases it; its place as of a delegate."""
+
+    at_ms: int
+    quarantined: bool
+    epoch: int
+    seq: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
 class InventoryAsked:
     at_ms: int
     nonce: str
@@ -86,6 +101,7 @@ class RebirthAsked:
 
     at_ms: int
     cause: str = ""
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -115,6 +131,7 @@ Event = (
     | DelegateArrived
     | AckArrived
     | CancelArrived
+    | QuarantineArrived
     | InventoryAsked
     | RebirthAsked
     | DriverFinished

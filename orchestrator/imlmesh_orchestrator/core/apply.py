@@ -8,12 +8,19 @@ replay of the stored changes gives the same state. A transition that the tables 
 from collections.abc import Callable
 from typing import Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.state import ApprovalRecord, EnrolledRecord, NodeRecord, State
+from imlmesh_orchestrator.core.state import (
+    AdmissionRecord,
+    ApprovalRecord,
+    EnrolledRecord,
+    NodeRecord,
+    State,
+)
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.manifest import Manifest
-from imlmesh_protocol.states import ActionState, ApprovalState, move
+from imlmesh_protocol.states import ActionState, Admission, ApprovalState, move
 
 
 def apply(state: State, change: c.Change) -> None:
@@ -93,6 +100,23 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     _touch(state, change.node)
 
 
+def _admission_changed(state: State, change: a.AdmissionChanged) -> None:
+    node = change.node
+    new = move(states.ADMISSION, node, state.admission_of(node), change.admission)
+    if new is Admission.OPEN:
+        del state.admissions[node]
+    else:
+        state.admissions[node] = AdmissionRecord(
+            node, new, change.reason, change.by, change.at_ms, change.until_ms
+        )
+    if node in state.nodes:
+        _touch(state, node)
+
+
+def _evidence_kept(state: State, change: a.EvidenceKept) -> None:
+    """Rows for people; what is counted is volatile."""
+
+
 def _labels_changed(state: State, change: c.LabelsChanged) -> None:
     state.nodes[change.node].labels = change.labels
     _touch(state, change.node)
@@ -127,6 +151,15 @@ def _nonce_used(state: State, change: c.NonceUsed) -> None:
     state.nonces[change.nonce] = (change.of, change.digest)
     if len(state.nonces) > limits.NONCES:
         del state.nonces[next(iter(state.nonces))]
+
+
+def _doubt_raised(state: State, change: c.DoubtRaised) -> None:
+    state.doubts[change.size, change.root] = change.witness
+
+
+def _doubts_acknowledged(state: State, change: c.DoubtsAcknowledged) -> None:
+    state.acknowledged |= dict.fromkeys(state.doubts)
+    state.doubts.clear()
 
 
 def _approval_asked(state: State, change: c.ApprovalAsked) -> None:
@@ -164,11 +197,15 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    a.AdmissionChanged: _admission_changed,
+    a.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,
     c.MemoryDropped: _memory_dropped,
     c.NonceUsed: _nonce_used,
+    c.DoubtRaised: _doubt_raised,
+    c.DoubtsAcknowledged: _doubts_acknowledged,
     c.ApprovalAsked: _approval_asked,
     c.ApprovalClosed: _approval_closed,
     **apply_runs.APPLY,

@@ -12,6 +12,7 @@ from typing import Any
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.states import Admission
 
 
 @dataclass(slots=True)
@@ -125,6 +126,30 @@ class LabelsSet(Event):
 
 
 @dataclass(slots=True)
+class AdmissionAsked(Event):
+    """A person decides whether a node (id) may get work; `for_ms` 0 is until somebody changes it."""
+
+    node: str
+    admission: Admission
+    reason: str
+    by: str
+    for_ms: int = 0
+
+
+@dataclass(slots=True)
+class EvidenceSeen(Event):
+    """A message that the node itself signed speaks against it; see `evidence`.
+
+    Sightings with the same `mark` count once.
+    """
+
+    node: str
+    kind: str
+    text: str
+    mark: str
+
+
+@dataclass(slots=True)
 class EnrolAsked(Event):
     """Somebody who may (`by`) lets a node in, for whom a certificate was made. `identity` is its raw
     public key, `serial` the certificate's number as text, `not_after_ms` its end in wall time."""
@@ -229,3 +254,20 @@ class OutflowMeasured(Event):
     """Whether the mover lags so far that nothing new may be dispatched (`store.behind`)."""
 
     behind: bool
+
+
+@dataclass(slots=True)
+class SealContradicted(Event):
+    """The ledger does not contain this head, though the ledger key signed it; `witness` holds it."""
+
+    witness: str
+    size: int
+    root: bytes
+
+
+@dataclass(slots=True)
+class AcknowledgementGiven(Event):
+    """A person wants to go on although the ledger is doubted."""
+
+    by: str
+    reason: str
