@@ -39,9 +39,9 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     calls: dict[Any, Call] = {}
     reading: list[ActionRecord] = []
     for action in plan.actions:
-        name, call = action.id, call_of(action, calls)
-        gate = None if name in left_out else stand_behind(gates, name, action.depends_on)
-        params = action.params
+        written = vars(action)  # half the price of an attribute of a pydantic model
+        name, params, call = written["id"], written["params"], call_of(action, calls)
+        gate = None if name in left_out else stand_behind(gates, name, written["depends_on"])
         templated = bool(params) and has_templates(params)
         record = actions[name] = ActionRecord(
             name, action, call, gate, params, templated, (), call.member_wise

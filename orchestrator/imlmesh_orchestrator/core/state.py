@@ -114,7 +114,7 @@ class Gate:
     """One distinct `depends_on` set: counts down, then releases all that wait behind it."""
 
     depends_on: tuple[str, ...]
-    remaining: int
+    remaining: int = 0
     #: from 1; the same for all that wait behind it
     wave: int = 0
     members: list[str] = field(default_factory=list)

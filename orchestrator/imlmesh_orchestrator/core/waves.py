@@ -19,16 +19,18 @@ def stand_behind(gates: dict[int, Gate], name: str, depends_on: tuple[str, ...])
     `depends_on`, or a new one."""
     gate = gates.get(id(depends_on))
     if gate is None:
-        gate = gates[id(depends_on)] = Gate(depends_on, len(set(depends_on)))
+        gate = gates[id(depends_on)] = Gate(depends_on)
     gate.members.append(name)
     return gate
 
 
 def link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
-    """Tell the actions which gates they open, mostly one for all of a set; give gates their wave."""
+    """Tell gates what they wait for and their wave, and actions which gates they open: mostly one
+    for all of a set."""
     before: dict[int, set[int]] = {}
     for gate in gates:
         records = [actions[name] for name in set(gate.depends_on)]
+        gate.remaining = len(records)
         before[id(gate)] = {id(record.gate) for record in records}
         alone = (gate,)
         for record in records:
