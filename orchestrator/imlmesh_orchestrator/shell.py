@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,9 +21,11 @@ from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
 from imlmesh_orchestrator.intake import Held, Intake
+from imlmesh_orchestrator.ledger import Ledger, Notary
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.store.files import OpenStore
+from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
@@ -35,6 +37,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission, Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.seals import Head
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.engine import Engine
@@ -52,17 +55,20 @@ class Voice:
     mesh: str
     me: str
     signer: Signer
+    #: the ledger key, and whose seals are believed
+    notary: Notary
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
     """lifecycle's writer and reader, the way to the files that are copied into, and what output
-    held of telemetry at the start."""
+    held at the start: of telemetry, and the seals that nodes witnessed."""
 
     lifecycle: Store
     reader: Reader
     open_store: OpenStore
     held: Held = field(default_factory=Held)
+    witnessed: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +117,21 @@ class Shell:
         self.state.approval_counter = replay.marks.approval_counter
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
-        self._outbound = Outbound(
-            voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
-        )
+        me = voice.me
+        self.outbound = Outbound(voice.mesh, me, sealer, link, clock, self.stream, self.lifecycle)
         self.register = Register(self.state)
         opener = Opener(voice.mesh, voice.me, self.register.find_key)
         inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
-            scheduler, self._outbound, self.lifecycle.commit, clock, Tick
+            scheduler, self.outbound, self.lifecycle.commit, clock, Tick
         )
         self.engine.failed.add_done_callback(self._engine_ended)
-        self.mover = Mover(
-            self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
-        )
-        self.intake = Intake(stores.open_store, stores.held, clock, self.stream, inbound.telemetry)
+        open_store, behind = stores.open_store, self._outflow_measured
+        file = LedgerFile(open_store, replay.marks.seq)
+        self.ledger = Ledger(file, voice.notary, open_store, clock, self, stores.witnessed)
+        self.mover = Mover(self.lifecycle, stores.reader, open_store, clock, behind, file)
+        self.intake = Intake(open_store, stores.held, clock, self.stream, inbound.telemetry)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -146,17 +152,22 @@ class Shell:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failed.done():
             self.engine.failed.result()
+        # before the link is open: while the ledger is doubted nothing may start
+        await self.ledger.load()
         self.mover.start()
+        self.ledger.start()
         self.intake.start()
         self.link.start(self)
 
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
-        if self.link.connected:
-            self._outbound.announce("offline")
-        await self.link.close()
         self.engine.stop()
-        await self.mover.close()
+        told = await self.mover.close()
+        # the last seal leaves before the goodbye; a file that refuses entries must not delay that
+        await self.ledger.close(seal=told)
+        if self.link.connected:
+            self.outbound.announce("offline")
+        await self.link.close()
         await self.intake.close()
 
     async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
@@ -229,6 +240,11 @@ class Shell:
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
 
+    async def acknowledge(self, by: str, reason: str) -> int:
+        """Go on although the ledger is doubted; how many doubts that ends. `ledger.undoubted`."""
+        event = e.AcknowledgementGiven(self.clock.now_ms(), self._next_cause(), by, reason)
+        return int((await self._ask(event))[0])
+
     async def enrol(self, newcomer: Newcomer, issued: Issued, by: str) -> None:
         """Let a node in with the certificate that was made for it; `node.exists`, `node.too_many`."""
         event = e.EnrolAsked(
@@ -251,10 +267,7 @@ class Shell:
     async def set_admission(
         self, node: str, admission: Admission, reason: str, by: str, for_ms: int
     ) -> None:
-        """Decide whether a node (id) may get work, stored; `for_ms` 0 is until somebody changes it.
-
-        InputError `node.not_found`, `node.admission`.
-        """
+        """As `AdmissionAsked`, stored; InputError `node.not_found`, `node.admission`."""
         now_ms, cause = self.clock.now_ms(), self._next_cause()
         await self._ask(e.AdmissionAsked(now_ms, cause, node, admission, reason, by, for_ms))
 
@@ -281,24 +294,16 @@ class Shell:
         record = self.state.nodes.get(node)
         return record.alias if record is not None else node
 
-    def tell_all(self, fields: dict[str, Any]) -> None:
-        """A command to every node, resting on no commit."""
-        self._outbound.tell_all(fields)
-
-    def clear_status(self, node: str) -> None:
-        """The broker keeps no word of this node any more."""
-        self._outbound.clear_status(node)
-
     @property
     def unsent(self) -> int:
         """Messages that could not be handed to the link."""
-        return self._outbound.unsent
+        return self.outbound.unsent
 
     def will(self) -> Will:
-        return self._outbound.will()
+        return self.outbound.will()
 
     def link_up(self) -> None:
-        self._outbound.announce("online")
+        self.outbound.announce("online")
         self.post(e.BusOpened(self.clock.now_ms(), "link"))
 
     def link_down(self, reason: str) -> None:
@@ -318,7 +323,7 @@ class Shell:
         self.engine.post_quiet(make_event)
 
     def answer(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
-        self._outbound.send(node, kind, fields)
+        self.outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
         return self.register.alias(node)
@@ -339,6 +344,19 @@ class Shell:
             }
         )
 
+    def witnessed(self, node: str, seal: bytes | None) -> None:
+        self.ledger.heard(node, seal)
+
+    def send_seal(self, node: str, fields: Mapping[str, Any]) -> None:
+        if self.link.connected:
+            self.outbound.send_seal(node, fields)
+
+    def seal_contradicted(self, witness: str, head: Head) -> None:
+        self.post(e.SealContradicted(self.clock.now_ms(), f"seal-{head[0]}", witness, *head))
+
+    def acknowledged_heads(self) -> Iterable[Head]:
+        return self.state.acknowledged
+
     def telemetry_came(self, topic: Topic, payload: bytes) -> None:
         self.intake.came(topic, payload)
 
@@ -348,7 +366,7 @@ class Shell:
     async def _ask(self, event: e.Event) -> tuple[Any, int]:
         if self.engine.failed.done():
             raise StoreError("store.failed", "the orchestrator is ending")
-        future = self._outbound.expect(event.cause)
+        future = self.outbound.expect(event.cause)
         self.engine.post(event)
         return await future
 
@@ -375,7 +393,7 @@ class Shell:
             error: MeshError = reason
         else:
             error = StoreError("store.failed", f"the orchestrator is ending: {reason}")
-        self._outbound.fail_all(error)
+        self.outbound.fail_all(error)
         for future in self._ending.values():
             if not future.done():
                 future.set_exception(error)

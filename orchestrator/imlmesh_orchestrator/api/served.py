@@ -30,6 +30,7 @@ class Served:
     output: Reader
     history: Reader
     output_path: Path
+    ledger: Reader
     mesh: str
     orchestrator: str
     broker: str

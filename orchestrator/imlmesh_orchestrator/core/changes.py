@@ -87,11 +87,8 @@ class LivenessChanged(Change):
 
 @dataclass(slots=True)
 class AdmissionChanged(Change):
-    """Whether the node may get work from now on; it need not have been born.
-
-    `by` is a person, or imlmesh for what the mesh decided itself. With `until_ms` 0 it stays so
-    until somebody changes it.
-    """
+    """Whether the node may get work from now on; `by` is a person, or imlmesh itself. With `until_ms`
+    0 it stays so until somebody changes it."""
 
     node: str
     admission: Admission
@@ -102,11 +99,8 @@ class AdmissionChanged(Change):
 
 @dataclass(slots=True)
 class EvidenceKept(Change):
-    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS.
-
-    `verdict` is what it led to: counted, quarantined, prolonged, or alarm when so many nodes are
-    quarantined that it is no longer about single ones.
-    """
+    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS, `verdict`
+    what it led to: counted, quarantined, prolonged, or alarm when it is not about single nodes."""
 
     node: str
     evidence: str
@@ -157,6 +151,24 @@ class NonceUsed(Change):
     nonce: str
     of: str
     digest: str
+
+
+@dataclass(slots=True)
+class DoubtRaised(Change):
+    """Something holds a signed head of the ledger that the ledger does not contain: it was cut or
+    rewritten. Nothing new starts until a person acknowledges. `witness` is a node, or what it was."""
+
+    witness: str
+    size: int
+    root: bytes
+
+
+@dataclass(slots=True)
+class DoubtsAcknowledged(Change):
+    """A person knows of all doubts that are open and wants to go on without what was lost."""
+
+    by: str
+    reason: str
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from imlmesh_orchestrator.core import (
     admission,
     approvals,
+    doubts,
     enrolment,
     evidence,
     flow,
@@ -280,6 +281,8 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.ResultsArrived: _results_arrived,
     e.InventoryArrived: _inventory_arrived,
     e.OutflowMeasured: _outflow_measured,
+    e.SealContradicted: doubts.contradicted,
+    e.AcknowledgementGiven: doubts.acknowledge,
     Tick: _tick,
 }
 
