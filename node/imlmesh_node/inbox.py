@@ -143,6 +143,9 @@ class Inbox:
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id, message.term)
+            case Kind.COMMAND if message.fields["do"] == "seal":
+                self._witness.take(message.fields)
+                return None
             case Kind.COMMAND if message.fields["do"] == "roster":
                 if self.keep_document is not None:
                     self.keep_document(message.fields.get("doc", b""))
@@ -150,9 +153,6 @@ class Inbox:
             case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
                 quarantined = message.fields["do"] == "quarantine"
                 return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)
-            case Kind.COMMAND if message.fields["do"] == "seal":
-                self._witness.take(message.fields)
-                return None
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

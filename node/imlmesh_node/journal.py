@@ -129,8 +129,8 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
         for _, id, hash, effect, started, result in rows
     )
     seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
-    floor = (meta["epoch"], meta["seq"])
-    loaded = Loaded(records, floor, boot, bool(meta["quarantined"]), seal and seal[0])
+    floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
+    loaded = Loaded(records, floor, boot, quarantined, seal and seal[0])
     return loaded, [row[0] for row in rows]
 
 

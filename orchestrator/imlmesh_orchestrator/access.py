@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol import limits
@@ -103,7 +103,7 @@ class Access:
 
     def committed(self, numbered: Sequence[Numbered]) -> None:
         """The watcher of lifecycle."""
-        if any(type(change) is c.AdmissionChanged for _, change in numbered):
+        if any(type(change) is a.AdmissionChanged for _, change in numbered):
             self._settled.clear()
             self._stirred.set()
 

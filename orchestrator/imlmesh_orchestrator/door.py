@@ -35,10 +35,10 @@ class BrokerDoor:
         return await take_over(self._broker, node, self._keys.context(), limits.ACCESS_HELD_MS)
 
     def forget(self, node: str) -> None:
-        self._shell.outbound.clear_status(node)
+        self._shell.clear_status(node)
 
     def tell_nodes(self) -> None:
-        self._shell.outbound.tell_all({"do": "roster", "doc": self._roster()})
+        self._shell.tell_all({"do": "roster", "doc": self._roster()})
 
     def alarm(self, node: str, text: str) -> None:
         place = {"node": node} if node else {"topic": "broker/access.json"}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from imlmesh_orchestrator.access import Access
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
@@ -100,7 +101,7 @@ class Side:
 
     def decide(self, node: str, admission: Admission, access: Access | None = None) -> None:
         self._seq += 1
-        change = c.AdmissionChanged(self._seq, "q", node, admission, "why", "eve", 0)
+        change = a.AdmissionChanged(self._seq, "q", node, admission, "why", "eve", 0)
         apply(self.state, change)
         if access is not None:
             access.committed([(self._seq, change)])

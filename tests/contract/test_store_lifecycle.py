@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
@@ -404,14 +405,14 @@ async def test_what_became_of_nodes_is_given_back_and_told(twin):
         (Admission.QUARANTINED, "it still smells", 9_000),
     ]
     for at_ms, (admission, reason, until_ms) in enumerate(decided, 1):
-        change = c.AdmissionChanged(at_ms, "q", "a", admission, reason, "eve", until_ms)
+        change = a.AdmissionChanged(at_ms, "q", "a", admission, reason, "eve", until_ms)
         await commit(lifecycle, change)
     await commit(
         lifecycle,
-        c.AdmissionChanged(5, "q", "b", Admission.DRAINING, "move", "eve", 0),
-        c.AdmissionChanged(6, "q", "ghost", Admission.REVOKED, "stolen", "eve", 0),
-        c.EvidenceKept(7, "m", "a", "malformed", "no such field", "counted"),
-        c.AdmissionChanged(8, "q", "b", Admission.OPEN, "moved", "eve", 0),
+        a.AdmissionChanged(5, "q", "b", Admission.DRAINING, "move", "eve", 0),
+        a.AdmissionChanged(6, "q", "ghost", Admission.REVOKED, "stolen", "eve", 0),
+        a.EvidenceKept(7, "m", "a", "malformed", "no such field", "counted"),
+        a.AdmissionChanged(8, "q", "b", Admission.OPEN, "moved", "eve", 0),
     )
     _, held = await twin.lifecycle()
     state = State()

@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -222,7 +223,7 @@ class SimOrchestrator:
             if getattr(change, name, None)
         }
         self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
-        if isinstance(change, c.AdmissionChanged):
+        if isinstance(change, a.AdmissionChanged):
             self._admissions[change.node] = change.admission
         elif isinstance(change, c.DispatchPlanned):
             if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:

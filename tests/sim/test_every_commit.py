@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from imlmesh_orchestrator.core import events as e
-from imlmesh_orchestrator.core.changes import AdmissionChanged, DispatchEnded, RunEnded
+from imlmesh_orchestrator.core.admission_changes import AdmissionChanged
+from imlmesh_orchestrator.core.changes import DispatchEnded, RunEnded
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission

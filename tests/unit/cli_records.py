@@ -132,8 +132,6 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
         "store": {"behind": False, "outflow_rows": 0},
         "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
-        "admissions": {},
-        "access": {"problem": None},
         "ledger": {
             "entries": 12,
             "sealed": 12,
@@ -142,6 +140,8 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
             "read_only": False,
             "doubts": [],
         },
+        "admissions": {},
+        "access": {"problem": None},
         "runs": {"active": 0},
         "approvals": {"pending": 0},
         "messages": {"refused": {}, "refused_at_ms": {}},

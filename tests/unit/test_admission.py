@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -252,9 +253,9 @@ def test_a_removed_node_is_nowhere_any_more_and_not_even_heard() -> None:
 def test_removing_is_for_ever_and_may_be_asked_twice() -> None:
     stage = Stage("a")
     put(stage, "a", Admission.REVOKED)
-    count = len(of(stage, c.AdmissionChanged))
+    count = len(of(stage, a.AdmissionChanged))
     assert refusals(put(stage, "a", Admission.REVOKED)) == []
-    assert len(of(stage, c.AdmissionChanged)) == count
+    assert len(of(stage, a.AdmissionChanged)) == count
     assert refusals(enrol(stage, "a")) == ["node.revoked"]
     for admission in set(Admission) - {Admission.REVOKED}:
         assert refusals(put(stage, "a", admission)) == ["node.admission"]
@@ -311,7 +312,7 @@ def test_what_a_person_limited_ends_by_itself(admission: Admission) -> None:
     assert stage.state.admission_of("a") is admission
     stage.live("a", for_ms=4_000)
     assert stage.state.admission_of("a") is Admission.OPEN
-    assert of(stage, c.AdmissionChanged)[-1].by == "imlmesh"
+    assert of(stage, a.AdmissionChanged)[-1].by == "imlmesh"
 
 
 def test_a_longer_time_replaces_a_shorter_one() -> None:

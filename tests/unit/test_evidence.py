@@ -2,7 +2,7 @@
 
 import pytest
 
-from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.evidence import KINDS
@@ -30,8 +30,8 @@ def admission(stage: Stage, node: str) -> Admission:
     return found
 
 
-def rows(stage: Stage, node: str) -> list[c.EvidenceKept]:
-    kept = (change for change in stage.changes if isinstance(change, c.EvidenceKept))
+def rows(stage: Stage, node: str) -> list[a.EvidenceKept]:
+    kept = (change for change in stage.changes if isinstance(change, a.EvidenceKept))
     return [change for change in kept if change.node == node]
 
 

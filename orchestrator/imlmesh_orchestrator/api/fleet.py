@@ -10,6 +10,7 @@ from base64 import b64encode
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import (
     body_of,
@@ -22,7 +23,6 @@ from imlmesh_orchestrator.api.requests import (
     texts_of,
 )
 from imlmesh_orchestrator.api.served import Served, served_of
-from imlmesh_orchestrator.shell import Newcomer
 from imlmesh_orchestrator.views.nodes import (
     actions_view,
     admission_view,

@@ -50,9 +50,9 @@ async def health(request: Request) -> Response:
             },
             "store": {"behind": shell.mover.behind, "outflow_rows": rows},
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
+            "ledger": _ledger(shell),
             "admissions": dict(Counter(str(r.admission) for r in state.admissions.values())),
             "access": {"problem": (served.access.problem or None) if served.access else None},
-            "ledger": _ledger(shell),
             "runs": {"active": state.active},
             "approvals": {"pending": len(state.approvals)},
             "messages": {

@@ -6,6 +6,7 @@ the node's release, whatever else may have happened becomes a person's question,
 Deliberately absent: what speaks against a node; `evidence` knows. The broker; `access` tells it.
 """
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.commands import Refuse, Reply, SendAdmission
@@ -43,7 +44,7 @@ def change_to(
 ) -> None:
     """The node is now that, with all that follows for its work and for itself."""
     before = turn.state.admission_of(node)
-    turn.change(c.AdmissionChanged(turn.at_ms, turn.cause, node, new, reason, by, until_ms))
+    turn.change(a.AdmissionChanged(turn.at_ms, turn.cause, node, new, reason, by, until_ms))
     if until_ms:
         turn.deadlines.add(until_ms, Deadline.ADMISSION, node)
     if new is Admission.QUARANTINED:

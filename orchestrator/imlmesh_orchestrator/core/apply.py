@@ -8,6 +8,7 @@ replay of the stored changes gives the same state. A transition that the tables 
 from collections.abc import Callable
 from typing import Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.state import (
@@ -98,7 +99,7 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     _touch(state, change.node)
 
 
-def _admission_changed(state: State, change: c.AdmissionChanged) -> None:
+def _admission_changed(state: State, change: a.AdmissionChanged) -> None:
     node = change.node
     new = move(states.ADMISSION, node, state.admission_of(node), change.admission)
     if new is Admission.OPEN:
@@ -111,7 +112,7 @@ def _admission_changed(state: State, change: c.AdmissionChanged) -> None:
         _touch(state, node)
 
 
-def _evidence_kept(state: State, change: c.EvidenceKept) -> None:
+def _evidence_kept(state: State, change: a.EvidenceKept) -> None:
     """Rows for people; what is counted is volatile."""
 
 
@@ -195,8 +196,8 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
-    c.AdmissionChanged: _admission_changed,
-    c.EvidenceKept: _evidence_kept,
+    a.AdmissionChanged: _admission_changed,
+    a.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,

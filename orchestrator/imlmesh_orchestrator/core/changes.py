@@ -13,7 +13,6 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import (
     ActionState,
-    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -83,29 +82,6 @@ class LivenessChanged(Change):
     node: str
     liveness: Liveness
     reason: str
-
-
-@dataclass(slots=True)
-class AdmissionChanged(Change):
-    """Whether the node may get work from now on; `by` is a person, or imlmesh itself. With `until_ms`
-    0 it stays so until somebody changes it."""
-
-    node: str
-    admission: Admission
-    reason: str
-    by: str
-    until_ms: int
-
-
-@dataclass(slots=True)
-class EvidenceKept(Change):
-    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS, `verdict`
-    what it led to: counted, quarantined, prolonged, or alarm when it is not about single nodes."""
-
-    node: str
-    evidence: str
-    detail: str
-    verdict: str
 
 
 @dataclass(slots=True)

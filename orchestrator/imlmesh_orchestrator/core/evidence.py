@@ -6,7 +6,7 @@ against the node. No more than a few nodes are quarantined in this way: what see
 half of a fleet is wrong with us.
 """
 
-from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core.admission import change_to, is_own, prolong
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.events import EvidenceSeen, ResultsArrived
@@ -121,4 +121,4 @@ def _keep(turn: Turn, sightings: Sightings, node: str, kind: str, text: str, ver
         return
     kept.append(turn.at_ms)
     short = text[: limits.REASON_CHARS]
-    turn.change(c.EvidenceKept(turn.at_ms, turn.cause, node, kind, short, verdict))
+    turn.change(a.EvidenceKept(turn.at_ms, turn.cause, node, kind, short, verdict))

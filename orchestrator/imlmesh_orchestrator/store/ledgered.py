@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
@@ -63,8 +64,8 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.EpochRaised: Told("epoch"),
     c.NodeEnrolled: Told("node", _by),
     c.CertificateIssued: Told("node"),
-    c.AdmissionChanged: Told("node", _by),
-    c.EvidenceKept: Told("node"),
+    a.AdmissionChanged: Told("node", _by),
+    a.EvidenceKept: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
     c.LabelsChanged: Told("node"),

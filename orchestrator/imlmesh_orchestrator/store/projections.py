@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
 from imlmesh_protocol import limits
@@ -288,14 +289,14 @@ class Batch:
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
         self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
 
-    def _admission_changed(self, seq: int, change: c.AdmissionChanged) -> None:
+    def _admission_changed(self, seq: int, change: a.AdmissionChanged) -> None:
         if change.admission is Admission.OPEN:
             self._other("DELETE FROM admissions WHERE node = ?", change.node)
             return
         told = (change.reason, change.by, change.at_ms, change.until_ms)
         self._other(_ADMISSION, change.node, str(change.admission), *told, seq)
 
-    def _evidence_kept(self, seq: int, change: c.EvidenceKept) -> None:
+    def _evidence_kept(self, seq: int, change: a.EvidenceKept) -> None:
         row = (change.node, change.at_ms, change.evidence, change.detail, change.verdict)
         self._other(_EVIDENCE, seq, *row)
 
@@ -375,8 +376,8 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
-    c.AdmissionChanged: Batch._admission_changed,
-    c.EvidenceKept: Batch._evidence_kept,
+    a.AdmissionChanged: Batch._admission_changed,
+    a.EvidenceKept: Batch._evidence_kept,
     c.LabelsChanged: Batch._labels_changed,
     c.GroupChanged: Batch._group_changed,
     c.MemoryWritten: Batch._memory_written,

@@ -9,6 +9,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
@@ -47,7 +48,7 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
             data[field.name] = list(value) if isinstance(value, tuple) else value
     if isinstance(change, c.LivenessChanged):
         data["state"] = str(change.liveness)
-    elif isinstance(change, c.AdmissionChanged):
+    elif isinstance(change, a.AdmissionChanged):
         data["state"] = str(change.admission)
     elif isinstance(change, c.CompensationsPlanned):
         data["compensations"] = [key for key, *_ in change.compensations]
@@ -101,7 +102,7 @@ def _described(change: c.NodeDescribed, alias: Alias) -> str:
     return f"{change.alias} introduced itself: profile {change.profile}, offers {modules}"
 
 
-def _admission(change: c.AdmissionChanged, alias: Alias) -> str:
+def _admission(change: a.AdmissionChanged, alias: Alias) -> str:
     until = f", until {utc(change.until_ms)}" if change.until_ms else ""
     node = alias(change.node)
     if change.admission is Admission.OPEN:
@@ -109,7 +110,7 @@ def _admission(change: c.AdmissionChanged, alias: Alias) -> str:
     return f"{node} is {change.admission} by {change.by}{until}: {change.reason}"
 
 
-def _evidence(change: c.EvidenceKept, alias: Alias) -> str:
+def _evidence(change: a.EvidenceKept, alias: Alias) -> str:
     return f"{alias(change.node)}: {change.detail} ({change.evidence}: {change.verdict})"
 
 
@@ -255,8 +256,8 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
-    c.AdmissionChanged: _admission,
-    c.EvidenceKept: _evidence,
+    a.AdmissionChanged: _admission,
+    a.EvidenceKept: _evidence,
     c.LabelsChanged: _labels,
     c.NodeEnrolled: _enrolled,
     c.CertificateIssued: _certificate,
