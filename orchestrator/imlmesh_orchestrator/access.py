@@ -238,7 +238,7 @@ class Access:
 def _version(path: Path) -> int:
     """The version in a file, 0 when there is none that can be read."""
     try:
-        found: Mapping[str, Any] = json.loads(read_file(path, limits.DOCUMENT_BYTES))
+        found: Mapping[str, Any] = json.loads(read_file(path, limits.ACCESS_BYTES))
         version = found["version"]
     except (MeshError, ValueError, KeyError, TypeError):
         return 0

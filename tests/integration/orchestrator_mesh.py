@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ def plan(*actions: dict[str, Any], **more: Any) -> str:
 class Mesh:
     """A home with a broker; processes are started and killed by name."""
 
-    def __init__(self, home: Home, port: int) -> None:
+    def __init__(self, home: Home, port: int, control_port: int) -> None:
         self.home = home
         self.port = port
+        self.control_port = control_port
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
@@ -65,7 +66,7 @@ class Mesh:
         return process
 
     async def orchestrator(self, name: str = ME) -> asyncio.subprocess.Process:
-        arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.port}")
+        arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.control_port}")
         return await self.start(name, "imlmesh_orchestrator", *arguments)
 
     async def node(self, name: str) -> None:
@@ -137,14 +138,14 @@ class Mesh:
 
 
 @contextlib.asynccontextmanager
-async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
-    """A mesh with its broker; all processes are killed at the end."""
+async def opened_mesh(folder: Path, environ: Mapping[str, str] = os.environ) -> AsyncIterator[Mesh]:
+    """A mesh with its broker, which `environ` may name; all processes are killed at the end."""
     home = Home(folder / "h")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
-    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
+    broker = choose_broker(environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port)
+    made = Mesh(home, broker.port, broker.control_port)
     try:
         async with asyncio.timeout(60):
             yield made
