@@ -50,7 +50,7 @@ def main() -> int:
 
 def _watch(home: Home, options: argparse.Namespace) -> int:
     mesh, control = _names(home)
-    source = Source(mesh, control, home.ca, home.broker / "access.json")
+    source = Source(mesh, control, home.ca, home.broker)
     served = Served(source, options.to, _write_beside)
     # also when nothing changed: an earlier one may have ended between writing and telling
     untold = True

@@ -89,7 +89,7 @@ class Broker(ABC):
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        source = Source(mesh, control, place.ca, place.folder / "access.json")
+        source = Source(mesh, control, place.ca, place.folder)
         self._served = Served(source, place.served)
         self._telling = asyncio.Lock()
 

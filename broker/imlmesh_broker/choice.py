@@ -25,7 +25,6 @@ class Embedded(Broker):
         options = {
             "--mesh": self.mesh,
             "--control": self.control,
-            "--keys": str(place.folder),
             "--served": str(place.served),
             "--address": place.host,
             "--port": str(self.port),

@@ -33,14 +33,13 @@ NumTickets = 0
 class Layout:
     """Where the files are, and where to listen; an empty host means every address.
 
-    `served` holds lists, CAs and mesh.acl, `keys` broker.pem and broker.key. `plugin`: the acl-file
+    `served` holds lists, CAs, mesh.acl, broker.pem and broker.key. `plugin`: the acl-file
     plugin of Mosquitto 2.1, which is then configured in the words of 2.1; None: in those of 2.0.
     `user` is the account to run as: started by root, Mosquitto would change to its own and could
     not read the key.
     """
 
     served: Path
-    keys: Path
     node: tuple[str, int]
     control: tuple[str, int]
     user: str
@@ -115,8 +114,8 @@ def _listener(layout: Layout, role: str, host: str, port: int) -> Iterator[str]:
         yield "listener_allow_anonymous false"
     yield f"cafile {layout.served / f'{role}-ca.pem'}"
     yield f"crlfile {layout.served / f'{role}-ca.crl'}"
-    yield f"certfile {layout.keys / 'broker.pem'}"
-    yield f"keyfile {layout.keys / 'broker.key'}"
+    yield f"certfile {layout.served / 'broker.pem'}"
+    yield f"keyfile {layout.served / 'broker.key'}"
     yield "tls_version tlsv1.3"
     yield "require_certificate true"
     yield "use_identity_as_username true"

@@ -34,7 +34,6 @@ class Mosquitto(Broker):
         place = self.place
         layout = Layout(
             served=place.served,
-            keys=place.folder,
             node=(place.host, self.port),
             control=(place.near, self.control_port),
             user=pwd.getpwuid(os.geteuid()).pw_name,

@@ -1,4 +1,5 @@
-"""What a broker serves by: checked copies of revocation lists, CAs and rights, in a folder of its own.
+"""What a broker serves by: checked copies of revocation lists, CAs, rights and its own certificate, in
+a folder of their own.
 
 The one rule: a copy is replaced by something good or stays, so a lost or broken file opens nothing.
 Deliberately absent: making a broker read them again.
@@ -8,6 +9,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from imlmesh_broker.config import acl_text
 from imlmesh_broker.revocation import checked_lists
@@ -25,12 +29,17 @@ ROLES = ("node", "control")
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the orchestrator, whose id is `control`, writes who may come in: the folder of the CAs
-    with their lists, and access.json, which may be missing as long as nobody was ever shut out."""
+    with their lists, and that of the broker with its key and certificate and access.json, which may
+    be missing as long as nobody was ever shut out."""
 
     mesh: str
     control: str
     ca: Path
-    access: Path
+    folder: Path
+
+    @property
+    def access(self) -> Path:
+        return self.folder / "access.json"
 
 
 @dataclass(slots=True)
@@ -53,11 +62,12 @@ class Served:
         """Bring the copies in line; whether one changed.
 
         What cannot be used is told in the log, once and with its code. Its copy stays in force;
-        TrustError `broker.lists` or `broker.access` when that is not good either.
+        TrustError `broker.lists`, `broker.access` or `trust.file` when that is not good either.
         """
         self._seen = self._look()
         # rights first: who revokes writes the list before them, so both are taken together
         changed = self._attempt("access", self._take_access, self._keep_access)
+        changed |= self._attempt("certificate", self._take_pair, self._keep_pair)
         for role in ROLES:
             changed |= self._attempt(
                 role,
@@ -104,6 +114,14 @@ class Served:
         # last, for it tells a broker of ours what is in force
         return self._put("access.json", access.text()) or changed
 
+    def _take_pair(self) -> bool:
+        certificate, key = _pair_of(self.source.folder)
+        changed = self._put("broker.key", key)
+        return self._put("broker.pem", certificate) or changed
+
+    def _keep_pair(self) -> None:
+        _pair_of(self.to)
+
     def _take_lists(self, role: str) -> bool:
         cas, lists = _lists_of(self.source.ca, role)
         changed = self._put(f"{role}-ca.crl", lists)
@@ -122,7 +140,8 @@ class Served:
     def _look(self) -> tuple[object, ...]:
         source = self.source
         lists = (source.ca / f"{role}-ca.{kind}" for role in ROLES for kind in ("crl", "pem"))
-        return tuple(map(_mark, (source.access, *lists)))
+        own = (source.folder / name for name in ("broker.pem", "broker.key"))
+        return tuple(map(_mark, (source.access, *own, *lists)))
 
 
 def _lists_of(folder: Path, role: str) -> tuple[bytes, bytes]:
@@ -133,6 +152,20 @@ def _lists_of(folder: Path, role: str) -> tuple[bytes, bytes]:
     except TrustError as exc:
         raise TrustError("broker.lists", exc.message) from exc
     return cas, checked_lists(cas, lists)
+
+
+def _pair_of(folder: Path) -> tuple[bytes, bytes]:
+    """The broker's certificate and its key; TrustError `trust.file` when they are no pair: they are
+    two files, and may be seen between one and the other."""
+    certificate, key = read_file(folder / "broker.pem"), read_file(folder / "broker.key")
+    try:
+        shown = x509.load_pem_x509_certificate(certificate).public_key()
+        held = load_pem_private_key(key, password=None).public_key()
+    except (ValueError, TypeError) as exc:
+        raise TrustError("trust.file", f"broker.pem or broker.key in {folder}: {exc}") from exc
+    if shown != held:
+        raise TrustError("trust.file", f"broker.key in {folder} is not that of broker.pem")
+    return certificate, key
 
 
 def _mark(path: Path) -> object:

@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def served(home: Home, tmp_path: Path) -> Served:
     (tmp_path / "served").mkdir()
-    source = Source("home", "o", home.ca, home.broker / "access.json")
+    source = Source("home", "o", home.ca, home.broker)
     return Served(source, tmp_path / "served")
 
 

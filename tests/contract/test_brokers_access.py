@@ -15,6 +15,7 @@ from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.visitor import Visitor
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.errors import LinkError, TrustError
+from imlmesh_runtime.files import write_private
 from imlmesh_runtime.trust import broker_name
 from node_folders import make_node
 from waiting import eventually
@@ -128,6 +129,28 @@ async def test_a_quarantined_node_keeps_what_the_table_leaves_to_it(stage):
     control.publish(down("a", "delegate"))
     assert await again.hear() == down("a", "delegate")
     assert await hear_first(control, (again, up("a", "accept", b"free"))) == b"free"
+
+
+async def shown(stage: Stage) -> bytes:
+    """The certificate of the broker, as DER."""
+    context = stage.context(ME)
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.broker.control_port, ssl=context)
+    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    return bytes(found)
+
+
+async def test_a_new_certificate_of_the_broker_is_shown_once_its_key_is_there(stage, tmp_path):
+    first, a = await shown(stage), await stage.enter("a")
+    Authority.open(stage.home).issue_broker(tmp_path / "new")
+    for name, is_pair in (("broker.key", False), ("broker.pem", True)):
+        write_private(stage.home.broker / name, (tmp_path / "new" / name).read_bytes())
+        stage.write_access()
+        await stage.applied()
+        assert (await shown(stage) != first) == is_pair
+    # nobody was thrown out for it
+    a.send(b"\xc0\x00")
+    assert await a.packet() == (0xD0, b"")
 
 
 BROKEN: dict[str, Callable[[Path], None]] = {

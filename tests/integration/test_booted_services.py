@@ -70,8 +70,7 @@ def test_the_orchestrator_is_installed_and_ready(machine: Booted) -> None:
 
 def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
     place = "/etc/mosquitto/imlmesh"
-    keys = [f"{HOME}/broker/broker.pem", f"{HOME}/broker/broker.key"]
-    keys.append(f"{FIRMWARE}/mosquitto/openssl.cnf")
+    keys = [f"{FIRMWARE}/mosquitto/openssl.cnf"]
     machine.run(*["install", "-o", "root", "-g", "mosquitto", "-m", "640"], *keys, place)
     conf = (f"{FIRMWARE}/mosquitto/mosquitto.conf", "/etc/mosquitto/mosquitto.conf")
     machine.run("install", "-m", "644", *conf)

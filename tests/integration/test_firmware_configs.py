@@ -214,7 +214,7 @@ def test_mosquitto_is_told_the_same_as_by_up() -> None:
     shipped = directives((MOSQUITTO / "mosquitto.conf").read_text())
     place = Path("/etc/mosquitto/imlmesh")
     ours = directives(
-        config_text(Layout(place, place, (EVERYWHERE, 8883), ("127.0.0.1", 8884), "mosquitto"))
+        config_text(Layout(place, (EVERYWHERE, 8883), ("127.0.0.1", 8884), "mosquitto"))
     )
     assert shipped == ours
 
@@ -239,8 +239,6 @@ async def serving(home: Home, folder: Path) -> AsyncIterator[tuple[int, int]]:
     lists are brought there as imlmesh-access.service does it."""
     place = folder / "etc"
     place.mkdir()
-    for name in ("broker.pem", "broker.key"):
-        shutil.copy(home.broker / name, place)
     shutil.copy(MOSQUITTO / "openssl.cnf", place)
     ports = own_port(), own_port()
     number = folder / "pid"

@@ -214,7 +214,7 @@ BAD: dict[str, Bad] = {
         lambda s: s.complete(sealer=s.speaker(PI, signed_by=PI, mesh="away")),
     ),
     "too old": ("message.expired", "", DONE, lambda s: s.complete(off_ms=-2 * MESSAGE_EXPIRY_MS)),
-    "too new": ("message.expired", "", DONE, lambda s: s.complete(off_ms=2 * MESSAGE_EXPIRY_MS)),
+    "too new": ("message.expired", PI, DONE, lambda s: s.complete(off_ms=2 * MESSAGE_EXPIRY_MS)),
     "good for a year": ("message.expired", "", DONE, lambda s: s.complete(life_ms=31_536_000_000)),
     "of an older boot": (
         "message.replayed",

@@ -17,7 +17,6 @@ GOLDEN = Path(__file__).resolve().parents[1] / "data" / "mosquitto"
 BASE = "imlmesh/1/home"
 LAYOUT = Layout(
     served=Path("/srv/mesh/broker/served"),
-    keys=Path("/srv/mesh/broker"),
     node=("127.0.0.1", 8883),
     control=("127.0.0.1", 8884),
     user="pi",
@@ -117,7 +116,7 @@ def test_the_configuration_says_what_the_mesh_relies_on(plugin):
             "use_identity_as_username true",
             f"cafile /srv/mesh/broker/served/{role}-ca.pem",
             f"crlfile /srv/mesh/broker/served/{role}-ca.crl",
-            "keyfile /srv/mesh/broker/broker.key",
+            "keyfile /srv/mesh/broker/served/broker.key",
         ):
             assert line in listener
     # free on control, so that it can end a session by its id

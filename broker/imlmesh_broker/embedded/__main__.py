@@ -12,14 +12,13 @@ import sys
 from pathlib import Path
 
 from imlmesh_broker.embedded.hub import Hub
-from imlmesh_broker.embedded.server import Keys, Listeners
+from imlmesh_broker.embedded.server import Folder, Listeners
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.process import logged, until_told
 
 OPTIONS = {
     "mesh": str,
     "control": str,
-    "keys": Path,
     "served": Path,
     "address": str,
     "port": int,
@@ -44,8 +43,8 @@ async def _serve(options: argparse.Namespace) -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop = asyncio.get_running_loop()
-    keys = Keys(options.keys, options.served)
-    listeners = Listeners(Hub(options.mesh), options.control, keys)
+    served = Folder(options.served)
+    listeners = Listeners(Hub(options.mesh), options.control, served)
     loop.add_signal_handler(signal.SIGHUP, listeners.renew_or_stay)
     listeners.open(
         {

@@ -49,15 +49,14 @@ class _Handshake(ssl.SSLObject):
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """Folders: `own` with broker.pem and broker.key, `served` with CAs, their lists, and rights."""
+class Folder:
+    """What is served by: CAs, their lists, rights, and the broker's own key and certificate."""
 
-    own: Path
-    served: Path
+    path: Path
 
     def access(self, control: str) -> Access:
         """TrustError `broker.access`, `trust.file`."""
-        return Access.parse(read_file(self.served / "access.json", limits.ACCESS_BYTES), control)
+        return Access.parse(read_file(self.path / "access.json", limits.ACCESS_BYTES), control)
 
     def context(self, role: Role) -> ssl.SSLContext:
         """For certificates of one role; TrustError `trust.file` when the files cannot be used."""
@@ -69,11 +68,11 @@ class Keys:
         # Nobody resumes: each connection proves its certificate, and tickets cost every handshake.
         context.num_tickets = 0
         try:
-            context.load_verify_locations(self.served / f"{role}-ca.pem")
-            context.load_verify_locations(self.served / f"{role}-ca.crl")
-            context.load_cert_chain(self.own / "broker.pem", self.own / "broker.key")
+            context.load_verify_locations(self.path / f"{role}-ca.pem")
+            context.load_verify_locations(self.path / f"{role}-ca.crl")
+            context.load_cert_chain(self.path / "broker.pem", self.path / "broker.key")
         except OSError as exc:
-            raise TrustError("trust.file", f"{self.served} or keys in {self.own}: {exc}") from exc
+            raise TrustError("trust.file", f"{self.path}: {exc}") from exc
         return context
 
 
@@ -81,10 +80,10 @@ class Listeners:
     """The ports of a mesh. What they ask for changes from one connection to the next, which a server
     of asyncio does not do: it drops whom it accepted and has not begun to greet."""
 
-    def __init__(self, hub: Hub, control: str, keys: Keys) -> None:
+    def __init__(self, hub: Hub, control: str, served: Folder) -> None:
         self._hub = hub
         self._control = control
-        self._keys = keys
+        self._served = served
         self._loop = asyncio.get_running_loop()
         self._contexts: dict[Role, ssl.SSLContext] = {}
         self._sockets: list[socket.socket] = []
@@ -93,7 +92,7 @@ class Listeners:
     def open(self, places: Mapping[Role, tuple[str, int]]) -> None:
         """Listen at (address, port) of each role; an empty address means every one.
 
-        LinkError `broker.failed` when a port cannot be had, and what `Keys` raises.
+        LinkError `broker.failed` when a port cannot be had, and what `Folder` raises.
         """
         self.renew()
         for role, (address, port) in places.items():
@@ -103,9 +102,9 @@ class Listeners:
 
     def renew(self) -> None:
         """Serve by what the files say now: connections that come from now on, and those there are."""
-        access = self._keys.access(self._control)
+        access = self._served.access(self._control)
         roles: tuple[Role, ...] = ("node", "control")
-        self._contexts = {role: self._keys.context(role) for role in roles}
+        self._contexts = {role: self._served.context(role) for role in roles}
         self._hub.limit(access)
 
     def renew_or_stay(self) -> None:

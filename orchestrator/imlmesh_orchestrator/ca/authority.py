@@ -5,17 +5,15 @@ else, so it may be moved away; everything online has a key of its own. Deliberat
 join, which the core decides, and the keys of nodes, which never leave them.
 """
 
-import contextlib
-import fcntl
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from imlmesh_orchestrator.ca.certificates import Issued, Issuer, new_root
+from imlmesh_orchestrator.ca.lists import Lists
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.ids import check_name
@@ -121,35 +119,22 @@ class Authority:
 
     def revoke(self, serials: Iterable[int]) -> None:
         """Write the revocation lists anew: node certificates with these numbers are refused."""
-        with self._lists_held():
-            for role, issuer, gone in ((NODE, self.node, serials), (CONTROL, self.control, ())):
-                write_private(self.folder / f"{role}-ca.crl", issuer.revocation_list(gone))
+        self._lists(NODE).write(serials)
+        self._lists(CONTROL).write(())
 
     def revoke_too(self, serials: Iterable[int]) -> None:
         """Add to the revocation list what nobody else knows of: certificates made for a probe, which
         end within minutes. TrustError `trust.file` when the list is broken."""
-        path = self.folder / f"{NODE}-ca.crl"
-        with self._lists_held():
-            gone, _ = self.node.revoked_by(read_file(path, limits.CRL_BYTES))
-            write_private(path, self.node.revocation_list(gone.union(serials)))
+        self._lists(NODE).add(serials)
 
     def renew_lists(self) -> None:
-        """Make revocation lists that are older than a day anew, with the same numbers: who was off for
-        a month would find them ended. One that is broken stays as it is, for the broker to refuse."""
-        yesterday = datetime.now(UTC) - timedelta(days=1)
-        for role, issuer in ((NODE, self.node), (CONTROL, self.control)):
-            path = self.folder / f"{role}-ca.crl"
-            with self._lists_held(), contextlib.suppress(TrustError):
-                gone, made = issuer.revoked_by(read_file(path, limits.CRL_BYTES))
-                if made < yesterday:
-                    write_private(path, issuer.revocation_list(gone))
+        """Make revocation lists anew that are older than a day: who was off for a month would find
+        them ended, and then nobody comes in."""
+        for role in (NODE, CONTROL):
+            self._lists(role).renew()
 
-    @contextlib.contextmanager
-    def _lists_held(self) -> Iterator[None]:
-        """The orchestrator and a probe may want to write them at the same time."""
-        with (self.folder / "lists.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _lists(self, role: str) -> Lists:
+        return Lists(self.folder, role, [self.node if role == NODE else self.control])
 
     def papers(self) -> dict[str, bytes]:
         """What a new node needs beside its certificate: root.pub and trust, by file name."""
