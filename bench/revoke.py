@@ -13,8 +13,8 @@ from typing import Any
 from bench.field import MESH, POLICY, Field, field
 from bench.figures import line
 from imlmesh_node.joining import NewKeys, Place, write_folder
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_orchestrator.shell import Newcomer
 from imlmesh_protocol.errors import LinkError
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire import topics
