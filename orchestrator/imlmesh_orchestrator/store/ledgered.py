@@ -68,8 +68,6 @@ LEDGERED: dict[type[c.Change], Told] = {
     a.EvidenceKept: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
-    a.AdmissionChanged: Told("node", _by),
-    a.EvidenceKept: Told("node"),
     c.LabelsChanged: Told("node"),
     c.GroupChanged: Told("group"),
     c.MemoryWritten: Told("session", _by, "key value by", _by_person),
