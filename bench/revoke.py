@@ -26,6 +26,7 @@ from imlmesh_runtime.trust import ControlKeys, NodeKeys
 _ROUNDS = 100
 _QUIET_S = 0.4  # watched after the answer; it calls again every few milliseconds
 _PAUSE_S = 0.005
+_JITTER = 0.02  # of the pauses between its calls: 5 ms, then 10, 20, …; both sides share this core
 _WITHIN_S = 20
 
 
@@ -78,9 +79,11 @@ async def _measure() -> dict[str, Any]:
             rounds = [await _round(ground, running, f"n{index}") for index in range(_ROUNDS)]
         finally:
             await running.close()
-    last, answered = (sorted(each) for each in zip(*rounds, strict=True))
+    last, answered, held = zip(*rounds, strict=True)
+    last, answered = sorted(last), sorted(answered)
     return {
         "rounds": _ROUNDS,
+        "not_enforced": held.count(False),
         "p50_s": round(last[_ROUNDS // 2], 3),
         "p99_s": round(last[_ROUNDS * 99 // 100], 3),
         "answer_p50_s": round(answered[_ROUNDS // 2], 3),
@@ -88,8 +91,10 @@ async def _measure() -> dict[str, Any]:
     }
 
 
-async def _round(ground: Field, running: RunningOrchestrator, node: str) -> tuple[float, float]:
-    """Seconds from the decision to the last delivery, and to the answer that it holds."""
+async def _round(
+    ground: Field, running: RunningOrchestrator, node: str
+) -> tuple[float, float, bool]:
+    """Seconds from the decision to the last delivery, and to the answer; whether that says it holds."""
     shell, access = running.shell, running.access
     assert shell is not None
     assert access is not None
@@ -103,12 +108,12 @@ async def _round(ground: Field, running: RunningOrchestrator, node: str) -> tupl
             await shell.set_admission(node, Admission.REVOKED, "bench", "bench", 0)
             found = await access.enforced(node)
         answered_s = time.monotonic()
-        assert found.holds, found
         await asyncio.sleep(_QUIET_S)
         speaking.cancel()
         await victim.close()
         await control.close()
-    return max(victim.heard_s, control.heard_s) - began_s, answered_s - began_s
+    last_s = max(victim.heard_s, control.heard_s)
+    return last_s - began_s, answered_s - began_s, found.holds
 
 
 async def _let_in(ground: Field, running: RunningOrchestrator, node: str) -> None:
@@ -130,7 +135,7 @@ def _pair(ground: Field, node: str) -> Iterator[tuple[_Side, _Side]]:
     places = [("127.0.0.1", ground.broker.port)], [("127.0.0.1", ground.broker.control_port)]
     mine = topics.node_subscriptions(MESH, node)
     context = ControlKeys.load(ground.home.ca, MESH).context()
-    victim = MqttLink(places[0], node, own, mine, lambda: 0.0)
+    victim = MqttLink(places[0], node, own, mine, lambda: _JITTER)
     control = MqttLink(places[1], f"ear-{node}", context, (up,), lambda: 0.0)
     yield _Side(victim, up, down), _Side(control, down, up)
 
