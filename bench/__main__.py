@@ -54,9 +54,9 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in
   turns with the signature of the same bytes alone (same library); `ratio` is the median over rounds. However many dispatches
   it holds, it is signed and verified once; what more of them cost is reading each and asking the policy.
-- **revoke**: from the decision to remove a node to the last message that Mosquitto delivers to it or from it, while its
-  keys call again every few milliseconds; 100 nodes, one after the other. `answer`: until `node remove` says that it holds,
-  which includes half a second in which nobody took the session back.
+- **revoke**: from the request to remove a node to the last message that came through, from it or to it, while both
+  sides send every 2 ms and the node comes again whenever its connection ends; 100 nodes one after the other. `command_*` is
+  until the request is answered, when the broker has applied it and the session is over.
 - **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
   signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one
