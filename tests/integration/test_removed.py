@@ -1,4 +1,4 @@
-"""A removed node at each broker as `up` runs it: nothing is delivered to it or from it, however it tries."""
+"""A removed node at each broker: nothing is delivered to it or from it, however it tries."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from imlmesh_broker import Broker, BrokerPlace
-from imlmesh_broker.choice import BROKERS
-from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.errors import LinkError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
@@ -19,7 +16,7 @@ from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
-from orchestrator_mesh import ME, MESH, Mesh, action, plan
+from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
 from waiting import eventually
 
 NODE = "pi-1"
@@ -85,24 +82,10 @@ class Ear(Victim):
 
 
 @pytest.fixture(params=[pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"])
-async def broker(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[tuple[Broker, Mesh]]:
-    home = Home(tmp_path / "h")
-    Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
-    broker = BROKERS[request.param](MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
-    async with asyncio.timeout(100):
-        await broker.start()
-        mesh = Mesh(home, broker.port, broker.control_port)
-        try:
-            await mesh.orchestrator()
-            yield broker, mesh
-        finally:
-            await mesh.http.aclose()
-            for name in list(mesh.processes):
-                await mesh.kill(name)
-            await broker.stop()
+async def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mesh]:
+    async with opened_mesh(tmp_path, {"IMLMESH_BROKER": request.param}) as made:
+        await made.orchestrator()
+        yield made
 
 
 async def removed(mesh: Mesh) -> dict[str, Any]:
@@ -113,14 +96,13 @@ async def removed(mesh: Mesh) -> dict[str, Any]:
     return found
 
 
-async def test_from_the_answer_on_nothing_is_delivered_in_either_direction(broker):
-    served, mesh = broker
+async def test_from_the_answer_on_nothing_is_delivered_in_either_direction(mesh):
     await mesh.node(NODE)
     await mesh.node("pi-2")
     await mesh.online(NODE, "pi-2")
     await mesh.kill(NODE)
-    victim = Victim(mesh.home, served.port)
-    ear = Ear(mesh.home, served.control_port)
+    victim = Victim(mesh.home, mesh.port)
+    ear = Ear(mesh.home, mesh.control_port)
     speaking = asyncio.create_task(speak(victim, ear))
     await eventually(lambda: bool(victim.read_s and ear.read_s))
     began_s = time.monotonic()
@@ -132,7 +114,7 @@ async def test_from_the_answer_on_nothing_is_delivered_in_either_direction(broke
     assert victim.sent > 100
     assert max(victim.read_s, ear.read_s) <= answered_s
     assert answered_s - began_s < 2, "a second on a machine that has nothing else to do"
-    late = Ear(mesh.home, served.control_port, "late")
+    late = Ear(mesh.home, mesh.control_port, "late")
     await eventually(lambda: late.link.connected)
     run = (await mesh.submit(plan(action("one", target_node="pi-2"))))["run"]
     assert (await mesh.ended(run))["state"] == "completed", "others work on"
@@ -149,8 +131,7 @@ async def speak(*each: Victim) -> None:
 
 
 @pytest.mark.parametrize("moment", ["at once", "applied"])
-async def test_an_orchestrator_that_dies_while_it_removes_does_it_at_its_next_start(broker, moment):
-    served, mesh = broker
+async def test_an_orchestrator_that_dies_while_it_removes_does_it_at_its_next_start(mesh, moment):
     await mesh.node(NODE)
     await mesh.online(NODE)
     asked = asyncio.create_task(removed(mesh))
@@ -160,13 +141,12 @@ async def test_an_orchestrator_that_dies_while_it_removes_does_it_at_its_next_st
     await mesh.kill(ME)
     with contextlib.suppress(Exception):
         await asked
-    arguments = ("--home", str(mesh.home.root), "--broker", f"127.0.0.1:{served.control_port}")
-    await mesh.start(ME, "imlmesh_orchestrator", *arguments)
+    await mesh.orchestrator()
     await mesh.until("health", lambda found: found["admissions"] == {"revoked": 1})
     found = await removed(mesh)
     assert found["broker"]["enforced"]
     assert found["before"] == "revoked"
-    ear = Ear(mesh.home, served.control_port)
+    ear = Ear(mesh.home, mesh.control_port)
     await asyncio.sleep(1.5)
     assert ear.read_s == 0, "the node still runs and calls, and nobody hears it"
     await ear.link.close()
