@@ -20,6 +20,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
+from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.lifecycle import replay
@@ -32,7 +33,7 @@ from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
-from imlmesh_runtime.link.base import Link
+from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -57,6 +58,8 @@ class Setup:
     keys: ControlKeys
     config: Config
     broker: str
+    #: where nodes join, to begin with; None: where they did at the last start
+    join: Address | None = None
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -65,10 +68,10 @@ class Setup:
         return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
 
 
-def load_setup(home: Home, broker: str | None) -> Setup:
+def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup:
     """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
 
-    `broker` None is for who brings a link that needs none.
+    `broker` None is for who brings a link that needs none; `join` is the address for joining.
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
@@ -83,7 +86,8 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    return Setup(home, mesh, me, keys, config, broker or "memory")
+    door = address_of(join) if join is not None else None
+    return Setup(home, mesh, me, keys, config, broker or "memory", door)
 
 
 class RunningOrchestrator:
@@ -101,6 +105,7 @@ class RunningOrchestrator:
         self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
+        self.joining: Joining | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -126,7 +131,8 @@ class RunningOrchestrator:
         )
         await shell.start()
         if serve:
-            self._api = Api(setup.home, self._served(shell, clock.now_ms()))
+            joining = self.joining = self._opened(shell)
+            self._api = Api(setup.home, self._served(shell, joining, clock.now_ms()))
             await self._api.start()
         log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
         return shell
@@ -135,6 +141,8 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
+        if self.joining is not None:
+            await self.joining.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -148,11 +156,23 @@ class RunningOrchestrator:
         """The way for nodes into this mesh."""
         return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
 
-    def _served(self, shell: Shell, now_ms: int) -> Served:
+    def _opened(self, shell: Shell) -> Joining:
+        """The way in for other machines; closed where no other machine can be a node."""
+        setup = self._setup
+        if self._link is not None:
+            reach = Reach(setup.mesh, setup.me, setup.broker, "lan")
+            return Joining(setup.home, shell, self.enrolling(shell), reach)
+        reach = reach_of(setup.home, setup.mesh, setup.me, setup.broker)
+        joining = Joining(setup.home, shell, self.enrolling(shell), reach)
+        joining.start(setup.join)
+        return joining
+
+    def _served(self, shell: Shell, joining: Joining, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            joining=joining,
             config=setup.config,
             output=self._output,
             history=self._history,
@@ -165,13 +185,13 @@ class RunningOrchestrator:
         )
 
 
-async def run_orchestrator(home: Home, broker: str) -> int:
+async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> int:
     """Run until told to end; 0, or 1 when it could not go on.
 
     Raises InputError, TrustError or StoreError when the home cannot be used, InputError
     `orchestrator.running` when another one uses it.
     """
-    setup = load_setup(home, broker)
+    setup = load_setup(home, broker, join)
     home.make()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
         running = RunningOrchestrator(setup)
@@ -189,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
+    parser.add_argument("--join", metavar="ADDRESS:PORT", help="where nodes join, or a port above")
     given = parser.parse_args(argv)
     set_up_logs()
-    api_folder = given.api.absolute() if given.api else None
-    return asyncio.run(run_orchestrator(Home(given.home.absolute(), api_folder), given.broker))
+    home = Home(given.home.absolute(), given.api.absolute() if given.api else None)
+    return asyncio.run(run_orchestrator(home, given.broker, given.join))

@@ -244,6 +244,10 @@ class Shell:
         )
         await self._ask(event)
 
+    async def ask(self, make: Callable[[int, str], e.Event]) -> Any:
+        """What the core answers to the event that `make(at_ms, cause)` is, once that is stored."""
+        return (await self._ask(make(self.clock.now_ms(), self._next_cause())))[0]
+
     async def set_group(self, group: str, nodes: tuple[str, ...]) -> None:
         """From now on the group has exactly these node ids; none removes it."""
         await self._ask(e.GroupSet(self.clock.now_ms(), self._next_cause(), group, nodes))
@@ -268,8 +272,7 @@ class Shell:
 
     def name_of(self, node: str) -> str:
         """What people call a node; its id when nobody introduced it."""
-        record = self.state.nodes.get(node)
-        return record.alias if record is not None else node
+        return self.state.alias_of(node)
 
     @property
     def unsent(self) -> int:

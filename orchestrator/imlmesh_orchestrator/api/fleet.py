@@ -82,11 +82,11 @@ async def set_group(request: Request, group: str) -> Response:
     found: dict[str, None] = {}
     errors: list[MeshError] = []
     for name in wanted:
-        record = served.shell.state.find_node(name)
-        if record is None:
+        node = served.shell.state.find_id(name)
+        if node is None:
             errors.append(InputError("place.unknown_node", f'there is no node "{name[:80]}"'))
         else:
-            found[record.node] = None
+            found[node] = None
     if errors:
         raise InputErrors(errors)
     await served.shell.set_group(group, tuple(found))

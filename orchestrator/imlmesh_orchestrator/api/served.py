@@ -11,6 +11,7 @@ from starlette.requests import Request
 from imlmesh_orchestrator.config import Config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
+from imlmesh_orchestrator.joining import Joining
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
 from imlmesh_orchestrator.views.nodes import Beats, beat_counts, since
@@ -23,6 +24,7 @@ class Served:
 
     shell: Shell
     enrolling: Enrolling
+    joining: Joining
     config: Config
     output: Reader
     history: Reader

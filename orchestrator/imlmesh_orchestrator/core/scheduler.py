@@ -8,7 +8,16 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import approvals, enrolment, flow, liveness, memory, runs
+from imlmesh_orchestrator.core import (
+    approvals,
+    enrolment,
+    flow,
+    joins,
+    liveness,
+    memory,
+    runs,
+    tokens,
+)
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
@@ -126,7 +135,8 @@ def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
 
 
 def _group_set(turn: Turn, event: e.GroupSet) -> None:
-    unknown = [node for node in event.nodes if node not in turn.state.nodes]
+    known = turn.state.nodes.keys() | turn.state.enrolled.keys()
+    unknown = [node for node in event.nodes if node not in known]
     if unknown:
         fault = Fault("place.unknown_node", f"no node {', '.join(unknown)}")
         turn.command(Refuse(event.cause, fault))
@@ -231,6 +241,11 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.GroupSet: _group_set,
     e.LabelsSet: _labels_set,
     e.EnrolAsked: enrolment.enrol,
+    e.TokenAsked: tokens.create,
+    e.TokenRevokeAsked: tokens.revoke,
+    e.JoinAsked: joins.ask,
+    e.JoinAnswered: joins.answer,
+    e.JoinWindowAsked: joins.open_door,
     e.NodeBirth: liveness.born,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
