@@ -1,6 +1,6 @@
 """The units of systemd that this installation would have: the shipped ones, with its own words.
 
-The one rule: what a unit says stands in systemd/ alone; here only the interpreter, the broker and
+The one rule: what a unit says stands in systemd/ alone; here only the interpreter, addresses and
 the groups of a machine are filled in. Deliberately absent: writing and starting them.
 """
 
@@ -19,6 +19,7 @@ HARDWARE = "imlmesh-node@.service.d/hardware.conf"
 
 _PYTHON = "/opt/imlmesh/bin/python"
 _BROKER = "127.0.0.1:8883"
+_JOIN = "127.0.0.1:8766"
 #: what systemd refuses in the path of a program, or reads as something else
 _NOT_TAKEN = re.compile(r"[^ -~]|[\"'\\*?\[\];$|&<>]")
 #: every shipped unit says so in its first lines
@@ -32,8 +33,9 @@ def unit_name(kind: Kind, node: str = "") -> str:
     )
 
 
-def unit_text(kind: Kind, python: str, broker: str | None = None) -> str:
-    """The unit's file. `python` is an absolute path, `broker` ADDRESS:PORT for an orchestrator.
+def unit_text(kind: Kind, python: str, broker: str | None = None, join: str | None = None) -> str:
+    """The unit's file. `python` is an absolute path, `broker` and `join` are ADDRESS:PORT for an
+    orchestrator.
 
     MeshError `service.interpreter` for a path that systemd does not take as a program.
     """
@@ -42,6 +44,8 @@ def unit_text(kind: Kind, python: str, broker: str | None = None) -> str:
     text = shipped("systemd", unit_name(kind)).read_text(encoding="utf-8")
     if broker is not None:
         text = text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
+    if join is not None:
+        text = text.replace(f"--join {_JOIN} ", f"--join {join} ")
     word = python.replace("%", "%%")
     return text.replace(f"={_PYTHON} ", f'="{word}" ' if " " in word else f"={word} ")
 

@@ -14,7 +14,6 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from imlmesh_protocol import limits
@@ -28,7 +27,7 @@ from imlmesh_runtime.trust import certificates_of
 
 log = logging.getLogger(__name__)
 
-USUAL: Address = ("127.0.0.1", 8766)
+LOOPBACK, USUAL_PORT = "127.0.0.1", 8766
 _BACKLOG = 128
 _STATUS = {"join.too_large": 413, "join.busy": 503, "internal": 500, "store.failed": 503}
 
@@ -41,7 +40,7 @@ Refused = Callable[[MeshError, str], None]
 class Endpoint:
     """Serves `routes`, by (method, path), from `start` to `close`.
 
-    `wanted` is the first address that is tried; None: where it was at the last start, else USUAL.
+    `wanted` is the first address that is tried; None: of loopback, at the port of the last start.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Endpoint:
         self._near: Counter[str] = Counter()
         #: the certificate that is shown, as DER
         self.certificate = b""
-        self.address: Address = USUAL
+        self.address: Address = (LOOPBACK, USUAL_PORT)
 
     def load(self) -> None:
         """Show the certificate that lies in the CA's folder to whoever comes from now on."""
@@ -76,7 +75,7 @@ class Endpoint:
     def start(self) -> None:
         """Listen, on the running loop; LinkError `join.unreachable` when no port is free."""
         self.load()
-        self._listening = _listen(self._wanted or _last(self._home.join_json))
+        self._listening = _listen(self._wanted or (LOOPBACK, last_port(self._home)))
         self.address = self._listening.getsockname()[:2]
         address, port = self.address
         record = {"schema": "imlmesh.join/1", "address": address, "port": port}
@@ -85,10 +84,10 @@ class Endpoint:
 
     async def close(self) -> None:
         """Take nobody more, and end those who are here."""
-        tasks = [*self._open, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        under_way = [*self._open, *([self._accepting] if self._accepting else [])]
+        for each in under_way:
+            each.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
 
@@ -110,12 +109,9 @@ class Endpoint:
                 self._refused(LinkError("join.busy", "too many connections"), address)
                 continue
             self._near[address] += 1
-            task = loop.create_task(self._serve(connection, address))
-            self._open.add(task)
-            task.add_done_callback(self._served)
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
+            serving = loop.create_task(self._serve(connection, address))
+            self._open.add(serving)
+            serving.add_done_callback(self._open.discard)
 
     async def _serve(self, connection: socket.socket, address: str) -> None:
         try:
@@ -186,13 +182,12 @@ class Endpoint:
         return handler, unpack_body(await reader.readexactly(int(sizes[0])))
 
 
-def _last(record: Path) -> Address:
-    """Where the endpoint was at the last start: tokens that were handed out name it."""
+def last_port(home: Home) -> int:
+    """The port of the last start: tokens that were handed out name it. Before that the usual one."""
     try:
-        found = json.loads(record.read_bytes())
-        return str(found["address"]), int(found["port"])
+        return int(json.loads(home.join_json.read_bytes())["port"])
     except (OSError, ValueError, KeyError, TypeError):
-        return USUAL
+        return USUAL_PORT
 
 
 def _listen(wanted: Address) -> socket.socket:

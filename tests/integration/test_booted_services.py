@@ -29,7 +29,6 @@ mock = ["/dev/ttyS0"]
 [onewire]
 factory = "mock"
 """
-AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
 
@@ -90,9 +89,10 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     policy = "/opt/policy.toml"
     shipped = "/opt/checkout/examples/greenhouse.policy.toml"
     machine.run("sh", "-c", f"cat {shipped} - >{policy} <<'END'\n{BUSES}END")
-    words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
-    words += ("--policy", policy)
-    machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
+    token = json.loads(machine.imlmesh("token", "create", "--json").stdout)["text"]
+    words = ("--name", "pi-bed", "--out", "/tmp/pi-bed", "--policy", policy)
+    joined = machine.imlmesh("node", "join", token, *words)
+    assert joined.returncode == 0, joined.stderr
     done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
     assert f"✔ enable and start {NODE}" in done.stdout
     assert is_active(machine, NODE)

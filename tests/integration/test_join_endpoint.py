@@ -292,7 +292,7 @@ async def test_of_a_request_the_key_alone_counts(front, tmp_path):
     made = x509.load_pem_x509_certificate(found.papers["node.pem"])
     assert made.subject.rfc4514_string() == "CN=pi-bed"
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [name.value for name in names] == ["imlmesh://home/node/pi-bed"]
+    assert [name.value for name in names] == [f"imlmesh://{asking.token.mesh}/node/pi-bed"]
     assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 

@@ -14,7 +14,7 @@ from imlmesh_orchestrator.api.requests import body_of, count_of, optional_text, 
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.joins import waiting
-from imlmesh_orchestrator.views.joining import door_view, join_view, token_view
+from imlmesh_orchestrator.views.joining import door_view, enrolled_view, join_view, token_view
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.ids import check_name
@@ -65,8 +65,14 @@ async def list_joins(request: Request) -> Response:
     shell = served_of(request).shell
     now_ms = shell.clock.now_ms()
     found = [join_view(record) for record in waiting(shell.state, now_ms)]
-    door = door_view(shell.state, now_ms)
-    return answer({"schema": "imlmesh.join-list/1", "nodes": found, **door, "now_ms": now_ms})
+    told = {
+        "schema": "imlmesh.join-list/1",
+        "nodes": found,
+        **door_view(shell.state, now_ms),
+        "enrolled": [enrolled_view(record) for record in shell.state.enrolled.values()],
+        "now_ms": now_ms,
+    }
+    return answer(told)
 
 
 @router.put("/joins")
@@ -91,8 +97,7 @@ async def approve_join(request: Request, name: str) -> Response:
         return e.JoinAnswered(at_ms, cause, name, True, profile, replaces, by)
 
     record = served.shell.state.enrolled[await served.shell.ask(answered)]
-    told = {"node": record.node, "alias": record.alias, "profile": record.profile}
-    return answer({"schema": "imlmesh.approved/1", **told})
+    return answer({"schema": "imlmesh.approved/1", **enrolled_view(record)})
 
 
 @router.post("/joins/{name}/ignore")

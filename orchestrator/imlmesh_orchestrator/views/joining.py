@@ -5,7 +5,7 @@ The one rule: nothing here helps to get in. Looks at the core's state, so it run
 
 from typing import Any
 
-from imlmesh_orchestrator.core.state import JoinRecord, State, TokenRecord
+from imlmesh_orchestrator.core.state import EnrolledRecord, JoinRecord, State, TokenRecord
 from imlmesh_orchestrator.core.tokens import why_not
 
 
@@ -35,6 +35,17 @@ def join_view(record: JoinRecord) -> dict[str, Any]:
         "address": record.address,
         "at_ms": record.at_ms,
         "expires_at_ms": record.expires_at_ms,
+    }
+
+
+def enrolled_view(record: EnrolledRecord) -> dict[str, Any]:
+    """A node that was let in, whether it was ever here or not."""
+    return {
+        "node": record.node,
+        "alias": record.alias,
+        "profile": record.profile,
+        "by": record.by,
+        "at_ms": record.at_ms,
     }
 
 
