@@ -3,6 +3,7 @@
 The one rule: the folder appears whole or not at all. Deliberately absent: how the papers came.
 """
 
+import glob
 import json
 import shutil
 import tomllib
@@ -127,14 +128,16 @@ def joined_as(folder: Path) -> tuple[str, bytes]:
         text = f"{folder} is there already, and no folder of a node"
         raise InputError("folder.exists", text) from exc
     shutil.rmtree(_beside(folder), ignore_errors=True)
+    _remove_drafts(folder)
     return node, root
 
 
 def _remove_drafts(folder: Path) -> None:
     """What was being written when this computer lost its power, or the process was killed."""
-    for draft in folder.parent.glob(f".{folder.name}.*"):
-        if draft != _beside(folder) and draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
+    for name in (folder.name, _beside(folder).name):
+        for draft in folder.parent.glob(f".{glob.escape(name)}.*"):
+            if draft != _beside(folder) and draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _beside(folder: Path) -> Path:
