@@ -21,6 +21,7 @@ from imlmesh_protocol.wire.topics import node_subscriptions
 from imlmesh_runtime.discovery import Service, short_root
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
+from imlmesh_runtime.link.endings import without_clock
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -53,7 +54,9 @@ async def run_node(
         loaded = await journal.load(time.time_ns() // 1_000_000)
         subscriptions = node_subscriptions(config.mesh, config.id)
         finder = _finder(setup, broker, tell)
-        link = MqttLink(finder, config.id, setup.keys.context(), subscriptions)
+        # its own clock may be years off: dates are looked at when the orchestrator has told the time
+        context = without_clock(setup.keys.context())
+        link = MqttLink(finder, config.id, context, subscriptions)
         node = RunningNode(setup, journal, loaded, link)
         node.start()
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)

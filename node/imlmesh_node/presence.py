@@ -2,7 +2,8 @@
 
 The one rule: until the orchestrator has answered this session's nonce nothing else is accepted
 and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
-needed to believe it. Deliberately absent: what a session is good for; the core decides that.
+needed to believe it, and the dates of the broker's certificate are judged by it. Deliberately absent:
+what a session is good for; the core decides that.
 """
 
 import asyncio
@@ -82,6 +83,8 @@ class Presence:
         round_trip_ms = boot_ms() - self._asked_ms
         self._clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
+        if not self.is_open and not self._outbox.check_broker():
+            return
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
         if not self.is_open:
             self.is_open = True
@@ -105,7 +108,8 @@ class Presence:
         if message.term > self._epoch:
             self._epoch = message.term
             if self.is_open:
-                self._post(RebirthAsked(self._clocks.steady.now_ms(), message.id))
+                now_ms = self._clocks.steady.now_ms()
+                self._post(RebirthAsked(now_ms, message.id, message.term))
                 self.ask_soon()
 
     def ask_soon(self) -> None:

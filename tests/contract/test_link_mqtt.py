@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Heard:
     def link_down(self, reason: str) -> None:
         self.downs.put_nowait(reason)
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         self.messages.put_nowait((topic, payload))
 
 
@@ -269,6 +270,22 @@ async def test_a_clock_that_is_behind_is_said_so(tmp_path, monkeypatch):
     home = mesh_at(tmp_path / "home")
     async with listening(home, SlowBroker(), proof=False) as port:
         assert (await why_down(port, home)).code == "clock.behind"
+
+
+async def test_who_learns_the_time_later_leaves_a_broker_of_another_year(home):
+    now_ms, year_ms = time.time_ns() // 1_000_000, 365 * 86_400_000
+    heard = Heard()
+    async with asyncio.timeout(10), listening(home, SlowBroker()) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        await heard.ups.get()
+        assert link.check_peer(now_ms)
+        assert link.connected
+        for years in (-3, 3):
+            assert not link.check_peer(now_ms + years * year_ms)
+            assert (await heard.downs.get()).startswith("link.tls: ")
+            await heard.ups.get()
+        await link.close()
 
 
 async def test_a_will_that_cannot_be_made_begins_no_session(home, caplog):

@@ -18,6 +18,7 @@ from imlmesh.units import (
     unit_name,
     unit_text,
 )
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_runtime.paths import SERVICE_API, SERVICE_HOME
 from systemd_exposure import exposure
@@ -102,6 +103,13 @@ def test_the_watchdog_and_readiness_are_systemds_to_use() -> None:
         assert (said["Type"], said["NotifyAccess"]) == ("notify", "main")
         assert int(said["WatchdogSec"]) >= 30
         assert said["User"] in (SHIPPED / "sysusers.conf").read_text()
+
+
+def test_a_node_may_start_what_its_own_limits_allow() -> None:
+    text = (SHIPPED / "imlmesh-node@.service").read_text()
+    most = int(re.findall(r"(?m)^TasksMax=(\d+)$", text)[0])
+    commands = limits.NODE_SLOTS * limits.COMMAND_PROCESSES
+    assert most >= commands + limits.APPLICATION_PROCESSES
 
 
 def test_units_use_the_places_of_services() -> None:

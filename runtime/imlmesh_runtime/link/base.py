@@ -41,8 +41,11 @@ class LinkEvents(Protocol):
     def link_down(self, reason: str) -> None:
         """A session ended, or an attempt to begin one failed. `reason` is `code: text`."""
 
-    def message(self, topic: str, payload: bytes) -> None:
-        """One message on a subscribed topic; QoS 1 messages of a topic keep their order."""
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """One message on a subscribed topic; QoS 1 messages of a topic keep their order.
+
+        `retained`: the broker had kept it from before the subscription.
+        """
 
     def handed_over(self) -> None:
         """All messages that came together have been handed over."""
@@ -82,6 +85,10 @@ class Link(Protocol):
 
         Without it the link waits a moment for more, so that messages travel together.
         """
+
+    def check_peer(self, at_ms: int) -> bool:
+        """Whether the broker's certificate is valid at this mesh time; if not, the session ends with
+        `link.tls`. For who connected without a clock."""
 
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
@@ -147,9 +154,9 @@ class CountedEvents:
         except Exception:
             self._fault("link_down")
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         try:
-            self._events.message(topic, payload)
+            self._events.message(topic, payload, retained)
         except Exception:
             self._fault(f"message on {topic}")
 

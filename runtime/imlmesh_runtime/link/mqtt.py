@@ -34,6 +34,7 @@ from imlmesh_runtime.link.base import (
     check_size,
     retry_ms,
 )
+from imlmesh_runtime.link.endings import ending, explain, is_valid_at
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.link.window import Window
 
@@ -46,7 +47,6 @@ _JOINED_S = 0.005  # what nobody flushes waits this long for company
 _ACKED_BYTES = 128  # of acknowledgements after one read: a third of what a broker lets be open
 _QUEUED_PACKET_BYTES = 256 * 1024  # in the transport before publishing waits
 _SUBACK_REFUSED = 128
-_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 _CONNACK_UNAVAILABLE = 3
 
 
@@ -105,6 +105,9 @@ class MqttLink:
         if self._session is not None:
             self._session.flush()
 
+    def check_peer(self, at_ms: int) -> bool:
+        return self._session is None or self._session.check_peer(at_ms)
+
     async def close(self) -> None:
         self._closing = True
         if self._session is not None and self._session.up:
@@ -143,8 +146,13 @@ class MqttLink:
                 await session.connect(host, port, self._context, self._subscriptions)
             self._addresses.reached()
             return await session.ended
+        except MQTTConnectError as exc:
+            unavailable = exc._code == _CONNACK_UNAVAILABLE
+            return LinkError(
+                "link.down" if unavailable else "link.refused", f"{host}:{port}: {exc}"
+            )
         except Exception as exc:
-            return _explain(exc, f"{host}:{port}")
+            return explain(exc, f"{host}:{port}")
         finally:
             self._session = None
             session.abort()
@@ -204,6 +212,13 @@ class _Session:
         except (OSError, TimeoutError):
             logger.warning("the broker did not close the connection in time")
 
+    def check_peer(self, at_ms: int) -> bool:
+        """End the session unless the broker's certificate is valid at that time."""
+        if self._protocol is None or is_valid_at(self._protocol.peer, at_ms):
+            return True
+        self.lost(LinkError("link.tls", "the broker's certificate is not valid in mesh time"))
+        return False
+
     def flush(self) -> None:
         """Write what was joined."""
         if self._protocol is not None:
@@ -231,10 +246,10 @@ class _Session:
         self._client.publish(topic, payload, qos=qos, retain=retain)
 
     def _on_message(
-        self, _client: object, topic: str, payload: bytes, _qos: int, _properties: object
+        self, _client: object, topic: str, payload: bytes, _qos: int, properties: dict[str, Any]
     ) -> None:
         if self.up:
-            self._events.message(topic, payload)
+            self._events.message(topic, payload, bool(properties["retain"]))
 
     def read(self) -> None:
         """All packets of one read were taken."""
@@ -288,9 +303,11 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         self._unsent = bytearray()
         self._timed = False
         self._broken: MeshError | None = None
+        self.peer: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.peer = transport.get_extra_info("peercert")
         self._transport.set_write_buffer_limits(high=_QUEUED_PACKET_BYTES)
         tcp: socket.socket = transport.get_extra_info("socket")
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -357,41 +374,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         answered = self._session.up
         if self._connection is not None:
             super().connection_lost(exc)
-        self._session.lost(self._broken or _ending(exc, answered))
+        self._session.lost(self._broken or ending(exc, answered))
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def _ending(exc: Exception | None, answered: bool) -> MeshError:
-    """Why an established connection ended.
-
-    In TLS 1.3 a broker judges our certificate after our side of the handshake is done, so a
-    TLS alert before its first answer means that it does not want us.
-    """
-    if isinstance(exc, ssl.SSLError) and not answered:
-        return LinkError("link.refused", f"the broker refused the certificate ({exc.reason})")
-    return LinkError("link.down", f"the connection ended: {exc or 'closed by the broker'}")
-
-
-def _explain(exc: Exception, address: str) -> MeshError:
-    """The one table of what may go wrong while connecting."""
-    match exc:
-        case MeshError():
-            return exc
-        case ssl.SSLCertVerificationError(verify_code=code) if code == _NOT_YET_VALID:
-            return LinkError("clock.behind", f"{address}: {exc.verify_message}")
-        case ssl.SSLCertVerificationError():
-            return LinkError("link.tls", f"{address}: {exc.verify_message}")
-        case ssl.SSLError():
-            return LinkError("link.tls", f"{address}: {exc.reason}")
-        case MQTTConnectError(_code=code) if code != _CONNACK_UNAVAILABLE:
-            return LinkError("link.refused", f"{address}: {exc}")
-        case TimeoutError():
-            return LinkError("link.down", f"{address}: no answer in {limits.LINK_CONNECT_MS} ms")
-        case OSError():
-            return LinkError("link.down", f"{address}: {exc}")
-        case _:
-            logger.error("unexpected while connecting to %s", address, exc_info=exc)
-            return LinkError("link.down", f"{address}: {exc!r}")
