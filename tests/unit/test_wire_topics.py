@@ -71,7 +71,9 @@ def test_names_that_could_climb_never_become_filters(name: str) -> None:
         topics.acl_rules(name)
 
 
-@pytest.mark.parametrize("kind", sorted(topics.KINDS[topics.Way.TO] | topics.KINDS[topics.Way.FROM]))
+@pytest.mark.parametrize(
+    "kind", sorted(topics.KINDS[topics.Way.TO] | topics.KINDS[topics.Way.FROM])
+)
 def test_only_a_status_may_have_been_kept(kind: topics.Kind) -> None:
     way = topics.Way.TO if kind in topics.KINDS[topics.Way.TO] else topics.Way.FROM
     channel = "/log" if kind is topics.Kind.EVENT else ""
