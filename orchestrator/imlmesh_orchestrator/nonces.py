@@ -1,15 +1,32 @@
-"""Nonces: each is good once, for a short while, and only for what was committed to when it was given.
+"""What keeps strangers in bounds: nonces, each good once and for a short while, and a pace.
 
-The one rule: whoever answers to one was here after it was made. Deliberately absent: surviving a
+The one rule: whoever answers to a nonce was here after it was made. Deliberately absent: surviving a
 restart; whoever held one asks for another.
 """
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.errors import LinkError, ProtocolError
 from imlmesh_protocol.wire.joining import NONCE_BYTES
+
+
+class Pace:
+    """How often somebody may make us write: JOIN_WRITES times within JOIN_PACE_MS."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, deque[int]] = OrderedDict()
+
+    def take(self, who: str, now_ms: int) -> None:
+        """Once more; LinkError `join.busy` when that is too often."""
+        times = self._seen.setdefault(who, deque(maxlen=limits.JOIN_WRITES))
+        self._seen.move_to_end(who)
+        if len(self._seen) > limits.JOIN_PACED:
+            self._seen.popitem(last=False)
+        if len(times) == limits.JOIN_WRITES and times[0] > now_ms - limits.JOIN_PACE_MS:
+            raise LinkError("join.busy", f"{who} asks too often")
+        times.append(now_ms)
 
 
 class Nonces:

@@ -343,6 +343,13 @@ async def test_one_address_cannot_hold_the_door_shut(front, monkeypatch):
         writer.close()
 
 
+async def test_what_is_written_for_one_who_asks_again_and_again_is_bounded(front, monkeypatch):
+    monkeypatch.setattr(limits, "JOIN_WRITES", 3)
+    asking = Asking(front, await front.token())
+    assert [await asking.ask() for _ in range(4)] == ["in", "in", "in", "join.busy"]
+    assert len(front.state.enrolled["pi-bed"].certificates) == 3
+
+
 async def test_the_port_stays_where_tokens_say_it_is(front, tmp_path):
     token, before = await front.token(), front.address
     await front.close()

@@ -117,7 +117,7 @@ def test_much_power_waits_for_a_person_whatever_the_token_says(desk, profile):
     assert desk.join("pi-1", profile=profile) == WAITS
     assert [desk.again("pi-1"), desk.state.enrolled] == [WAITS, {}]
     assert desk.state.tokens["t1"].spent == 1
-    assert desk.answer("pi-1") == "pi-1"
+    assert desk.answer("pi-1") == ("pi-1", "")
     assert desk.again("pi-1") == IN
     assert desk.state.enrolled["pi-1"].profile == profile
     assert desk.state.groups["garden"] == ("pi-1",)
@@ -135,7 +135,7 @@ def test_without_a_token_a_person_decides(desk):
     assert desk.again("pi-1") == WAITS
     (held,) = waiting(desk.state, desk.at_ms)
     assert (held.node, held.code, held.profile) == ("pi-1", CODE, "local_worker")
-    assert desk.answer(CODE.lower(), profile="readonly") == "pi-1"
+    assert desk.answer(CODE.lower(), profile="readonly") == ("pi-1", CODE)
     assert desk.again("pi-1") == IN
     assert desk.state.enrolled["pi-1"].profile == "readonly"
     assert desk.answer("pi-1") == "join.not_found"
@@ -145,14 +145,14 @@ def test_two_of_one_name_are_told_apart_by_their_codes(desk):
     desk.ask("pi-1", key="a", code="AAA-AAA")
     desk.ask("pi-1", key="b", code="BBB-BBB")
     assert desk.answer("pi-1") == "join.ambiguous"
-    assert desk.answer("BBB-BBB") == "pi-1"
+    assert desk.answer("BBB-BBB") == ("pi-1", "BBB-BBB")
     assert desk.state.enrolled["pi-1"].identity.startswith(b"b")
     assert desk.answer("AAA-AAA") == "node.exists"
 
 
 def test_who_is_ignored_is_not_seen_until_the_next_day(desk):
     desk.ask("pi-1")
-    assert desk.answer("pi-1", approved=False) == "pi-1"
+    assert desk.answer("pi-1", approved=False) == ("pi-1", CODE)
     assert (desk.ask("pi-1"), desk.again("pi-1")) == ("join.ignored", "join.ignored")
     assert waiting(desk.state, desk.at_ms) == []
     desk.at_ms += limits.JOIN_IGNORED_MS
@@ -182,6 +182,15 @@ def test_the_open_door_closes_by_itself(desk):
     assert desk.ask("pi-5") == WAITS
 
 
+def test_the_open_door_lets_in_so_many_and_no_more(desk, monkeypatch):
+    monkeypatch.setattr(limits, "JOIN_OPEN_NODES", 2)
+    desk.send(e.JoinWindowAsked, 240_000, "anna")
+    assert [desk.ask(f"pi-{number}") for number in range(3)] == [IN, IN, WAITS]
+    desk.at_ms += limits.JOIN_OPEN_MS
+    desk.send(e.JoinWindowAsked, 240_000, "anna")
+    assert desk.again("pi-2") == IN
+
+
 def test_nobody_fills_the_list_of_those_who_wait(desk, monkeypatch):
     for number in range(limits.JOIN_WAITING_OF_ADDRESS):
         assert desk.ask(f"pi-{number}", near="10.0.0.9") == WAITS
@@ -197,7 +206,7 @@ def test_a_replaced_device_hands_on_its_alias_and_keeps_its_id(desk):
     desk.join("pi-bed")
     desk.ask("pi-new")
     assert desk.answer("pi-new", replaces="nobody") == "node.not_found"
-    assert desk.answer("pi-new", replaces="pi-bed") == "pi-new"
+    assert desk.answer("pi-new", replaces="pi-bed") == ("pi-new", CODE)
     state = desk.state
     assert (state.find_id("pi-bed"), state.alias_of("pi-new")) == ("pi-new", "pi-bed")
     assert (state.find_id("pi-bed-old"), state.alias_of("pi-bed")) == ("pi-bed", "pi-bed-old")

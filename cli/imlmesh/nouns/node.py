@@ -181,7 +181,8 @@ def approve(
     asked = {"replaces": replaces, "profile": profile}
     found = Client.connect(settings.home).post(path_of("joins", name, "approve"), asked)
     if not emit(found):
-        write(f"{found['alias']} is in as {found['profile']}; it hears so within a few seconds")
+        shown = f", which shows {found['code']}," if found["code"] else ""
+        write(f"{found['alias']}{shown} is in as {found['profile']}; it hears so in a few seconds")
 
 
 @verb(app, "imlmesh node ignore pi-bed\nimlmesh node ignore 4KT-9QX")

@@ -96,18 +96,20 @@ async def approve_join(request: Request, name: str) -> Response:
     def answered(at_ms: int, cause: str) -> e.Event:
         return e.JoinAnswered(at_ms, cause, name, True, profile, replaces, by)
 
-    record = served.shell.state.enrolled[await served.shell.ask(answered)]
-    return answer({"schema": "imlmesh.approved/1", **enrolled_view(record)})
+    node, code = await served.shell.ask(answered)
+    record = served.shell.state.enrolled[node]
+    told = {**enrolled_view(record), "code": code or None}
+    return answer({"schema": "imlmesh.approved/1", **told})
 
 
 @router.post("/joins/{name}/ignore")
 async def ignore_join(request: Request, name: str) -> Response:
     shell = served_of(request).shell
     by = request.state.by
-    node = await shell.ask(
+    node, code = await shell.ask(
         lambda at_ms, cause: e.JoinAnswered(at_ms, cause, name, False, "", "", by)
     )
-    return answer({"schema": "imlmesh.ignored/1", "node": node})
+    return answer({"schema": "imlmesh.ignored/1", "node": node, "code": code or None})
 
 
 def _token(served: Served, name: str) -> dict[str, Any]:

@@ -77,8 +77,12 @@ def _decide(turn: Turn, event: e.JoinAsked) -> Fault | None:
 def _door(turn: Turn) -> tuple[str, str]:
     """What the open door lets in, and who opened it; nothing while it is closed."""
     state = turn.state
-    is_open = state.open_until_ms > turn.at_ms
-    return (_MOST, f"the door that {state.opened_by} opened") if is_open else ("", "")
+    by = f"the door that {state.opened_by} opened"
+    since_ms = state.open_until_ms - limits.JOIN_OPEN_MS
+    came = (each.by == by and each.at_ms > since_ms for each in state.enrolled.values())
+    if state.open_until_ms <= turn.at_ms or sum(came) >= limits.JOIN_OPEN_NODES:
+        return "", ""
+    return _MOST, by
 
 
 def _hold(turn: Turn, event: e.JoinAsked, profile: str, groups: tuple[str, ...]) -> Fault | None:
@@ -113,7 +117,7 @@ def answer(turn: Turn, event: e.JoinAnswered) -> None:
         turn.change(
             j.JoinIgnored(turn.at_ms, turn.cause, found.identity, found.node, event.by, until_ms)
         )
-        turn.command(Reply(event.cause, found.node))
+        turn.command(Reply(event.cause, (found.node, found.code)))
         return
     alias, fault = found.node, None
     if event.replaces:
@@ -130,7 +134,7 @@ def answer(turn: Turn, event: e.JoinAnswered) -> None:
         turn.change(j.NodeAliased(turn.at_ms, turn.cause, replaced, retired))
     profile = event.profile or found.profile
     _let_in(turn, found.node, alias, found.identity, profile, event.by, found.groups)
-    turn.command(Reply(event.cause, found.node))
+    turn.command(Reply(event.cause, (found.node, found.code)))
 
 
 def open_door(turn: Turn, event: e.JoinWindowAsked) -> None:
