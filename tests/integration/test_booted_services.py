@@ -90,11 +90,13 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     shipped = "/opt/checkout/examples/greenhouse.policy.toml"
     machine.run("sh", "-c", f"cat {shipped} - >{policy} <<'END'\n{BUSES}END")
     token = json.loads(machine.imlmesh("token", "create", "--json").stdout)["text"]
-    words = ("--name", "pi-bed", "--out", "/tmp/pi-bed", "--policy", policy)
-    joined = machine.imlmesh("node", "join", token, *words)
-    assert joined.returncode == 0, joined.stderr
-    done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
-    assert f"✔ enable and start {NODE}" in done.stdout
+    words = ("node", "join", token, "--name", "pi-bed", "--out", "/tmp/pi-bed", "--policy", policy)
+    done = machine.imlmesh(*words, "--service")
+    assert f"✔ enable and start {NODE}" in done.stdout, done.stderr
+    # and the same line again, as after whatever ended it
+    assert machine.imlmesh(*words, "--service").returncode == 0
+    assert machine.imlmesh("service", "install", "node", "--hardware").returncode == 0
+    machine.run("systemctl", "restart", NODE)
     assert is_active(machine, NODE)
     assert "pi-bed\n" not in machine.run("ls", "/tmp").stdout
     machine.until(lambda: liveness(machine) == "online")
