@@ -156,6 +156,12 @@ MEANS: dict[str, str] = {
     "join.ignored": "A person does not want to see this node's wish to join.",
     "join.replaces": "A node that is online is not replaced by another one.",
     "join.busy": "More machines ask to join at once than may.",
+    "ledger.doubted": "Entries of the ledger are missing that the ledger key signed: nothing new starts.",
+    "ledger.not_found": "The ledger has no entry of this number.",
+    "ledger.undoubted": "Nothing contradicts the ledger, so there is nothing to acknowledge.",
+    "seal.invalid": "What should be a seal of the ledger is not signed by its key.",
+    "seal.rollback": "A seal speaks of fewer entries than this node has witnessed.",
+    "seal.fork": "A seal does not contain what this node has witnessed.",
     "clock.behind": "This machine's clock is so far off that certificates look invalid.",
     # link, broker
     "link.down": "There is no connection to the broker.",

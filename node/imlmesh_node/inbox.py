@@ -21,7 +21,8 @@ from imlmesh_node.core.events import (
     RebirthAsked,
 )
 from imlmesh_node.guard import Guard
-from imlmesh_node.presence import Clocks, Presence
+from imlmesh_node.presence import Presence
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.errors import Fault, MeshError, ProtocolError
 from imlmesh_protocol.limits import REFUSAL_CHARS, REFUSALS_TOLD_MS
 from imlmesh_protocol.wire import topics
@@ -88,15 +89,15 @@ class Inbox:
         self,
         opener: Opener,
         presence: Presence,
-        clocks: Clocks,
         guard: Guard,
         ends_at_once: Callable[[str, str], bool],
         post: Callable[[Event], None],
         refusals: Refusals,
+        witness: Witness,
     ) -> None:
+        self._witness = witness
         self._opener = opener
         self._presence = presence
-        self._clocks = clocks
         self._guard = guard
         self._ends_at_once = ends_at_once
         self._post = post
@@ -122,9 +123,9 @@ class Inbox:
             if topic.kind is Kind.STATUS:
                 return None  # what the broker retained comes with every new connection
             raise ProtocolError("message.session", f"{topic.kind} before the time was answered")
-        message = self._opener.open(topic, payload, self._clocks.mesh.now_ms())
+        message = self._opener.open(topic, payload, self._presence.clocks.mesh.now_ms())
         self._presence.hear(message)
-        at_ms = self._clocks.steady.now_ms()
+        at_ms = self._presence.clocks.steady.now_ms()
         match message.kind:
             case Kind.DELEGATE:
                 return self._delegate(message, at_ms)
@@ -139,6 +140,9 @@ class Inbox:
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id, message.term)
+            case Kind.COMMAND if message.fields["do"] == "seal":
+                self._witness.take(message.fields)
+                return None
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

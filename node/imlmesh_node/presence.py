@@ -42,7 +42,7 @@ class Presence:
         self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
     ) -> None:
         self._outbox = outbox
-        self._clocks = clocks
+        self.clocks = clocks
         self._post = post
         self._boot = boot
         self._epoch = epoch
@@ -65,7 +65,7 @@ class Presence:
         self._stop_asking()
         if self.is_open:
             self.is_open = False
-            self._post(SessionClosed(self._clocks.steady.now_ms(), reason))
+            self._post(SessionClosed(self.clocks.steady.now_ms(), reason))
 
     def close(self) -> None:
         """Nothing is accepted any more."""
@@ -81,7 +81,7 @@ class Presence:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
         round_trip_ms = boot_ms() - self._asked_ms
-        self._clocks.sync(at_ms + round_trip_ms // 2)
+        self.clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
         if not self.is_open and not self._outbox.check_broker():
             return
@@ -89,7 +89,7 @@ class Presence:
         if not self.is_open:
             self.is_open = True
             opened = SessionOpened(
-                self._clocks.steady.now_ms(),
+                self.clocks.steady.now_ms(),
                 self._session,
                 message.term,
                 message.id,
@@ -108,7 +108,7 @@ class Presence:
         if message.term > self._epoch:
             self._epoch = message.term
             if self.is_open:
-                now_ms = self._clocks.steady.now_ms()
+                now_ms = self.clocks.steady.now_ms()
                 self._post(RebirthAsked(now_ms, message.id, message.term))
                 self.ask_soon()
 

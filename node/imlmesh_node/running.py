@@ -23,6 +23,7 @@ from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -65,7 +66,10 @@ class RunningNode:
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
         birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
-        self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
+        self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
+        self._performer = Performer(
+            self._outbox, self._executor, birth, self.refusals, self.witness
+        )
         self.agent = Agent(
             AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
         )
@@ -77,11 +81,11 @@ class RunningNode:
         inbox = Inbox(
             opener,
             self.presence,
-            self.clocks,
             Guard(setup.policy, manifest),
             self._executor.ends_at_once,
             self._post,
             self.refusals,
+            self.witness,
         )
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 

@@ -17,7 +17,7 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.joins import IN
 from imlmesh_orchestrator.endpoint import Endpoint, Handler
 from imlmesh_orchestrator.enrolling import Enrolling
-from imlmesh_orchestrator.nonces import Nonces, Pace
+from imlmesh_orchestrator.nonces import Allowance, Nonces
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import (
@@ -84,7 +84,7 @@ class Joining:
         self._enrolling = enrolling
         self._reach = reach
         self._nonces = Nonces()
-        self._pace = Pace()
+        self._allowance = Allowance()
         #: what is answered at which method and path
         self.routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/trust"): self._trust,
@@ -147,7 +147,7 @@ class Joining:
         asked = JoinAsk.of_wire(body)
         proven, code = self._checked(asked)
         if code:
-            self._pace.take(address, self._shell.clock.now_ms())
+            self._allowance.take(address, self._shell.clock.now_ms())
         verdict = await self._shell.ask(
             lambda at_ms, cause: e.JoinAsked(
                 at_ms,
@@ -163,7 +163,7 @@ class Joining:
         )
         if verdict != IN:
             return {"state": verdict}
-        self._pace.take(f"node {asked.node}", self._shell.clock.now_ms())
+        self._allowance.take(f"node {asked.node}", self._shell.clock.now_ms())
         papers = await self._enrolling.certify(asked.node, asked.request)
         record = self._shell.state.enrolled[asked.node]
         return {

@@ -12,7 +12,7 @@ from imlmesh_protocol.errors import LinkError, ProtocolError
 from imlmesh_protocol.wire.joining import NONCE_BYTES
 
 
-class Pace:
+class Allowance:
     """How often somebody may make us write: JOIN_WRITES times within JOIN_PACE_MS."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imlmesh_orchestrator.nonces import Nonces, Pace
+from imlmesh_orchestrator.nonces import Allowance, Nonces
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.wire.codec import pack, unpack
@@ -216,7 +216,7 @@ def test_a_nonce_is_good_once_for_a_while_and_for_what_was_committed(monkeypatch
 
 def test_a_pace_is_kept_for_each_and_forgotten_in_time(monkeypatch):
     monkeypatch.setattr(limits, "JOIN_WRITES", 2)
-    pace = Pace()
+    pace = Allowance()
     for now_ms in (0, 1):
         pace.take("a", now_ms)
     with pytest.raises(MeshError) as caught:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from imlmesh_orchestrator.api import (
     approvals,
+    audit,
     fleet,
     joining,
     memory,
@@ -33,7 +34,7 @@ def make_app(served: Served) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.served = served
-    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry):
+    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

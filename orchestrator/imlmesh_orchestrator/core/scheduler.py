@@ -10,6 +10,7 @@ from typing import Any
 
 from imlmesh_orchestrator.core import (
     approvals,
+    doubts,
     enrolment,
     flow,
     joins,
@@ -255,5 +256,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.ResultsArrived: take_results,
     e.InventoryArrived: liveness.take_inventory,
     e.OutflowMeasured: _outflow_measured,
+    e.SealContradicted: doubts.contradicted,
+    e.AcknowledgementGiven: doubts.acknowledge,
     Tick: _tick,
 }
