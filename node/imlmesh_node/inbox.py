@@ -18,6 +18,7 @@ from imlmesh_node.core.events import (
     DelegateArrived,
     Event,
     InventoryAsked,
+    QuarantineArrived,
     RebirthAsked,
 )
 from imlmesh_node.guard import Guard
@@ -102,6 +103,8 @@ class Inbox:
         self._ends_at_once = ends_at_once
         self._post = post
         self._refusals = refusals
+        #: keeps a newer trust or roster; raises what is wrong with another
+        self.keep_document: Callable[[bytes], object] | None = None
 
     def take(self, topic: str, payload: bytes, retained: bool) -> None:
         """Take one message; it never raises what the message is to blame for."""
@@ -143,6 +146,13 @@ class Inbox:
             case Kind.COMMAND if message.fields["do"] == "seal":
                 self._witness.take(message.fields)
                 return None
+            case Kind.COMMAND if message.fields["do"] == "roster":
+                if self.keep_document is not None:
+                    self.keep_document(message.fields.get("doc", b""))
+                return None
+            case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
+                quarantined = message.fields["do"] == "quarantine"
+                return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

@@ -71,7 +71,10 @@ class RunningNode:
             self._outbox, self._executor, birth, self.refusals, self.witness
         )
         self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+            AgentConfig(
+                config.timing.heartbeat_ms, floor=loaded.floor, quarantined=loaded.quarantined
+            ),
+            loaded.records,
         )
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
@@ -87,6 +90,7 @@ class RunningNode:
             self.refusals,
             self.witness,
         )
+        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.joining import Joining, Reach, reach_of
@@ -111,6 +113,8 @@ class RunningOrchestrator:
         self._database: Database | None = None
         self._api: Api | None = None
         self.joining: Joining | None = None
+        #: None where no broker is between the nodes and us
+        self.access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -136,6 +140,10 @@ class RunningOrchestrator:
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
         await shell.start()
+        if self._link is None:
+            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self.access.committed)
+            self.access.start()
         if serve:
             joining = self.joining = self._opened(shell)
             self._api = Api(setup.home, self._served(shell, joining, clock.now_ms()))
@@ -149,6 +157,8 @@ class RunningOrchestrator:
             await self._api.close()
         if self.joining is not None:
             await self.joining.close()
+        if self.access is not None:
+            await self.access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -174,12 +184,18 @@ class RunningOrchestrator:
         joining.start(setup.join)
         return joining
 
+    def _door(self, shell: Shell) -> BrokerDoor:
+        setup = self._setup
+        authority = Authority.open(setup.home)
+        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+
     def _served(self, shell: Shell, joining: Joining, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
             joining=joining,
+            access=self.access,
             config=setup.config,
             output=self._output,
             history=self._history,

@@ -64,6 +64,7 @@ class Outbound:
         self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
             k.SendCancel: self._cancel,
+            k.SendAdmission: self._admission,
             k.AskInventory: self._inventory,
             k.AskRebirth: self._rebirth,
             k.Reply: self._answer,
@@ -161,6 +162,20 @@ class Outbound:
         if not held:
             self._publish_sealed()
 
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        held = bool(self._sealed)
+        self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
+        held = bool(self._sealed)
+        self._sealed.append((topics.from_node(self._mesh, node, Kind.STATUS), b"", True))
+        if not held:
+            self._publish_sealed()
+
     def will(self) -> Will:
         """What the broker says when we vanish."""
         topic = topics.orchestrator_status(self._mesh, self._me)
@@ -206,6 +221,9 @@ class Outbound:
             dispatches = list(command.dispatches[start : start + limits.ACK_SETTLED])
             fields = {"do": "cancel", "dispatches": dispatches}
             self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _admission(self, command: k.SendAdmission) -> None:
+        self._seal_to(command.node, Kind.COMMAND, {"do": command.do})
 
     def _inventory(self, command: k.AskInventory) -> None:
         fields = {"what": "inventory", "nonce": command.nonce}

@@ -6,6 +6,8 @@ The one rule: it looks at the core's state and keeps nothing of its own but pars
 from nacl.signing import VerifyKey
 
 from imlmesh_orchestrator.core.state import State
+from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.states import Admission
 from imlmesh_runtime.trust import PublicKey
 
 
@@ -17,7 +19,9 @@ class Register:
         self._keys: dict[bytes, PublicKey] = {}
 
     def find_key(self, key_id: bytes, node: str) -> VerifyKey | None:
-        """The key that `node` signs with, when it is the one named `key_id`."""
+        """The key that `node` signs with, when it is the one named `key_id`; `node.revoked`."""
+        if self._state.admissions and self._state.admission_of(node) is Admission.REVOKED:
+            raise TrustError("node.revoked", f"{node} was removed from the mesh")
         record = self._state.enrolled.get(node)
         if record is None:
             return None

@@ -57,7 +57,14 @@ def snapshot(state: State) -> Snapshot:
     names = {**{node: node for node in nodes}, **aliases}
     fleet = Fleet(names, groups)
     return Snapshot(
-        State(nodes=nodes, aliases=aliases, groups=groups, risky=dict(state.risky)), fleet
+        State(
+            nodes=nodes,
+            aliases=aliases,
+            groups=groups,
+            risky=dict(state.risky),
+            admissions=dict(state.admissions),
+        ),
+        fleet,
     )
 
 

@@ -18,9 +18,21 @@ The one rule: codes travel and are compared; text is for people and never matche
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from imlmesh_protocol.codes import JOINING, Code
+Blame = Literal["input", "peer", "here", "mesh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What is known of one code: whose fault, whether trying again may help, what to try."""
+
+    blame: Blame
+    retry: bool
+    hint: str
+    #: name of the builtin exception that `retry_on` of a plan matches
+    builtin: str = "ValueError"
+
 
 CODES: dict[str, Code] = {
     # plans
@@ -98,6 +110,11 @@ CODES: dict[str, Code] = {
     "node.not_found": Code("input", False, "imlmesh node list"),
     "node.lost": Code("mesh", True, "imlmesh node show NODE"),
     "node.interrupted": Code("mesh", True, "the machine restarted while the action ran"),
+    "node.cordoned": Code("mesh", True, "imlmesh node release NODE"),
+    "node.draining": Code("mesh", True, "imlmesh node release NODE"),
+    "node.quarantined": Code("mesh", True, "imlmesh node show NODE tells why"),
+    "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
+    "node.admission": Code("input", False, "imlmesh node show NODE tells what it is"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
@@ -177,6 +194,7 @@ CODES: dict[str, Code] = {
     "message.replayed": Code("peer", False, "it was seen before"),
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
+    "message.two_senders": Code("peer", False, "two machines use the keys of one node: remove it"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
     "message.retained": Code("peer", False, "only a status is kept by the broker"),
     "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
@@ -193,7 +211,42 @@ CODES: dict[str, Code] = {
     "trust.file": Code("here", False, "restore the file, or let the node join anew"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
-    **JOINING,
+    # joining
+    "token.invalid": Code(
+        "input", False, "paste the whole line that `imlmesh token create` printed"
+    ),
+    "token.unknown": Code("peer", False, "ask the owner for a new one: imlmesh token create"),
+    "token.expired": Code("input", False, "ask the owner for a new one: imlmesh token create"),
+    "token.used": Code(
+        "input", False, "ask the owner for a new one: imlmesh token create --uses N"
+    ),
+    "token.revoked": Code("input", False, "ask the owner for a new one: imlmesh token create"),
+    "token.burnt": Code(
+        "peer", False, "somebody tried wrong secrets: imlmesh token create makes another"
+    ),
+    "token.proof": Code("peer", False, "paste the whole line that `imlmesh token create` printed"),
+    "token.not_found": Code("input", False, "imlmesh token list"),
+    "token.too_many": Code("input", False, "imlmesh token list; ended ones go after a week"),
+    "join.invalid": Code("peer", False, "both machines need the same version of imlmesh"),
+    "join.too_large": Code("peer", False, "at most 8 KiB"),
+    "join.nonce": Code("peer", True, "join again; a nonce is good once and for a minute"),
+    "join.signature": Code("peer", False, "the sender does not hold the identity key it claims"),
+    "join.pin": Code(
+        "peer", False, "somebody else answers at this address; nothing secret was sent to it"
+    ),
+    "join.unreachable": Code(
+        "mesh", True, "imlmesh up --lan opens a mesh; then: --at ADDRESS:PORT", "ConnectionError"
+    ),
+    "join.several": Code("input", False, "choose one: --at ADDRESS:PORT"),
+    "join.too_many": Code("peer", True, "imlmesh node discover; approve or ignore those that wait"),
+    "join.not_found": Code("input", False, "imlmesh node discover lists who waits"),
+    "join.ambiguous": Code("input", False, "use its code instead of its name"),
+    "join.expired": Code("peer", True, "join again: nobody approved in time"),
+    "join.ignored": Code("peer", False, "the owner ignores this node; ask the owner"),
+    "join.replaces": Code(
+        "input", False, "only a node that is offline, lost or removed is replaced"
+    ),
+    "join.busy": Code("peer", True, "too many join at once; it is tried again", "ConnectionError"),
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
     # link, broker
     "link.down": Code("mesh", True, "imlmesh status", "ConnectionError"),
@@ -214,6 +267,7 @@ CODES: dict[str, Code] = {
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
+    "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),
     "broker.failed": Code("here", True, "look at logs/broker.log in the home folder"),
     "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
     "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),
@@ -283,10 +337,12 @@ class MeshError(Exception):
 
     `code` is stable and listed in `CODES`; `message` is for people; `place` says where in a
     document; `hint` is what to try, by default the code's own. `sender` is the node or orchestrator
-    that provably wrote what is wrong; empty while nobody is proved.
+    that provably wrote what is wrong, and `stamp` where: (boot or epoch, session, seq) of the message;
+    both are empty while nobody is proved.
     """
 
     sender = ""
+    stamp: tuple[int, ...] = ()
 
     def __init__(
         self, code: str, message: str, *, place: Place | None = None, hint: str | None = None

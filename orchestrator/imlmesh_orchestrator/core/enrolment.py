@@ -12,15 +12,21 @@ from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import Admission
 
 
 def enrol(turn: Turn, event: e.EnrolAsked) -> None:
     """Let a node in, or hand a new certificate to the one that is in."""
-    if turn.state.identities.get(event.identity) != event.node:
+    is_known = turn.state.identities.get(event.identity) == event.node
+    fault = None
+    if turn.state.admission_of(event.node) is Admission.REVOKED:
+        fault = Fault("node.revoked", f"{event.node} was removed from this mesh")
+    elif not is_known:
         fault = fault_of(turn.state, event.node, event.alias, event.identity)
-        if fault is not None:
-            turn.command(Refuse(event.cause, fault))
-            return
+    if fault is not None:
+        turn.command(Refuse(event.cause, fault))
+        return
+    if not is_known:
         turn.change(
             c.NodeEnrolled(
                 turn.at_ms,

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from imlmesh_orchestrator.core import changes, joining_changes
+from imlmesh_orchestrator.core import admission_changes, changes, joining_changes
 from imlmesh_orchestrator.core.changes import Change, RunChange
 from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.iml.plan import Plan
@@ -157,11 +157,12 @@ def _form(made_by: type[Change]) -> Form:
     )
 
 
-#: every class of `core/changes.py` and `core/joining_changes.py` that something happened as
+_ROOMS = (changes, admission_changes, joining_changes)
+#: every class of these that stands for something that happened
 FORMS: dict[type[Change], Form] = {
     made_by: _form(made_by)
-    for module in (changes, joining_changes)
-    for made_by in vars(module).values()
+    for room in _ROOMS
+    for made_by in vars(room).values()
     if isinstance(made_by, type)
     and issubclass(made_by, Change)
     and made_by not in (Change, RunChange)

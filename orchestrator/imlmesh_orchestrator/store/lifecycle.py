@@ -32,6 +32,7 @@ _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT seq FROM tokens UNION ALL SELECT seq FROM joins UNION ALL
     SELECT seq FROM join_window UNION ALL SELECT seq FROM aliases UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
+    SELECT seq FROM admissions UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
     SELECT seq FROM memory UNION ALL SELECT seq FROM nonces UNION ALL
     SELECT seq FROM doubts) ORDER BY seq"""  # noqa: S608
@@ -62,8 +63,8 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `apply` needs after a restart: who is enrolled, nodes, labels, groups, epoch, memory, nonces, then all of
-    open runs."""
+    """What `apply` needs after a restart: who is enrolled, nodes, their admissions and labels, groups,
+    epoch, memory, nonces, then all of open runs."""
 
     marks: Marks
     changes: list[c.Change]

@@ -49,6 +49,10 @@ def _text(value: Any) -> bool:
     return type(value) is str
 
 
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
+
+
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
@@ -178,7 +182,11 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
     },
     Kind.COMMAND: {
-        "do": Field(_one_of("cancel", "rebirth", "seal"), "cancel, rebirth, seal"),
+        "do": Field(
+            _one_of("cancel", "rebirth", "quarantine", "release", "roster", "seal"),
+            "cancel, rebirth, quarantine, release, roster, seal",
+        ),
+        "doc": Field(_bytes, "roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
         "seal": Field(_seal, "seal: a signed head of the ledger", False),
         "from": Field(_count, "seal: the size that the proof leads from", False),
