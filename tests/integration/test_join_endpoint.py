@@ -16,6 +16,7 @@ from imlmesh_node.joining import NewKeys
 from imlmesh_node.main import load_setup
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.joining import JoinAsk, JoinToken, proof_of
 from imlmesh_runtime.trust import certificates_of, signer_of
@@ -282,6 +283,16 @@ async def test_an_id_in_use_is_refused(front):
     assert await Asking(front, token).ask() == "in"
     assert await Asking(front, token).ask() == "node.exists"
     assert front.state.tokens[token.id].spent == 1
+
+
+async def test_a_removed_node_gets_no_more_certificates(front):
+    asking = Asking(front, await front.token(uses=2))
+    assert await asking.ask() == "in"
+    shell = front.running.shell
+    await shell.set_admission("pi-bed", Admission.REVOKED, "stolen", "anna", 0)
+    assert await asking.ask() == "node.revoked"
+    assert await asking.ask(token="", proof=b"") == "node.revoked"
+    assert len(front.state.enrolled["pi-bed"].certificates) == 1
 
 
 async def test_of_a_request_the_key_alone_counts(front, tmp_path):

@@ -10,6 +10,7 @@ from imlmesh_orchestrator.core.joins import IN, WAITS, waiting
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.store.codec import decode, encode
 from imlmesh_protocol import limits
+from imlmesh_protocol.states import Admission
 
 HOUR_MS = 3_600_000
 CODE, TOKEN = "4KT-9QX", "t1"
@@ -211,6 +212,15 @@ def test_a_replaced_device_hands_on_its_alias_and_keeps_its_id(desk):
     assert (state.find_id("pi-bed"), state.alias_of("pi-new")) == ("pi-new", "pi-bed")
     assert (state.find_id("pi-bed-old"), state.alias_of("pi-bed")) == ("pi-bed", "pi-bed-old")
     assert desk.join("pi-bed", key="third") == "node.exists"
+
+
+def test_a_removed_node_is_replaced_and_never_comes_back(desk):
+    desk.token(uses=9)
+    desk.join("pi-bed")
+    desk.send(e.AdmissionAsked, "pi-bed", Admission.REVOKED, "stolen", "anna", 0)
+    desk.ask("pi-new")
+    assert desk.answer("pi-new", replaces="pi-bed") == ("pi-new", CODE)
+    assert desk.state.find_id("pi-bed") == "pi-new"
 
 
 def test_tokens_are_bounded_and_old_ones_make_room(desk, monkeypatch):
