@@ -30,6 +30,7 @@ NOUNS = {
     "memory": "See and change what plans remember.",
     "action": "See what nodes can do, and call one action.",
     "telemetry": "See and export what nodes measure.",
+    "doctor": "Ask whether the broker keeps strangers out and nodes apart.",
     "audit": "Read the ledger, and find out whether anybody changed it.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",

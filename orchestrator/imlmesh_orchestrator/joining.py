@@ -46,6 +46,7 @@ from imlmesh_runtime.multicast import networks
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import HeldTrust, public_key
 
+_USUAL_PORT = 8883  # at which nodes come in, unless the mesh says another one
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what it is told
 
 
@@ -61,10 +62,11 @@ class Reach:
 
 
 def reach_of(home: Home, mesh: str, orchestrator: str, broker: str) -> Reach:
-    """From the address of the broker and what the mesh's own settings say; `config.invalid`."""
+    """From the address at which the orchestrator itself calls the broker, and what the mesh's own
+    settings say; `config.invalid`."""
     path = home.orchestrator / "mesh.toml"
-    host, port = address_of(broker)
-    timing = "wan"
+    host, _ = address_of(broker)
+    port, timing = _USUAL_PORT, "wan"
     if path.exists():
         try:
             settings = tomllib.loads(read_file(path).decode())

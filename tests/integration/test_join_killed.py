@@ -128,7 +128,8 @@ async def test_a_node_killed_at_any_question_joins_by_the_same_command(
 
 
 async def works(mesh: Mesh, folder: Path) -> None:
-    await mesh.start("pi-bed", "imlmesh_node", str(folder))
+    broker = f"127.0.0.1:{mesh.port}"  # which a mesh that `up` did not start tells nobody
+    await mesh.start("pi-bed", "imlmesh_node", str(folder), "--broker", broker)
     await mesh.online("pi-bed")
     params = {"path": "marker.txt", "content": "here"}
     note: dict[str, Any] = action("note", "write_file", params=params, target_node="pi-bed")

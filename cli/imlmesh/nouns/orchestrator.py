@@ -14,7 +14,7 @@ app = noun("Run the orchestrator alone.", "imlmesh orchestrator run --home /var/
     app,
     """\
 imlmesh orchestrator run
-imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8883
+imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884
 imlmesh orchestrator run --join 0.0.0.0:8766    nodes of other machines may join""",
 )
 def run(
@@ -35,6 +35,6 @@ def run(
     from imlmesh_runtime.paths import find_home
 
     home = find_home(settings.home, os.environ).root
-    address = broker or open_mesh(home).broker_address
+    address = broker or open_mesh(home).control_address
     door = ["--join", join] if join else []
     return main(["--home", str(home), "--broker", address, *door])
