@@ -3,7 +3,6 @@
 One machine serves all tests, in their order: broker, orchestrator and node as docs/firmware.md and
 docs/service.md say, then what systemd does about them, then their removal.
 """
-AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
 import json
 import secrets
@@ -30,6 +29,7 @@ mock = ["/dev/ttyS0"]
 [onewire]
 factory = "mock"
 """
+AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
 
