@@ -7,6 +7,7 @@ absent: what is proved to whom; `imlmesh_node.entering` does that.
 import asyncio
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def join_mesh(wanted: Wanted) -> dict[str, Any]:
     if folder.exists():
         raise InputError("folder.exists", f"{folder} is there already")
     keys = NewKeys.kept(folder)
-    found = asyncio.run(enter(Wish(name, asked, token, at), keys, Told(_tell_waits, _tell)))
+    told = Told(partial(_tell_waits, name), _tell)
+    found = asyncio.run(enter(Wish(name, asked, token, at), keys, told))
     text = policy_text(found.profile, None)[1] if text is None else text
     write_folder(folder, _place_of(found, name), keys, found.papers, text)
     record = {"node": name, "alias": found.alias, "mesh": found.mesh, "folder": str(folder)}
@@ -98,13 +100,13 @@ def _text_of(word: str) -> str:
         raise InputError("token.invalid", text, place=TextPlace(file=str(path))) from exc
 
 
-def _tell_waits(code: str, door: Door) -> None:
+def _tell_waits(name: str, code: str, door: Door) -> None:
     if code:
         say(f'code {code}   compare it with what the owner of mesh "{door.mesh}" sees:')
-        say("  imlmesh node discover   and then   imlmesh node approve NAME")
+        say(f"  imlmesh node discover   and then   imlmesh node approve {name}")
     else:
         say(f'the owner of mesh "{door.mesh}" has to agree to so much power:')
-        say("  imlmesh node approve NAME")
+        say(f"  imlmesh node approve {name}")
     say("waiting; Ctrl-C ends it, and the same command goes on")
 
 

@@ -361,6 +361,41 @@ async def test_what_is_written_for_one_who_asks_again_and_again_is_bounded(front
     assert len(front.state.enrolled["pi-bed"].certificates) == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"uses": 0}, "usage"),
+        ({"uses": limits.TOKEN_USES + 1}, "usage"),
+        ({"uses": True}, "usage"),
+        ({"ttl_ms": limits.TOKEN_LONGEST_MS + 1}, "usage"),
+        ({"groups": ["a/b"]}, "name.invalid"),
+        ({"groups": "cams"}, "usage"),
+        ({"profile": "root"}, "config.invalid"),
+    ],
+)
+async def test_a_token_that_cannot_be_is_not_made(front, asked, code):
+    with pytest.raises(MeshError) as caught:
+        await front.token(**asked)
+    assert refusal(caught) == code
+    assert front.state.tokens == {}
+
+
+async def test_who_waits_is_told_and_who_never_came_is_listed(front, tmp_path):
+    await join(tmp_path / "pi-bed", await front.token())
+    health = await front.api(lambda client: client.get("health"))
+    host, port = front.address
+    assert health["join"] == {"endpoints": [f"{host}:{port}"], "waiting": 0}
+    listed = await front.api(lambda client: client.get("nodes"))
+    assert (listed["nodes"], listed["never_here"]) == ([], ["pi-bed"])
+    for path, body in (("joins/x/approve", {}), ("joins/x/ignore", {})):
+        with pytest.raises(MeshError) as caught:
+            await front.api(lambda client, path=path, body=body: client.post(path, body))
+        assert refusal(caught) == "join.not_found"
+    with pytest.raises(MeshError) as caught:
+        await front.api(lambda client: client.put("joins", {"for_ms": limits.JOIN_OPEN_MS + 1}))
+    assert refusal(caught) == "usage"
+
+
 async def test_the_port_stays_where_tokens_say_it_is(front, tmp_path):
     token, before = await front.token(), front.address
     await front.close()

@@ -34,10 +34,12 @@ def list_nodes(
     found = Client.connect(settings.home).get("nodes")
     if emit(found, "nodes"):
         return
-    if not found["nodes"]:
+    if found["nodes"]:
+        print_nodes([each for each in found["nodes"] if removed or each["admission"] != "revoked"])
+    elif not found.get("never_here"):
         say("no nodes yet.   try: " + try_line("token create"))
-        return
-    print_nodes([each for each in found["nodes"] if removed or each["admission"] != "revoked"])
+    if never := found.get("never_here"):
+        say(f"joined and never here: {', '.join(never)}   on it: imlmesh node run FOLDER")
 
 
 @verb(app, "imlmesh node show pi-bed\nimlmesh node show pi-bed --actions")

@@ -29,6 +29,7 @@ from imlmesh_orchestrator.views.nodes import (
     evidence,
     find_node,
     groups_view,
+    never_here,
     node_view,
 )
 from imlmesh_orchestrator.views.offers import list_offers, show_offer
@@ -47,7 +48,8 @@ async def list_nodes(request: Request) -> Response:
     state = served.shell.state
     found = [node_view(state, record, beats, times) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
-    return answer({"schema": "imlmesh.node-list/1", "nodes": found})
+    told = {"schema": "imlmesh.node-list/1", "nodes": found, "never_here": never_here(state)}
+    return answer(told)
 
 
 @router.post("/nodes")

@@ -13,7 +13,7 @@ from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -150,6 +150,15 @@ def groups_view(state: State) -> list[dict[str, Any]]:
         }
         for name, nodes in sorted(state.groups.items())
     ]
+
+
+def never_here(state: State) -> list[str]:
+    """What people call the nodes that were let in, not removed, and never came."""
+    return sorted(
+        record.alias
+        for node, record in state.enrolled.items()
+        if node not in state.nodes and state.admission_of(node) is not Admission.REVOKED
+    )
 
 
 def _liveness(state: State, node: str) -> str:
