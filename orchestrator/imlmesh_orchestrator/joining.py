@@ -138,18 +138,18 @@ class Joining:
         return {"root": bytes(held.root.key), "trust": papers["trust"]}
 
     async def _nonce(self, body: Any, address: str) -> Mapping[str, Any]:
-        commitment = b""
+        commitment, now_ms = b"", self._shell.clock.now_ms()
         if body is not None:
+            # each is another code, of which one might be wished for, and another row in the store
+            self._allowance.take(address, now_ms)
             fields = Fields(body)
             commitment = fields.blob("commitment", DIGEST_BYTES)
             fields.end()
-        return {"nonce": self._nonces.give(self._shell.clock.now_ms(), commitment)}
+        return {"nonce": self._nonces.give(now_ms, commitment)}
 
     async def _join(self, body: Any, address: str) -> Mapping[str, Any]:
         asked = JoinAsk.of_wire(body)
         proven, code = self._checked(asked)
-        if code:
-            self._allowance.take(address, self._shell.clock.now_ms())
         verdict = await self._shell.ask(
             lambda at_ms, cause: e.JoinAsked(
                 at_ms,

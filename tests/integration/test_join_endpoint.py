@@ -359,6 +359,14 @@ async def test_what_is_written_for_one_who_asks_again_and_again_is_bounded(front
     asking = Asking(front, await front.token())
     assert [await asking.ask() for _ in range(4)] == ["in", "in", "in", "join.busy"]
     assert len(front.state.enrolled["pi-bed"].certificates) == 3
+    door = await _door(asking)
+    for number in range(4):
+        committed = {"commitment": bytes([number]) * 32}
+        try:
+            await exchange(door.address, door.context, "/v1/nonce", lambda _, c=committed: c)
+        except MeshError as exc:
+            ended = (number, exc.code)
+    assert ended == (3, "join.busy"), "nobody tries codes until one is the wished-for one"
 
 
 @pytest.mark.parametrize(
