@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from imlmesh import Client
@@ -140,6 +141,27 @@ def test_an_ignored_node_is_told_and_an_open_door_lets_in(person: Person) -> Non
     with Client.connect(person.home) as client:
         assert client.get("joins")["open_until_ms"] is None
     assert person.run("node", "discover", "--open", "2h").returncode == 2
+
+
+def test_broker_and_orchestrator_are_killed_while_a_node_waits(person: Person) -> None:
+    status = person.ask("status")
+    port = status["join"]["endpoints"][0]
+    joining = person.open("node", "join", "--at", port, "--name", "pi-late", columns=200)
+    code = joining.expect(r"code (\S{3}-\S{3})")[1]
+    brokers = [
+        child
+        for child in psutil.Process(person.terminals[0].pid).children(recursive=True)
+        if "mosquitto" in child.name() or "imlmesh_broker" in " ".join(child.cmdline())
+    ]
+    assert brokers
+    for child in brokers:
+        child.kill()
+    psutil.Process(status["pid"]).kill()
+    person.until(lambda: person.run("node", "approve", code).returncode == 0)
+    assert joining.wait() == 0
+    person.open("node", "run", "pi-late")
+    works(person, "pi-late", person.folder / "pi-late")
+    assert person.ask("status")["pid"] != status["pid"]
 
 
 @pytest.mark.parametrize("way", ["mdns", "address"])
