@@ -5,7 +5,9 @@ absent: what is proved to whom; `imlmesh_node.entering` does that.
 """
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,13 +56,26 @@ def join_mesh(wanted: Wanted) -> dict[str, Any]:
             return _joined_before(there, name, token)
     if folder.exists():
         raise InputError("folder.exists", f"{folder} is there already")
-    keys = NewKeys.kept(folder)
+    with _written(folder):
+        keys = NewKeys.kept(folder)
     told = Told(partial(_tell_waits, name), _tell)
     found = asyncio.run(enter(Wish(name, asked, token, at), keys, told))
     text = policy_text(found.profile, None)[1] if text is None else text
-    write_folder(folder, _place_of(found, name), keys, found.papers, text)
+    with _written(folder):
+        write_folder(folder, _place_of(found, name), keys, found.papers, text)
     record = {"node": name, "alias": found.alias, "mesh": found.mesh, "folder": str(folder)}
     return {**record, "profile": found.profile, "broker": found.broker, "before": False}
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """A place that cannot be written to is what somebody said, not an error of ours."""
+    try:
+        yield
+    except OSError as exc:
+        if isinstance(exc, MeshError):
+            raise
+        raise InputError("config.invalid", f"{folder} cannot be made: {exc.strerror}") from exc
 
 
 def check_service() -> None:

@@ -113,6 +113,7 @@ def test_whoever_has_no_token_waits_until_the_codes_were_compared(person: Person
     waits = {each["node"]: each["code"] for each in found if each["joins"]}
     assert waits == {"pi-attic": code}
     assert code in person.run("node", "discover", "--listen", "0s").stdout
+    assert "1 node waiting to be let in" in person.run("status").stdout
     # Ctrl-C ends it, and the same command goes on with another code.
     joining.press("\x03")
     assert joining.wait() == 130

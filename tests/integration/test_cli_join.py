@@ -39,6 +39,7 @@ async def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         ((TOKEN, "--profile", "root"), "config.invalid", 3),
         ((TOKEN, "--policy", "missing.toml"), "policy.invalid", 3),
         ((TOKEN, "--profile", "readonly", "--policy", "x"), "usage", 2),
+        ((TOKEN, "--out", "/dev/null/pi-bed"), "config.invalid", 3),
         ((TOKEN, "--at", "nowhere"), "config.invalid", 3),
         ((TOKEN, "--at", "127.0.0.1:9", "--name", "pi-bed"), "join.unreachable", 5),
     ],
