@@ -90,7 +90,7 @@ def new_signing_key() -> tuple[bytes, bytes]:
     private = SigningKey.generate()
     return (
         _pem("PRIVATE KEY", _PRIVATE_HEAD + bytes(private)),
-        _pem("PUBLIC KEY", _PUBLIC_HEAD + bytes(private.verify_key)),
+        public_pem(bytes(private.verify_key)),
     )
 
 
@@ -141,6 +141,11 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey.of_raw(_of_pem(path, read_file(path), "PUBLIC KEY", _PUBLIC_HEAD))
 
 
+def public_pem(raw: bytes) -> bytes:
+    """The PEM of an Ed25519 public key of 32 raw bytes."""
+    return _pem("PUBLIC KEY", _PUBLIC_HEAD + raw)
+
+
 def new_tls_key(name: str) -> tuple[bytes, bytes]:
     """(private PEM, certificate request PEM) of a fresh P-256 key.
 
@@ -166,6 +171,15 @@ def broker_name(mesh: str) -> str:
 def join_name(mesh: str) -> str:
     """The name in the certificate of the endpoint where nodes join."""
     return f"join.{mesh}.imlmesh"
+
+
+def unverified_context() -> ssl.SSLContext:
+    """TLS 1.3 to whoever answers: for what is public, and judged by other means than the server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def certificates_of(pem: bytes) -> tuple[bytes, ...]:

@@ -21,6 +21,11 @@ def address_of(text: str) -> Address:
     return found[1] or found[2], int(found[3])
 
 
+def address_text(host: str, port: int) -> str:
+    """The other way round."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_address(text: str) -> bool:
     """Whether `address_of` would take it."""
     try:
