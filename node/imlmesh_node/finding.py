@@ -73,6 +73,11 @@ class Finder:
         self._last = self._round.popleft()
         return self._last
 
+    def places(self) -> list[str]:
+        """Where the broker was or may be, the likeliest first."""
+        last = [self._last] if self._last else []
+        return list(dict.fromkeys(host for host, _ in (*self._good, *last, *self._given)))
+
     def reached(self) -> None:
         """The mesh is found: no more mDNS; when the session breaks, this address is the first."""
         self._failing_since_s, self._told = None, False

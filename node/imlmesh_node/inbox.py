@@ -7,7 +7,7 @@ effect. A refusal is logged at most once a second for each code, however many co
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from imlmesh_node.core.events import (
     AckArrived,
@@ -19,7 +19,7 @@ from imlmesh_node.core.events import (
     RebirthAsked,
 )
 from imlmesh_node.guard import Guard
-from imlmesh_node.presence import Clocks, Presence
+from imlmesh_node.presence import Presence
 from imlmesh_protocol.errors import MeshError, ProtocolError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Opener
@@ -50,25 +50,27 @@ class Refusals:
 
 
 class Inbox:
-    """`post` takes events, `ends_at_once(module, action)` is the executor's."""
+    """`post` takes events, `ends_at_once(module, action)` is the executor's; `orders` are commands that
+    others than the core obey, by their word."""
 
     def __init__(
         self,
         opener: Opener,
         presence: Presence,
-        clocks: Clocks,
         guard: Guard,
         ends_at_once: Callable[[str, str], bool],
         post: Callable[[Event], None],
         refusals: Refusals,
+        orders: Mapping[str, Callable[[Message], Event | None]],
     ) -> None:
         self._opener = opener
         self._presence = presence
-        self._clocks = clocks
+        self._clocks = presence.clocks
         self._guard = guard
         self._ends_at_once = ends_at_once
         self._post = post
         self._refusals = refusals
+        self._orders = orders
 
     def take(self, topic: str, payload: bytes) -> None:
         """Take one message; it never raises what the message is to blame for."""
@@ -107,6 +109,8 @@ class Inbox:
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id)
+            case Kind.COMMAND if message.fields["do"] in self._orders:
+                return self._orders[message.fields["do"]](message)
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

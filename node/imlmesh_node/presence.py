@@ -21,14 +21,17 @@ from imlmesh_runtime.link.base import Will
 
 class Clocks:
     """Two views of time. `mesh` follows the orchestrator and dates messages; `steady` is set by the
-    first answer alone, so that no time limit of running work ever jumps."""
+    first answer alone, so that no time limit of running work ever jumps. `judge` is asked whether
+    what needed the time before anybody told it was right; it raises a MeshError when not."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Callable[[int], None] = lambda _: None) -> None:
         self.mesh = MeshClock()
         self.steady = MeshClock()
+        self._judge = judge
 
     def sync(self, mesh_ms: int) -> None:
         """The orchestrator's time is `mesh_ms` now."""
+        self._judge(mesh_ms)
         if not self.steady.synced:
             self.steady.sync(mesh_ms)
         self.mesh.sync(mesh_ms)
@@ -40,8 +43,8 @@ class Presence:
     def __init__(
         self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
     ) -> None:
+        self.clocks = clocks
         self._outbox = outbox
-        self._clocks = clocks
         self._post = post
         self._boot = boot
         self._epoch = epoch
@@ -64,7 +67,7 @@ class Presence:
         self._stop_asking()
         if self.is_open:
             self.is_open = False
-            self._post(SessionClosed(self._clocks.steady.now_ms(), reason))
+            self._post(SessionClosed(self.clocks.steady.now_ms(), reason))
 
     def close(self) -> None:
         """Nothing is accepted any more."""
@@ -80,13 +83,13 @@ class Presence:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
         round_trip_ms = boot_ms() - self._asked_ms
-        self._clocks.sync(at_ms + round_trip_ms // 2)
+        self.clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
         if not self.is_open:
             self.is_open = True
             opened = SessionOpened(
-                self._clocks.steady.now_ms(),
+                self.clocks.steady.now_ms(),
                 self._session,
                 message.term,
                 message.id,
@@ -105,7 +108,7 @@ class Presence:
         if message.term > self._epoch:
             self._epoch = message.term
             if self.is_open:
-                self._post(RebirthAsked(self._clocks.steady.now_ms(), message.id))
+                self._post(RebirthAsked(self.clocks.steady.now_ms(), message.id))
                 self.ask_soon()
 
     def ask_soon(self) -> None:

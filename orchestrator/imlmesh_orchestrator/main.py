@@ -26,7 +26,6 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
-from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -62,7 +61,7 @@ class Setup:
         """The way to the broker; nothing is connected yet."""
         addresses = [address_of(self.broker)]
         subscriptions = orchestrator_subscriptions(self.mesh)
-        return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
+        return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
 def load_setup(home: Home, broker: str | None) -> Setup:
@@ -146,7 +145,7 @@ class RunningOrchestrator:
 
     def enrolling(self, shell: Shell) -> Enrolling:
         """The way for nodes into this mesh."""
-        return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
+        return Enrolling(Authority.open(self._setup.home), shell, self._setup.config.node_s)
 
     def _served(self, shell: Shell, now_ms: int) -> Served:
         setup = self._setup

@@ -110,6 +110,7 @@ CODES: dict[str, Code] = {
     "node.not_found": Code("input", False, "imlmesh node list"),
     "node.lost": Code("mesh", True, "imlmesh node show NODE"),
     "node.interrupted": Code("mesh", True, "the machine restarted while the action ran"),
+    "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
@@ -205,6 +206,10 @@ CODES: dict[str, Code] = {
     ),
     "trust.file": Code("here", False, "restore the file, or provision the node again"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
+    "trust.root_away": Code(
+        "here", False, "bring the root key here, and name it: imlmesh trust rotate WHAT --root FILE"
+    ),
+    "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
     # link, broker

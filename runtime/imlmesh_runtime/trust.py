@@ -11,6 +11,7 @@ loads it.
 import base64
 import binascii
 import hashlib
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +25,15 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
-from imlmesh_runtime.files import check_private, read_file, read_private, write_private
+from imlmesh_runtime.files import (
+    check_private,
+    locked,
+    read_file,
+    read_private,
+    write_private,
+)
+from imlmesh_runtime.pairs import certificates_of as certificates_of
+from imlmesh_runtime.pairs import key_file
 
 Document = TypeVar("Document", Trust, Roster)
 
@@ -36,6 +45,8 @@ _D = -121665 * pow(121666, -1, _P) % _P
 # the whole structure is fixed by RFC 8410, sections 4 and 7.
 _PRIVATE_HEAD = bytes.fromhex("302e020100300506032b657004220420")
 _PUBLIC_HEAD = bytes.fromhex("302a300506032b6570032100")
+
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python gives no name
 
 
 def key_id(raw_public: bytes) -> bytes:
@@ -168,21 +179,6 @@ def join_name(mesh: str) -> str:
     return f"join.{mesh}.imlmesh"
 
 
-def certificates_of(pem: bytes) -> tuple[bytes, ...]:
-    """The certificates of a PEM file as DER, in its order; TrustError `trust.file` without one."""
-    end = b"-----END CERTIFICATE-----"
-    try:
-        found = [
-            ssl.PEM_cert_to_DER_cert((part.strip() + b"\n" + end).decode())
-            for part in pem.split(end)[:-1]
-        ]
-    except ValueError as exc:
-        raise TrustError("trust.file", f"not the PEM of certificates: {exc}") from exc
-    if not found:
-        raise TrustError("trust.file", "not the PEM of certificates")
-    return tuple(found)
-
-
 class NamedContext(ssl.SSLContext):
     """A client context that always asks for one server name, whatever address was dialled."""
 
@@ -197,6 +193,9 @@ class NamedContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
+
+    def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(sock, server_hostname=self.server_name)
 
 
 def client_context(cas: Iterable[bytes], cert: Path, key: Path, server_name: str) -> ssl.SSLContext:
@@ -227,31 +226,62 @@ def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
     return context
 
 
+def at_any_time(context: ssl.SSLContext) -> ssl.SSLContext:
+    """`context`, which no longer asks whether certificates are out of date.
+
+    The clock of a node may be years off until the orchestrator has told it the time; who uses this
+    asks then (`Link.judge`).
+    """
+    context.verify_flags |= _NO_CHECK_TIME
+    return context
+
+
 class HeldTrust:
     """The newest trust and roster that a folder holds; nothing older ever takes their place.
 
     The folder has root.pub, trust and, once there is one, roster. TrustError `trust.file` when they
-    cannot be read, `trust.rollback` for an older version.
+    cannot be read, `trust.rollback` for an older version. Another process may take for the same
+    folder. `when_newer` is called after newer trust came, `when_unknown` when a plan key is named
+    that trust does not have.
     """
 
     def __init__(self, folder: Path, mesh: str) -> None:
         self._folder = folder
         self._mesh = mesh
+        self.when_newer: Callable[[], None] = lambda: None
+        self.when_unknown: Callable[[], None] = lambda: None
         self.root = load_public(folder / "root.pub")
-        self.trust = self._trust_of(self._stored("trust"))
+        self.trust = self._trust_of(self.document)
         self.roster: Roster | None = None
         if (folder / "roster").exists():
-            self.roster = self._roster_of(self._stored("roster"))
+            self.roster = self._kept_roster()
+
+    @property
+    def document(self) -> bytes:
+        """The trust that is held, as it was signed."""
+        return read_file(self._folder / "trust", limits.DOCUMENT_BYTES)
+
+    def reload(self) -> bool:
+        """Look for newer trust in the folder; whether there was some."""
+        found = self._trust_of(self.document)
+        if found.version <= self.trust.version:
+            return False
+        self.trust = found
+        self.when_newer()
+        return True
 
     def take(self, document: bytes) -> bool:
         """Keep a newer document, durably; False for the one that is held. Raises ProtocolError or
         TrustError when it is not signed by who may, of another mesh, or older."""
         if kind_of(document) == TRUST:
             trust = self._trust_of(document)
-            if not _is_newer(TRUST, self.trust.version, trust.version):
-                return False
-            write_private(self._folder / "trust", document)
+            with locked(self._folder):
+                self.reload()
+                if not _is_newer(TRUST, self.trust.version, trust.version):
+                    return False
+                write_private(self._folder / "trust", document)
             self.trust = trust
+            self.when_newer()
             return True
         roster = self._roster_of(document)
         if self.roster and not _is_newer(ROSTER, self.roster.version, roster.version):
@@ -262,7 +292,10 @@ class HeldTrust:
 
     def plan_key(self, key_id: bytes) -> VerifyKey | None:
         """The plan key of that name: everything down is signed by one."""
-        return _named(self.trust.plan, key_id)
+        found = _named(self.trust.plan, key_id)
+        if found is None:
+            self.when_unknown()
+        return found
 
     def ledger_key(self, key_id: bytes) -> VerifyKey | None:
         """The ledger key of that name."""
@@ -281,8 +314,15 @@ class HeldTrust:
             raise ProtocolError("message.audience", f"a document of mesh {document.mesh}")
         return document
 
-    def _stored(self, name: str) -> bytes:
-        return read_file(self._folder / name, limits.DOCUMENT_BYTES)
+    def _kept_roster(self) -> Roster | None:
+        """None when it was signed by a key that trust has dropped since: each that the present keys
+        sign is newer, so none that is older can take its place."""
+        try:
+            return self._roster_of(read_file(self._folder / "roster", limits.DOCUMENT_BYTES))
+        except TrustError as exc:
+            if exc.code != "signature.unknown_key":
+                raise
+            return None
 
 
 def _is_newer(kind: str, held: int, offered: int) -> bool:
@@ -313,13 +353,13 @@ class NodeKeys:
     def load(cls, folder: Path, mesh: str, *, strict: bool = False) -> Self:
         """From `folder`/keys; TrustError `trust.file`, `trust.mode`."""
         keys = folder / "keys"
-        check_private(keys / "node.key", strict=strict)
+        pem = keys / "node.pem"
+        check_private(key_file(pem), strict=strict)
         held = HeldTrust(keys, mesh)
 
         def context() -> ssl.SSLContext:
             name = broker_name(mesh)
-            cas = held.trust.control_cas
-            return client_context(cas, keys / "node.pem", keys / "node.key", name)
+            return at_any_time(client_context(held.trust.control_cas, pem, key_file(pem), name))
 
         return cls(load_signer(keys / "identity.key", strict=strict), held, context)
 
@@ -341,13 +381,13 @@ class ControlKeys:
     @classmethod
     def load(cls, ca: Path, mesh: str, *, strict: bool = False) -> Self:
         """From the folder `ca`; TrustError `trust.file`, `trust.mode`."""
-        check_private(ca / "control.key", strict=strict)
+        pem = ca / "control.pem"
+        check_private(key_file(pem), strict=strict)
         held = HeldTrust(ca, mesh)
 
         def context() -> ssl.SSLContext:
             name = broker_name(mesh)
-            cas = held.trust.control_cas
-            return client_context(cas, ca / "control.pem", ca / "control.key", name)
+            return client_context(held.trust.control_cas, pem, key_file(pem), name)
 
         plan, roster, ledger = (
             load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")

@@ -101,6 +101,10 @@ def _texts(value: Any) -> bool:
     return type(value) is dict and all(map(_text, value.values()))
 
 
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
+
+
 def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
@@ -167,7 +171,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
     },
     Kind.COMMAND: {
-        "do": Field(_one_of("cancel", "rebirth"), "cancel, rebirth"),
+        "do": Field(
+            _one_of("cancel", "rebirth", "trust", "roster"), "cancel, rebirth, trust, roster"
+        ),
+        "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
     },
     Kind.REQUEST: {
@@ -202,6 +209,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "profile": Field(_text, "birth: the ceiling of the node's policy", False),
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+        "trust": Field(_count, "birth: version of the trust that the node holds", False),
     },
     Kind.HEARTBEAT: {
         "beat": Field(_count, "rising number; the ack answers it"),

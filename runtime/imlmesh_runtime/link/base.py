@@ -83,6 +83,14 @@ class Link(Protocol):
         Without it the link waits a moment for more, so that messages travel together.
         """
 
+    def begin_anew(self) -> None:
+        """End this session well (no will), and begin another at once with the keys that there are
+        now; `link_down` and `link_up` are called. Nothing happens without a session."""
+
+    def judge(self, now_ms: int) -> None:
+        """Now that the time is known: LinkError `link.tls`, and the end of the session, when the
+        broker's certificate is not valid at `now_ms`. Whoever has no clock connects without asking."""
+
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
 

@@ -223,6 +223,15 @@ class MemoryLink:
     def flush(self) -> None:
         """Nothing waits here: the hub has it already."""
 
+    def begin_anew(self) -> None:
+        if self.session is not None and self._events is not None:
+            self._hub.leave(self.client_id, goodbye=True)
+            self._hub.schedule(0, self._connect)
+            self._events.link_down("link.down: a new session begins")
+
+    def judge(self, now_ms: int) -> None:
+        """There are no certificates here."""
+
     async def close(self) -> None:
         self._leave(goodbye=True)
 

@@ -34,8 +34,10 @@ from imlmesh_runtime.link.base import (
     check_size,
     retry_ms,
 )
+from imlmesh_runtime.link.endings import ending, explain, not_admitted
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.link.window import Window
+from imlmesh_runtime.pairs import validity_of
 
 logger = logging.getLogger(__name__)
 # What the library has to say is told again here with a code; below ERROR it also logs payloads.
@@ -46,22 +48,21 @@ _JOINED_S = 0.005  # what nobody flushes waits this long for company
 _ACKED_BYTES = 128  # of acknowledgements after one read: a third of what a broker lets be open
 _QUEUED_PACKET_BYTES = 256 * 1024  # in the transport before publishing waits
 _SUBACK_REFUSED = 128
-_NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
-_CONNACK_UNAVAILABLE = 3
 
 
 class MqttLink:
     """A `Link` to a broker; each connection attempt takes the next of its `addresses`.
 
-    `context` verifies the broker under the name of its mesh, whatever the address is. `draw`
-    gives the jitter of reconnects, in [0, 1).
+    `context` verifies the broker under the name of its mesh, whatever the address is; what makes one
+    is asked before each attempt, since keys and certificates are renewed. `draw` gives the jitter of
+    reconnects, in [0, 1).
     """
 
     def __init__(
         self,
         addresses: Sequence[Address] | Addresses,
         client_id: str,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | Callable[[], ssl.SSLContext],
         subscriptions: tuple[str, ...],
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -70,13 +71,14 @@ class MqttLink:
             InTurn(addresses) if isinstance(addresses, Sequence) else addresses
         )
         self._client_id = client_id
-        self._context = context
+        self._context = context if callable(context) else lambda: context
         self._subscriptions = subscriptions
         self._draw = draw
         self._events: CountedEvents | None = None
         self._session: _Session | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closing = False
+        self._anew: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -105,6 +107,19 @@ class MqttLink:
         if self._session is not None:
             self._session.flush()
 
+    def begin_anew(self) -> None:
+        session = self._session
+        if session is not None and session.up and self._anew is None:
+            self._anew = asyncio.get_running_loop().create_task(session.say_goodbye())
+
+    def judge(self, now_ms: int) -> None:
+        session = self._session
+        certificate = session and session.certificate()
+        if session and certificate and not validity_of(certificate).holds(now_ms):
+            error = LinkError("link.tls", "the broker's certificate is out of date in mesh time")
+            session.lost(error)
+            raise error
+
     async def close(self) -> None:
         self._closing = True
         if self._session is not None and self._session.up:
@@ -121,6 +136,12 @@ class MqttLink:
             error = await self._live(events)
             if self._closing:
                 return
+            if self._anew is not None:
+                # we ended it ourselves: nobody failed, and nobody has to wait
+                await self._anew
+                self._anew = None
+                events.link_down(str(error))
+                continue
             self.last_error = error
             self._addresses.failed(error)
             events.link_down(str(error))
@@ -140,11 +161,13 @@ class MqttLink:
         self._session = session
         try:
             async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
-                await session.connect(host, port, self._context, self._subscriptions)
+                await session.connect(host, port, self._context(), self._subscriptions)
             self._addresses.reached()
             return await session.ended
+        except MQTTConnectError as exc:
+            return not_admitted(exc._code, str(exc), f"{host}:{port}")
         except Exception as exc:
-            return _explain(exc, f"{host}:{port}")
+            return explain(exc, f"{host}:{port}")
         finally:
             self._session = None
             session.abort()
@@ -198,11 +221,17 @@ class _Session:
         except TimeoutError:
             logger.warning("closing with %d messages not acknowledged", self.window.unacked)
         self.up = False
+        if self.ended.done():
+            return
         try:
             async with asyncio.timeout(limits.LINK_CLOSE_MS / 1000):
                 await self._client.disconnect()
         except (OSError, TimeoutError):
             logger.warning("the broker did not close the connection in time")
+
+    def certificate(self) -> bytes | None:
+        """The broker's, as DER."""
+        return None if self._protocol is None else self._protocol.certificate()
 
     def flush(self) -> None:
         """Write what was joined."""
@@ -344,6 +373,12 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def certificate(self) -> bytes | None:
+        """The peer's, as DER; None before and after the connection."""
+        tls = self._transport and self._transport.get_extra_info("ssl_object")
+        found: bytes | None = tls and tls.getpeercert(binary_form=True)
+        return found
+
     def eof_received(self) -> bool:
         return False
 
@@ -357,41 +392,8 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         answered = self._session.up
         if self._connection is not None:
             super().connection_lost(exc)
-        self._session.lost(self._broken or _ending(exc, answered))
+        self._session.lost(self._broken or ending(exc, answered))
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def _ending(exc: Exception | None, answered: bool) -> MeshError:
-    """Why an established connection ended.
-
-    In TLS 1.3 a broker judges our certificate after our side of the handshake is done, so a
-    TLS alert before its first answer means that it does not want us.
-    """
-    if isinstance(exc, ssl.SSLError) and not answered:
-        return LinkError("link.refused", f"the broker refused the certificate ({exc.reason})")
-    return LinkError("link.down", f"the connection ended: {exc or 'closed by the broker'}")
-
-
-def _explain(exc: Exception, address: str) -> MeshError:
-    """The one table of what may go wrong while connecting."""
-    match exc:
-        case MeshError():
-            return exc
-        case ssl.SSLCertVerificationError(verify_code=code) if code == _NOT_YET_VALID:
-            return LinkError("clock.behind", f"{address}: {exc.verify_message}")
-        case ssl.SSLCertVerificationError():
-            return LinkError("link.tls", f"{address}: {exc.verify_message}")
-        case ssl.SSLError():
-            return LinkError("link.tls", f"{address}: {exc.reason}")
-        case MQTTConnectError(_code=code) if code != _CONNACK_UNAVAILABLE:
-            return LinkError("link.refused", f"{address}: {exc}")
-        case TimeoutError():
-            return LinkError("link.down", f"{address}: no answer in {limits.LINK_CONNECT_MS} ms")
-        case OSError():
-            return LinkError("link.down", f"{address}: {exc}")
-        case _:
-            logger.error("unexpected while connecting to %s", address, exc_info=exc)
-            return LinkError("link.down", f"{address}: {exc!r}")

@@ -1,0 +1,243 @@
+"""Certificates of nodes renew while work runs, and bring back nodes whose last one has ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nacl.signing import SigningKey
+
+from imlmesh.client import Client
+from imlmesh.mesh import let_in
+from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_node.joining import NewKeys, Place
+from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
+from imlmesh_orchestrator.renewing import Renewing
+from imlmesh_orchestrator.shell import Newcomer, Shell
+from imlmesh_orchestrator.store.lifecycle import Numbered
+from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.wire.renewal import renewal_input
+from imlmesh_runtime.pairs import own_certificate, validity_of
+from imlmesh_runtime.paths import Home
+from imlmesh_runtime.trust import ControlKeys, NodeKeys, Signer, new_tls_key
+from join_server import JoinServer, Nonces
+from orchestrator_mesh import ENDED, ME, MESH, POLICY, action, plan
+
+WITHIN_S = 40
+
+
+@dataclass
+class Rig:
+    """A mesh with its orchestrator in this process; nodes are processes."""
+
+    home: Home
+    shell: Shell
+    broker: str
+    joins: JoinServer
+    join_port: int
+    changes: list[c.Change]
+    processes: list[asyncio.subprocess.Process]
+
+    async def let_in(self, name: str) -> Path:
+        folder = self.home.node(name)
+        place = Place(MESH, name, ME, (self.broker,), timing="lan")
+        with Client.connect(self.home.root) as client:
+            await asyncio.to_thread(let_in, client, folder, place, "local_worker", POLICY)
+        with (folder / "mesh.toml").open("a") as file:
+            file.write(f'join = ["127.0.0.1:{self.join_port}"]\n')
+        return folder
+
+    async def start(self, folder: Path) -> asyncio.subprocess.Process:
+        with (self.home.logs / f"{folder.name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "imlmesh_node", str(folder)),
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    async def until(self, holds: Callable[[], Any]) -> Any:
+        while True:
+            if found := holds():
+                return found
+            await asyncio.sleep(0.05)
+
+    async def online(self, name: str) -> None:
+        await self.until(
+            lambda: (known := self.shell.state.nodes.get(name)) and known.liveness == "online"
+        )
+
+    def of(self, kind: type[Any], node: str) -> list[Any]:
+        return [one for one in self.changes if type(one) is kind and one.node == node]
+
+
+@contextlib.asynccontextmanager
+async def rig_at(folder: Path, node_s: int) -> AsyncIterator[Rig]:
+    home = Home(folder / "h")
+    authority = Authority.create(home, MESH, ME)
+    (home.root / "orchestrator.toml").write_text(f"[certificates]\nnode_s = {node_s}\n")
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
+    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
+    await broker.start()
+    address = f"127.0.0.1:{broker.port}"
+    running = RunningOrchestrator(load_setup(home, address))
+    processes: list[asyncio.subprocess.Process] = []
+    try:
+        async with asyncio.timeout(60):
+            shell = await running.start()
+            changes: list[c.Change] = []
+
+            def committed(numbered: list[Numbered]) -> None:
+                changes.extend(change for _, change in numbered)
+
+            shell.lifecycle.watch(committed)
+            nonces = Nonces()
+            renewing = Renewing(lambda: authority, shell, nonces.spend, node_s)
+            joins = JoinServer(home.ca, nonces, renewing.renew)
+            async with joins.serving() as port:
+                yield Rig(home, shell, address, joins, port, changes, processes)
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        await running.close()
+        await broker.stop()
+
+
+def ends_ms(folder: Path) -> int:
+    return validity_of(own_certificate(folder / "keys" / "node.pem")).ends_ms
+
+
+async def test_a_certificate_renews_twice_while_an_action_runs(tmp_path):
+    async with rig_at(tmp_path, node_s=4) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        sent = plan(action("work", "act", params={"delay_ms": 8_000, "marker": "done", "value": 1}))
+        with Client.connect(rig.home.root) as client:
+            asked = {"text": sent, "file": "p.json"}
+            run = (await asyncio.to_thread(client.post, "runs", asked))["run"]
+            state = await rig.until(
+                lambda: (found := rig.shell.state.runs.get(run)) and found.state in ENDED and found
+            )
+        assert state.state == "completed"
+        assert (folder / "files" / "done").read_text().splitlines() == [f"{run}/work/pi/1"]
+        # the one of the start, and at least two more in 8 s of work
+        assert len(rig.of(c.CertificateIssued, "pi")) >= 3
+        assert ends_ms(folder) > time.time() * 1_000
+        assert not (folder / "keys" / "node.key").exists()
+        sessions = {one.session for one in rig.of(c.NodeReturned, "pi")}
+        assert len(sessions) >= 2
+        assert {str(one.liveness) for one in rig.of(c.LivenessChanged, "pi")} == {"online"}
+        # work was dispatched once
+        assert [one.attempt for one in rig.changes if type(one) is c.DispatchPlanned] == [1]
+
+
+async def test_a_node_whose_certificate_has_ended_comes_back_by_its_identity(tmp_path):
+    async with rig_at(tmp_path, node_s=3) as rig:
+        folder = await rig.let_in("pi")
+        await rig.until(lambda: time.time() * 1_000 > ends_ms(folder) + 500)
+        await rig.start(folder)
+        await rig.online("pi")
+        assert rig.joins.asked.count("/v1/renew") >= 1
+        assert ends_ms(folder) > time.time() * 1_000 - 3_000
+
+
+def request_of(rig: Rig, node: str, signer: Signer, nonce: bytes, mesh: str = MESH) -> dict:
+    _, request = new_tls_key(node)
+    proof = signer.sign(renewal_input(mesh, node, request, nonce))
+    return {"node": node, "request": request, "nonce": nonce, "proof": proof}
+
+
+async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        keys = NewKeys.make("pi")
+        signer = Signer.of_key(SigningKey.generate())
+        newcomer = Newcomer("pi", "pi", signer.raw_public, "readonly")
+        authority = Authority.open(rig.home)
+        await rig.shell.enrol(newcomer, authority.certify(keys.request, "pi"), "anna")
+        nonces = Nonces()
+        renewing = Renewing(lambda: authority, rig.shell, nonces.spend, 600)
+
+        async def why_not(body: dict[str, Any]) -> str:
+            with pytest.raises(MeshError) as caught:
+                await renewing.renew(body)
+            return caught.value.code
+
+        stranger = Signer.of_key(SigningKey.generate())
+        good = request_of(rig, "pi", signer, nonces.give())
+        told = await renewing.renew(good)
+        assert b"BEGIN CERTIFICATE" in told["certificate"]
+        assert await why_not(good) == "message.replayed"
+        fresh = request_of(rig, "pi", signer, bytes(16))
+        assert await why_not(fresh) == "message.replayed"
+        unknown = request_of(rig, "pi-2", signer, nonces.give())
+        assert await why_not(unknown) == "signature.unknown_key"
+        forged = request_of(rig, "pi", stranger, nonces.give())
+        assert await why_not(forged) == "signature.invalid"
+        elsewhere = request_of(rig, "pi", signer, nonces.give(), mesh="other")
+        assert await why_not(elsewhere) == "signature.invalid"
+        _, other = new_tls_key("pi")
+        swapped = request_of(rig, "pi", signer, nonces.give()) | {"request": other}
+        assert await why_not(swapped) == "signature.invalid"
+        no_key = renewal_input(MESH, "pi", b"no", nonce := nonces.give())
+        junk = {"node": "pi", "request": b"no", "nonce": nonce, "proof": signer.sign(no_key)}
+        assert await why_not(junk) == "signature.invalid"
+        assert await why_not({**good, "more": 1}) == "message.invalid"
+        assert await why_not({**good, "nonce": b"short"}) == "message.invalid"
+        issued = rig.of(c.CertificateIssued, "pi")
+        assert len(issued) == 2
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+left = int(sys.argv.pop(1))
+def counted(call):
+    def deed(*given, **named):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*given, **named)
+    return deed
+Path.replace, Path.unlink, os.fsync = (
+    counted(one) for one in (Path.replace, Path.unlink, os.fsync)
+)
+from imlmesh_node.renewing import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+async def test_a_renewal_that_is_killed_anywhere_leaves_a_pair_that_works(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        serials = {own_certificate(folder / "keys" / "node.pem")}
+        for deed in range(1, 20):
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", KILLED_AT, str(deed), "--certificate", str(folder)),
+                f"127.0.0.1:{rig.join_port}",
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            code = await child.wait()
+            # key and certificate belong together, or this raises
+            NodeKeys.load(folder, MESH, strict=True).context()
+            serials.add(own_certificate(folder / "keys" / "node.pem"))
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+        assert deed >= 4, "it was killed at each write"
+        assert len(serials) >= 3
+        await rig.start(folder)
+        await rig.online("pi")
