@@ -76,6 +76,7 @@ MEANS: dict[str, str] = {
     "node.lost": "The node fell silent for longer than its leases last.",
     "node.interrupted": "The node stopped while the action ran.",
     "node.full": "The node holds as many dispatches as it may.",
+    "node.revoked": "The node was removed from the mesh for good.",
     "node.exists": "The id belongs to a node, or belonged to one.",
     "node.too_many": "No more nodes can join this mesh.",
     "node.running": "A node runs from this folder already.",
@@ -131,6 +132,8 @@ MEANS: dict[str, str] = {
     "signature.unknown_key": "A message is signed with a key that is not known here.",
     "trust.file": "A key or certificate cannot be read or is damaged.",
     "trust.rollback": "Somebody sent a document that was replaced long ago.",
+    "trust.root_away": "The root key, which signs whom nodes trust, is not on this computer.",
+    "trust.rotating": "What was asked for does not fit what is rolling over.",
     "trust.mode": "A private file can be read by others.",
     "clock.behind": "This machine's clock is so far off that certificates look invalid.",
     # link, broker

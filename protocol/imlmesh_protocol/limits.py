@@ -83,6 +83,7 @@ RENEWAL_LOOK_MS = 3_600_000  # a sleeping machine finds out that late, at the la
 RENEWAL_S = 30.0  # of one renewal: a Pi imports for 3 s, then there are four round trips
 RENEWAL_ANSWER_BYTES = DOCUMENT_BYTES + 16 * 1024  # of the join endpoint: trust and a certificate
 SERVER_S = 825 * 86_400  # the longest that TLS clients of the field accept; made anew at a start
+CRL_BYTES = 4 * 1024 * 1024  # of the lists of a role: 40 bytes for each removed certificate
 CRL_S = 30 * 86_400  # past it every client is refused, so it is made anew each day
 CERTIFICATE_BACKDATE_MS = 3_600_000  # clocks without a battery come up a little late
 LOG_FILE_BYTES = 10 * 1024 * 1024  # of each of two log files of a process: an SD card has room

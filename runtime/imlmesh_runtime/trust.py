@@ -11,7 +11,6 @@ loads it.
 import base64
 import binascii
 import hashlib
-import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +24,9 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
+from imlmesh_runtime.contexts import at_any_time as at_any_time
+from imlmesh_runtime.contexts import client_context as client_context
+from imlmesh_runtime.contexts import server_check as server_check
 from imlmesh_runtime.files import (
     check_private,
     locked,
@@ -45,8 +47,6 @@ _D = -121665 * pow(121666, -1, _P) % _P
 # the whole structure is fixed by RFC 8410, sections 4 and 7.
 _PRIVATE_HEAD = bytes.fromhex("302e020100300506032b657004220420")
 _PUBLIC_HEAD = bytes.fromhex("302a300506032b6570032100")
-
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python gives no name
 
 
 def key_id(raw_public: bytes) -> bytes:
@@ -101,8 +101,13 @@ def new_signing_key() -> tuple[bytes, bytes]:
     private = SigningKey.generate()
     return (
         _pem("PRIVATE KEY", _PRIVATE_HEAD + bytes(private)),
-        _pem("PUBLIC KEY", _PUBLIC_HEAD + bytes(private.verify_key)),
+        public_pem(bytes(private.verify_key)),
     )
+
+
+def public_pem(raw: bytes) -> bytes:
+    """The PEM of an Ed25519 public key of 32 raw bytes."""
+    return _pem("PUBLIC KEY", _PUBLIC_HEAD + raw)
 
 
 def _pem(label: str, der: bytes) -> bytes:
@@ -177,63 +182,6 @@ def broker_name(mesh: str) -> str:
 def join_name(mesh: str) -> str:
     """The name in the certificate of the endpoint where nodes join."""
     return f"join.{mesh}.imlmesh"
-
-
-class NamedContext(ssl.SSLContext):
-    """A client context that always asks for one server name, whatever address was dialled."""
-
-    server_name: str
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
-
-    def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> ssl.SSLSocket:
-        return super().wrap_socket(sock, server_hostname=self.server_name)
-
-
-def client_context(cas: Iterable[bytes], cert: Path, key: Path, server_name: str) -> ssl.SSLContext:
-    """TLS 1.3 with our certificate, to a server that one of `cas` (DER) calls `server_name`.
-
-    `cert` and `key` are PEM files; TrustError `trust.file` when something cannot be used.
-    """
-    context = server_check(cas, server_name)
-    try:
-        context.load_cert_chain(cert, key)
-    except OSError as exc:
-        raise TrustError("trust.file", f"{cert} or {key}: {exc}") from exc
-    return context
-
-
-def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
-    """As `client_context`, without a certificate of our own."""
-    context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.server_name = server_name
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # Python 3.13 asks for this by default; asking everywhere keeps our certificates honest.
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    try:
-        for der in cas:
-            context.load_verify_locations(cadata=der)
-    except (OSError, ValueError) as exc:
-        raise TrustError("trust.file", f"not the certificate of a CA: {exc}") from exc
-    return context
-
-
-def at_any_time(context: ssl.SSLContext) -> ssl.SSLContext:
-    """`context`, which no longer asks whether certificates are out of date.
-
-    The clock of a node may be years off until the orchestrator has told it the time; who uses this
-    asks then (`Link.judge`).
-    """
-    context.verify_flags |= _NO_CHECK_TIME
-    return context
 
 
 class HeldTrust:
@@ -368,9 +316,12 @@ class NodeKeys:
         return self.held.plan_key(key_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ControlKeys:
-    """What the CA's folder gives the orchestrator: its voices, and the documents that it hands out."""
+    """What the CA's folder gives the orchestrator: its voices, and the documents that it hands out.
+
+    Voices roll over: who signs asks for the signer each time.
+    """
 
     signer: Signer
     roster: Signer
@@ -389,7 +340,16 @@ class ControlKeys:
             name = broker_name(mesh)
             return client_context(held.trust.control_cas, pem, key_file(pem), name)
 
-        plan, roster, ledger = (
-            load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")
-        )
-        return cls(plan, roster, ledger, held, context)
+        return cls(*_voices(ca, strict=strict), held, context)
+
+    def reload(self, ca: Path) -> None:
+        """What lies in the folder now, after something rolled over."""
+        self.held.reload()
+        self.signer, self.roster, self.ledger = _voices(ca, strict=False)
+
+
+def _voices(ca: Path, *, strict: bool) -> tuple[Signer, Signer, Signer]:
+    plan, roster, ledger = (
+        load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")
+    )
+    return plan, roster, ledger
