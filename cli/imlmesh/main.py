@@ -28,6 +28,7 @@ NOUNS = {
     "approval": "See and answer questions to a person.",
     "memory": "See and change what plans remember.",
     "action": "See what nodes can do, and call one action.",
+    "trust": "See whom nodes trust; let keys and CAs roll over.",
     "telemetry": "See and export what nodes measure.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",

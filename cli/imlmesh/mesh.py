@@ -103,12 +103,17 @@ def open_mesh(home: str | Path | None) -> Mesh:
     in the home of somebody else, who could not read what root makes there.
     """
     found = find_home(home, os.environ)
-    if os.geteuid() == 0 and found.ca.is_dir() and (owner := found.ca.stat().st_uid) != 0:
-        text = f"{found.root} is another user's, who could not read what root makes there"
-        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
+    check_owner(found)
     authority = Authority.open(found)
     port, timing = _settings(found)
     return Mesh(found, authority, port, timing)
+
+
+def check_owner(home: Home) -> None:
+    """InputError `access.denied` for root in the home of somebody else."""
+    if os.geteuid() == 0 and home.ca.is_dir() and (owner := home.ca.stat().st_uid) != 0:
+        text = f"{home.root} is another user's, who could not read what root makes there"
+        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
 
 
 def broker_address(home: Home) -> str:

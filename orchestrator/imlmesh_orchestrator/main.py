@@ -26,6 +26,7 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -100,6 +101,7 @@ class RunningOrchestrator:
         self._history = FileReader(self._files.path("output"))
         self._database: Database | None = None
         self._api: Api | None = None
+        self._trusting: Trusting | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -123,9 +125,11 @@ class RunningOrchestrator:
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
+        trusting = self._trusting = Trusting(setup.home.ca, self._authority, setup.keys, shell)
+        trusting.start()
         await shell.start()
         if serve:
-            self._api = Api(setup.home, self._served(shell, clock.now_ms()))
+            self._api = Api(setup.home, self._served(shell, trusting, clock.now_ms()))
             await self._api.start()
         log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
         return shell
@@ -134,6 +138,8 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
+        if self._trusting is not None:
+            await self._trusting.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -145,13 +151,17 @@ class RunningOrchestrator:
 
     def enrolling(self, shell: Shell) -> Enrolling:
         """The way for nodes into this mesh."""
-        return Enrolling(Authority.open(self._setup.home), shell, self._setup.config.node_s)
+        return Enrolling(self._authority(), shell, self._setup.config.node_s)
 
-    def _served(self, shell: Shell, now_ms: int) -> Served:
+    def _authority(self) -> Authority:
+        return Authority.open(self._setup.home)
+
+    def _served(self, shell: Shell, trusting: Trusting, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            trusting=trusting,
             config=setup.config,
             output=self._output,
             history=self._history,

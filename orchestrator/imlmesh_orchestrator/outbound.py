@@ -145,6 +145,13 @@ class Outbound:
         if not held:
             self._publish_sealed()
 
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        held = bool(self._sealed)
+        self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
     def announce(self, state: str) -> None:
         """Our own status, retained: online or offline."""
         held = bool(self._sealed)

@@ -22,15 +22,10 @@ SpendNonce = Callable[[bytes], bool]
 
 
 class Renewing:
-    """`authority` is asked for at each renewal, since CAs roll over; `lifetime_s` is that of
-    certificates."""
+    """`lifetime_s` is that of certificates."""
 
     def __init__(
-        self,
-        authority: Callable[[], Authority],
-        shell: Shell,
-        spend: SpendNonce,
-        lifetime_s: int,
+        self, authority: Authority, shell: Shell, spend: SpendNonce, lifetime_s: int
     ) -> None:
         self._authority = authority
         self._shell = shell
@@ -46,14 +41,14 @@ class Renewing:
         asked = RenewalAsked.of(body)
         if not self._spend(asked.nonce):
             raise TrustError("message.replayed", f"{asked.node[:80]}: no such nonce is open")
-        authority = self._authority()
+        mesh = self._authority.mesh
         known = _entitled(self._shell.state, asked.node)
-        signed = renewal_input(authority.mesh, asked.node, asked.request, asked.nonce)
+        signed = renewal_input(mesh, asked.node, asked.request, asked.nonce)
         try:
             public_key(known.identity).verify(signed, asked.proof)
         except CryptoError:
             raise TrustError("signature.invalid", f"{asked.node} did not sign this") from None
-        issued = authority.certify(asked.request, asked.node, self._lifetime_s)
+        issued = self._authority.certify(asked.request, asked.node, self._lifetime_s)
         same = Newcomer(known.node, known.alias, known.identity, known.profile)
         await self._shell.enrol(same, issued, known.node)
         return {"certificate": issued.pem}

@@ -111,6 +111,9 @@ class Shell:
         self.state.approval_counter = replay.marks.approval_counter
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
+        self.sealer = sealer
+        #: called with id and version of its trust whenever a node is born
+        self.births: list[Callable[[str, int], None]] = []
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
@@ -276,6 +279,10 @@ class Shell:
         """Messages that could not be handed to the link."""
         return self._outbound.unsent
 
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        self._outbound.tell_all(fields)
+
     def will(self) -> Will:
         return self._outbound.will()
 
@@ -309,6 +316,10 @@ class Shell:
         record = self.state.nodes.get(node)
         present = node in self.state.presence
         return present and record is not None and record.liveness is Liveness.ONLINE
+
+    def born(self, node: str, trust: int) -> None:
+        for watcher in self.births:
+            watcher(node, trust)
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.intake.beat(event.node, event.at_ms, event.beat, event.health)

@@ -306,6 +306,7 @@ class NodeKeys:
         held = HeldTrust(keys, mesh)
 
         def context() -> ssl.SSLContext:
+            held.reload()  # a child may have fetched newer trust
             name = broker_name(mesh)
             return at_any_time(client_context(held.trust.control_cas, pem, key_file(pem), name))
 
@@ -337,6 +338,7 @@ class ControlKeys:
         held = HeldTrust(ca, mesh)
 
         def context() -> ssl.SSLContext:
+            held.reload()  # whoever rolls a CA over is another process
             name = broker_name(mesh)
             return client_context(held.trust.control_cas, pem, key_file(pem), name)
 

@@ -16,7 +16,7 @@ from nacl.signing import SigningKey
 
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
-from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import NewKeys, Place
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core import changes as c
@@ -46,6 +46,13 @@ class Rig:
     join_port: int
     changes: list[c.Change]
     processes: list[asyncio.subprocess.Process]
+    running_broker: Broker
+
+    async def restart_broker(self) -> None:
+        """It reads its files anew."""
+        await self.running_broker.stop()
+        await self.running_broker.start()
+        await self.until(lambda: self.shell.link.connected)
 
     async def let_in(self, name: str) -> Path:
         folder = self.home.node(name)
@@ -102,10 +109,10 @@ async def rig_at(folder: Path, node_s: int) -> AsyncIterator[Rig]:
 
             shell.lifecycle.watch(committed)
             nonces = Nonces()
-            renewing = Renewing(lambda: authority, shell, nonces.spend, node_s)
+            renewing = Renewing(authority, shell, nonces.spend, node_s)
             joins = JoinServer(home.ca, nonces, renewing.renew)
             async with joins.serving() as port:
-                yield Rig(home, shell, address, joins, port, changes, processes)
+                yield Rig(home, shell, address, joins, port, changes, processes, broker)
     finally:
         for process in processes:
             if process.returncode is None:
@@ -168,7 +175,7 @@ async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
         authority = Authority.open(rig.home)
         await rig.shell.enrol(newcomer, authority.certify(keys.request, "pi"), "anna")
         nonces = Nonces()
-        renewing = Renewing(lambda: authority, rig.shell, nonces.spend, 600)
+        renewing = Renewing(authority, rig.shell, nonces.spend, 600)
 
         async def why_not(body: dict[str, Any]) -> str:
             with pytest.raises(MeshError) as caught:

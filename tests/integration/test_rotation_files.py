@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.ca.asking_broker import AskedBroker
 from imlmesh_orchestrator.ca.rotation import (
     CAS,
     WHATS,
@@ -34,6 +35,8 @@ from imlmesh_runtime.trust import (
     new_signing_key,
     new_tls_key,
 )
+
+NOBODY = AskedBroker(None)
 
 
 @pytest.fixture
@@ -73,7 +76,9 @@ def check(home: Home) -> None:
         cas = certificates_of(read_file(home.ca / f"{role}-ca.pem"))
         lists = [
             x509.load_pem_x509_crl(part + b"-----END X509 CRL-----\n")
-            for part in read_file(home.ca / f"{role}-ca.crl").split(b"-----END X509 CRL-----\n")[:-1]
+            for part in read_file(home.ca / f"{role}-ca.crl").split(b"-----END X509 CRL-----\n")[
+                :-1
+            ]
         ]
         for der in cas:
             public = x509.load_der_x509_certificate(der).public_key()
@@ -85,19 +90,19 @@ def test_the_new_one_stands_beside_the_old_one_and_then_alone(home, what):
     authority = Authority.open(home)
     root = root_signer(authority, None)
     (old,) = keys_of(home, what)
-    assert rotate(authority, what, root).version == 2
+    assert rotate(authority, what, root, NOBODY).version == 2
     new, also = keys_of(home, what)
     assert also == old != new
     assert under_way(authority) == [what]
     check(home)
-    assert rotate(authority, what, root).version == 2, "under way already"
+    assert rotate(authority, what, root, NOBODY).version == 2, "under way already"
     assert keys_of(home, what) == (new, old)
-    trust = finish(authority, what, root, home.broker)
+    trust = finish(authority, what, root, home.broker, NOBODY)
     # seals of an old ledger key are believed for ever
     assert keys_of(home, what) == ((new, old) if what == "ledger" else (new,))
     assert under_way(authority) == []
     check(home)
-    assert finish(authority, what, root, home.broker) == trust, "nothing is left to finish"
+    assert finish(authority, what, root, home.broker, NOBODY) == trust, "nothing is left to finish"
     assert HeldTrust(home.ca, "mesh").trust == trust
 
 
@@ -106,9 +111,9 @@ def test_nobody_signs_with_a_key_before_it_is_finished(home, what):
     authority = Authority.open(home)
     root = root_signer(authority, None)
     (old,) = keys_of(home, what)
-    rotate(authority, what, root)
+    rotate(authority, what, root, NOBODY)
     assert load_signer(home.ca / f"{what}.key").raw_public == old
-    finish(authority, what, root, home.broker)
+    finish(authority, what, root, home.broker, NOBODY)
     now = load_signer(home.ca / f"{what}.key").raw_public
     assert now == keys_of(home, what)[0] != old
     assert bytes(load_public(home.ca / f"{what}.pub").key) == now
@@ -117,11 +122,11 @@ def test_nobody_signs_with_a_key_before_it_is_finished(home, what):
 def test_certificates_of_nodes_come_from_the_new_ca_as_soon_as_nodes_know_it(home):
     authority = Authority.open(home)
     before = certify(authority)
-    rotate(authority, "node-ca", root_signer(authority, None))
+    rotate(authority, "node-ca", root_signer(authority, None), NOBODY)
     new, old = keys_of(home, "node-ca")
     assert is_issued_by(before, old)
     assert is_issued_by(certify(authority), new)
-    finish(authority, "node-ca", root_signer(authority, None), home.broker)
+    finish(authority, "node-ca", root_signer(authority, None), home.broker, NOBODY)
     assert certificates_of(read_file(home.ca / "node-ca.pem")) == (new,)
     assert is_issued_by(certify(Authority.open(home)), new)
 
@@ -129,18 +134,18 @@ def test_certificates_of_nodes_come_from_the_new_ca_as_soon_as_nodes_know_it(hom
 def test_servers_show_a_certificate_of_the_new_ca_when_all_know_it(home):
     authority = Authority.open(home)
     pems = [home.ca / "control.pem", home.ca / "join.pem", home.broker / "broker.pem"]
-    rotate(authority, "control-ca", root_signer(authority, None))
+    rotate(authority, "control-ca", root_signer(authority, None), NOBODY)
     new, old = keys_of(home, "control-ca")
     Authority.open(home)
     assert all(is_issued_by(own_certificate(pem), old) for pem in pems)
-    finish(authority, "control-ca", root_signer(authority, None), home.broker)
+    finish(authority, "control-ca", root_signer(authority, None), home.broker, NOBODY)
     assert all(is_issued_by(own_certificate(pem), new) for pem in pems)
 
 
 def test_who_was_removed_stays_removed_while_a_ca_rolls_over(home):
     authority = Authority.open(home)
     authority.revoke([4711])
-    rotate(authority, "node-ca", root_signer(authority, None))
+    rotate(authority, "node-ca", root_signer(authority, None), NOBODY)
     first, second = read_file(home.ca / "node-ca.crl").split(b"-----END X509 CRL-----\n")[:-1]
     end = b"-----END X509 CRL-----\n"
     old = x509.load_pem_x509_crl(second + end)
@@ -160,11 +165,11 @@ def test_nothing_is_finished_that_nodes_were_not_told_of(home, monkeypatch):
     (home.ca / "plan.next.key").write_bytes(new_signing_key()[0])
     (home.ca / "plan.next.key").chmod(0o600)
     with pytest.raises(InputError) as caught:
-        finish(authority, "plan", root, home.broker)
+        finish(authority, "plan", root, home.broker, NOBODY)
     assert caught.value.code == "trust.rotating"
     check(home)
     with pytest.raises(InputError) as caught:
-        rotate(authority, "everything", root)
+        rotate(authority, "everything", root, NOBODY)
     assert caught.value.code == "usage"
 
 
@@ -172,10 +177,10 @@ def test_trust_has_no_room_without_end(home, monkeypatch):
     authority = Authority.open(home)
     root = root_signer(authority, None)
     for _ in range(limits.TRUST_KEYS - 1):
-        rotate(authority, "ledger", root)
-        finish(authority, "ledger", root, home.broker)
+        rotate(authority, "ledger", root, NOBODY)
+        finish(authority, "ledger", root, home.broker, NOBODY)
     with pytest.raises(InputError) as caught:
-        rotate(authority, "ledger", root)
+        rotate(authority, "ledger", root, NOBODY)
     assert caught.value.code == "trust.rotating"
     check(home)
 
@@ -188,7 +193,7 @@ def test_a_root_key_that_is_away_is_asked_for_and_another_is_refused(home, tmp_p
         root_signer(authority, None)
     assert caught.value.code == "trust.root_away"
     assert "--root" in caught.value.hint
-    assert rotate(authority, "plan", root_signer(authority, away)).version == 2
+    assert rotate(authority, "plan", root_signer(authority, away), NOBODY).version == 2
     other = tmp_path / "other.key"
     other.write_bytes(new_signing_key()[0])
     other.chmod(0o600)
@@ -232,14 +237,14 @@ def test_who_is_killed_at_any_write_leaves_what_the_same_command_completes(
     (old,) = keys_of(home, what)
     if deed == "finish":
         authority = Authority.open(home)
-        rotate(authority, what, root_signer(authority, None))
+        rotate(authority, what, root_signer(authority, None), NOBODY)
 
     def do(place: Home) -> Trust:
         authority = Authority.open(place)
         root = root_signer(authority, None)
         if deed == "rotate":
-            return rotate(authority, what, root)
-        return finish(authority, what, root, place.broker)
+            return rotate(authority, what, root, NOBODY)
+        return finish(authority, what, root, place.broker, NOBODY)
 
     for number in itertools.count(1):
         copied = Home(tmp_path / str(number))

@@ -13,6 +13,7 @@ from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_orchestrator.views.nodes import Beats, beat_counts, since
 from imlmesh_orchestrator.views.runs import find_run
 
@@ -23,6 +24,7 @@ class Served:
 
     shell: Shell
     enrolling: Enrolling
+    trusting: Trusting
     config: Config
     output: Reader
     history: Reader

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from imlmesh_orchestrator.ca.asking_broker import AskedBroker
 from imlmesh_orchestrator.ca.authority import CONTROL, NEXT_CA, NODE, VOICES, Authority
 from imlmesh_orchestrator.ca.certificates import Issuer, new_root
 from imlmesh_protocol import limits
@@ -46,27 +47,31 @@ def root_signer(authority: Authority, root: Path | None) -> Signer:
     return signer
 
 
-def rotate(authority: Authority, what: str, root: Signer) -> Trust:
+def rotate(authority: Authority, what: str, root: Signer, broker: AskedBroker) -> Trust:
     """Make a new key or CA known beside the old one; the trust that says so.
 
-    When one is under way already, it is that one. InputError `usage`, `trust.rotating`.
-    """
-    if what not in WHATS:
-        raise InputError("usage", f"{what[:40]!r} is not one of {', '.join(WHATS)}")
-    return (
-        _rotate_ca(authority, what, root) if what in CAS else _rotate_voice(authority, what, root)
-    )
-
-
-def finish(authority: Authority, what: str, root: Signer, broker: Path) -> Trust:
-    """Rely on the new one alone; the trust that says so. `broker` is the folder of the broker.
-
-    InputError `usage`, `trust.rotating` when there is nothing to finish.
+    When one is under way already, it is that one. InputError `usage`, `trust.rotating`, also when
+    the broker does not take the new CA yet: then no node has been told.
     """
     if what not in WHATS:
         raise InputError("usage", f"{what[:40]!r} is not one of {', '.join(WHATS)}")
     if what in CAS:
-        return _finish_ca(authority, what, root, broker)
+        return _rotate_ca(authority, what, root, broker)
+    return _rotate_voice(authority, what, root)
+
+
+def finish(
+    authority: Authority, what: str, root: Signer, folder: Path, broker: AskedBroker
+) -> Trust:
+    """Rely on the new one alone; the trust that says so. `folder` is the one of the broker.
+
+    InputError `usage`, `trust.rotating` when there is nothing to finish, or the broker does not
+    show its new certificate yet: then the old CA still counts.
+    """
+    if what not in WHATS:
+        raise InputError("usage", f"{what[:40]!r} is not one of {', '.join(WHATS)}")
+    if what in CAS:
+        return _finish_ca(authority, what, root, folder, broker)
     return _finish_voice(authority, what, root)
 
 
@@ -110,7 +115,7 @@ def _finish_voice(authority: Authority, what: str, root: Signer) -> Trust:
     return trust if kept == known else _sign(authority, trust, root, **{what: kept})
 
 
-def _rotate_ca(authority: Authority, what: str, root: Signer) -> Trust:
+def _rotate_ca(authority: Authority, what: str, root: Signer, broker: AskedBroker) -> Trust:
     role, coming, trust = CAS[what], _next(authority, what), authority.trust
     known: tuple[bytes, ...] = getattr(trust, f"{role}_cas")
     pem = authority.folder / f"{what}.pem"
@@ -126,10 +131,14 @@ def _rotate_ca(authority: Authority, what: str, root: Signer) -> Trust:
         write_private(pem, _pem(issuer) + read_file(pem))
     if issuer.der in known:
         return trust
+    if role == NODE and not broker.takes(issuer, authority.mesh):
+        raise _broker_is_behind("take certificates of the new CA")
     return _sign(authority, trust, root, **{f"{role}_cas": (issuer.der, *known)})
 
 
-def _finish_ca(authority: Authority, what: str, root: Signer, broker: Path) -> Trust:
+def _finish_ca(
+    authority: Authority, what: str, root: Signer, folder: Path, broker: AskedBroker
+) -> Trust:
     role, coming, trust = CAS[what], _next(authority, what), authority.trust
     known: tuple[bytes, ...] = getattr(trust, f"{role}_cas")
     if not coming.exists():
@@ -140,12 +149,14 @@ def _finish_ca(authority: Authority, what: str, root: Signer, broker: Path) -> T
     if issuer.der not in known:
         raise _nothing_to_finish(what)
     if role == CONTROL:
-        authority.refresh(broker, issuer)
+        authority.refresh(folder, issuer)
+        if not broker.shows(issuer.der):
+            raise _broker_is_behind("show its new certificate")
     if known != (issuer.der,):
         trust = _sign(authority, trust, root, **{f"{role}_cas": (issuer.der,)})
     if role == CONTROL:
         # whoever opened the authority meanwhile asked the CA that vouched until now
-        authority.refresh(broker)
+        authority.refresh(folder)
     write_private(authority.folder / f"{what}.key", _key_of(coming))
     write_private(authority.folder / f"{what}.pem", _pem(issuer))
     listed = authority.folder / f"{what}.crl"
@@ -177,6 +188,11 @@ def _check_room(what: str, known: Sequence[bytes], most: int) -> None:
 def _nothing_to_finish(what: str) -> InputError:
     hint = f"imlmesh trust rotate {what}"
     return InputError("trust.rotating", f"no new {what} is known to nodes yet", hint=hint)
+
+
+def _broker_is_behind(what: str) -> InputError:
+    hint = "let it read its files, by starting it again if need be; then give this command again"
+    return InputError("trust.rotating", f"the broker does not {what} yet", hint=hint)
 
 
 def _sign(authority: Authority, trust: Trust, root: Signer, **fields: tuple[bytes, ...]) -> Trust:

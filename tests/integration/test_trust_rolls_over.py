@@ -1,0 +1,206 @@
+"""Trust rolls over on a mesh that runs: a real broker, an orchestrator, nodes that are processes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imlmesh import trust
+from imlmesh.client import Client
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.envelope import Sealer
+from imlmesh_protocol.wire.messages import encode_dispatch
+from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.pairs import is_issued_by, own_certificate
+from imlmesh_runtime.trust import HeldTrust, Signer, load_signer
+from orchestrator_mesh import ENDED, ME, MESH, action, plan
+from test_renewing import Rig, rig_at
+
+
+async def rotate(rig: Rig, what: str) -> dict[str, Any]:
+    return await asyncio.to_thread(trust.rotate, str(rig.home.root), what, None)
+
+
+async def finish(rig: Rig, what: str, *, anyway: bool = False) -> dict[str, Any]:
+    return await asyncio.to_thread(trust.finish, str(rig.home.root), what, None, anyway=anyway)
+
+
+async def show(rig: Rig) -> dict[str, Any]:
+    return await asyncio.to_thread(trust.standing, str(rig.home.root))
+
+
+async def held_by_all(rig: Rig, version: int) -> None:
+    while True:
+        found = await show(rig)
+        if found["nodes"] and all(node["version"] == version for node in found["nodes"]):
+            assert not any(node["behind"] for node in found["nodes"])
+            return
+        await asyncio.sleep(0.05)
+
+
+async def completed(rig: Rig, marker: str) -> list[str]:
+    """The lines of the marker that a plan leaves, once it has completed."""
+    text = plan(action("work", "act", params={"marker": marker}))
+    with Client.connect(rig.home.root) as client:
+        run = (await asyncio.to_thread(client.post, "runs", {"text": text, "file": "p"}))["run"]
+    ended = await rig.until(
+        lambda: (found := rig.shell.state.runs.get(run)) and found.state in ENDED and found
+    )
+    assert ended.state == "completed"
+    return (rig.home.node("pi") / "files" / marker).read_text().splitlines()
+
+
+def version_of(folder: Path) -> int:
+    return HeldTrust(folder / "keys", MESH).trust.version
+
+
+class OldVoice:
+    """Speaks to a node with a key that was the orchestrator's, as a thief of it would."""
+
+    def __init__(self, rig: Rig, signer: Signer) -> None:
+        self._rig = rig
+        self._sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
+        self._sealer.new_session(rig.shell.epoch + 1, 0)
+
+    def say(self, kind: Kind, fields: dict[str, Any]) -> bytes:
+        said = self._sealer.seal(kind, "pi", fields, self._rig.shell.clock.now_ms(), 60_000)
+        self._rig.shell.link.publish(topics.to_node(MESH, "pi", kind), said)
+        return said
+
+
+def dispatch_with_marker(name: str) -> bytes:
+    return encode_dispatch(
+        "r-9-zzzz/work/pi/1", "fake", "act", {"marker": name}, "once", 60_000, 6_000, "finish"
+    )
+
+
+async def test_a_plan_key_rolls_over_and_the_old_one_moves_nothing_any_more(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        old = load_signer(rig.home.ca / "plan.key")
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        assert await completed(rig, "first")
+        found = await rotate(rig, "plan")
+        assert (found["version"], found["under_way"], found["orchestrator"]) == (2, ["plan"], True)
+        await held_by_all(rig, 2)
+        assert version_of(folder) == 2
+        assert await completed(rig, "between")
+        found = await finish(rig, "plan")
+        assert (found["version"], found["missed"]) == (3, [])
+        await held_by_all(rig, 3)
+        assert await completed(rig, "after")
+        # in a session of a higher epoch, so that nothing but the key is against it
+        OldVoice(rig, old).say(Kind.DELEGATE, {"dispatches": [dispatch_with_marker("stolen")]})
+        await rig.until(lambda: rig.shell.stream.refused["signature.unknown_key"])
+        assert await completed(rig, "last")
+        assert not (folder / "files" / "stolen").exists()
+
+
+async def test_trust_that_is_older_changes_nothing_and_is_counted(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        first = (rig.home.ca / "trust").read_bytes()
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        await rotate(rig, "ledger")
+        await held_by_all(rig, 2)
+        kept = (folder / "keys" / "trust").read_bytes()
+        # as a broker could that kept it, in an envelope of the one who may speak
+        rig.shell.answer("pi", Kind.COMMAND, {"do": "trust", "doc": first})
+        await rig.until(lambda: rig.shell.stream.refused["trust.rollback"])
+        assert (folder / "keys" / "trust").read_bytes() == kept
+        damaged = bytearray(kept)
+        damaged[-1] ^= 1
+        rig.shell.answer("pi", Kind.COMMAND, {"do": "trust", "doc": bytes(damaged)})
+        await rig.until(lambda: rig.shell.stream.refused["signature.invalid"])
+        assert (folder / "keys" / "trust").read_bytes() == kept
+        assert await completed(rig, "after")
+
+
+async def test_who_missed_it_all_learns_trust_where_nodes_join(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        node = await rig.start(folder)
+        await rig.online("pi")
+        os.killpg(node.pid, signal.SIGKILL)
+        await node.wait()
+        await rig.until(lambda: rig.shell.state.nodes["pi"].liveness != "online")
+        for _ in range(2):
+            await rotate(rig, "plan")
+            found = await finish(rig, "plan")
+            assert found["missed"] == ["pi"]
+        assert version_of(folder) == 1
+        await rig.start(folder)
+        await rig.online("pi")
+        await held_by_all(rig, 5)
+        assert await completed(rig, "back")
+        assert rig.joins.asked.count("/v1/trust") >= 1
+
+
+async def test_nothing_is_finished_over_the_head_of_a_node_that_is_online(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        node = await rig.start(folder)
+        await rig.online("pi")
+        os.killpg(node.pid, signal.SIGSTOP)
+        await rotate(rig, "plan")
+        with pytest.raises(InputError) as caught:
+            await finish(rig, "plan")
+        assert caught.value.code == "trust.rotating"
+        assert "pi" in caught.value.message
+        assert (await show(rig))["under_way"] == ["plan"]
+        os.killpg(node.pid, signal.SIGCONT)
+        await held_by_all(rig, 2)
+        assert (await finish(rig, "plan"))["under_way"] == []
+
+
+async def refused(deed: Awaitable[object]) -> str:
+    with pytest.raises(InputError) as caught:
+        await deed
+    assert caught.value.code == "trust.rotating"
+    return caught.value.message
+
+
+async def test_the_cas_roll_over_and_nodes_follow(tmp_path, monkeypatch):
+    """Nobody is told of what the broker does not do yet; it is started again to read its files."""
+    monkeypatch.setattr(limits, "BROKER_FOLLOWS_S", 0.5)
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        pem = folder / "keys" / "node.pem"
+        assert "does not take" in await refused(rotate(rig, "node-ca"))
+        assert await completed(rig, "not-told")
+        await rig.restart_broker()
+        await rotate(rig, "node-ca")
+        await held_by_all(rig, 2)
+        new = HeldTrust(rig.home.ca, MESH).trust.node_cas[0]
+        await rig.until(lambda: is_issued_by(own_certificate(pem), new))
+        await rig.online("pi")
+        await finish(rig, "node-ca", anyway=True)
+        await rig.restart_broker()
+        await held_by_all(rig, 3)
+        assert await completed(rig, "node-ca")
+        await rotate(rig, "control-ca")
+        await held_by_all(rig, 4)
+        assert "does not show" in await refused(finish(rig, "control-ca", anyway=True))
+        assert await completed(rig, "still")
+        await rig.restart_broker()
+        await finish(rig, "control-ca", anyway=True)
+        await held_by_all(rig, 5)
+        assert await completed(rig, "control-ca")
+        trusted = HeldTrust(folder / "keys", MESH).trust
+        assert len(trusted.node_cas) == len(trusted.control_cas) == 1
+        assert is_issued_by(own_certificate(rig.home.broker / "broker.pem"), trusted.control_cas[0])
+        assert is_issued_by(own_certificate(rig.home.ca / "control.pem"), trusted.control_cas[0])
+        assert rig.shell.link.connected
+        lost = [one for one in rig.of(c.LivenessChanged, "pi") if str(one.liveness) == "lost"]
+        assert lost == []
