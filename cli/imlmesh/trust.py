@@ -57,7 +57,7 @@ def rotate(home: str | None, what: str, root: Path | None) -> dict[str, Any]:
     found, authority = opened(home)
     signer = rotation.root_signer(authority, root)
     told = _ask(found, lambda client: client.get("trust"))
-    rotation.rotate(authority, what, signer, _broker(told))
+    rotation.rotate(authority, what, signer, _broker(found, told))
     return _taken_up(home, found)
 
 
@@ -75,13 +75,15 @@ def finish(home: str | None, what: str, root: Path | None, *, anyway: bool) -> d
     if online and not anyway:
         text = f"{', '.join(online)}: online, and not yet told of what is new"
         raise InputError("trust.rotating", text, hint="try again in a moment, or add --anyway")
-    rotation.finish(authority, what, signer, found.broker, _broker(told))
+    rotation.finish(authority, what, signer, found.broker, _broker(found, told))
     missed = [node["node"] for node in behind]
     return _taken_up(home, found) | {"missed": missed}
 
 
-def _broker(told: dict[str, Any] | None) -> AskedBroker:
-    return AskedBroker(address_of(told["broker"]) if told and is_address(told["broker"]) else None)
+def _broker(found: Home, told: dict[str, Any] | None) -> AskedBroker:
+    if told is None or not is_address(told["broker"]):
+        return AskedBroker({})
+    return AskedBroker(dict.fromkeys((NODE, CONTROL), address_of(told["broker"])))
 
 
 def _taken_up(home: str | None, found: Home) -> dict[str, Any]:

@@ -54,7 +54,7 @@ async def run_node(
         loaded = await journal.load(time.time_ns() // 1_000_000)
         subscriptions = node_subscriptions(config.mesh, config.id)
         finder = _finder(setup, broker, tell)
-        papers = Papers(finder, folder, setup.keys.held, config.joins)
+        papers = Papers(finder, folder, setup.keys.held, config.join)
         link = MqttLink(papers, config.id, setup.keys.context, subscriptions)
         node = RunningNode(setup, journal, loaded, link)
         node.start()

@@ -17,7 +17,7 @@ from imlmesh_node.finding import Finder
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_runtime.clock import MeshClock
-from imlmesh_runtime.link.address import JOIN_PORT, text_of
+from imlmesh_runtime.link.address import JOIN_PORT, address_text
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.pairs import is_issued_by, own_certificate, validity_of
 from imlmesh_runtime.trust import HeldTrust
@@ -149,7 +149,7 @@ class Papers:
             asked += ["--at-ms", str(self._clock.now_ms())]
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "imlmesh_node.renewing", *asked),
-            *(str(self._folder), *map(text_of, places)),
+            *(str(self._folder), *(address_text(*place) for place in places)),
             stdin=asyncio.subprocess.DEVNULL,
         )
         try:

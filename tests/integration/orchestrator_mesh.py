@@ -14,7 +14,7 @@ import httpx2
 
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
-from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
@@ -45,8 +45,9 @@ def plan(*actions: dict[str, Any], **more: Any) -> str:
 class Mesh:
     """A home with a broker; processes are started and killed by name."""
 
-    def __init__(self, home: Home, port: int) -> None:
+    def __init__(self, home: Home, port: int, broker: Broker) -> None:
         self.home = home
+        self.broker = broker
         self.port = port
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.http = httpx2.AsyncClient(
@@ -83,6 +84,11 @@ class Mesh:
         if process.returncode is None:
             os.killpg(process.pid, number)
         return await process.wait()
+
+    def kill_broker(self) -> None:
+        """It starts again by itself."""
+        assert self.broker.pid is not None
+        os.kill(self.broker.pid, signal.SIGKILL)
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.http.get(path)
@@ -140,7 +146,7 @@ async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port)
+    made = Mesh(home, broker.port, broker)
     try:
         async with asyncio.timeout(60):
             yield made

@@ -36,7 +36,7 @@ from imlmesh_runtime.trust import (
     new_tls_key,
 )
 
-NOBODY = AskedBroker(None)
+NOBODY = AskedBroker({})
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from imlmesh_protocol.wire.messages import encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.pairs import is_issued_by, own_certificate
 from imlmesh_runtime.trust import HeldTrust, Signer, load_signer
-from orchestrator_mesh import ENDED, ME, MESH, action, plan
+from orchestrator_mesh import ENDED, ME, MESH, action, opened_mesh, plan
 from test_renewing import Rig, rig_at
 
 
@@ -189,6 +189,8 @@ async def test_the_cas_roll_over_and_nodes_follow(tmp_path, monkeypatch):
         await rig.restart_broker()
         await held_by_all(rig, 3)
         assert await completed(rig, "node-ca")
+        assert "does not take" in await refused(rotate(rig, "control-ca"))
+        await rig.restart_broker()
         await rotate(rig, "control-ca")
         await held_by_all(rig, 4)
         assert "does not show" in await refused(finish(rig, "control-ca", anyway=True))
@@ -204,3 +206,43 @@ async def test_the_cas_roll_over_and_nodes_follow(tmp_path, monkeypatch):
         assert rig.shell.link.connected
         lost = [one for one in rig.of(c.LivenessChanged, "pi") if str(one.liveness) == "lost"]
         assert lost == []
+
+
+async def test_orchestrator_node_and_broker_may_be_killed_while_a_key_rolls_over(tmp_path):
+    async with opened_mesh(tmp_path) as mesh:
+        home = str(mesh.home.root)
+        folder = mesh.home.node("pi")
+        await mesh.orchestrator()
+        await mesh.node("pi")
+        await mesh.online("pi")
+
+        async def held(version: int) -> None:
+            await mesh.until(
+                "trust",
+                lambda found: found["nodes"][0]["version"] == version == found["version"],
+            )
+
+        async def works(name: str) -> None:
+            text = plan(action("work", "act", params={"marker": name}))
+            run = (await mesh.submit(text))["run"]
+            assert (await mesh.ended(run))["state"] == "completed"
+            assert (folder / "files" / name).read_text() == f"{run}/work/pi/1\n"
+
+        await mesh.kill(ME)
+        found = await asyncio.to_thread(trust.rotate, home, "plan", None)
+        assert (found["version"], found["orchestrator"]) == (2, False)
+        await mesh.orchestrator()
+        await held(2)
+        await mesh.kill("pi")
+        await mesh.node("pi")
+        await held(2)
+        mesh.kill_broker()
+        await works("after-broker")
+        await mesh.kill(ME)
+        found = await asyncio.to_thread(trust.finish, home, "plan", None, anyway=False)
+        assert (found["version"], found["under_way"]) == (3, [])
+        await mesh.kill("pi")
+        await mesh.node("pi")
+        await mesh.orchestrator()
+        await held(3)
+        await works("after-all")

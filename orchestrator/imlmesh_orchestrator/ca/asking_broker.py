@@ -9,9 +9,10 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from imlmesh_orchestrator.ca.authority import CONTROL
 from imlmesh_orchestrator.ca.certificates import Issuer
 from imlmesh_protocol import limits
 from imlmesh_runtime.files import write_private
@@ -26,24 +27,25 @@ _NAME = "probe"
 
 
 class AskedBroker:
-    """The broker at `address`; with None nobody knows one."""
+    """The broker with its listener for each role of `ca/authority`; with none nobody knows one."""
 
-    def __init__(self, address: Address | None) -> None:
-        self._address = address
+    def __init__(self, listeners: Mapping[str, Address]) -> None:
+        self._listeners = listeners
 
     def shows(self, ca: bytes) -> bool:
         """Whether its certificate is of `ca` (DER), by limits.BROKER_FOLLOWS_S."""
 
         def look() -> bool:
-            with self._connected(_anybody()) as way:
+            with self._connected(_anybody(), CONTROL) as way:
                 return is_issued_by(way.getpeercert(binary_form=True) or b"", ca)
 
         return self._soon(look)
 
-    def takes(self, issuer: Issuer, mesh: str) -> bool:
-        """Whether clients with certificates of `issuer` get in, by limits.BROKER_FOLLOWS_S."""
+    def takes(self, issuer: Issuer, mesh: str, role: str) -> bool:
+        """Whether clients of a role with certificates of `issuer` get in, by
+        limits.BROKER_FOLLOWS_S."""
         key, request = new_tls_key(_NAME)
-        uri = f"imlmesh://{mesh}/node/{_NAME}"
+        uri = f"imlmesh://{mesh}/{role}/{_NAME}"
         issued = issuer.issue_client(request, _NAME, uri, limits.CERTIFICATE_LEAST_S * 20)
         context = _anybody()
         with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +54,7 @@ class AskedBroker:
             context.load_cert_chain(pair)
 
         def look() -> bool:
-            with self._connected(context) as way:
+            with self._connected(context, role) as way:
                 way.settimeout(_ALERT_S)
                 # silence: it waits for what an MQTT client says first
                 with contextlib.suppress(TimeoutError):
@@ -61,13 +63,12 @@ class AskedBroker:
 
         return self._soon(look)
 
-    def _connected(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        assert self._address is not None  # noqa: S101 - asked before
-        plain = socket.create_connection(self._address, limits.LINK_CONNECT_MS / 1_000)
+    def _connected(self, context: ssl.SSLContext, role: str) -> ssl.SSLSocket:
+        plain = socket.create_connection(self._listeners[role], limits.LINK_CONNECT_MS / 1_000)
         return context.wrap_socket(plain)
 
     def _soon(self, look: Callable[[], bool]) -> bool:
-        if self._address is None:
+        if not self._listeners:
             return True
         until_s = time.monotonic() + limits.BROKER_FOLLOWS_S
         while True:

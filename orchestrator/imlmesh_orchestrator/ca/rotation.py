@@ -131,7 +131,7 @@ def _rotate_ca(authority: Authority, what: str, root: Signer, broker: AskedBroke
         write_private(pem, _pem(issuer) + read_file(pem))
     if issuer.der in known:
         return trust
-    if role == NODE and not broker.takes(issuer, authority.mesh):
+    if not broker.takes(issuer, authority.mesh, role):
         raise _broker_is_behind("take certificates of the new CA")
     return _sign(authority, trust, root, **{f"{role}_cas": (issuer.der, *known)})
 

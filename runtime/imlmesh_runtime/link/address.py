@@ -23,9 +23,8 @@ def address_of(text: str) -> Address:
     return found[1] or found[2], int(found[3])
 
 
-def text_of(address: Address) -> str:
-    """What `address_of` reads."""
-    host, port = address
+def address_text(host: str, port: int) -> str:
+    """The other way round."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
