@@ -47,7 +47,13 @@ def test_the_almost_valid_plan_becomes_a_valid_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [*commands(PAGE), *commands(ROOT / "docs" / "reach.md")], ids=" ".join
+    "words",
+    [
+        *commands(PAGE),
+        *commands(ROOT / "docs" / "reach.md"),
+        *commands(ROOT / "docs" / "rotation.md"),
+    ],
+    ids=" ".join,
 )
 def test_every_command_takes_these_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -19,16 +19,27 @@ from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import NewKeys, Place
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.ca.authority import CONTROL
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.renewing import Renewing
 from imlmesh_orchestrator.shell import Newcomer, Shell
 from imlmesh_orchestrator.store.lifecycle import Numbered
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.wire.renewal import renewal_input
-from imlmesh_runtime.pairs import own_certificate, validity_of
+from imlmesh_runtime.clock import MeshClock
+from imlmesh_runtime.files import write_all
+from imlmesh_runtime.pairs import own_certificate, validity_of, write_pair
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import ControlKeys, NodeKeys, Signer, new_tls_key
+from imlmesh_runtime.trust import (
+    ControlKeys,
+    NodeKeys,
+    Signer,
+    at_any_time,
+    broker_name,
+    new_tls_key,
+)
 from join_server import JoinServer, Nonces
 from orchestrator_mesh import ENDED, ME, MESH, POLICY, action, plan
 
@@ -89,9 +100,12 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig_at(folder: Path, node_s: int) -> AsyncIterator[Rig]:
+async def rig_at(
+    folder: Path, node_s: int, prepare: Callable[[Authority], None] = lambda _: None
+) -> AsyncIterator[Rig]:
     home = Home(folder / "h")
     authority = Authority.create(home, MESH, ME)
+    prepare(authority)
     (home.root / "orchestrator.toml").write_text(f"[certificates]\nnode_s = {node_s}\n")
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
@@ -159,6 +173,100 @@ async def test_a_node_whose_certificate_has_ended_comes_back_by_its_identity(tmp
         await rig.online("pi")
         assert rig.joins.asked.count("/v1/renew") >= 1
         assert ends_ms(folder) > time.time() * 1_000 - 3_000
+
+
+async def test_an_answer_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
+    async with rig_at(tmp_path, node_s=9) as rig:
+        folder = await rig.let_in("pi")
+        rig.joins.lose = 1
+        await rig.start(folder)
+        await rig.online("pi")
+        first = own_certificate(folder / "keys" / "node.pem")
+        await rig.until(lambda: own_certificate(folder / "keys" / "node.pem") != first)
+        # of the start, lost, and held
+        assert len(rig.of(c.CertificateIssued, "pi")) >= 3
+        assert rig.joins.lose == 0
+        assert {str(one.liveness) for one in rig.of(c.LivenessChanged, "pi")} == {"online"}
+
+
+async def test_the_orchestrator_renews_its_own_certificate_and_goes_on(tmp_path):
+    def short_lived(authority: Authority) -> None:
+        key, request = new_tls_key(ME)
+        uri = f"imlmesh://{MESH}/control/{ME}"
+        issued = authority.issuer(CONTROL).issue_client(request, ME, uri, 9)
+        write_pair(authority.folder / "control.pem", key, issued.pem)
+
+    async with rig_at(tmp_path, node_s=600, prepare=short_lived) as rig:
+        pem = rig.home.ca / "control.pem"
+        first = own_certificate(pem)
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        await rig.until(lambda: own_certificate(pem) != first and rig.shell.link.connected)
+        assert validity_of(own_certificate(pem)).ends_ms > time.time() * 1_000 + 86_400_000
+        # a session of the new certificate, and the node is still led
+        await rig.until(lambda: rig.of(c.NodeReturned, "pi"))
+        assert {str(one.liveness) for one in rig.of(c.LivenessChanged, "pi")} == {"online"}
+
+
+YEARS_MS = 20 * 365 * 86_400_000
+
+
+def of_the_future(authority: Authority) -> None:
+    """A broker whose certificate begins 20 years after what the clock of this machine says."""
+    key, request = new_tls_key("broker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "CERTIFICATE_BACKDATE_MS", -YEARS_MS)
+        patch.setattr(limits, "SERVER_S", 2 * YEARS_MS // 1_000)
+        issued = authority.issuer(CONTROL).issue_server(request, broker_name(MESH))
+    write_all(authority.folder.parent / "broker", {"broker.key": key, "broker.pem": issued.pem})
+
+
+async def test_a_node_whose_clock_is_years_behind_works(tmp_path, monkeypatch):
+    """What holds for a certificate of the year 2046 in 2026 holds for one of today in 2006."""
+    timeless = ControlKeys.load
+    monkeypatch.setattr(ControlKeys, "load", lambda *a, **k: _timeless(timeless(*a, **k)))
+    monkeypatch.setattr(
+        "imlmesh_orchestrator.main.MeshClock",
+        lambda not_before_ms: MeshClock(time.time_ns() // 1_000_000 + YEARS_MS + 60_000),
+    )
+    async with rig_at(tmp_path, node_s=600, prepare=of_the_future) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        assert await ran(rig, "years-later")
+
+
+async def test_a_broker_whose_certificate_does_not_hold_in_mesh_time_is_left(tmp_path, monkeypatch):
+    timeless = ControlKeys.load
+    monkeypatch.setattr(ControlKeys, "load", lambda *a, **k: _timeless(timeless(*a, **k)))
+    async with rig_at(tmp_path, node_s=600, prepare=of_the_future) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        log = rig.home.logs / "pi.log"
+        await rig.until(lambda: log.read_text().count("out of date in mesh time") >= 2)
+        # it asked for the time, heard it, and said nothing more
+        assert rig.of(c.NodeDescribed, "pi") == []
+        assert "pi" not in rig.shell.state.nodes
+
+
+def _timeless(keys: ControlKeys) -> ControlKeys:
+    """For an orchestrator and a broker's keeper that live in the broker's future."""
+    make = keys.context
+    keys.context = lambda: at_any_time(make())
+    return keys
+
+
+async def ran(rig: Rig, marker: str) -> bool:
+    """Whether a plan completes that leaves a marker on the node."""
+    text = plan(action("work", "act", params={"marker": marker}))
+    with Client.connect(rig.home.root) as client:
+        run = (await asyncio.to_thread(client.post, "runs", {"text": text, "file": "p"}))["run"]
+    ended = await rig.until(
+        lambda: (found := rig.shell.state.runs.get(run)) and found.state in ENDED and found
+    )
+    lines = (rig.home.node("pi") / "files" / marker).read_text().splitlines()
+    return ended.state == "completed" and lines == [f"{run}/work/pi/1"]
 
 
 def request_of(rig: Rig, node: str, signer: Signer, nonce: bytes, mesh: str = MESH) -> dict:

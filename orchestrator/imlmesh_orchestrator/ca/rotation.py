@@ -3,7 +3,7 @@
 The one rule: each deed leaves a folder from which the same command goes on, so whatever ends in
 between, it is given again. `rotate` makes the new one known and nothing relies on it yet but
 certificates of nodes; `finish` begins to rely on it and lets the old one go. The root key signs both
-(docs/adr/0019-who-is-told-before-who-obeys.md). Deliberately absent: telling nodes.
+(docs/adr/0021-who-is-told-before-who-obeys.md). Deliberately absent: telling nodes.
 """
 
 import ssl
