@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview
+from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview, verify
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -19,6 +19,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "cli": agent.run_cli,
     "agent": agent.run,
     "driver": driver.run,
+    "verify": verify.run,
     "lag": lag.run,
     "mesh": mesh.run,
     "broker": broker.run,
@@ -49,6 +50,9 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
 - **driver**: guard, validation and claims of an action on its node, without the driver's own work: mean over calls of
   every kind of guard, and the dearest of them.
+- **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in
+  turns with the signature of the same bytes alone (same library); `ratio` is the median over rounds. However many dispatches
+  it holds, it is signed and verified once; what more of them cost is reading each and asking the policy.
 - **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
   signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one

@@ -10,9 +10,15 @@ from pathlib import Path
 from imlmesh import offered, reference
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
-from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_DEPTH, MESSAGE_VALUES
+from imlmesh_protocol.limits import (
+    CLOCK_TOLERANCE_MS,
+    MESSAGE_BYTES,
+    MESSAGE_DEPTH,
+    MESSAGE_EXPIRY_MS,
+    MESSAGE_VALUES,
+)
 from imlmesh_protocol.wire.messages import DISPATCH_FIELDS, FIELDS
-from imlmesh_protocol.wire.topics import CHANNELS, KINDS, NAMED_CHANNELS, Way
+from imlmesh_protocol.wire.topics import CHANNELS, KINDS, NAMED_CHANNELS, REFUSALS, Way
 
 HERE = Path(__file__).parent
 
@@ -30,7 +36,8 @@ _WAY = {
 _ENVELOPE = f"""
 ## Envelope
 
-Every payload is the msgpack array `[1, kind, key_id, body, signature]`:
+Every payload is the msgpack array `[1, kind, key_id, body, signature]`, its first three parts and the signature in
+msgpack's shortest form:
 
 - `kind`: the last part of the topic (before an event's channel), as text;
 - `key_id`: the first 8 bytes of the SHA-256 of the raw public key;
@@ -47,6 +54,100 @@ comes from a node. A will has `exp` 0. What is not above the last place seen of 
 (`message.replayed`); heartbeats, telemetry and other events each count in a lane of their own.
 """
 
+#: (what must hold, the codes of what does not), in the order of the code
+_UNSIGNED = (
+    (
+        "the topic is in the table above, it is the receiver's to read, and of its mesh",
+        ("message.kind", "message.audience"),
+    ),
+    (
+        "the broker had not kept it from before the subscription, unless it is a status",
+        ("message.retained",),
+    ),
+    (
+        "a node: the orchestrator has answered this session's nonce, unless this is that answer; the "
+        "orchestrator: not too many heartbeats and readings wait",
+        ("message.session", "link.full", "telemetry.rate"),
+    ),
+    (
+        f"at most {MESSAGE_BYTES // 1024} KiB, the outer shape of an envelope, the topic's kind",
+        ("message.too_large", "message.invalid", "message.kind"),
+    ),
+    ("the key is one that the sender may sign with", ("signature.unknown_key",)),
+    ("the signature", ("signature.invalid",)),
+)
+_SIGNED = (
+    ("the body is a map of what may travel, with the header's fields", ("message.invalid",)),
+    (
+        "`mesh` is ours; `aud` is the receiver, on `all` and `orchestrator` it is `*`; `iss` is the name "
+        "in the topic, and to a node the orchestrator of its `mesh.toml`",
+        ("message.audience", "signature.invalid"),
+    ),
+    (
+        f"it lives {MESSAGE_EXPIRY_MS // 1_000} s at most, and `iat` - {CLOCK_TOLERANCE_MS // 1_000} s ≤ "
+        "mesh time ≤ `exp`; time requests and their answers have no age, the nonce stands in for it",
+        ("message.expired",),
+    ),
+    ("on the way down, the epoch is the highest that was met, or higher", ("message.epoch",)),
+    ("(epoch or boot, session, seq) is above the last place of that sender", ("message.replayed",)),
+    ("the fields are those of the kind, and make sense", ("message.invalid", "message.kind")),
+)
+_DISPATCHED = (
+    ("(epoch, seq) is above the floor in the journal", ("message.epoch", "message.replayed")),
+    ("it can be read as a dispatch", ("message.invalid",)),
+    (
+        "nothing of its id is in the journal: what is known is answered from there and never run again",
+        ("dispatch.hash",),
+    ),
+    (
+        "the node's own policy allows module, action, profile and params",
+        ("action.unknown", "plan.effect", "driver.params", "policy.module", "policy.profile"),
+    ),
+    ("there is room for it, and for its result", ("node.full",)),
+)
+
+_REFUSED = f"""
+What fails up to the signature is counted by code and answered to nobody: whoever can write to a broker can write
+anything to any topic, so a bad signature on a node's topic changes nothing that is known of that node. What fails after it
+was signed by the sender, but old and redirected messages can be brought by somebody else, so the orchestrator counts
+against a node only what that node wrote to it, now: fields and sense.
+
+A dispatch that is refused for itself is answered by a signed `reject` with the code. A whole `delegate` that is too old or
+was seen before is not: its orchestrator sends the same dispatches again until they are accepted, and a repetition must
+not end what runs. Each node tells all its counts in a signed event `{REFUSALS}`, once a second at most;
+`imlmesh node show NODE` has both sides' counts (`-o json`: `refused.received`, `refused.sent`), `imlmesh status` and
+`imlmesh event tail --kind refusal` those of the mesh.
+
+A node's floor and the highest epoch are in its journal: the floor is stored in the commit that takes work which may not be
+repeated, that refuses a dispatch, or that forgets a settled one; a new epoch is stored when it is met. After a crash the
+answer to the first nonce comes with a higher place than everything that was recorded before.
+"""
+
+
+def acceptance() -> Iterator[str]:
+    """How a receiver decides, with the code of every refusal."""
+    yield "## Acceptance\n"
+    yield "Every receiver checks in this order and stops at the first that does not hold.\n"
+    number = 0
+    for title, rows in (
+        ("Of bytes that anybody may have sent", _UNSIGNED),
+        ("Of what the sender signed", _SIGNED),
+        ("Of each dispatch in a `delegate`, on the node", _DISPATCHED),
+    ):
+        yield f"| | {title} | else |\n|---|---|---|"
+        for text, codes in rows:
+            number += 1
+            unknown = set(codes) - CODES.keys()
+            if unknown:
+                raise KeyError(f"no such code: {unknown}")
+            yield f"| {number} | {text} | {', '.join(f'`{code}`' for code in codes)} |"
+        yield ""
+    yield (
+        "Then intent and floor are committed, and only after that the `accept` leaves and a driver starts"
+        " (`docs/adr/0002-repeatable-work-before-its-commit.md` has the one exception)."
+    )
+    yield _REFUSED
+
 
 def protocol() -> Iterator[str]:
     """docs/PROTOCOL.md: topics, envelope, and the fields of every kind."""
@@ -61,6 +162,7 @@ def protocol() -> Iterator[str]:
     )
     yield f"\nAn event's topic ends in its channel: {channels}."
     yield _ENVELOPE
+    yield from acceptance()
     yield "## Bodies\n"
     for kind in sorted(FIELDS):
         yield f"### {kind}\n"

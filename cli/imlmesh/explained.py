@@ -121,6 +121,7 @@ MEANS: dict[str, str] = {
     "message.audience": "A message was meant for somebody else.",
     "message.epoch": "A message comes from an orchestrator that was replaced.",
     "message.session": "A message belongs to a connection that has ended.",
+    "message.retained": "A broker kept a message that is for one moment only, and sent it to who came later.",
     "telemetry.invalid": "A reading has no finite number as its value, or a name that no metric has.",
     "telemetry.late": "A reading is too old, or from the future: the sender's clock is far off.",
     "telemetry.metrics": "The node, or all nodes together, measure under more names than are kept.",

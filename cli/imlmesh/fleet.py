@@ -123,9 +123,21 @@ def print_node(node: Record) -> None:
         "beats": bars(node["beats"]).strip() or "-",
         "dispatches": f"{node['live_dispatches']} live",
         "modules": ", ".join(node["modules"]) or "-",
+        "refused": _refused(node["refused"]),
     }
     for name, value in facts.items():
         write(f"  {name:<10}  {value}")
+
+
+def _refused(refused: Record) -> str:
+    """What it refused of others, and what others refused of it."""
+    told = (("of what came to it", "received"), ("of what it sent", "sent"))
+    parts = (
+        f"{text}: {', '.join(f'{count} {code}' for code, count in sorted(refused[name].items()))}"
+        for text, name in told
+        if refused[name]
+    )
+    return "; ".join(parts) or "-"
 
 
 def print_actions(actions: Sequence[Record]) -> None:

@@ -75,6 +75,10 @@ class Outbox:
             if letter.qos:
                 self._link.flush()
 
+    def check_broker(self) -> bool:
+        """Whether mesh time, now that it is known, allows the broker's certificate; else it is left."""
+        return self._link.check_peer(self._clock.now_ms())
+
     def new_session(self, boot: int, session: int) -> Will:
         """Number a new session; returns the will that belongs to it."""
         self._sealer.new_session(boot, session)

@@ -84,6 +84,8 @@ class Papers:
 
     def failed(self, error: MeshError) -> None:
         """No session began, or one ended."""
+        if error.code in _TURNED_AWAY and not self._turned_away:
+            log.warning("turned away: %s", error.message, extra={"code": error.code})
         self._turned_away = error.code in _TURNED_AWAY
         self._finder.failed(error)
 

@@ -2,7 +2,8 @@
 
 The one rule: until the orchestrator has answered this session's nonce nothing else is accepted
 and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
-needed to believe it. Deliberately absent: what a session is good for; the core decides that.
+needed to believe it, and the dates of the broker's certificate are judged by it. Deliberately absent:
+what a session is good for; the core decides that.
 """
 
 import asyncio
@@ -21,17 +22,14 @@ from imlmesh_runtime.link.base import Will
 
 class Clocks:
     """Two views of time. `mesh` follows the orchestrator and dates messages; `steady` is set by the
-    first answer alone, so that no time limit of running work ever jumps. `judge` is asked whether
-    what needed the time before anybody told it was right; it raises a MeshError when not."""
+    first answer alone, so that no time limit of running work ever jumps."""
 
-    def __init__(self, judge: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self) -> None:
         self.mesh = MeshClock()
         self.steady = MeshClock()
-        self._judge = judge
 
     def sync(self, mesh_ms: int) -> None:
         """The orchestrator's time is `mesh_ms` now."""
-        self._judge(mesh_ms)
         if not self.steady.synced:
             self.steady.sync(mesh_ms)
         self.mesh.sync(mesh_ms)
@@ -85,6 +83,8 @@ class Presence:
         round_trip_ms = boot_ms() - self._asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
+        if not self.is_open and not self._outbox.check_broker():
+            return
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
         if not self.is_open:
             self.is_open = True
@@ -108,7 +108,8 @@ class Presence:
         if message.term > self._epoch:
             self._epoch = message.term
             if self.is_open:
-                self._post(RebirthAsked(self.clocks.steady.now_ms(), message.id))
+                now_ms = self.clocks.steady.now_ms()
+                self._post(RebirthAsked(now_ms, message.id, message.term))
                 self.ask_soon()
 
     def ask_soon(self) -> None:

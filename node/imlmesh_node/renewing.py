@@ -26,12 +26,12 @@ from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.renewal import RenewalAsked, renewal_input
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
+from imlmesh_runtime.link.endings import is_valid_at, without_clock
 from imlmesh_runtime.logs import set_up_logs
-from imlmesh_runtime.pairs import validity_of, write_pair
+from imlmesh_runtime.pairs import write_pair
 from imlmesh_runtime.process import logged
 from imlmesh_runtime.trust import (
     HeldTrust,
-    at_any_time,
     join_name,
     load_signer,
     new_tls_key,
@@ -69,7 +69,7 @@ class Endpoint:
         """Exchange the TLS key and certificate of `folder` for new ones."""
         signer = load_signer(folder / "keys" / "identity.key")
         key, request = new_tls_key(node)
-        ours = at_any_time(server_check(self._held.trust.control_cas, join_name(self._mesh)))
+        ours = without_clock(server_check(self._held.trust.control_cas, join_name(self._mesh)))
         with self._open(ours) as way:
             nonce = _answer(way, "GET", "/v1/nonce")["nonce"]
             signed = renewal_input(self._mesh, node, request, nonce)
@@ -100,10 +100,12 @@ class _Way:
         except OSError as exc:
             raise LinkError("link.down", f"{self._name}: {exc}") from exc
         if self._judged and self._at_ms is not None:
-            certificate = self.to.sock.getpeercert(binary_form=True) or b""
-            if not validity_of(certificate).holds(self._at_ms):
-                raise LinkError("link.tls", f"{self._name}: its certificate is out of date")
+            self._judge(self._at_ms)
         return self.to
+
+    def _judge(self, at_ms: int) -> None:
+        if not is_valid_at(self.to.sock.getpeercert() or {}, at_ms):
+            raise LinkError("link.tls", f"{self._name}: its certificate is out of date")
 
     def __exit__(self, *_: object) -> None:
         self.to.close()

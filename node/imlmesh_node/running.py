@@ -51,8 +51,8 @@ class RunningNode:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
         self._held = keys.held
-        self.clocks = Clocks(link.judge)
-        self.refusals = Refusals(self._tell_refusal)
+        self.clocks = Clocks()
+        self.refusals = Refusals(self._tell_refusals)
         self.link = link
         self._journal = journal
         self._modules = setup.policy.modules
@@ -77,7 +77,7 @@ class RunningNode:
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
-        opener = Opener(config.mesh, config.id, keys.find_key)
+        opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
         opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
         inbox = Inbox(
             opener,
@@ -107,6 +107,7 @@ class RunningNode:
     async def stop(self) -> None:
         """End well if possible, within STOP_MS."""
         self._readings.close()
+        self.refusals.close()
         self._post(ShutdownAsked(self.clocks.steady.now_ms()))
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
         either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
@@ -119,16 +120,16 @@ class RunningNode:
         self.engine.stop()
         await self._journal.close()
 
-    def _tell_refusal(self, code: str, count: int) -> None:
+    def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:
-            fields = {"values": {code: count}}
-            self._outbox.send(Letter(Kind.EVENT, fields, REFUSALS, qos=0))
+            self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
+        return self.presence.is_open
 
     def _take_document(self, message: Message) -> Event | None:
         """Keep newer trust or a newer roster; whoever sent it hears which trust is held now."""
         if not self._held.take(message.fields.get("doc", b"")):
             return None
-        return RebirthAsked(self.clocks.steady.now_ms(), message.id)
+        return RebirthAsked(self.clocks.steady.now_ms(), message.id, message.term)
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

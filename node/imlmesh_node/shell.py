@@ -142,8 +142,10 @@ class Performer:
                     self.gone.set()
 
     def _status(self, command: commands.SendStatus) -> Letter:
-        fields = self._birth.fields() if command.state == "online" else {"state": command.state}
-        return Letter(Kind.STATUS, fields, retain=True)
+        if command.state != "online":
+            return Letter(Kind.STATUS, {"state": command.state}, retain=True)
+        self._refusals.tell_soon()
+        return Letter(Kind.STATUS, self._birth.fields(), retain=True)
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
         fields = {"beat": command.beat, "held": list(command.held)}
@@ -225,8 +227,8 @@ class LinkShell:
     def link_down(self, reason: str) -> None:
         self._presence.link_down(reason)
 
-    def message(self, topic: str, payload: bytes) -> None:
-        self._inbox.take(topic, payload)
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
+        self._inbox.take(topic, payload, retained)
 
     def handed_over(self) -> None:
         self._turn_now()

@@ -6,6 +6,7 @@ when there is time for it. An old or repeated status is what a broker retained: 
 node exists, answered by asking it to introduce itself.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -76,7 +77,9 @@ class Inbound:
         self._clock = clock
         self._stream = stream
         self._heard = heard
-        self._quiet = 0
+        #: heartbeats that wait, by the node in their topic, and their bytes
+        self._quiet: Counter[str] = Counter()
+        self._quiet_count = self._quiet_bytes = 0
         self._read: dict[Kind, Callable[[Topic, Message, int], e.Event | None]] = {
             Kind.STATUS: self._status,
             Kind.ACCEPT: _accept,
@@ -87,11 +90,11 @@ class Inbound:
             Kind.EVENT: self._event,
         }
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool = False) -> None:
         """One message as it came; never raises for what a peer did."""
         at_ms = self._clock.now_ms()
         try:
-            parsed = topics.parse(topic)
+            parsed = topics.received(topic, retained)
             if parsed.way is not Way.FROM:
                 raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
             if parsed.kind is Kind.HEARTBEAT:
@@ -102,12 +105,19 @@ class Inbound:
                 return
             now_ms = None if parsed.kind is Kind.REQUEST else at_ms
             message = self._opener.open(parsed, payload, now_ms)
-            event = self._read[parsed.kind](parsed, message, at_ms)
+            event = self._understand(parsed, message, at_ms)
         except MeshError as exc:
             self._refuse(at_ms, topic, exc)
             return
         if event is not None:
             self._heard.post(event)
+
+    def _understand(self, topic: Topic, message: Message, at_ms: int) -> e.Event | None:
+        try:
+            return self._read[topic.kind](topic, message, at_ms)
+        except MeshError as exc:
+            exc.sender = message.iss
+            raise
 
     def telemetry(self, topic: Topic, payload: bytes) -> None:
         """One message of telemetry, now that its turn has come."""
@@ -120,7 +130,9 @@ class Inbound:
                 name = message.channel.partition("/")[2]
                 self._heard.measured(message.iss, name, message.fields, at_ms)
             else:
-                raise ProtocolError("message.invalid", f"{message.id[:80]} holds no readings")
+                error = ProtocolError("message.invalid", f"{message.id[:80]} holds no readings")
+                error.sender = message.iss
+                raise error
         except MeshError as exc:
             place = topics.from_node(topic.mesh, topic.name, topic.kind, topic.channel)
             self._refuse(at_ms, place, exc)
@@ -131,15 +143,21 @@ class Inbound:
             if not self._heard.is_live(node):
                 self._heard.answer(node, Kind.COMMAND, {"do": "rebirth"})
             return
-        self._stream.refusal(at_ms, {"topic": topic[:200]}, error.code, error.message)
+        place = {"topic": topic[:200]} | ({"node": error.sender} if error.sender else {})
+        self._stream.refusal(at_ms, place, error.code, error.message)
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
-        if self._quiet >= limits.HEARTBEATS_WAITING:
+        size = len(payload)
+        if (
+            self._quiet[topic.name] >= limits.HEARTBEATS_WAITING_NODE
+            or self._quiet_count >= limits.HEARTBEATS_WAITING
+            or self._quiet_bytes + size > limits.HEARTBEATS_WAITING_BYTES
+        ):
             raise ProtocolError("link.full", "too many heartbeats wait")
-        self._quiet += 1
+        self._wait(topic.name, 1, size)
 
         def opened() -> e.Event | None:
-            self._quiet -= 1
+            self._wait(topic.name, -1, -size)
             at_ms = self._clock.now_ms()
             try:
                 message = self._opener.open(topic, payload, at_ms)
@@ -161,6 +179,14 @@ class Inbound:
             return event
 
         self._heard.post_quiet(opened)
+
+    def _wait(self, node: str, count: int, size: int) -> None:
+        """So many more heartbeats wait, of so many bytes."""
+        self._quiet_count += count
+        self._quiet_bytes += size
+        self._quiet[node] += count
+        if not self._quiet[node]:
+            del self._quiet[node]
 
     def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
         state = message.fields["state"]
@@ -204,10 +230,9 @@ class Inbound:
 
     def _refused_there(self, message: Message, at_ms: int) -> None:
         """Codes that a node counts; only known ones, or a node could grow our counters."""
-        for code, count in message.fields.get("values", {}).items():
-            if code in CODES and type(count) is int:
-                text = f"the node has refused {count} such messages"
-                self._stream.refusal(at_ms, {"node": message.iss}, code, text)
+        values = message.fields.get("values", {})
+        counts = {code: n for code, n in values.items() if code in CODES and type(n) is int}
+        self._stream.refused_there(at_ms, message.iss, counts)
 
 
 def _few_and_plain(values: dict[str, Any]) -> dict[str, Any]:

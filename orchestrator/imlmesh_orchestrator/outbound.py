@@ -16,14 +16,12 @@ from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, Fault, InputError, LinkError, MeshError, StoreError
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Sealer
+from imlmesh_protocol.wire.envelope import EVERYBODY, Sealer
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.link.base import Link, Will
 
 log = logging.getLogger(__name__)
-
-EVERYBODY = "*"
 
 
 class Stored(Protocol):

@@ -294,8 +294,8 @@ class Shell:
         log.warning("link down: %s", reason)
         self.post(e.BusClosed(self.clock.now_ms(), "link"))
 
-    def message(self, topic: str, payload: bytes) -> None:
-        self._inbound.message(topic, payload)
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
+        self._inbound.message(topic, payload, retained)
 
     def handed_over(self) -> None:
         self.engine.turn_now()

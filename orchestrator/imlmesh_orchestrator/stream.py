@@ -109,6 +109,9 @@ class Stream:
         #: refused messages by code, and when each code was last heard of
         self.refused: Counter[str] = Counter()
         self.refused_at_ms: dict[str, int] = {}
+        #: by node and code: what it provably sent and was refused here; what it says that it refused
+        self._of_node: dict[str, Counter[str]] = {}
+        self._by_node: dict[str, dict[str, int]] = {}
 
     def subscribe(self, run: str | None = None) -> Subscription:
         """From now on; StoreError `store.behind` when too many watch already."""
@@ -150,7 +153,28 @@ class Stream:
         self._notify(Notice("heartbeat", None, data))
 
     def refusal(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
-        """A message that is not believed; `place` is {"topic": …} or {"node": …}."""
+        """A message that is not believed; `place` has a "topic", and a "node" when that node wrote it
+        beyond doubt: what stands on somebody's topic says nothing about them."""
+        node = place.get("node")
+        if node is not None:
+            self._of_node.setdefault(node, Counter())[code] += 1
+        self._refused(at_ms, place, code, message)
+
+    def refused_there(self, at_ms: int, node: str, counts: dict[str, int]) -> None:
+        """All that a node has refused since its agent started, as it says."""
+        before = self._by_node.get(node, {})
+        self._by_node[node] = counts
+        for code, count in counts.items():
+            if count != before.get(code):
+                text = f"the node has refused {count} such messages"
+                self._refused(at_ms, {"node": node}, code, text)
+
+    def refused_of(self, node: str) -> dict[str, dict[str, int]]:
+        """What is counted about one node, by code."""
+        sent: dict[str, int] = dict(self._of_node.get(node, ()))
+        return {"sent": sent, "received": dict(self._by_node.get(node, {}))}
+
+    def _refused(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
         self.refused[code] += 1
         self.refused_at_ms[code] = at_ms
         if at_ms // 1_000 != self._second:

@@ -191,6 +191,7 @@ CODES: dict[str, Code] = {
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
+    "message.retained": Code("peer", False, "only a status is kept by the broker"),
     "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
     "telemetry.late": Code("peer", False, "check the node's clock: imlmesh node show NODE"),
     "telemetry.metrics": Code(
@@ -206,9 +207,7 @@ CODES: dict[str, Code] = {
     ),
     "trust.file": Code("here", False, "restore the file, or provision the node again"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
-    "trust.root_away": Code(
-        "here", False, "bring the root key here, and name it: imlmesh trust rotate WHAT --root FILE"
-    ),
+    "trust.root_away": Code("here", False, "bring the root key here, and add: --root FILE"),
     "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
@@ -292,8 +291,11 @@ class MeshError(Exception):
     """Base of all errors that imlmesh raises on purpose.
 
     `code` is stable and listed in `CODES`; `message` is for people; `place` says where in a
-    document; `hint` is what to try, by default the code's own.
+    document; `hint` is what to try, by default the code's own. `sender` is the node or orchestrator
+    that provably wrote what is wrong; empty while nobody is proved.
     """
+
+    sender = ""
 
     def __init__(
         self, code: str, message: str, *, place: Place | None = None, hint: str | None = None

@@ -12,8 +12,6 @@ from typing import Any
 
 from imlmesh_protocol.errors import TrustError
 
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python gives no name
-
 
 class NamedContext(ssl.SSLContext):
     """A client context that always asks for one server name, whatever address was dialled."""
@@ -59,14 +57,4 @@ def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
             context.load_verify_locations(cadata=der)
     except (OSError, ValueError) as exc:
         raise TrustError("trust.file", f"not the certificate of a CA: {exc}") from exc
-    return context
-
-
-def at_any_time(context: ssl.SSLContext) -> ssl.SSLContext:
-    """`context`, which no longer asks whether certificates are out of date.
-
-    The clock of a node may be years off until the orchestrator has told it the time; who uses this
-    asks then (`Link.judge`).
-    """
-    context.verify_flags |= _NO_CHECK_TIME
     return context

@@ -36,10 +36,6 @@ class Validity:
         made_ms = min(self.begins_ms + CERTIFICATE_BACKDATE_MS, self.ends_ms)
         return made_ms + (self.ends_ms - made_ms) * 2 // 3
 
-    def holds(self, at_ms: int) -> bool:
-        """Whether it counts at `at_ms`."""
-        return self.begins_ms <= at_ms <= self.ends_ms
-
 
 def certificates_of(pem: bytes) -> tuple[bytes, ...]:
     """The certificates of a PEM file as DER, in its order; TrustError `trust.file` without one."""

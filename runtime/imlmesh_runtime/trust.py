@@ -24,7 +24,6 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
-from imlmesh_runtime.contexts import at_any_time as at_any_time
 from imlmesh_runtime.contexts import client_context as client_context
 from imlmesh_runtime.contexts import server_check as server_check
 from imlmesh_runtime.files import (
@@ -308,7 +307,7 @@ class NodeKeys:
         def context() -> ssl.SSLContext:
             held.reload()  # a child may have fetched newer trust
             name = broker_name(mesh)
-            return at_any_time(client_context(held.trust.control_cas, pem, key_file(pem), name))
+            return client_context(held.trust.control_cas, pem, key_file(pem), name)
 
         return cls(load_signer(keys / "identity.key", strict=strict), held, context)
 

@@ -49,7 +49,7 @@ class Heard:
     def link_down(self, reason: str) -> None:
         self.downs.put_nowait(reason)
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         self.messages.put_nowait((topic, payload))
 
 

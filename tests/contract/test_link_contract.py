@@ -32,6 +32,7 @@ class Heard:
 
     def __init__(self, will: Callable[[int], Will] | None = None) -> None:
         self.messages: list[tuple[str, bytes]] = []
+        self.kept: list[bool] = []
         self.ups = 0
         self.downs: list[str] = []
         self.sessions = 0
@@ -56,8 +57,9 @@ class Heard:
         self.downs.append(reason)
         self._changed.set()
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         self.messages.append((topic, payload))
+        self.kept.append(retained)
         self._changed.set()
         if payload == b"raise":
             raise RuntimeError("the shell failed")
@@ -264,6 +266,24 @@ async def test_a_retained_message_waits_for_who_comes_later(begin):
     await heard.until(lambda: heard.messages[-1][1] == b"")
     _, later = await begin("b", f"{BASE}/all/+")
     assert later.messages == []
+
+
+async def test_what_the_broker_had_kept_is_marked_and_nothing_else(begin, rig):
+    _, heard = await begin(ORCHESTRATOR, f"{BASE}/from/#")
+    node, _ = await begin("a")
+    node.publish(f"{BASE}/from/a/status", b"here", retain=True)
+    node.publish(f"{BASE}/from/a/complete", b"done")
+    await heard.until(lambda: len(heard.messages) == 2)
+    await rig.cut(ORCHESTRATOR)
+    await heard.until(lambda: heard.ups == 2)
+    node.publish(f"{BASE}/from/a/complete", b"again")
+    await heard.until(lambda: len(heard.messages) == 4)
+    told = dict(zip(heard.messages[2:], heard.kept[2:], strict=True))
+    assert heard.kept[:2] == [False, False], "it came while they listened"
+    assert told == {
+        (f"{BASE}/from/a/status", b"here"): True,
+        (f"{BASE}/from/a/complete", b"again"): False,
+    }
 
 
 async def test_a_broken_connection_publishes_the_will_of_its_session(begin, rig):

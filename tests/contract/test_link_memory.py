@@ -24,7 +24,7 @@ class Heard:
     def link_down(self, reason: str) -> None:
         self._tell("down")
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         self._tell(payload.decode())
 
     def _tell(self, what: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
 from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
@@ -53,7 +54,7 @@ class Control:
 
     def link_down(self, reason: str) -> None: ...
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         message = self._opener.open(topics.parse(topic), payload, None)
         self.heard.put_nowait(message)
 
@@ -168,6 +169,25 @@ async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
     await rig.control.next(Kind.COMPLETE)
 
 
+@pytest.mark.parametrize("years", [-40, 40])
+async def test_a_step_of_the_wall_clock_revives_nothing_and_locks_nothing_out(
+    rig: Rig, node: RunningNode, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    await opened(rig)
+    step_ns = years * 365 * 86_400 * 1_000_000_000
+    wall_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + step_ns)
+    monkeypatch.setattr(time, "time", lambda: (wall_ns() + step_ns) / 1e9)
+    rig.control.delegate(1, START_MS - 2 * MESSAGE_EXPIRY_MS)
+    rig.control.delegate(2, START_MS + 2 * MESSAGE_EXPIRY_MS)
+    rig.control.delegate(3, wall_ns() // 1_000_000)
+    rig.control.delegate(4, time.time_ns() // 1_000_000)
+    rig.control.delegate(5)
+    done = await rig.control.next(Kind.COMPLETE)
+    assert [item["id"] for item in done.fields["results"]] == ["r-1-abcd/a5/pi/1"]
+    assert node.refusals.counts == {"message.expired": 4}
+
+
 async def test_each_connection_is_a_new_session_that_asks_first(
     rig: Rig, node: RunningNode
 ) -> None:
@@ -183,7 +203,8 @@ async def test_each_connection_is_a_new_session_that_asks_first(
 
 
 async def test_a_disk_that_fails_stops_the_agent_before_anything_runs(rig: Rig) -> None:
-    node = await rig.start(FailingStore(), MemoryStore(MIGRATIONS))
+    knows_the_epoch = (*MIGRATIONS, "UPDATE meta SET value = 1 WHERE name = 'epoch'")
+    node = await rig.start(FailingStore(), MemoryStore(knows_the_epoch))
     await opened(rig)
     rig.control.delegate(1)
     async with asyncio.timeout(WITHIN_S):
@@ -215,7 +236,8 @@ async def test_what_a_node_does_not_serve_has_no_effect(
 ) -> None:
     await opened(rig)
     fields = {"what": "time", "nonce": "n"} if kind is Kind.REQUEST else {"state": "online"}
-    sealed = rig.control._sealer.seal(kind, NODE, fields, START_MS, MESSAGE_EXPIRY_MS)
+    aud = NODE if kind is Kind.REQUEST else EVERYBODY
+    sealed = rig.control._sealer.seal(kind, aud, fields, START_MS, MESSAGE_EXPIRY_MS)
     rig.control.link.publish(topic(MESH, NODE, kind), sealed)
     rig.control.delegate(1)
     await rig.control.next(Kind.COMPLETE)

@@ -70,6 +70,10 @@ class Mesh:
         return await self.start(name, "imlmesh_orchestrator", *arguments)
 
     async def node(self, name: str) -> None:
+        await self.start(name, "imlmesh_node", str(await self.let_in(name)))
+
+    async def let_in(self, name: str) -> Path:
+        """The folder of an enrolled node, which need not run."""
         folder = self.home.node(name)
         if not folder.exists():
             place = Place(MESH, name, ME, (f"127.0.0.1:{self.port}",), timing="lan")
@@ -77,7 +81,7 @@ class Mesh:
             with Client.connect(self.home.root) as client:
                 profile = "local_worker"
                 await asyncio.to_thread(let_in, client, folder, place, profile, POLICY)
-        await self.start(name, "imlmesh_node", str(folder))
+        return folder
 
     async def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         process = self.processes.pop(name)

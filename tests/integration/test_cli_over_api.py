@@ -113,10 +113,13 @@ def test_one_node_and_its_actions(api: Api, capsys: pytest.CaptureFixture[str]) 
         "params": {"properties": {"pin": {}, "pull": {}}, "required": ["pin"]},
         "returns": ["value"],
     }
-    api.answer("GET /v1/nodes/pi", {"schema": "imlmesh.node/1", **node("pi"), "actions": [spec]})
+    refused = {"received": {"message.retained": 2}, "sent": {}}
+    found = {"schema": "imlmesh.node/1", **node("pi"), "refused": refused, "actions": [spec]}
+    api.answer("GET /v1/nodes/pi", found)
     assert main.run(["node", "show", "pi", "--actions"]) == 0
     text = capsys.readouterr().out
     assert "no temperature" in text
+    assert "of what came to it: 2 message.retained" in text
     assert "iot.digital_read  pin [pull]" in text
 
 

@@ -1,223 +1,55 @@
 """A node process on a real broker, led by a scripted orchestrator."""
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import os
 import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from nacl.signing import VerifyKey
 
-from imlmesh_broker import Broker, BrokerPlace, choose_broker
-from imlmesh_orchestrator.ca import Authority
-from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
-from imlmesh_protocol.states import Effect
+from imlmesh_broker import Broker
+from imlmesh_protocol.limits import LAN
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
-from imlmesh_protocol.wire.topics import Kind, Way
-from imlmesh_runtime.link.base import Will
-from imlmesh_runtime.link.mqtt import MqttLink
+from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import ControlKeys, Signer, load_signer, new_signing_key
-from node_folders import make_node
-
-MESH, ME, NODE = "home", "orchestra", "pi"
-WITHIN_S = 20
-POLICY = """
-profile = "local_worker"
-[roots]
-write = ["files"]
-[modules]
-allow = ["fake", "filesystem"]
-"""
-
-
-class Control:
-    """An orchestrator that answers the time, and settles and answers beats while it is asked to."""
-
-    def __init__(self, keys: ControlKeys, port: int, folder: Path) -> None:
-        """`folder` is the node's, which may be made later."""
-        self.settles = True
-        self.answers = True
-        self.heard: list[Message] = []
-        self._more = asyncio.Condition()
-        self._notes: set[asyncio.Task[None]] = set()
-        self._folder = folder
-        self._opener = Opener(MESH, ME, self._find_key)
-        self.signer = keys.signer
-        self.begin_epoch(1, keys.signer)
-        filters = topics.orchestrator_subscriptions(MESH)
-        self.link = MqttLink([("127.0.0.1", port)], ME, keys.context(), filters)
-        self.up = asyncio.Event()
-
-    def _find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
-        own = load_signer(self._folder / "keys" / "identity.key")
-        return VerifyKey(own.raw_public) if own.key_id == key_id else None
-
-    def begin_epoch(self, epoch: int, signer: Signer) -> None:
-        self.sealer = Sealer(signer.sign, signer.key_id, MESH, ME, Way.TO)
-        self.sealer.new_session(epoch, 0)
-
-    def will(self) -> Will | None:
-        return None
-
-    def handed_over(self) -> None: ...
-
-    def link_up(self) -> None:
-        self.up.set()
-
-    def link_down(self, reason: str) -> None:
-        self.up.clear()
-
-    def message(self, topic: str, payload: bytes) -> None:
-        message = self._opener.open(topics.parse(topic), payload, None)
-        self.heard.append(message)
-        if message.kind is Kind.REQUEST:
-            told = {"what": "time", "nonce": message.fields["nonce"], "at_ms": now_ms()}
-            self.say(Kind.RESPONSE, told)
-        elif message.kind is Kind.HEARTBEAT and self.answers:
-            self.say(Kind.ACK, {"beat": message.fields["beat"], "settled": []})
-        elif message.kind is Kind.COMPLETE and self.settles:
-            self.settle(message)
-        note = asyncio.get_running_loop().create_task(self._note())
-        self._notes.add(note)
-        note.add_done_callback(self._notes.discard)
-
-    def settle(self, message: Message) -> None:
-        settled = [item["id"] for item in message.fields["results"]]
-        self.say(Kind.ACK, {"beat": None, "settled": settled})
-
-    def say(
-        self, kind: Kind, fields: dict[str, Any], lifetime_ms: int = MESSAGE_EXPIRY_MS
-    ) -> bytes:
-        envelope = self.sealer.seal(kind, NODE, fields, now_ms(), lifetime_ms)
-        self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
-        return envelope
-
-    def delegate(self, *dispatches: Dispatch) -> bytes:
-        return self.say(Kind.DELEGATE, {"dispatches": [packed(one) for one in dispatches]})
-
-    async def wait(self, fits: Callable[[Message], bool], within_s: float = WITHIN_S) -> Message:
-        """The first message, of those heard or to come, that fits."""
-
-        def found() -> Message | None:
-            return next((message for message in self.heard if fits(message)), None)
-
-        async with asyncio.timeout(within_s), self._more:
-            await self._more.wait_for(found)
-        message = found()
-        assert message is not None
-        return message
-
-    async def result(self, one: Dispatch, within_s: float = WITHIN_S) -> dict[str, Any]:
-        message = await self.wait(lambda m: bool(results(m, one)), within_s)
-        return results(message, one)[0]
-
-    async def _note(self) -> None:
-        async with self._more:
-            self._more.notify_all()
-
-
-def results(message: Message, one: Dispatch) -> list[dict[str, Any]]:
-    if message.kind is not Kind.COMPLETE:
-        return []
-    return [item for item in message.fields["results"] if item["id"] == one.id]
-
-
-def is_birth(message: Message) -> bool:
-    return message.kind is Kind.STATUS and message.fields["state"] == "online"
-
-
-def packed(one: Dispatch) -> bytes:
-    return encode_dispatch(**asdict(one))
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def dispatch(number: int, action: str = "act", effect: str = "once", **params: Any) -> Dispatch:
-    return Dispatch(
-        id=f"r-1-abcd/a{number}/{NODE}/1",
-        module="fake",
-        action=action,
-        params=params,
-        effect=Effect(effect),
-        timeout_ms=60_000,
-        lease_ms=LAN.lost_ms,
-        when_cut_off="finish",
-    )
-
-
-class NodeProcess:
-    """`python -m imlmesh_node FOLDER`, again and again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "node.log"
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self, **more: Any) -> asyncio.subprocess.Process:
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "imlmesh_node", str(self.folder), stderr=log, **more
-            )
-        return self.process
-
-    async def end(self, number: int = signal.SIGKILL) -> int:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), WITHIN_S)
+from imlmesh_runtime.trust import Signer, load_signer, new_signing_key
+from scripted_control import (
+    MESH,
+    NODE,
+    WITHIN_S,
+    Control,
+    NodeProcess,
+    dispatch,
+    is_birth,
+    now_ms,
+    opened_control,
+    opened_home,
+    opened_node,
+    packed,
+    results,
+    wait_for,
+)
 
 
 @pytest.fixture
 async def home(tmp_path: Path) -> AsyncIterator[tuple[Home, Broker]]:
-    home = Home(tmp_path / "home")
-    Authority.create(home, MESH, ME)
-    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
-    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
-    await broker.start()
-    yield home, broker
-    await broker.stop()
+    async with opened_home(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
 async def control(home: tuple[Home, Broker]) -> AsyncIterator[Control]:
-    keys = ControlKeys.load(home[0].ca, MESH)
-    control = Control(keys, home[1].port, home[0].node(NODE))
-    control.link.start(control)
-    await asyncio.wait_for(control.up.wait(), WITHIN_S)
-    yield control
-    await control.link.close()
+    async with opened_control(*home) as made:
+        yield made
 
 
 @pytest.fixture
 async def node(home: tuple[Home, Broker]) -> AsyncIterator[NodeProcess]:
-    folder = home[0].node(NODE)
-    make_node(
-        Authority.open(home[0]),
-        NODE,
-        folder,
-        brokers=(f"127.0.0.1:{home[1].port}",),
-        timing="lan",
-        policy_text=POLICY,
-    )
-    node = NodeProcess(folder)
-    await node.start()
-    yield node
-    if node.process is not None and node.process.returncode is None:
-        await node.end()
-    print(node.log.read_text())
+    async with opened_node(*home) as made:
+        yield made
 
 
 async def test_a_birth_says_what_the_node_can_do(control: Control, node: NodeProcess) -> None:
@@ -391,7 +223,7 @@ async def test_a_newer_orchestrator_hears_everything_again(
     await control.result(other)
     assert not (node.folder / "files" / "never").exists()
     told = await control.wait(lambda m: m.channel == "telemetry/refusals")
-    assert told.fields["values"] == {"message.replayed": 1}
+    assert told.fields["values"] == {"message.epoch": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -426,10 +258,3 @@ async def test_a_folder_has_one_agent(control: Control, node: NodeProcess) -> No
     process = await second.start()
     assert await asyncio.wait_for(process.wait(), WITHIN_S) == 3
     assert '"code": "node.running"' in second.log.read_text()
-
-
-async def wait_for(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.Event().wait(), 0.02)

@@ -185,7 +185,7 @@ async def test_a_forged_message_is_refused_counted_and_shown(mesh):
         def link_down(self, reason):
             pass
 
-        def message(self, topic, payload):
+        def message(self, topic, payload, retained):
             pass
 
     first = asyncio.ensure_future(anext(event async for event in watched if event[0] == "refusal"))

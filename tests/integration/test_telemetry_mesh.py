@@ -141,7 +141,7 @@ class Impostor:
     def link_down(self, reason: str) -> None:
         pass
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         pass
 
     def say(

@@ -81,7 +81,7 @@ class SimNode:
         if self.agent is not None and self.agent.session is not None:
             self.post(e.SessionClosed(self.world.now_ms, reason))
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         kind, epoch, seq, fields = self.world.read(payload)
         if self.agent is None:
             return

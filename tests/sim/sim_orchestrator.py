@@ -104,7 +104,7 @@ class SimOrchestrator:
     def link_down(self, reason: str) -> None:
         self.post(e.BusClosed)
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         node = topics.parse(topic).name
         kind, boot, session, seq, fields = self.world.read(payload)
         if not self.alive:

@@ -43,7 +43,7 @@ class World:
     """An agent with a session at 0 ms, and all that it decided."""
 
     def __init__(self, records: tuple[JournalRecord, ...] = (), **config: Any) -> None:
-        self.agent = Agent(AgentConfig(BEAT_MS, **config), records)
+        self.agent = Agent(AgentConfig(BEAT_MS, **{"floor": (1, 0), **config}), records)
         self.changes: list[Any] = []
         self.seq = 0
         self.does(events.SessionOpened(0, 1, 1))
@@ -143,7 +143,7 @@ def test_the_guards_refusal_is_rejected_and_not_remembered() -> None:
     fault = Fault("policy.path", "not there")
     asked = world.delegate(10, arrival(one, refusal=fault))
     assert asked == [commands.SendReject(((one.id, fault),))]
-    assert world.changes == []
+    assert world.changes == [changes.FloorRaised(1, 1)], "it is refused after a restart, too"
 
 
 def test_a_full_node_rejects_until_something_is_finished() -> None:
@@ -389,6 +389,37 @@ def test_an_older_orchestrator_is_refused() -> None:
     world.does(events.SessionOpened(0, 2, 4))
     asked = world.does(events.DelegateArrived(10, (arrival(dispatch()),), 3, 99))
     assert [refusal.fault.code for refusal in asked] == ["message.epoch"]
+
+
+def test_a_newer_epoch_is_remembered_as_soon_as_it_is_met() -> None:
+    world = World(floor=(3, 9))
+    world.does(events.SessionOpened(0, 2, 4))
+    assert world.changes == [changes.FloorRaised(4, 0)]
+    world.does(events.RebirthAsked(10, "", 5))
+    assert world.agent.state.floor == (5, 0)
+    world.changes.clear()
+    world.does(events.RebirthAsked(20, "", 5))
+    world.does(events.SessionOpened(30, 3, 5))
+    assert world.changes == [], "what is known costs no commit"
+
+
+def test_what_a_stopping_node_did_not_take_is_not_taken_by_the_next() -> None:
+    world = World()
+    world.does(events.ShutdownAsked(5))
+    asked = world.delegate(10, arrival(dispatch()))
+    assert of(commands.RunDriver, asked) == []
+    assert world.agent.state.floor == (1, 1)
+
+
+def test_what_cannot_be_read_is_rejected_by_name_unless_it_is_known() -> None:
+    world = World()
+    one = dispatch(1)
+    world.delegate(10, arrival(one))
+    fault = Fault("message.invalid", "not a dispatch")
+    unread = ((one.id, fault), ("r-1-abcd/a2/pi/1", fault))
+    world.seq += 1
+    asked = world.does(events.DelegateArrived(20, (), 1, world.seq, "", unread))
+    assert asked == [commands.SendReject((("r-1-abcd/a2/pi/1", fault),))]
 
 
 def test_after_a_restart_an_old_delegate_is_refused() -> None:

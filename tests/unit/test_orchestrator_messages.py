@@ -301,6 +301,26 @@ def test_heartbeats_are_verified_late_and_kept():
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
 
 
+def test_a_flood_of_heartbeats_drowns_nobody_but_its_own_node():
+    listening = Listening()
+    flood = bytes(limits.MESSAGE_BYTES)
+    for _ in range(1_000):
+        listening.hear(Kind.HEARTBEAT, flood)
+    assert len(listening.quiet) == limits.HEARTBEATS_WAITING_NODE
+    other = topics.from_node(MESH, "pi-2", Kind.HEARTBEAT)
+    listening.inbound.message(other, b"")
+    assert len(listening.quiet) == limits.HEARTBEATS_WAITING_NODE + 1
+    for make in listening.quiet:
+        assert make() is None
+    listening.quiet.clear()
+    listening.say(Kind.HEARTBEAT, beat=1, held=[], health={})
+    assert [make().beat for make in listening.quiet] == [1]
+    room = limits.HEARTBEATS_WAITING_BYTES // len(flood)
+    for number in range(room + 50):
+        listening.inbound.message(topics.from_node(MESH, f"n{number}", Kind.HEARTBEAT), flood)
+    assert len(listening.quiet) == 1 + room
+
+
 def test_what_is_not_believed_is_counted_by_code_and_shown():
     listening = Listening()
     watching = listening.stream.subscribe()
@@ -311,7 +331,7 @@ def test_what_is_not_believed_is_counted_by_code_and_shown():
     listening.hear(Kind.REJECT, completed)
     listening.inbound.message("imlmesh/1/home/from/pi-1/shout", b"")
     listening.inbound.message(
-        "imlmesh/1/home/from/pi-2/accept", pack([1, "accept", bytes(8), b"", b""])
+        "imlmesh/1/home/from/pi-2/accept", pack([1, "accept", bytes(8), b"", bytes(64)])
     )
     again = listening.sealed(Kind.COMPLETE, {"results": [_result()]})
     listening.hear(Kind.COMPLETE, again)
@@ -549,3 +569,41 @@ def test_what_is_kept_of_a_node_s_words_is_bounded():
     assert len(listening.stream.logs("r-1-x").lines[0]["line"]) == limits.LOG_LINE_BYTES
     _, progress, refusal = watching._items
     assert (len(progress.data["message"]), refusal.kind) == (limits.PROGRESS_CHARS, "refusal")
+
+
+def test_refusals_count_against_who_provably_sent_them_and_nobody_else():
+    listening = Listening()
+    listening.say(Kind.COMPLETE, results=[{"id": 1}])
+    listening.say(Kind.STATUS, **{**BIRTH, "profile": "king"})
+    listening.hear(Kind.COMPLETE, b"garbage")
+    listening.inbound.message(topics.from_node(MESH, "pi-1", Kind.COMPLETE), b"", True)
+    again = listening.sealed(Kind.COMPLETE, {"results": [_result()]})
+    listening.hear(Kind.COMPLETE, again)
+    listening.hear(Kind.COMPLETE, again)
+    sent = listening.stream.refused_of("pi-1")["sent"]
+    assert sent == {"message.invalid": 2}
+    assert dict(listening.stream.refused) == {
+        "message.invalid": 3,
+        "message.retained": 1,
+        "message.replayed": 1,
+    }
+
+
+def test_what_a_node_refused_is_kept_as_it_says_and_shown_when_it_changed():
+    listening = Listening()
+    watching = listening.stream.subscribe()
+    for counts in (
+        {"message.retained": 2, "signature.invalid": 1, "no.such.code": 5, "message.epoch": "x"},
+        {"message.retained": 4, "signature.invalid": 1},
+    ):
+        listening.say(Kind.EVENT, topics.REFUSALS, values=counts)
+    listening.look()
+    known = {"message.retained": 4, "signature.invalid": 1}
+    assert listening.stream.refused_of("pi-1") == {"sent": {}, "received": known}
+    assert listening.stream.refused_of("pi-2") == {"sent": {}, "received": {}}
+    shown = [(item.data["node"], item.data["code"]) for item in watching._items]
+    assert shown == [
+        ("pi-1", "message.retained"),
+        ("pi-1", "signature.invalid"),
+        ("pi-1", "message.retained"),
+    ]

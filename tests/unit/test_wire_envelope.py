@@ -9,7 +9,7 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.limits import MESSAGE_BYTES
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
 from imlmesh_protocol.wire.topics import Kind, Way
 
 KEY_ID = b"12345678"
@@ -213,3 +213,65 @@ def test_an_orchestrator_signs_with_its_epoch() -> None:
     sealed = sealer.seal(Kind.ACK, "pi", {"beat": None, "settled": ["x"]}, NOW_MS, LIFE_MS)
     message = opener.open(DOWN, sealed, NOW_MS)
     assert (message.term, message.session) == (7, 0)
+
+
+def down(*, epoch: int = 7, aud: str = "pi", topic: topics.Topic = DOWN) -> str:
+    """How a node that has met epoch 7 takes an ack: ok, or the code."""
+    key = SigningKey.generate()
+    sealer = Sealer(lambda data: key.sign(data).signature, KEY_ID, "home", "main", Way.TO)
+    sealer.new_session(epoch, 0)
+    opener = Opener("home", "pi", lambda key_id, name: key.verify_key)
+    opener.floors["main", ""] = (7, 0, 0)
+    sealed = sealer.seal(Kind.ACK, aud, {"beat": None, "settled": []}, NOW_MS, LIFE_MS)
+    try:
+        opener.open(topic, sealed, NOW_MS)
+    except MeshError as exc:
+        return exc.code
+    return "ok"
+
+
+@pytest.mark.parametrize(("epoch", "code"), [(6, "message.epoch"), (7, "ok"), (8, "ok")])
+def test_an_older_epoch_has_a_code_of_its_own(epoch: int, code: str) -> None:
+    assert down(epoch=epoch) == code
+
+
+def test_only_topics_of_the_reader_are_read_whatever_a_broker_brings() -> None:
+    other = topics.parse(topics.to_node("home", "pj", Kind.ACK))
+    away = topics.parse(topics.to_node("away", "pi", Kind.ACK))
+    assert [down(topic=topic) for topic in (other, away)] == ["message.audience"] * 2
+
+
+def test_what_is_for_one_is_not_for_all_and_the_other_way_round() -> None:
+    assert down(aud=EVERYBODY) == "message.audience"
+
+
+@pytest.mark.parametrize("life_ms", [LIFE_MS + 1, 10**9, -1])
+def test_no_message_lives_longer_than_messages_do(life_ms: int) -> None:
+    ends = Ends()
+    assert ends.refused(UP, ends.seal(life_ms=life_ms)) == "message.expired"
+    assert ends.refused(UP, ends.seal(life_ms=life_ms), None) == "message.expired"
+
+
+def test_a_fault_of_the_sender_s_own_names_it_and_what_others_can_bring_does_not() -> None:
+    ends = Ends()
+    blamed = []
+    malformed = ends.seal(fields={"results": []})
+    for data in (malformed, malformed, ends.seal(aud="pj"), ends.seal(at_ms=5), b""):
+        with pytest.raises(MeshError) as caught:
+            ends.opener.open(UP, data, NOW_MS)
+        blamed.append((caught.value.code, caught.value.sender))
+    assert blamed == [
+        ("message.invalid", "pi"),
+        ("message.replayed", ""),
+        ("message.audience", ""),
+        ("message.expired", ""),
+        ("message.invalid", ""),
+    ]
+
+
+@pytest.mark.parametrize("body_bytes", [0, 1, 255, 256, 65_535, 65_536, MESSAGE_BYTES - 400])
+def test_bodies_of_every_size_are_cut_out_whole(body_bytes: int) -> None:
+    ends = Ends()
+    result = {**RESULTS["results"][0], "result": "x" * body_bytes}
+    opened = ends.opener.open(UP, ends.seal(fields={"results": [result]}), NOW_MS)
+    assert opened.fields["results"][0]["result"] == "x" * body_bytes

@@ -69,3 +69,19 @@ def test_names_that_could_climb_never_become_filters(name: str) -> None:
     assert caught.value.code == "name.invalid"
     with pytest.raises(InputError):
         topics.acl_rules(name)
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(topics.KINDS[topics.Way.TO] | topics.KINDS[topics.Way.FROM])
+)
+def test_only_a_status_may_have_been_kept(kind: topics.Kind) -> None:
+    way = topics.Way.TO if kind in topics.KINDS[topics.Way.TO] else topics.Way.FROM
+    channel = "/log" if kind is topics.Kind.EVENT else ""
+    text = f"imlmesh/1/home/{way}/pi/{kind}{channel}"
+    assert topics.received(text, False).kind is kind
+    if kind is topics.Kind.STATUS:
+        assert topics.received(text, True).kind is kind
+    else:
+        with pytest.raises(ProtocolError) as caught:
+            topics.received(text, True)
+        assert caught.value.code == "message.retained"

@@ -109,7 +109,7 @@ class Agent:
         if event.epoch < self._seen[0]:
             self._refuse("message.epoch", f"an orchestrator of epoch {event.epoch} answered")
             return
-        self._seen = max(self._seen, (event.epoch, 0))
+        self._see(event.epoch)
         self.session = event.session
         self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
@@ -119,6 +119,7 @@ class Agent:
         self.session = None
 
     def _on_rebirth(self, event: events.RebirthAsked) -> None:
+        self._see(event.epoch)
         if self.session is not None:
             self._send_everything(event.at_ms)
 
@@ -134,20 +135,21 @@ class Agent:
             code = "message.epoch" if old_epoch else "message.replayed"
             self._refuse(code, f"a delegate of {place} after {self._seen}")
             return
+        self._see(*place)
         if self.session is None or self.stopping:
+            self._raise_floor()  # a later agent shall not take what this one did not
             return
-        self._seen = place
         again: list[str] = []
         new: list[str] = []
-        refused: list[tuple[str, Fault]] = []
+        refused = [pair for pair in event.unread if pair[0] not in self.state.records]
         for arrival in event.dispatches:
             fault = self._take(arrival, event.at_ms, new, again)
             if fault is not None:
                 refused.append((arrival.dispatch.id, fault))
         if new:
             self._start_waiting(event.at_ms)
-            if any(not self.state.records[id].effect.repeatable for id in new):
-                self._raise_floor()
+        if refused or any(not self.state.records[id].effect.repeatable for id in new):
+            self._raise_floor()
         accepted = [id for id in again if id not in self._unsettled and id not in self._settled]
         accepted += [id for id in new if self._needs_accept(id, event.at_ms)]
         if accepted:
@@ -189,7 +191,7 @@ class Agent:
         return False
 
     def _on_ack(self, event: events.AckArrived) -> None:
-        self._seen = max(self._seen, (event.epoch, event.seq))
+        self._see(event.epoch, event.seq)
         if event.beat is not None:
             self.heart.answered(event.beat)
         if not self._settled:
@@ -345,6 +347,12 @@ class Agent:
         for id in settled:
             self._change(changes.DispatchSettled(id))
         if settled:
+            self._raise_floor()
+
+    def _see(self, epoch: int, seq: int = 0) -> None:
+        """Whoever ruled is remembered for good: no restart makes an older orchestrator heard."""
+        self._seen = max(self._seen, (epoch, seq))
+        if epoch > self.state.floor[0]:
             self._raise_floor()
 
     def _raise_floor(self) -> None:

@@ -45,13 +45,17 @@ class SessionClosed:
 
 @dataclass(slots=True)
 class DelegateArrived:
-    """A verified delegate; (`epoch`, `seq`) is its place among all that orchestrators sent."""
+    """A verified delegate; (`epoch`, `seq`) is its place among all that orchestrators sent.
+
+    `unread`: ids of what could not be read, and why.
+    """
 
     at_ms: int
     dispatches: tuple[Arrival, ...]
     epoch: int
     seq: int
     cause: str = ""
+    unread: tuple[tuple[str, Fault], ...] = ()
 
 
 @dataclass(slots=True)
@@ -86,6 +90,7 @@ class RebirthAsked:
 
     at_ms: int
     cause: str = ""
+    epoch: int = 0
 
 
 @dataclass(slots=True)

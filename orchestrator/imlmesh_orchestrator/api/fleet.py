@@ -112,6 +112,7 @@ async def _node(served: Served, name: str) -> Response:
     body = {
         "schema": "imlmesh.node/1",
         **node_view(served.shell.state, record, beats, times),
+        "refused": served.shell.stream.refused_of(record.node),
         "actions": actions_view(record),
     }
     return answer(body)

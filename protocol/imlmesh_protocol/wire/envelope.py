@@ -2,26 +2,38 @@
 
 An envelope is the msgpack array [1, kind, key_id, body, signature]; the signature is Ed25519 over
 "imlmesh1" ‖ u8 len(kind) ‖ kind ‖ u32 len(body) ‖ body, exactly the bytes that travel.
-The one rule: signature, then parse, then audience, age and order; nothing is believed earlier.
+The one rule: signature, then parse, then audience, age and order, then the fields; nothing is
+believed earlier. Before the signature nothing is built from the bytes but three slices of them.
 Deliberately absent: keys from files and clocks; the caller brings both.
 """
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
 from imlmesh_protocol.errors import ProtocolError, TrustError
-from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES
+from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES, MESSAGE_EXPIRY_MS
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.messages import Message, check_fields
 from imlmesh_protocol.wire.topics import Kind, Topic, Way, is_telemetry
 
 VERSION = 1
 KEY_ID_BYTES = 8
+SIGNATURE_BYTES = 64
+#: `aud` of what goes to all
+EVERYBODY = "*"
 _DOMAIN = b"imlmesh1"
+#: an envelope's bytes before its key id
+_HEADS = {kind: b"\x95" + pack(VERSION) + pack(str(kind)) + b"\xc4\x08" for kind in Kind}
+_SIGNATURE_HEAD = b"\xc4\x40"
+#: how many bytes of length follow each of msgpack's marks of a bin
+_BIN_SIZE_BYTES = {b"\xc4": 1, b"\xc5": 2, b"\xc6": 4}
+#: the ways on which one is spoken to, and those on which the topic names who speaks
+_TO_ONE = frozenset({Way.TO, Way.FROM})
+_BY_NAME = frozenset({Way.FROM, Way.ORCHESTRATOR})
 # heartbeats may wait behind other messages, and events at QoS 0 may overtake those at QoS 1;
 # telemetry waits behind everything
 _OWN_LANE = frozenset({Kind.HEARTBEAT, Kind.EVENT})
@@ -94,80 +106,129 @@ class Sealer:
 class Opener:
     """Opens what comes to one receiver and remembers how far each sender has counted.
 
-    `find_key(key_id, iss)` returns the public key that `iss` may sign with, or None.
+    `find_key(key_id, iss)` returns the public key that `iss` may sign with, or None. `peer` is the
+    orchestrator that a node obeys, and that hears its answers.
     """
 
     def __init__(
-        self, mesh: str, me: str, find_key: Callable[[bytes, str], VerifyKey | None]
+        self,
+        mesh: str,
+        me: str,
+        find_key: Callable[[bytes, str], VerifyKey | None],
+        peer: str | None = None,
     ) -> None:
         self._mesh = mesh
         self._me = me
         self._find_key = find_key
+        self._peer = peer
         #: (sender, lane) → (term, session, seq) of the last message taken
         self.floors: dict[tuple[str, str], tuple[int, int, int]] = {}
 
     def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
         """A believed message. `now_ms` None skips age: first contact, where a nonce stands in."""
-        kind, key_id, packed, signature = _outer(topic, envelope)
+        self._check_topic(topic)
+        key_id, packed, signature = _outer(topic, envelope)
         key = self._find_key(key_id, topic.name)
         if key is None:
             raise TrustError("signature.unknown_key", f"{topic.name}: no such key is enrolled")
         try:
-            key.verify(signing_input(kind, packed), signature)
+            key.verify(signing_input(topic.kind, packed), signature)
         except CryptoError:
-            raise TrustError("signature.invalid", f"{topic.name}: {kind} is not signed") from None
-        message = _inner(topic, kind, packed)
-        self._check_way(topic, message, now_ms)
+            text = f"{topic.name}: {topic.kind} is not signed"
+            raise TrustError("signature.invalid", text) from None
+        message = _inner(topic, packed)
+        self._check_way(topic, message)
+        if message.exp:
+            _check_age(message, now_ms)
+            self._check_order(topic, message)
+        elif message.fields.get("state") != "gone":
+            raise ProtocolError("message.invalid", "only a will may lack an expiry")
+        try:
+            check_fields(topic.kind, message.fields)
+        except ProtocolError as exc:
+            # fresh, and its own: this is the one fault that nobody else can make
+            exc.sender = message.iss if message.exp else ""
+            raise
         return message
 
-    def _check_way(self, topic: Topic, message: Message, now_ms: int | None) -> None:
-        if topic.mesh != self._mesh or message.aud not in (self._me, "*"):
-            raise ProtocolError("message.audience", f"{message.id[:80]} is for {message.aud[:80]}")
-        if topic.way in (Way.FROM, Way.ORCHESTRATOR) and message.iss != topic.name:
-            raise TrustError("signature.invalid", f"{message.iss[:80]} wrote as {topic.name}")
-        if not message.exp:
-            if message.fields.get("state") != "gone":
-                raise ProtocolError("message.invalid", "only a will may lack an expiry")
-            return
-        if now_ms is not None:
-            if message.exp < now_ms:
-                raise ProtocolError(
-                    "message.expired", f"{message.id[:80]}: {now_ms - message.exp} ms too late"
-                )
-            if message.iat > now_ms + CLOCK_TOLERANCE_MS:
-                raise ProtocolError(
-                    "message.expired", f"{message.id[:80]}: from {message.iat - now_ms} ms ahead"
-                )
-        self._check_order(message)
+    def _check_topic(self, topic: Topic) -> None:
+        """Whatever a broker hands over: only our own topics are read."""
+        if topic.mesh != self._mesh or (topic.way is Way.TO and topic.name != self._me):
+            raise ProtocolError("message.audience", f"on a topic of {topic.mesh}/{topic.name}")
 
-    def _check_order(self, message: Message) -> None:
+    def _check_way(self, topic: Topic, message: Message) -> None:
+        aud = self._me if topic.way in _TO_ONE else EVERYBODY
+        if message.aud != aud:
+            raise ProtocolError("message.audience", f"{message.id[:80]} is for {message.aud[:80]}")
+        writer = topic.name if topic.way in _BY_NAME else self._peer
+        if writer is not None and message.iss != writer:
+            raise TrustError("signature.invalid", f"{message.iss[:80]} wrote as {writer}")
+
+    def _check_order(self, topic: Topic, message: Message) -> None:
         lane: str = message.kind if message.kind in _OWN_LANE else ""
         if is_telemetry(message.channel):
             lane = _TELEMETRY_LANE
         place = (message.term, message.session, message.seq)
-        if place <= self.floors.get((message.iss, lane), (0, 0, 0)):
+        floor = self.floors.get((message.iss, lane), (0, 0, 0))
+        if message.term < floor[0] and topic.way is not Way.FROM:
+            text = f"{message.id[:80]} is of epoch {message.term}, now is {floor[0]}"
+            raise ProtocolError("message.epoch", text)
+        if place <= floor:
             raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")
         self.floors[message.iss, lane] = place
 
 
-def _outer(topic: Topic, envelope: bytes) -> tuple[Kind, bytes, bytes, bytes]:
-    parts = unpack(envelope)
-    if type(parts) is not list or len(parts) != 5 or parts[0] != VERSION:
-        raise ProtocolError("message.invalid", "not an envelope of this version")
-    _, kind, key_id, packed, signature = parts
-    if kind != topic.kind:
-        raise ProtocolError("message.kind", f"{str(kind)[:40]!r} on a topic of {topic.kind}")
+def _check_age(message: Message, now_ms: int | None) -> None:
+    """By mesh time; without it only how long the message says that it lives."""
+    if not 0 <= message.exp - message.iat <= MESSAGE_EXPIRY_MS:
+        text = f"{message.id[:80]} lives {message.exp - message.iat} ms"
+        raise ProtocolError("message.expired", text)
+    if now_ms is None:
+        return
+    if message.exp < now_ms:
+        text = f"{message.id[:80]}: {now_ms - message.exp} ms too late"
+        raise ProtocolError("message.expired", text)
+    if message.iat > now_ms + CLOCK_TOLERANCE_MS:
+        text = f"{message.id[:80]}: from {message.iat - now_ms} ms ahead"
+        raise ProtocolError("message.expired", text)
+
+
+def _outer(topic: Topic, envelope: bytes) -> tuple[bytes, bytes, bytes]:
+    """(key_id, body, signature), cut out of an envelope in msgpack's shortest form.
+
+    Anybody may send bytes: so no decoder that follows what they say runs before the signature.
+    """
+    if len(envelope) > MESSAGE_BYTES:
+        text = f"{len(envelope)} bytes, at most {MESSAGE_BYTES}"
+        raise ProtocolError("message.too_large", text)
+    head = _HEADS[topic.kind]
+    start = len(head)
+    if not envelope.startswith(head):
+        _blame(topic, envelope)
+    packed_at = start + KEY_ID_BYTES
+    size_bytes = _BIN_SIZE_BYTES.get(envelope[packed_at : packed_at + 1], 0)
+    body_at = packed_at + 1 + size_bytes
+    size = int.from_bytes(envelope[packed_at + 1 : body_at], "big")
+    end = body_at + size
     if (
-        type(key_id) is not bytes
-        or len(key_id) != KEY_ID_BYTES
-        or type(packed) is not bytes
-        or type(signature) is not bytes
+        not size_bytes
+        or len(envelope) != end + len(_SIGNATURE_HEAD) + SIGNATURE_BYTES
+        or not envelope.startswith(_SIGNATURE_HEAD, end)
     ):
         raise ProtocolError("message.invalid", "not an envelope of this version")
-    return topic.kind, key_id, packed, signature
+    signature = envelope[end + len(_SIGNATURE_HEAD) :]
+    return envelope[start:packed_at], envelope[body_at:end], signature
 
 
-def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
+def _blame(topic: Topic, envelope: bytes) -> NoReturn:
+    """A kind of ours that lies on the topic of another, or no envelope at all."""
+    for kind, head in _HEADS.items():
+        if envelope.startswith(head):
+            raise ProtocolError("message.kind", f"{kind} on a topic of {topic.kind}")
+    raise ProtocolError("message.invalid", "not an envelope of this version")
+
+
+def _inner(topic: Topic, packed: bytes) -> Message:
     body = unpack(packed)
     if type(body) is not dict:
         raise ProtocolError("message.invalid", "the body is not a map")
@@ -175,9 +236,8 @@ def _inner(topic: Topic, kind: Kind, packed: bytes) -> Message:
     iat, exp, seq, term, *session = [_count(body, name) for name in _COUNTS_OF[topic.way]]
     if mesh != topic.mesh:
         raise ProtocolError("message.audience", f"of mesh {mesh[:80]!r}")
-    check_fields(kind, body)
     return Message(
-        kind=kind,
+        kind=topic.kind,
         iss=iss,
         aud=aud,
         id=id,

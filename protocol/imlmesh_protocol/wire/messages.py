@@ -317,6 +317,16 @@ def decode_dispatch(data: bytes) -> Dispatch:
     return Dispatch(*values)
 
 
+def name_of_dispatch(data: bytes) -> str | None:
+    """The id in a bin that `decode_dispatch` refuses, so that its sender can be told; None without."""
+    try:
+        body = unpack_unchecked(data)
+    except ProtocolError:
+        return None
+    name = body.get("id") if type(body) is dict else None
+    return name if _dispatch_id(name) else None
+
+
 def _fits(body: dict[str, Any]) -> bool:
     return (
         body["effect"] in _EFFECTS

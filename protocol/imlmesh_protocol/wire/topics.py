@@ -127,6 +127,15 @@ def acl_rules(mesh: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def received(text: str, retained: bool) -> Topic:
+    """The topic of a message that came; `message.retained` for one that the broker had kept, unless
+    it is a status: what was kept may be of any age, and comes again with every connection."""
+    topic = parse(text)
+    if retained and topic.kind is not Kind.STATUS:
+        raise ProtocolError("message.retained", f"{topic.kind} was kept by the broker")
+    return topic
+
+
 @lru_cache(maxsize=1_024)
 def parse(topic: str) -> Topic:
     """Read a topic of ours; `message.kind` when it is not in the table."""

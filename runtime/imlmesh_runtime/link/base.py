@@ -41,8 +41,11 @@ class LinkEvents(Protocol):
     def link_down(self, reason: str) -> None:
         """A session ended, or an attempt to begin one failed. `reason` is `code: text`."""
 
-    def message(self, topic: str, payload: bytes) -> None:
-        """One message on a subscribed topic; QoS 1 messages of a topic keep their order."""
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """One message on a subscribed topic; QoS 1 messages of a topic keep their order.
+
+        `retained`: the broker had kept it from before the subscription.
+        """
 
     def handed_over(self) -> None:
         """All messages that came together have been handed over."""
@@ -87,9 +90,9 @@ class Link(Protocol):
         """End this session well (no will), and begin another at once with the keys that there are
         now; `link_down` and `link_up` are called. Nothing happens without a session."""
 
-    def judge(self, now_ms: int) -> None:
-        """Now that the time is known: LinkError `link.tls`, and the end of the session, when the
-        broker's certificate is not valid at `now_ms`. Whoever has no clock connects without asking."""
+    def check_peer(self, at_ms: int) -> bool:
+        """Whether the broker's certificate is valid at this mesh time; if not, the session ends with
+        `link.tls`. For who connected without a clock."""
 
     async def close(self) -> None:
         """Say goodbye (no will) and end for good; `link_down` is not called."""
@@ -155,9 +158,9 @@ class CountedEvents:
         except Exception:
             self._fault("link_down")
 
-    def message(self, topic: str, payload: bytes) -> None:
+    def message(self, topic: str, payload: bytes, retained: bool) -> None:
         try:
-            self._events.message(topic, payload)
+            self._events.message(topic, payload, retained)
         except Exception:
             self._fault(f"message on {topic}")
 

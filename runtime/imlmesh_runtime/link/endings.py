@@ -1,10 +1,13 @@
-"""Why a connection to the broker ended or never began, as a code: the one table for it.
+"""Why a connection ended or never began: what TLS and the system say, as codes of ours.
 
-The one rule: what is unforeseen is logged with its traceback and still gets a code.
+The one rule: one table for all that may go wrong, so that a reason has one code wherever it shows.
+Here is also what a certificate's dates mean to who has no clock to check them by.
 """
 
 import logging
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
@@ -12,7 +15,20 @@ from imlmesh_protocol.errors import LinkError, MeshError
 logger = logging.getLogger(__name__)
 
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
-_CONNACK_UNAVAILABLE = 3
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for
+
+
+def without_clock(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The context, which from now on looks at no date: for who learns the time on the connection, and
+    asks `Link.check_peer` then."""
+    context.verify_flags |= _NO_CHECK_TIME
+    return context
+
+
+def is_valid_at(certificate: Mapping[str, Any], at_ms: int) -> bool:
+    """Whether a certificate, as `getpeercert` tells it, is valid at a time in ms since 1970."""
+    begin_s, end_s = (ssl.cert_time_to_seconds(certificate[n]) for n in ("notBefore", "notAfter"))
+    return begin_s * 1_000 <= at_ms <= end_s * 1_000
 
 
 def ending(exc: Exception | None, answered: bool) -> MeshError:
@@ -24,12 +40,6 @@ def ending(exc: Exception | None, answered: bool) -> MeshError:
     if isinstance(exc, ssl.SSLError) and not answered:
         return LinkError("link.refused", f"the broker refused the certificate ({exc.reason})")
     return LinkError("link.down", f"the connection ended: {exc or 'closed by the broker'}")
-
-
-def not_admitted(answer: int, text: str, address: str) -> MeshError:
-    """The broker's answer to CONNECT, when it is not yes."""
-    code = "link.down" if answer == _CONNACK_UNAVAILABLE else "link.refused"
-    return LinkError(code, f"{address}: {text}")
 
 
 def explain(exc: Exception, address: str) -> MeshError:

@@ -144,7 +144,7 @@ class MemoryHub:
         """Send what is retained on the topics of a client that just subscribed."""
         for topic, payload in self.retained.items():
             if client.wants(topic):
-                self._send(client, topic, payload)
+                self._send(client, topic, payload, retained=True)
 
     def leave(self, client_id: str, *, goodbye: bool) -> None:
         """A client ends for good; without a goodbye its will goes out."""
@@ -169,20 +169,27 @@ class MemoryHub:
             if client.connected and client.wants(topic):
                 self._send(client, topic, payload)
 
-    def _send(self, client: "MemoryLink", topic: str, payload: bytes) -> None:
+    def _send(
+        self, client: "MemoryLink", topic: str, payload: bytes, *, retained: bool = False
+    ) -> None:
         if self._dice.random() < self.faults.loss:
             return
         copies = 2 if self._dice.random() < self.faults.repeat else 1
         session = client.session
         for _ in range(copies):
             delay_ms = self.faults.delay_ms + self._dice.randint(0, self.faults.jitter_ms)
-            self.schedule(delay_ms, lambda: self._arrive(client, session, topic, payload))
+            self.schedule(delay_ms, lambda: self._arrive(client, session, topic, payload, retained))
 
     def _arrive(
-        self, client: "MemoryLink", session: _Session | None, topic: str, payload: bytes
+        self,
+        client: "MemoryLink",
+        session: _Session | None,
+        topic: str,
+        payload: bytes,
+        retained: bool,
     ) -> None:
         if session is not None and session.open and client.client_id not in self._deaf:
-            client.receive(topic, payload)
+            client.receive(topic, payload, retained)
 
 
 class MemoryLink:
@@ -229,8 +236,9 @@ class MemoryLink:
             self._hub.schedule(0, self._connect)
             self._events.link_down("link.down: a new session begins")
 
-    def judge(self, now_ms: int) -> None:
-        """There are no certificates here."""
+    def check_peer(self, at_ms: int) -> bool:
+        """Nobody needs a certificate here."""
+        return True
 
     async def close(self) -> None:
         self._leave(goodbye=True)
@@ -249,11 +257,11 @@ class MemoryLink:
         levels = topic.split("/")
         return any(matches(filter_, levels) for filter_ in self._subscriptions)
 
-    def receive(self, topic: str, payload: bytes) -> None:
+    def receive(self, topic: str, payload: bytes, retained: bool) -> None:
         """A delivery of the hub."""
         events = self._events
         if events is not None:
-            events.message(topic, payload)
+            events.message(topic, payload, retained)
             events.handed_over()
 
     def lost(self, error: MeshError) -> None:

@@ -34,10 +34,9 @@ from imlmesh_runtime.link.base import (
     check_size,
     retry_ms,
 )
-from imlmesh_runtime.link.endings import ending, explain, not_admitted
+from imlmesh_runtime.link.endings import ending, explain, is_valid_at
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.link.window import Window
-from imlmesh_runtime.pairs import validity_of
 
 logger = logging.getLogger(__name__)
 # What the library has to say is told again here with a code; below ERROR it also logs payloads.
@@ -48,6 +47,7 @@ _JOINED_S = 0.005  # what nobody flushes waits this long for company
 _ACKED_BYTES = 128  # of acknowledgements after one read: a third of what a broker lets be open
 _QUEUED_PACKET_BYTES = 256 * 1024  # in the transport before publishing waits
 _SUBACK_REFUSED = 128
+_CONNACK_UNAVAILABLE = 3
 
 
 class MqttLink:
@@ -112,13 +112,8 @@ class MqttLink:
         if session is not None and session.up and self._anew is None:
             self._anew = asyncio.get_running_loop().create_task(session.say_goodbye())
 
-    def judge(self, now_ms: int) -> None:
-        session = self._session
-        certificate = session and session.certificate()
-        if session and certificate and not validity_of(certificate).holds(now_ms):
-            error = LinkError("link.tls", "the broker's certificate is out of date in mesh time")
-            session.lost(error)
-            raise error
+    def check_peer(self, at_ms: int) -> bool:
+        return self._session is None or self._session.check_peer(at_ms)
 
     async def close(self) -> None:
         self._closing = True
@@ -165,7 +160,10 @@ class MqttLink:
             self._addresses.reached()
             return await session.ended
         except MQTTConnectError as exc:
-            return not_admitted(exc._code, str(exc), f"{host}:{port}")
+            unavailable = exc._code == _CONNACK_UNAVAILABLE
+            return LinkError(
+                "link.down" if unavailable else "link.refused", f"{host}:{port}: {exc}"
+            )
         except Exception as exc:
             return explain(exc, f"{host}:{port}")
         finally:
@@ -229,9 +227,12 @@ class _Session:
         except (OSError, TimeoutError):
             logger.warning("the broker did not close the connection in time")
 
-    def certificate(self) -> bytes | None:
-        """The broker's, as DER."""
-        return None if self._protocol is None else self._protocol.certificate()
+    def check_peer(self, at_ms: int) -> bool:
+        """End the session unless the broker's certificate is valid at that time."""
+        if self._protocol is None or is_valid_at(self._protocol.peer, at_ms):
+            return True
+        self.lost(LinkError("link.tls", "the broker's certificate is not valid in mesh time"))
+        return False
 
     def flush(self) -> None:
         """Write what was joined."""
@@ -260,10 +261,10 @@ class _Session:
         self._client.publish(topic, payload, qos=qos, retain=retain)
 
     def _on_message(
-        self, _client: object, topic: str, payload: bytes, _qos: int, _properties: object
+        self, _client: object, topic: str, payload: bytes, _qos: int, properties: dict[str, Any]
     ) -> None:
         if self.up:
-            self._events.message(topic, payload)
+            self._events.message(topic, payload, bool(properties["retain"]))
 
     def read(self) -> None:
         """All packets of one read were taken."""
@@ -317,9 +318,11 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         self._unsent = bytearray()
         self._timed = False
         self._broken: MeshError | None = None
+        self.peer: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.peer = transport.get_extra_info("peercert")
         self._transport.set_write_buffer_limits(high=_QUEUED_PACKET_BYTES)
         tcp: socket.socket = transport.get_extra_info("socket")
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -372,12 +375,6 @@ class _Protocol(MQTTProtocol):  # type: ignore[misc]
         # the timer of what was joined may find the connection gone
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
-
-    def certificate(self) -> bytes | None:
-        """The peer's, as DER; None before and after the connection."""
-        tls = self._transport and self._transport.get_extra_info("ssl_object")
-        found: bytes | None = tls and tls.getpeercert(binary_form=True)
-        return found
 
     def eof_received(self) -> bool:
         return False
