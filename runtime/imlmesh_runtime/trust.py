@@ -209,13 +209,17 @@ class HeldTrust:
         return read_file(self._folder / "trust", limits.DOCUMENT_BYTES)
 
     def reload(self) -> bool:
-        """Look for newer trust in the folder; whether there was some."""
+        """Look for newer trust in the folder, and a newer roster; whether there was newer trust."""
         found = self._trust_of(self.document)
-        if found.version <= self.trust.version:
-            return False
-        self.trust = found
-        self.when_newer()
-        return True
+        is_newer = found.version > self.trust.version
+        if is_newer:
+            self.trust = found
+            self.when_newer()
+        if (self._folder / "roster").exists():
+            roster = self._kept_roster()
+            if roster and (self.roster is None or roster.version > self.roster.version):
+                self.roster = roster
+        return is_newer
 
     def take(self, document: bytes) -> bool:
         """Keep a newer document, durably; False for the one that is held. Raises ProtocolError or

@@ -23,7 +23,7 @@ from imlmesh_orchestrator.ca.rotation import (
 )
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
-from imlmesh_protocol.wire.documents import Trust
+from imlmesh_protocol.wire.documents import Roster, Trust
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.pairs import certificates_of, is_issued_by, key_file, own_certificate
 from imlmesh_runtime.paths import Home
@@ -117,6 +117,28 @@ def test_nobody_signs_with_a_key_before_it_is_finished(home, what):
     now = load_signer(home.ca / f"{what}.key").raw_public
     assert now == keys_of(home, what)[0] != old
     assert bytes(load_public(home.ca / f"{what}.pub").key) == now
+
+
+def test_a_roster_outlives_the_key_that_signed_it(home):
+    authority = Authority.open(home)
+    root = root_signer(authority, None)
+    held = HeldTrust(home.ca, "mesh")
+    old = load_signer(home.ca / "roster.key")
+    nodes = {"pi": ("active", "readonly")}
+    held.take(Roster("mesh", 7, 1, ("orchestra",), nodes).sealed(old.sign, old.key_id))
+    rotate(authority, "roster", root, NOBODY)
+    assert HeldTrust(home.ca, "mesh").roster == held.roster
+    finish(authority, "roster", root, home.broker, NOBODY)
+    kept = HeldTrust(home.ca, "mesh").roster
+    assert kept is not None
+    assert (kept.version, dict(kept.nodes)) == (8, nodes)
+    # whoever held the older one takes this, and none that the old key signs
+    assert held.reload()
+    assert held.roster == kept
+    late = Roster("mesh", 9, 1, ("orchestra",), {}).sealed(old.sign, old.key_id)
+    with pytest.raises(TrustError) as caught:
+        held.take(late)
+    assert caught.value.code == "signature.unknown_key"
 
 
 def test_certificates_of_nodes_come_from_the_new_ca_as_soon_as_nodes_know_it(home):

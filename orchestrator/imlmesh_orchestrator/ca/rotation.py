@@ -112,7 +112,17 @@ def _finish_voice(authority: Authority, what: str, root: Signer) -> Trust:
     known: tuple[bytes, ...] = getattr(trust, what)
     # seals of a ledger key that is signed with no more must still be believed
     kept = known if what == "ledger" else (signer.raw_public,)
+    if what == "roster" and kept != known:
+        _sign_roster_anew(authority, signer)
     return trust if kept == known else _sign(authority, trust, root, **{what: kept})
+
+
+def _sign_roster_anew(authority: Authority, signer: Signer) -> None:
+    """So that it outlives the key that signed it, and its version never falls."""
+    held = HeldTrust(authority.folder, authority.mesh)
+    if held.roster is not None:
+        roster = replace(held.roster, version=held.roster.version + 1)
+        held.take(roster.sealed(signer.sign, signer.key_id))
 
 
 def _rotate_ca(authority: Authority, what: str, root: Signer, broker: AskedBroker) -> Trust:
