@@ -136,6 +136,12 @@ MEANS: dict[str, str] = {
     "trust.root_away": "The root key, which signs whom nodes trust, is not on this computer.",
     "trust.rotating": "What was asked for does not fit what is rolling over.",
     "trust.mode": "A private file can be read by others.",
+    "ledger.doubted": "Entries of the ledger are missing that the ledger key signed: nothing new starts.",
+    "ledger.not_found": "The ledger has no entry of this number.",
+    "ledger.undoubted": "Nothing contradicts the ledger, so there is nothing to acknowledge.",
+    "seal.invalid": "What should be a seal of the ledger is not signed by its key.",
+    "seal.rollback": "A seal speaks of fewer entries than this node has witnessed.",
+    "seal.fork": "A seal does not contain what this node has witnessed.",
     "clock.behind": "This machine's clock is so far off that certificates look invalid.",
     # link, broker
     "link.down": "There is no connection to the broker.",

@@ -97,7 +97,6 @@ class Inbox:
     ) -> None:
         self._opener = opener
         self._presence = presence
-        self._clocks = presence.clocks
         self._guard = guard
         self._ends_at_once = ends_at_once
         self._post = post
@@ -124,9 +123,9 @@ class Inbox:
             if topic.kind is Kind.STATUS:
                 return None  # what the broker retained comes with every new connection
             raise ProtocolError("message.session", f"{topic.kind} before the time was answered")
-        message = self._opener.open(topic, payload, self._clocks.mesh.now_ms())
+        message = self._opener.open(topic, payload, self._presence.clocks.mesh.now_ms())
         self._presence.hear(message)
-        at_ms = self._clocks.steady.now_ms()
+        at_ms = self._presence.clocks.steady.now_ms()
         match message.kind:
             case Kind.DELEGATE:
                 return self._delegate(message, at_ms)

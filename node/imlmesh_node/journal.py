@@ -25,7 +25,9 @@ from imlmesh_node.core.changes import (
     ResultRecorded,
 )
 from imlmesh_node.core.state import JournalRecord
+from imlmesh_node.witness import Kept
 from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.limits import SEALS_KEPT
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_runtime.sqlite import Database, Store, run
@@ -44,7 +46,13 @@ MIGRATIONS = (
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO meta VALUES ('boot', 0), ('epoch', 0), ('seq', 0);
     """,
+    """
+    CREATE TABLE seals (number INTEGER PRIMARY KEY, what TEXT NOT NULL, seal BLOB NOT NULL);
+    """,
 )
+
+_OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
+    (SELECT number FROM seals WHERE what <> 'last' ORDER BY number DESC LIMIT ?)"""
 
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
     VALUES (?,?,?,?,?,?,?)"""
@@ -57,6 +65,8 @@ class Loaded:
     records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
+    #: the last seal of the ledger that this node witnessed
+    seal: bytes | None = None
 
 
 class Journal:
@@ -91,6 +101,14 @@ class Journal:
             lambda database: _write(database, rows), lambda _result, error: done(error)
         )
 
+    def keep_seals(
+        self, seals: list[tuple[Kept, bytes]], done: Callable[[MeshError | None], None]
+    ) -> None:
+        """Store seals of the ledger, then call `done`; a `last` one takes the place of the one before."""
+        self._store.submit(
+            lambda database: _write_seals(database, seals), lambda _result, error: done(error)
+        )
+
     async def close(self) -> None:
         await self._store.close()
 
@@ -107,7 +125,17 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
         JournalRecord(id, hash, Effect(effect), bool(started), _decode(id, hash, result))
         for _, id, hash, effect, started, result in rows
     )
-    return Loaded(records, (meta["epoch"], meta["seq"]), boot), [row[0] for row in rows]
+    seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
+    floor = (meta["epoch"], meta["seq"])
+    return Loaded(records, floor, boot, seal and seal[0]), [row[0] for row in rows]
+
+
+def _write_seals(database: sqlite3.Connection, seals: list[tuple[Kept, bytes]]) -> None:
+    for what, seal in seals:
+        if what is Kept.LAST:
+            database.execute("DELETE FROM seals WHERE what = 'last'")
+        database.execute("INSERT INTO seals (what, seal) VALUES (?,?)", (str(what), seal))
+    database.execute(_OLD_SEALS, (SEALS_KEPT,))
 
 
 class _Rows:

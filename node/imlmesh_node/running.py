@@ -23,6 +23,7 @@ from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.streams import EventStreams
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.documents import ROSTER, TRUST
@@ -70,7 +71,10 @@ class RunningNode:
         birth = Birth(
             manifest, setup.policy.profile, config.timing, setup.folder, keys.held, simulated
         )
-        self._performer = Performer(self._outbox, self._executor, birth, self.refusals)
+        self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
+        self._performer = Performer(
+            self._outbox, self._executor, birth, self.refusals, self.witness
+        )
         self.agent = Agent(
             AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
         )
@@ -86,7 +90,7 @@ class RunningNode:
             self._executor.ends_at_once,
             self._post,
             self.refusals,
-            {TRUST: self._take_document, ROSTER: self._take_document},
+            {TRUST: self._take_document, ROSTER: self._take_document, "seal": self._take_seal},
         )
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
@@ -130,6 +134,9 @@ class RunningNode:
         if not self._held.take(message.fields.get("doc", b"")):
             return None
         return RebirthAsked(self.clocks.steady.now_ms(), message.id, message.term)
+
+    def _take_seal(self, message: Message) -> None:
+        self.witness.take(message.fields)
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

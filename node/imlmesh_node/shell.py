@@ -23,6 +23,7 @@ from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.outbox import Letter, Outbox
 from imlmesh_node.presence import Presence
 from imlmesh_node.sizes import measure, packed_bytes
+from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
@@ -84,8 +85,14 @@ class Performer:
     """Performs commands for the engine; `gone` is set when the goodbye has left."""
 
     def __init__(
-        self, outbox: Outbox, executor: Executor, birth: Birth, refusals: Refusals
+        self,
+        outbox: Outbox,
+        executor: Executor,
+        birth: Birth,
+        refusals: Refusals,
+        witness: Witness,
     ) -> None:
+        self._witness = witness
         self._outbox = outbox
         self._executor = executor
         self._birth = birth
@@ -148,8 +155,11 @@ class Performer:
         return Letter(Kind.STATUS, self._birth.fields(), retain=True)
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
-        fields = {"beat": command.beat, "held": list(command.held)}
-        return Letter(Kind.HEARTBEAT, fields | {"health": health.health(self._birth.folder)})
+        fields: dict[str, Any] = {"beat": command.beat, "held": list(command.held)}
+        fields["health"] = health.health(self._birth.folder)
+        if self._witness.document is not None:
+            fields["seal"] = self._witness.document
+        return Letter(Kind.HEARTBEAT, fields)
 
     def _inventory(self, command: commands.SendInventory) -> Letter:
         fields = {

@@ -60,6 +60,10 @@ class Heard(Protocol):
         """A believed heartbeat, to be kept."""
         ...
 
+    def witnessed(self, node: str, seal: bytes | None) -> None:
+        """A believed heartbeat names this seal of the ledger, or none."""
+        ...
+
     def telemetry_came(self, topic: Topic, payload: bytes) -> None:
         """A message to be given to `Inbound.telemetry` behind everything else."""
         ...
@@ -176,6 +180,7 @@ class Inbound:
                 body["health"],
             )
             self._heard.beat(event)
+            self._heard.witnessed(event.node, body.get("seal"))
             return event
 
         self._heard.post_quiet(opened)

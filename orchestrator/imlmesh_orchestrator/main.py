@@ -20,8 +20,10 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
+from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
+from imlmesh_orchestrator.store.ledger import known_witnesses
 from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
@@ -57,6 +59,7 @@ class Setup:
     keys: ControlKeys
     config: Config
     broker: str
+    notary: Notary
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -83,7 +86,8 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
-    return Setup(home, mesh, me, keys, config, broker or "memory")
+    notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary)
 
 
 class RunningOrchestrator:
@@ -99,6 +103,7 @@ class RunningOrchestrator:
         self._output = FileReader(self._files.path("output"))
         # of its own: a question about a year must not make `node list` wait
         self._history = FileReader(self._files.path("output"))
+        self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
         self._trusting: Trusting | None = None
@@ -116,16 +121,19 @@ class RunningOrchestrator:
         self._files.open_made()
         held = await self._reader.ask(replay)
         clock = MeshClock(held.marks.at_ms + 1)
-        voice = Voice(setup.mesh, setup.me, setup.keys.signer)
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
         series = await self._output.ask(known_series) if self._files.has("output") else ()
+        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
-        stores = Stores(self._database, self._reader, self._files.store, telemetry)
+        stores = Stores(self._database, self._reader, self._files.store, telemetry, witnessed)
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
-        trusting = self._trusting = Trusting(setup.home.ca, self._authority, setup.keys, shell)
+        trusting = self._trusting = Trusting(
+            setup.home.ca, self._authority, setup.keys, setup.notary, shell
+        )
         trusting.start()
         await shell.start()
         if serve:
@@ -145,6 +153,7 @@ class RunningOrchestrator:
         self._reader.close()
         self._output.close()
         self._history.close()
+        self._ledger.close()
         await self._files.close()
         if self._database is not None:
             await self._database.close()
@@ -166,6 +175,7 @@ class RunningOrchestrator:
             output=self._output,
             history=self._history,
             output_path=self._files.path("output"),
+            ledger=self._ledger,
             mesh=setup.mesh,
             orchestrator=setup.me,
             broker=setup.broker,

@@ -8,7 +8,7 @@ Deliberately absent: sending again; the core does that from what it knows.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from imlmesh_orchestrator.core import commands as k
@@ -136,6 +136,16 @@ class Outbound:
             settled = list(ack.settled[start : start + limits.ACK_SETTLED])
             self.send(ack.node, Kind.ACK, {"beat": ack.beat, "settled": settled})
 
+    def send_seal(self, node: str, fields: Mapping[str, Any]) -> None:
+        """A seal of the ledger to one node, or to all (empty)."""
+        held = bool(self._sealed)
+        if node:
+            self._seal_to(node, Kind.COMMAND, fields)
+        else:
+            self._seal(topics.to_all(self._mesh, Kind.COMMAND), Kind.COMMAND, EVERYBODY, fields)
+        if not held:
+            self._publish_sealed()
+
     def send(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
         """A message that rests on no commit; it still keeps its place in the order."""
         held = bool(self._sealed)
@@ -188,14 +198,14 @@ class Outbound:
         self._link.flush()
 
     def _seal(
-        self, topic: str, kind: Kind, aud: str, fields: dict[str, Any], *, retain: bool = False
+        self, topic: str, kind: Kind, aud: str, fields: Mapping[str, Any], *, retain: bool = False
     ) -> None:
         payload = self._sealer.seal(
             kind, aud, fields, self._clock.now_ms(), limits.MESSAGE_EXPIRY_MS
         )
         self._sealed.append((topic, payload, retain))
 
-    def _seal_to(self, node: str, kind: Kind, fields: dict[str, Any]) -> None:
+    def _seal_to(self, node: str, kind: Kind, fields: Mapping[str, Any]) -> None:
         self._seal(topics.to_node(self._mesh, node, kind), kind, node, fields)
 
     def _cancel(self, command: k.SendCancel) -> None:

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,15 +18,18 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.given import Newcomer as Newcomer
+from imlmesh_orchestrator.given import Stores as Stores
+from imlmesh_orchestrator.given import Voice as Voice
 from imlmesh_orchestrator.inbound import Inbound
-from imlmesh_orchestrator.intake import Held, Intake
+from imlmesh_orchestrator.intake import Intake
+from imlmesh_orchestrator.ledger import Ledger
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
-from imlmesh_orchestrator.store.files import OpenStore
+from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.projections import Source
-from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
@@ -35,44 +37,13 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.seals import Head
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link, Will
-from imlmesh_runtime.sqlite import Store
-from imlmesh_runtime.trust import Signer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """Who the orchestrator is and how it signs."""
-
-    mesh: str
-    me: str
-    signer: Signer
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """lifecycle's writer and reader, the way to the files that are copied into, and what output
-    held of telemetry at the start."""
-
-    lifecycle: Store
-    reader: Reader
-    open_store: OpenStore
-    held: Held = field(default_factory=Held)
-
-
-@dataclass(frozen=True, slots=True)
-class Newcomer:
-    """Who wants in: id, alias, raw public key of its identity, ceiling of its rights."""
-
-    node: str
-    alias: str
-    identity: bytes
-    profile: str
 
 
 def starts_at_ms(plan: Plan) -> int:
@@ -125,10 +96,11 @@ class Shell:
             scheduler, self._outbound, self.lifecycle.commit, clock, Tick
         )
         self.engine.failed.add_done_callback(self._engine_ended)
-        self.mover = Mover(
-            self.lifecycle, stores.reader, stores.open_store, clock, self._outflow_measured
-        )
-        self.intake = Intake(stores.open_store, stores.held, clock, self.stream, inbound.telemetry)
+        open_store, behind = stores.open_store, self._outflow_measured
+        file = LedgerFile(open_store, replay.marks.seq)
+        self.ledger = Ledger(file, voice.notary, open_store, clock, self, stores.witnessed)
+        self.mover = Mover(self.lifecycle, stores.reader, open_store, clock, behind, file)
+        self.intake = Intake(open_store, stores.held, clock, self.stream, inbound.telemetry)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -149,17 +121,22 @@ class Shell:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failed.done():
             self.engine.failed.result()
+        # before the link is open: while the ledger is doubted nothing may start
+        await self.ledger.load()
         self.mover.start()
+        self.ledger.start()
         self.intake.start()
         self.link.start(self)
 
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
+        self.engine.stop()
+        told = await self.mover.close()
+        # the last seal leaves before the goodbye; a file that refuses entries must not delay that
+        await self.ledger.close(seal=told)
         if self.link.connected:
             self._outbound.announce("offline")
         await self.link.close()
-        self.engine.stop()
-        await self.mover.close()
         await self.intake.close()
 
     async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
@@ -231,6 +208,11 @@ class Shell:
         """A person's choice, stored; `approval.closed`, `.superseded`, `.option` when it does not count."""
         event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
         await self._ask(event)
+
+    async def acknowledge(self, by: str, reason: str) -> int:
+        """Go on although the ledger is doubted; how many doubts that ends. `ledger.undoubted`."""
+        event = e.AcknowledgementGiven(self.clock.now_ms(), self._next_cause(), by, reason)
+        return int((await self._ask(event))[0])
 
     async def enrol(self, newcomer: Newcomer, issued: Issued, by: str) -> None:
         """Let a node in with the certificate that was made for it; `node.exists`, `node.too_many`."""
@@ -331,6 +313,19 @@ class Shell:
                 "health": dict(event.health),
             }
         )
+
+    def witnessed(self, node: str, seal: bytes | None) -> None:
+        self.ledger.heard(node, seal)
+
+    def send_seal(self, node: str, fields: Mapping[str, Any]) -> None:
+        if self.link.connected:
+            self._outbound.send_seal(node, fields)
+
+    def seal_contradicted(self, witness: str, head: Head) -> None:
+        self.post(e.SealContradicted(self.clock.now_ms(), f"seal-{head[0]}", witness, *head))
+
+    def acknowledged_heads(self) -> Iterable[Head]:
+        return self.state.acknowledged
 
     def telemetry_came(self, topic: Topic, payload: bytes) -> None:
         self.intake.came(topic, payload)

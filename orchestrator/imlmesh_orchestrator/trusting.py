@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
@@ -29,11 +30,17 @@ class Trusting:
     """`authority` opens the folder of the CAs anew; `keys` are those that the orchestrator speaks with."""
 
     def __init__(
-        self, ca: Path, authority: Callable[[], Authority], keys: ControlKeys, shell: Shell
+        self,
+        ca: Path,
+        authority: Callable[[], Authority],
+        keys: ControlKeys,
+        notary: Notary,
+        shell: Shell,
     ) -> None:
         self._ca = ca
         self._authority = authority
         self._keys = keys
+        self._notary = notary
         self._shell = shell
         #: the version that each node told of in its last birth
         self._held: dict[str, int] = {}
@@ -61,6 +68,7 @@ class Trusting:
         self._keys.reload(self._ca)
         plan = self._keys.signer
         self._shell.sealer.sign_with(plan.sign, plan.key_id)
+        self._notary.signer = self._keys.ledger
         if self.version > before:
             log.info("trust is of version %d now", self.version)
             self._shell.tell_all(self._command())

@@ -253,6 +253,13 @@ CODES: dict[str, Code] = {
         "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    # ledger
+    "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
+    "ledger.not_found": Code("input", False, "imlmesh audit list"),
+    "ledger.undoubted": Code("input", False, "there is nothing to acknowledge: imlmesh status"),
+    "seal.invalid": Code("peer", False, "the sender does not hold the ledger key of this mesh"),
+    "seal.rollback": Code("peer", False, "the ledger was cut: imlmesh audit verify"),
+    "seal.fork": Code("peer", False, "the ledger was rewritten: imlmesh audit verify"),
     # configuration and use
     "config.invalid": Code("input", False, "fix the named place"),
     "folder.exists": Code("input", False, "choose another folder, or move what is in it"),

@@ -147,6 +147,24 @@ NONCES = 10_000  # remembered; the oldest is forgotten: a day of one submission 
 EVIDENCE_PER_NODE = 1_000  # late results of forgotten runs, for each node and orchestrator start
 OUTFLOW_ROWS = 10_000  # copied rows the mover may lag before dispatching stops
 OUTFLOW_AGE_MS = 5_000
+LEDGER_CHANGES = 40_000  # the ledger may lag before dispatching stops: four for each copied row
+LEDGER_ROWS = 200  # changes told by one entry: a message with more results makes a second one
+LEDGER_VALUE_BYTES = (
+    256  # of a value that the ledger tells in full; a larger one stands as its hash
+)
+LEDGER_REASON_CHARS = 500  # of a person's reason to go on: a few sentences
+LEDGER_DOUBTS = 64  # seals that contradict the ledger, remembered; one is enough to stop
+SEAL_ENTRIES = 100  # so many are sealed at the latest, unless SEAL_APART_MS hold them
+SEAL_EVERY_MS = 60_000  # and after so long what there is: what nobody witnessed can be rewritten
+SEAL_APART_MS = 2_000  # between two seals, for each goes to every node
+SEAL_AGAIN_MS = 20_000  # a node that still names an older seal gets this one with its own proof
+SEAL_BREAKS = 16  # acknowledged losses of history named by a seal: ~40 bytes each
+SEAL_BYTES = 2_048  # of a seal as it travels, with all breaks
+SEALS_KNOWN = 64  # documents remembered as verified: a fleet names two or three at a time
+WITNESS_STORE_MS = 5_000  # what nodes witnessed is written at most so often
+AUDIT_FINDINGS = 100  # told in full; a rewritten ledger has one for each entry
+AUDIT_LIST = 1_000  # entries in one answer; more nobody reads
+SEALS_KEPT = 16  # refused or given up by a node, as evidence; the oldest go
 EVENT_SUBSCRIBERS = 64  # open watch streams
 EVENT_QUEUE = 10_000  # events a slow watcher may lag before it is told to reconnect
 HEARTBEATS_PER_TURN = 20  # a burst must not delay results: 20 verify in ~2 ms

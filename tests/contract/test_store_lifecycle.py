@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Replay, replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
@@ -46,6 +47,14 @@ class Twin:
         held = await self.readers["lifecycle"].ask(replay)
         return Lifecycle(self.stores["lifecycle"], held.marks), held
 
+    async def mover(
+        self, lifecycle: Lifecycle, clock: ManualClock, on_behind: Callable[[bool], None]
+    ) -> Mover:
+        open_store = self.stores.__getitem__
+        ledger = LedgerFile(open_store, lifecycle.last_seq)
+        await ledger.load()
+        return Mover(lifecycle, self.readers["lifecycle"], open_store, clock, on_behind, ledger)
+
     async def rows(self, file: str, sql: str) -> list[Any]:
         return await self.readers[file].ask(lambda database: database.execute(sql).fetchall())
 
@@ -54,7 +63,7 @@ class Twin:
 async def twin(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Twin]:
     stores: dict[str, Store] = {}
     readers: dict[str, Reader] = {}
-    for file in ("lifecycle", "output", "input"):
+    for file in ("lifecycle", "output", "input", "metadata"):
         if request.param == "real":
             path = tmp_path / f"{file}.db"
             stores[file] = Database(path, migrations(file))
@@ -316,7 +325,7 @@ async def test_the_mover_copies_once_and_lets_go(twin):
     lifecycle, _ = await twin.lifecycle()
     clock = ManualClock(100)
     told: list[bool] = []
-    mover = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
+    mover = await twin.mover(lifecycle, clock, told.append)
     await commit(lifecycle, created(RUN, "a"), planned(RUN, "a"))
     await commit(lifecycle, taken(RUN, "a", {"x": 1}), ended(RUN))
     assert lifecycle.outflow(clock.now_ms())[0] == 2
@@ -330,8 +339,8 @@ async def test_the_mover_copies_once_and_lets_go(twin):
     left = await twin.rows("lifecycle", "SELECT seq FROM outflow")
     assert left == [(5,)], "what was copied leaves with the next commit"
     # a mover that starts anew copies again what it finds; nothing is doubled
-    again = Mover(lifecycle, twin.readers["lifecycle"], twin.stores.__getitem__, clock, told.append)
     await mover.move()
+    again = await twin.mover(lifecycle, clock, told.append)
     await again.move()
     results = await twin.rows("output", "SELECT id, run, kind FROM results ORDER BY at_ms")
     assert results == [
@@ -352,7 +361,12 @@ async def test_a_store_that_fails_says_so_and_tells_no_watcher():
     assert (caught.value.code, heard, lifecycle.last_seq) == ("store.failed", [], 4)
     told: list[bool] = []
     mover = Mover(
-        lifecycle, FailingReader(), lambda file: FailingStore(), ManualClock(), told.append
+        lifecycle,
+        FailingReader(),
+        lambda file: FailingStore(),
+        ManualClock(),
+        told.append,
+        LedgerFile(lambda file: FailingStore()),
     )
     with pytest.raises(StoreError):
         await mover.move()

@@ -178,6 +178,7 @@ class Listening:
         self.events: list[e.Event] = []
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
+        self.seals: list[tuple[str, bytes | None]] = []
         self.quiet: list[Any] = []
         self.waiting: list[tuple[topics.Topic, bytes]] = []
         self.readings: list[tuple[str, str, Any]] = []
@@ -211,6 +212,9 @@ class Listening:
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
+
+    def witnessed(self, node: str, seal: bytes | None) -> None:
+        self.seals.append((node, seal))
 
     def telemetry_came(self, topic: topics.Topic, payload: bytes) -> None:
         self.waiting.append((topic, payload))
@@ -298,6 +302,7 @@ def test_heartbeats_are_verified_late_and_kept():
     first, second = [make() for make in listening.quiet]
     assert (first.beat, first.held, second) == (9, ("r/a/pi-1/1",), None)
     assert listening.beats == [first]
+    assert listening.seals == [("pi-1", None)]
     assert dict(listening.stream.refused) == {"signature.invalid": 1}
 
 

@@ -40,6 +40,12 @@ def _problems(
             f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
         )
         found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
+    for doubt in health["ledger"]["doubts"]:
+        text = (
+            f"read-only: {doubt['witness']} holds a seal of {doubt['size']} ledger entries that "
+            "ours does not contain"
+        )
+        found.append({"text": text, "try": try_line("audit verify")})
     for approval in approvals:
         words = f"approval show {approval['approval']}"
         text = f"run {approval['run']} waits for you: {approval['message']}"
@@ -104,4 +110,6 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     waiting = health["approvals"]["pending"]
     questions = f"   {waiting} questions to you" if waiting else ""
     write(f"runs       {health['runs']['active']} active{questions}")
+    ledger = health["ledger"]
+    write(f"ledger     {ledger['entries']} entries   {ledger['witnesses']} witnesses")
     write(f"telemetry  {health['telemetry']['written']} readings since the start")

@@ -29,6 +29,7 @@ class Served:
     output: Reader
     history: Reader
     output_path: Path
+    ledger: Reader
     mesh: str
     orchestrator: str
     broker: str

@@ -6,6 +6,7 @@ absent: the frames of the stream; `events` makes them.
 
 import os
 from collections import Counter
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -14,6 +15,7 @@ from imlmesh_orchestrator.api.events import event_stream
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.states import Liveness
 
 router = APIRouter()
@@ -44,6 +46,7 @@ async def health(request: Request) -> Response:
             },
             "store": {"behind": shell.mover.behind, "outflow_rows": rows},
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
+            "ledger": _ledger(shell),
             "runs": {"active": state.active},
             "approvals": {"pending": len(state.approvals)},
             "messages": {
@@ -59,6 +62,23 @@ async def health(request: Request) -> Response:
             },
         }
     )
+
+
+def _ledger(shell: Shell) -> dict[str, Any]:
+    """How long the ledger is, how much of it is sealed and witnessed, and who doubts it."""
+    ledger = shell.ledger
+    doubts = [
+        {"witness": shell.name_of(witness), "size": size}
+        for (size, _), witness in shell.state.doubts.items()
+    ]
+    return {
+        "entries": ledger.file.tip.size,
+        "sealed": ledger.last.size if ledger.last is not None else 0,
+        "sealed_at_ms": ledger.last.at_ms if ledger.last is not None else None,
+        "witnesses": len(ledger.witnessed),
+        "read_only": bool(doubts),
+        "doubts": doubts,
+    }
 
 
 @router.get("/events")

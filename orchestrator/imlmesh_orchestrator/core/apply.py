@@ -128,6 +128,15 @@ def _nonce_used(state: State, change: c.NonceUsed) -> None:
         del state.nonces[next(iter(state.nonces))]
 
 
+def _doubt_raised(state: State, change: c.DoubtRaised) -> None:
+    state.doubts[change.size, change.root] = change.witness
+
+
+def _doubts_acknowledged(state: State, change: c.DoubtsAcknowledged) -> None:
+    state.acknowledged |= dict.fromkeys(state.doubts)
+    state.doubts.clear()
+
+
 def _approval_asked(state: State, change: c.ApprovalAsked) -> None:
     state.approvals[change.approval] = ApprovalRecord(
         change.approval,
@@ -168,6 +177,8 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.MemoryWritten: _memory_written,
     c.MemoryDropped: _memory_dropped,
     c.NonceUsed: _nonce_used,
+    c.DoubtRaised: _doubt_raised,
+    c.DoubtsAcknowledged: _doubts_acknowledged,
     c.ApprovalAsked: _approval_asked,
     c.ApprovalClosed: _approval_closed,
     **apply_runs.APPLY,

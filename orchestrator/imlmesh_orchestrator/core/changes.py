@@ -130,6 +130,24 @@ class NonceUsed(Change):
 
 
 @dataclass(slots=True)
+class DoubtRaised(Change):
+    """Something holds a signed head of the ledger that the ledger does not contain: it was cut or
+    rewritten. Nothing new starts until a person acknowledges. `witness` is a node, or what it was."""
+
+    witness: str
+    size: int
+    root: bytes
+
+
+@dataclass(slots=True)
+class DoubtsAcknowledged(Change):
+    """A person knows of all doubts that are open and wants to go on without what was lost."""
+
+    by: str
+    reason: str
+
+
+@dataclass(slots=True)
 class RunChange(Change):
     """A change of one run. `action`, where there is one, is the key of the unit of work: the id of
     an action, `ID@NODE` for a member, `ID~NODE` for the compensation of an action on a node."""

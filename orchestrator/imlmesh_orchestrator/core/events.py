@@ -229,3 +229,20 @@ class OutflowMeasured(Event):
     """Whether the mover lags so far that nothing new may be dispatched (`store.behind`)."""
 
     behind: bool
+
+
+@dataclass(slots=True)
+class SealContradicted(Event):
+    """The ledger does not contain this head, though the ledger key signed it; `witness` holds it."""
+
+    witness: str
+    size: int
+    root: bytes
+
+
+@dataclass(slots=True)
+class AcknowledgementGiven(Event):
+    """A person wants to go on although the ledger is doubted."""
+
+    by: str
+    reason: str

@@ -3,7 +3,7 @@
 The one rule: nothing here places or ends an action by itself; that is `flow`.
 """
 
-from imlmesh_orchestrator.core import asking, flow
+from imlmesh_orchestrator.core import asking, doubts, flow
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import Refuse, Reply, SendCancel
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -19,6 +19,10 @@ from imlmesh_protocol.states import ActionState, DispatchState, Liveness, RunSta
 def submit(turn: Turn, event: PlanSubmitted) -> None:
     """A new run, and its first actions ready; or the run that this nonce already names."""
     state = turn.state
+    doubted = doubts.refusal(turn)
+    if doubted is not None:
+        turn.command(Refuse(event.cause, doubted))
+        return
     nonce = event.plan.nonce if event.retried is None else None
     if nonce is not None and nonce in state.nonces:
         _answer_again(turn, event, nonce)

@@ -8,7 +8,7 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import approvals, enrolment, flow, liveness, memory, runs
+from imlmesh_orchestrator.core import approvals, doubts, enrolment, flow, liveness, memory, runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
@@ -240,5 +240,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.ResultsArrived: take_results,
     e.InventoryArrived: liveness.take_inventory,
     e.OutflowMeasured: _outflow_measured,
+    e.SealContradicted: doubts.contradicted,
+    e.AcknowledgementGiven: doubts.acknowledge,
     Tick: _tick,
 }

@@ -256,6 +256,10 @@ class State:
     memory_bytes: int = 0
     #: nonce to (run, digest), the oldest first
     nonces: dict[str, tuple[str, str]] = field(default_factory=dict)
+    #: signed heads (size, root) that the ledger does not contain: who holds them; while there is one
+    #: nothing new starts. And those that a person gave up, the oldest first
+    doubts: dict[tuple[int, bytes], str] = field(default_factory=dict)
+    acknowledged: dict[tuple[int, bytes], None] = field(default_factory=dict)
     active: int = 0
     #: by (module, action) how many nodes declare an impact that a person must be asked about
     risky: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -12,11 +12,13 @@ from imlmesh_runtime.sqlite import Database, Store
 
 OpenStore = Callable[[str], Store]
 
-_FILES = ("input", "output")
+# NORMAL: what is lost in a power cut is copied again from lifecycle. The ledger must not lose what a
+# seal speaks of: made again it would have other salts, and its witnesses would call it a fork
+_FILES = {"input": "NORMAL", "output": "NORMAL", "metadata": "FULL"}
 
 
 class Files:
-    """output.db and input.db of one folder."""
+    """output.db, input.db and metadata.db of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,11 +38,10 @@ class Files:
         return self._folder / f"{file}.db"
 
     def store(self, file: str) -> Store:
-        """The writer of `output` or `input`; StoreError when the file cannot be opened."""
+        """The writer of `output`, `input` or `metadata`; StoreError when the file cannot be opened."""
         database = self._open.get(file)
         if database is None:
-            # NORMAL: what is lost in a power cut is copied again from lifecycle
-            database = Database(self.path(file), migrations(file), synchronous="NORMAL")
+            database = Database(self.path(file), migrations(file), synchronous=_FILES[file])
             self._open[file] = database
         return database
 

@@ -31,7 +31,8 @@ _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT seq FROM enrolled UNION ALL SELECT seq FROM certificates UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
-    SELECT seq FROM memory UNION ALL SELECT seq FROM nonces) ORDER BY seq"""  # noqa: S608
+    SELECT seq FROM memory UNION ALL SELECT seq FROM nonces UNION ALL
+    SELECT seq FROM doubts) ORDER BY seq"""  # noqa: S608
 _OF_OPEN_RUNS = f"""SELECT {_COLUMNS} FROM changes
     WHERE run IN (SELECT run FROM runs WHERE ended_at_ms IS NULL) ORDER BY seq"""  # noqa: S608
 _MARKS = """SELECT
@@ -103,6 +104,10 @@ class Lifecycle:
         if marks.outflow_rows:
             self._flowing.append((marks.outflow_seq, marks.at_ms, marks.outflow_rows))
         self._moved_seq = 0
+        #: commits that the ledger does not tell of yet: (seq of the last change, at_ms)
+        self._unledgered: deque[tuple[int, int]] = deque()
+        if marks.seq:
+            self._unledgered.append((marks.seq, marks.at_ms))
         #: seq of the last committed change, and of the one before the last commit began
         self.last_seq = self.before_seq = marks.seq
 
@@ -138,6 +143,8 @@ class Lifecycle:
         def ended(_: Any, error: MeshError | None) -> None:
             if error is None:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
+                if changes:
+                    self._unledgered.append((self.last_seq, changes[-1].at_ms))
                 if rows:
                     self._flowing.append((flow_seq, changes[-1].at_ms, rows))
                 self._untold.append(numbered)
@@ -163,6 +170,19 @@ class Lifecycle:
         self._moved_seq = seq
         while self._flowing and self._flowing[0][0] <= seq:
             self._flowing.popleft()
+
+    def ledgered(self, seq: int) -> None:
+        """The ledger tells of everything up to `seq`."""
+        while self._unledgered and self._unledgered[0][0] <= seq:
+            self._unledgered.popleft()
+
+    def unledgered(self, now_ms: int) -> tuple[int, int]:
+        """(changes that the ledger does not tell of yet, age of the oldest in ms)."""
+        if not self._unledgered:
+            return 0, 0
+        # the first commit may be told of in part: it counts as a whole
+        first, at_ms = self._unledgered[0]
+        return self.last_seq - first + 1, max(0, now_ms - at_ms)
 
     def outflow(self, now_ms: int) -> tuple[int, int]:
         """(rows that wait for the mover, age of the oldest in ms)."""

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 def migrations(file: str) -> tuple[str, ...]:
-    """The scripts of `lifecycle`, `output` or `input`, in the order of their numbers."""
+    """The scripts of `lifecycle`, `output`, `input` or `metadata`, in the order of their numbers."""
     folder = files("imlmesh_orchestrator.store").joinpath("sql", file)
     scripts = sorted(folder.iterdir(), key=lambda script: script.name)
     return tuple(script.read_text() for script in scripts)

@@ -1,4 +1,4 @@
-"""Copies outflow rows into output and input, in order, idempotent by id.
+"""Copies outflow rows into output and input, and makes the ledger of changes; in order, each once.
 
 The one rule: it never delays a commit of lifecycle; when it lags too far it says so, and the
 core stops dispatching until it has caught up. Deliberately absent: telemetry, which goes straight.
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.store.files import OpenStore
+from imlmesh_orchestrator.store.ledger import LedgerFile
+from imlmesh_orchestrator.store.ledgered import KINDS
 from imlmesh_orchestrator.store.lifecycle import Lifecycle
 from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_protocol import limits
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _NEXT = """SELECT o.seq, o.file, o.id, coalesce(o.body, c.body), c.run, c.at_ms, c.kind, c.version
     FROM outflow o JOIN changes c ON c.seq = o.seq WHERE o.seq > ? ORDER BY o.seq LIMIT ?"""
+_TOLD = f"""SELECT seq, run, at_ms, cause, kind, body FROM changes
+    WHERE seq > ? AND kind IN ({",".join("?" * len(KINDS))}) ORDER BY seq LIMIT ?"""  # noqa: S608
 # id, body, run, at_ms, kind, version: what of them each file keeps
 _INTO: dict[str, tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]] = {
     "output": (
@@ -45,12 +49,14 @@ class Mover:
         open_store: OpenStore,
         clock: Clock,
         on_behind: Callable[[bool], None],
+        ledger: LedgerFile,
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
         self._open_store = open_store
         self._clock = clock
         self._on_behind = on_behind
+        self._ledger = ledger
         self._position = 0
         self._wake = asyncio.Event()
         self._mover: asyncio.Task[None] | None = None
@@ -62,8 +68,8 @@ class Mover:
         self._wake.set()
         self._mover = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self) -> None:
-        """Copy what is there, as far as the files allow, and end."""
+    async def close(self) -> bool:
+        """Copy what is there, as far as the files allow, and end; whether they allowed it."""
         if self._mover is not None:
             self._mover.cancel()
             await asyncio.wait([self._mover])
@@ -72,6 +78,8 @@ class Mover:
                 pass
         except StoreError as exc:
             log.warning("outflow stays for the next start: %s", exc)
+            return False
+        return True
 
     async def move(self) -> bool:
         """Copy the next rows; whether there may be more. StoreError when a file refuses."""
@@ -83,16 +91,39 @@ class Mover:
         if rows:
             self._position = rows[-1][0]
             self._lifecycle.moved(self._position)
+        more = await self._tell_ledger()
         self.measure()
-        return len(rows) == limits.MOVE_ROWS
+        return more or len(rows) == limits.MOVE_ROWS
+
+    async def _tell_ledger(self) -> bool:
+        """Make entries of the next changes; whether there may be more."""
+        # the changes are read where they are: the hot path writes no row for the ledger
+        await self._ledger.settled()
+        seen, told = self._lifecycle.last_seq, self._ledger.tip.seq
+        if seen <= told:
+            self._lifecycle.ledgered(told)
+            return False
+        question = (told, *KINDS, limits.MOVE_ROWS)
+        rows = await self._reader.ask(lambda database: database.execute(_TOLD, question).fetchall())
+        full = len(rows) == limits.MOVE_ROWS
+        last = rows[-1][0] if rows else seen
+        await self._ledger.append(rows, last if full else max(seen, last))
+        self._lifecycle.ledgered(self._ledger.tip.seq)
+        return full
 
     def measure(self) -> None:
         """Compare the lag with its limits."""
         rows, age_ms = self._lifecycle.outflow(self._clock.now_ms())
-        behind = rows > limits.OUTFLOW_ROWS or age_ms > limits.OUTFLOW_AGE_MS
+        untold, untold_ms = self._lifecycle.unledgered(self._clock.now_ms())
+        behind = (
+            rows > limits.OUTFLOW_ROWS
+            or untold > limits.LEDGER_CHANGES
+            or max(age_ms, untold_ms) > limits.OUTFLOW_AGE_MS
+        )
         if behind != self.behind:
             self.behind = behind
-            log.warning("store.behind: %s (%d rows, %d ms)", behind, rows, age_ms)
+            text = "store.behind: %s (%d rows, %d ms; ledger %d changes, %d ms)"
+            log.warning(text, behind, rows, age_ms, untold, untold_ms)
             self._on_behind(behind)
 
     async def _run(self) -> None:

@@ -299,6 +299,9 @@ class Batch:
         self._other(_NONCE, seq, change.nonce)
         self._other(_OLD_NONCES, limits.NONCES)
 
+    def _doubt(self, seq: int, change: c.DoubtRaised | c.DoubtsAcknowledged) -> None:
+        self._other("INSERT INTO doubts (seq) VALUES (?)", seq)
+
     def _approval_asked(self, seq: int, change: c.ApprovalAsked) -> None:
         if change.kind != "lost_effect":
             self._action(seq, change, change.action, ActionState.AWAITING_APPROVAL, None)
@@ -360,6 +363,8 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.MemoryWritten: Batch._memory_written,
     c.MemoryDropped: Batch._memory_dropped,
     c.NonceUsed: Batch._nonce_used,
+    c.DoubtRaised: Batch._doubt,
+    c.DoubtsAcknowledged: Batch._doubt,
     c.ApprovalAsked: Batch._approval_asked,
     c.ApprovalClosed: Batch._approval_closed,
 }

@@ -248,6 +248,12 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.MemoryDropped: lambda change, alias: (
         f"{change.by} removed memory {change.key} of session {change.session}"
     ),
+    c.DoubtRaised: lambda change, alias: (
+        f"{alias(change.witness)} holds a seal of {change.size} entries that the ledger denies"
+    ),
+    c.DoubtsAcknowledged: lambda change, alias: (
+        f"{change.by} goes on without what the ledger lost: {change.reason}"
+    ),
     c.NonceUsed: lambda change, alias: f"nonce {change.nonce} names {change.of}",
     c.RunCreated: _created,
     c.RunRetried: _retried,

@@ -54,7 +54,13 @@ def unpack_unchecked(data: bytes, *, max_bytes: int = MESSAGE_BYTES) -> Any:
         raise ProtocolError("message.too_large", f"{len(data)} bytes, at most {max_bytes}")
     try:
         return msgpack.unpackb(
-            data, raw=False, strict_map_key=True, object_pairs_hook=_unique_keys, timestamp=0
+            data,
+            raw=False,
+            strict_map_key=True,
+            object_pairs_hook=_unique_keys,
+            timestamp=0,
+            max_array_len=MESSAGE_VALUES,
+            max_map_len=MESSAGE_VALUES,
         )
     except ProtocolError:
         raise

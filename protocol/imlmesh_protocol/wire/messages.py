@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS
+from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS, SEAL_BYTES
+from imlmesh_protocol.merkle import HASH_BYTES
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
 from imlmesh_protocol.wire.topics import Kind
@@ -109,6 +110,16 @@ def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
 
+def _seal(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= SEAL_BYTES
+
+
+def _hashes(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is bytes and len(item) == HASH_BYTES for item in value
+    )
+
+
 def _pairs(value: Any) -> bool:
     return type(value) is list and all(
         type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and type(item[1]) is bytes
@@ -172,10 +183,14 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "trust", "roster"), "cancel, rebirth, trust, roster"
+            _one_of("cancel", "rebirth", "trust", "roster", "seal"),
+            "cancel, rebirth, trust, roster, seal",
         ),
         "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
+        "seal": Field(_seal, "seal: a signed head of the ledger", False),
+        "from": Field(_count, "seal: the size that the proof leads from", False),
+        "proof": Field(_hashes, "seal: hashes of the consistency proof, RFC 9162", False),
     },
     Kind.REQUEST: {
         "what": Field(_one_of("time", "inventory"), "time (from a node), inventory (to a node)"),
@@ -217,6 +232,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "health": Field(
             _readings, "cpu_percent, memory_percent, disk_percent, temperature_c, load"
         ),
+        "seal": Field(_seal, "the last seal that this node witnessed, as it was signed", False),
     },
 }
 

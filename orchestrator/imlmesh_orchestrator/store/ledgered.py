@@ -1,0 +1,178 @@
+"""Which changes the ledger tells of, and what it tells: one line for each class of change.
+
+The one rule: a new kind of entry is one line of `LEDGERED`. Changes of one kind, cause, actor and
+subject that follow each other are one entry, so that a message with a hundred results costs one.
+Deliberately absent: what is too large; it stands in the ledger as its hash.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgpack
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import FORMS
+from imlmesh_protocol import limits
+from imlmesh_protocol.ids import split_dispatch
+
+#: who decided what nobody else did
+ORCHESTRATOR = "orchestrator"
+
+Values = Mapping[str, Any]
+#: seq, run, at_ms, cause, kind, body
+ChangeRow = tuple[int, str | None, int, str, str, bytes]
+
+
+def _itself(values: Values) -> str:
+    return ORCHESTRATOR
+
+
+def _by(values: Values) -> str:
+    return str(values["by"])
+
+
+def _node(values: Values) -> str:
+    return split_dispatch(values["dispatch"])[2]
+
+
+def _by_person(values: Values) -> bool:
+    return str(values["by"]).count("/") != _DISPATCH_SLASHES
+
+
+def _is_lost(values: Values) -> bool:
+    return bool(values["liveness"] == "lost")
+
+
+_DISPATCH_SLASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an entry says of a change: the field that is its subject, who did it, the fields that it
+    tells (none named: all), and when at all."""
+
+    subject: str
+    actor: Callable[[Values], str] = _itself
+    names: str = ""
+    when: Callable[[Values], bool] | None = None
+
+
+LEDGERED: dict[type[c.Change], Told] = {
+    c.EpochRaised: Told("epoch"),
+    c.NodeEnrolled: Told("node", _by),
+    c.CertificateIssued: Told("node"),
+    c.NodeDescribed: Told("node"),
+    c.LivenessChanged: Told("node", when=_is_lost),
+    c.LabelsChanged: Told("node"),
+    c.GroupChanged: Told("group"),
+    c.MemoryWritten: Told("session", _by, "key value by", _by_person),
+    c.MemoryDropped: Told("session", _by, "key by", _by_person),
+    c.RunCreated: Told("run", _by, "counter digest by priority starts_at_ms expires_at_ms"),
+    c.RunRetried: Told("run"),
+    c.RunPaused: Told("run", _by),
+    c.RunResumed: Told("run", _by),
+    c.RunCancelling: Told("run", _by),
+    c.RunEnded: Told("run"),
+    c.DispatchPlanned: Told("run", _itself, "dispatch hash effect"),
+    c.DispatchEnded: Told("run"),
+    c.ResultTaken: Told("run", _node, "dispatch state result fault"),
+    c.ResultKept: Told("run", _node, "dispatch outcome result fault"),
+    c.ActionUnknown: Told("run"),
+    c.CompensationsPlanned: Told("run"),
+    c.ApprovalAsked: Told("approval", _itself, "run kind action message options digest"),
+    c.ApprovalClosed: Told("approval", _by, "run state option by"),
+    c.DoubtRaised: Told("witness"),
+    c.DoubtsAcknowledged: Told("by", _by),
+}
+
+
+@dataclass(slots=True)
+class Draft:
+    """An entry before it has a number; `payload` as it is stored."""
+
+    at_ms: int
+    actor: str
+    kind: str
+    subject: str
+    payload: bytes
+
+
+class _Form:
+    """How the changes of one class are read: names of the fields of a body, in order, and of those told."""
+
+    def __init__(self, made_by: type[c.Change], told: Told) -> None:
+        names = [f.name for f in fields(made_by) if f.name not in ("at_ms", "cause", "run")]
+        self.names = names
+        self.told = told
+        self.tells = told.names.split() or names
+
+
+_FORMS = {FORMS[made_by].kind: _Form(made_by, told) for made_by, told in LEDGERED.items()}
+#: the kinds of changes that the mover looks for
+KINDS = tuple(sorted(_FORMS))
+
+
+def drafts_of(rows: Iterable[ChangeRow]) -> list[Draft]:
+    """The entries that these changes become, in order."""
+    drafts: list[Draft] = []
+    head: tuple[Any, ...] = ()
+    open_rows: list[list[Any]] = []
+    seqs = [0, 0]
+
+    def close() -> None:
+        if open_rows:
+            cause, at_ms, kind, actor, subject = head
+            tells = _FORMS[kind].tells
+            told = {"cause": cause, "seq": seqs, "names": tells, "rows": open_rows}
+            drafts.append(Draft(at_ms, actor, kind, subject, msgpack.packb(told)))
+
+    for seq, run, at_ms, cause, kind, body in rows:
+        form = _FORMS[kind]
+        values = dict(zip(form.names, msgpack.unpackb(body), strict=True))
+        values["run"] = run
+        told = form.told
+        if told.when is not None and not told.when(values):
+            continue
+        found = (cause, at_ms, kind, told.actor(values), str(values[told.subject]))
+        if found != head or len(open_rows) == limits.LEDGER_ROWS:
+            close()
+            head, open_rows, seqs = found, [], [seq, seq]
+        seqs[1] = seq
+        open_rows.append([short(values[name]) for name in form.tells])
+    close()
+    return drafts
+
+
+def short(value: Any) -> Any:
+    """A value as the ledger tells it: itself, or {sha256, bytes} when it is too large."""
+    kind = type(value)
+    if kind is str:
+        data = value.encode()
+    elif kind is bytes:
+        data = value
+    elif kind is dict or kind is list:
+        data = msgpack.packb(value)
+    else:
+        return value
+    if len(data) <= limits.LEDGER_VALUE_BYTES:
+        return value
+    return {"sha256": hashlib.sha256(data).digest(), "bytes": len(data)}
+
+
+def readable(value: Any) -> Any:
+    """A value as it stands in JSON: bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: readable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [readable(item) for item in value]
+    return value
+
+
+def told_of(payload: bytes) -> list[dict[str, Any]]:
+    """The changes that a payload tells of, each as {name: value}."""
+    told = msgpack.unpackb(payload)
+    return [dict(zip(told["names"], row, strict=True)) for row in told["rows"]]
