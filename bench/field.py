@@ -16,10 +16,11 @@ from pathlib import Path
 from bench.raw import RawPair
 from imlmesh_broker import BrokerPlace, Mosquitto
 from imlmesh_node.joining import NewKeys, Place, write_folder
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.certificates import Issued
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_orchestrator.shell import Newcomer, Shell
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import tune
 from imlmesh_runtime.trust import ControlKeys, NodeKeys

@@ -194,6 +194,7 @@ def state_tables() -> Iterator[str]:
         "Run": states.RUN,
         "Dispatch": states.DISPATCH,
         "Node liveness": states.LIVENESS,
+        "Node admission": states.ADMISSION,
         "Approval": states.APPROVAL,
     }
     for name, table in tables.items():

@@ -15,6 +15,7 @@ from imlmesh.render import (
     MARKS,
     Column,
     bars,
+    clock,
     duration,
     mark,
     percent,
@@ -27,15 +28,19 @@ from imlmesh.render import (
 Record = Mapping[str, Any]
 _ORDER = {"lost": 0, "suspect": 1, "offline": 3, "online": 4}
 _WITH_PROBLEMS = 2
+_EVIDENCE = 5
 _SHOWN_APART = {"modules", "version"}
 
 
 def by_trouble(nodes: Sequence[Record]) -> list[Record]:
-    """Lost, suspect, online with problems, offline (said goodbye), the rest; then by name."""
+    """Lost, suspect, quarantined or with problems, offline (said goodbye), the rest, and who was
+    removed; then by name."""
 
     def rank(node: Record) -> tuple[int, str]:
+        if node["admission"] == "revoked":
+            return len(_ORDER) + 1, name_of(node)
         order = _ORDER[node["liveness"]]
-        if order > _WITH_PROBLEMS and node["problems"]:
+        if order > _WITH_PROBLEMS and (node["problems"] or node["admission"] == "quarantined"):
             order = _WITH_PROBLEMS
         return order, name_of(node)
 
@@ -78,7 +83,7 @@ def _row(node: Record, now_ms: int) -> list[str | Text]:
     return [
         name_of(node),
         ",".join(node["groups"]) or "-",
-        mark(node["liveness"]),
+        _state(node),
         duration(now_ms - heard) if heard else "-",
         bars(node["beats"]),
         str(node["live_dispatches"]),
@@ -89,8 +94,50 @@ def _row(node: Record, now_ms: int) -> list[str | Text]:
     ]
 
 
+def _state(node: Record) -> Text:
+    """What was decided of it, else how it is; who was removed or is away is only that."""
+    decided, liveness = node["admission"], node["liveness"]
+    if decided == "open" or (decided in ("cordoned", "draining") and liveness != "online"):
+        return mark(liveness)
+    return mark(decided)
+
+
+def admission_line(node: Record) -> Text:
+    """What was decided of a node, by whom, since when, until when, and why."""
+    decision = node["decision"]
+    line = Text.assemble((name_of(node), "bold"), "  ", mark(node["admission"]))
+    if decision is not None:
+        line.append(f"  {decision_text(node)}", style="dim")
+    return line
+
+
+def decision_text(node: Record) -> str:
+    """`by eve since 09:12, until 11:12: why`."""
+    decision = node["decision"]
+    text = f"by {decision['by']} since {_moment(decision['since_ms'])}"
+    if decision["until_ms"]:
+        text += f", until {_moment(decision['until_ms'])}"
+    if decision["probation"]:
+        text += ", on probation"
+    if node["admission"] == "draining" and decision["drained"]:
+        text += ", all done"
+    return f"{text}: {decision['reason']}"
+
+
+def _moment(at_ms: int) -> str:
+    """Local time of day, with the date when that is not today."""
+    day = time.strftime("%Y-%m-%d", time.localtime(at_ms / 1_000))
+    today = day == time.strftime("%Y-%m-%d")
+    return clock(at_ms) if today else f"{day} {clock(at_ms)}"
+
+
 def _reasons(node: Record) -> list[str]:
+    if node["admission"] == "revoked":
+        return []
     reasons = list(node["problems"])
+    if node["admission"] == "quarantined":
+        release = try_line(f"node release {name_of(node)}")
+        reasons.insert(0, f"quarantined {decision_text(node)} ({release})")
     if node["liveness"] in ("lost", "suspect") and not reasons:
         reasons.append(node["liveness"] + (f" ({node['reason']})" if node["reason"] else ""))
     return reasons
@@ -103,6 +150,12 @@ def print_node(node: Record) -> None:
     if node["reason"] and node["liveness"] != "online":
         head.append(f"  {node['reason']}", style="dim")
     write(head)
+    if node["decision"] is not None:
+        write(Text.assemble("  ", mark(node["admission"]), f"  {decision_text(node)}"))
+        if node["admission"] != "revoked":
+            say("  end that: " + try_line(f"node release {name_of(node)}"))
+    for seen in node["evidence"][:_EVIDENCE]:
+        write(f"  {_moment(seen['at_ms'])}  {seen['kind']}: {seen['text']} ({seen['verdict']})")
     for problem in node["problems"]:
         write(Text(f"  ! {problem}", style="yellow"))
     health = node["health"] or {}

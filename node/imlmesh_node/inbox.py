@@ -18,6 +18,7 @@ from imlmesh_node.core.events import (
     DelegateArrived,
     Event,
     InventoryAsked,
+    QuarantineArrived,
     RebirthAsked,
 )
 from imlmesh_node.guard import Guard
@@ -142,6 +143,9 @@ class Inbox:
                 return RebirthAsked(at_ms, message.id, message.term)
             case Kind.COMMAND if message.fields["do"] in self._orders:
                 return self._orders[message.fields["do"]](message)
+            case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
+                quarantined = message.fields["do"] == "quarantine"
+                return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)
             case Kind.COMMAND:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":

@@ -21,6 +21,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
@@ -49,6 +50,7 @@ MIGRATIONS = (
     """
     CREATE TABLE seals (number INTEGER PRIMARY KEY, what TEXT NOT NULL, seal BLOB NOT NULL);
     """,
+    "INSERT INTO meta VALUES ('quarantined', 0)",
 )
 
 _OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
@@ -65,6 +67,7 @@ class Loaded:
     records: tuple[JournalRecord, ...]
     floor: tuple[int, int]
     boot: int
+    quarantined: bool
     #: the last seal of the ledger that this node witnessed
     seal: bytes | None = None
 
@@ -126,8 +129,9 @@ def _load(database: sqlite3.Connection, wall_ms: int) -> tuple[Loaded, list[int]
         for _, id, hash, effect, started, result in rows
     )
     seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
-    floor = (meta["epoch"], meta["seq"])
-    return Loaded(records, floor, boot, seal and seal[0]), [row[0] for row in rows]
+    floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
+    loaded = Loaded(records, floor, boot, quarantined, seal and seal[0])
+    return loaded, [row[0] for row in rows]
 
 
 def _write_seals(database: sqlite3.Connection, seals: list[tuple[Kept, bytes]]) -> None:
@@ -149,6 +153,7 @@ class _Rows:
         self.results: list[tuple[bytes, int]] = []
         self.settled: list[tuple[int]] = []
         self.floor: FloorRaised | None = None
+        self.quarantine: QuarantineSet | None = None
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -177,6 +182,9 @@ class _Rows:
     def raise_floor(self, change: FloorRaised) -> None:
         self.floor = change
 
+    def quarantined(self, change: QuarantineSet) -> None:
+        self.quarantine = change
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -184,6 +192,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     ResultRecorded: _Rows.record,
     DispatchSettled: _Rows.settle,
     FloorRaised: _Rows.raise_floor,
+    QuarantineSet: _Rows.quarantined,
 }
 
 
@@ -199,6 +208,9 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     if rows.floor is not None:
         place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
         database.executemany("UPDATE meta SET value = ? WHERE name = ?", place)
+    if rows.quarantine is not None:
+        held = int(rows.quarantine.quarantined)
+        database.execute("UPDATE meta SET value = ? WHERE name = 'quarantined'", (held,))
 
 
 def _encode(result: ResultRecord) -> bytes:

@@ -76,7 +76,10 @@ class RunningNode:
             self._outbox, self._executor, birth, self.refusals, self.witness
         )
         self.agent = Agent(
-            AgentConfig(config.timing.heartbeat_ms, floor=loaded.floor), loaded.records
+            AgentConfig(
+                config.timing.heartbeat_ms, floor=loaded.floor, quarantined=loaded.quarantined
+            ),
+            loaded.records,
         )
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick

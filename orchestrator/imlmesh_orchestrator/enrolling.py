@@ -6,8 +6,9 @@ whether the asker may; whoever calls this has proved that.
 
 from collections.abc import Mapping
 
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.shell import Newcomer, Shell
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.manifest import PROFILES

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core import evidence
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, Fault, MeshError, ProtocolError, TrustError
@@ -22,6 +23,14 @@ from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind, Topic, Way, is_telemetry
 from imlmesh_runtime.clock import Clock
 
+#: what a message that its sender alone can have caused is evidence of
+_EVIDENCE = {
+    "message.invalid": evidence.MALFORMED,
+    "message.kind": evidence.MALFORMED,
+    "dispatch.unknown": evidence.MALFORMED,
+    "message.two_senders": evidence.TAKEOVER,
+    "message.expired": evidence.AHEAD,
+}
 #: what a retained status looks like when it comes again
 _HINTS = frozenset({"message.expired", "message.replayed"})
 
@@ -81,6 +90,8 @@ class Inbound:
         self._clock = clock
         self._stream = stream
         self._heard = heard
+        #: when each node was last told the time
+        self._told_ms: dict[str, int] = {}
         #: heartbeats that wait, by the node in their topic, and their bytes
         self._quiet: Counter[str] = Counter()
         self._quiet_count = self._quiet_bytes = 0
@@ -101,6 +112,8 @@ class Inbound:
             parsed = topics.received(topic, retained)
             if parsed.way is not Way.FROM:
                 raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
+            if parsed.kind is Kind.STATUS and not payload:
+                return  # what the broker kept of a removed node was cleared
             if parsed.kind is Kind.HEARTBEAT:
                 self._heartbeat(parsed, payload)
                 return
@@ -121,6 +134,7 @@ class Inbound:
             return self._read[topic.kind](topic, message, at_ms)
         except MeshError as exc:
             exc.sender = message.iss
+            exc.stamp = (message.term, message.session, message.seq)
             raise
 
     def telemetry(self, topic: Topic, payload: bytes) -> None:
@@ -149,6 +163,15 @@ class Inbound:
             return
         place = {"topic": topic[:200]} | ({"node": error.sender} if error.sender else {})
         self._stream.refusal(at_ms, place, error.code, error.message)
+        kind = _EVIDENCE.get(error.code) if error.sender and error.stamp else None
+        if kind is not None and (kind != evidence.AHEAD or self._knows_time(error.sender, at_ms)):
+            self._heard.post(_evidence(at_ms, kind, error))
+
+    def _knows_time(self, node: str, at_ms: int) -> bool:
+        """Whether a node was told our time long enough ago for what it wrote before to be gone: it is
+        not to blame for a clock of ours that was put back while we were away."""
+        told_ms = self._told_ms.get(node)
+        return told_ms is not None and at_ms - told_ms > limits.TIME_KNOWN_MS
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
         size = len(payload)
@@ -206,6 +229,7 @@ class Inbound:
     def _request(self, topic: Topic, message: Message, at_ms: int) -> None:
         if message.fields["what"] != "time":
             raise ProtocolError("message.kind", "a node asks for time alone")
+        self._told_ms[message.iss] = at_ms
         fields = {"what": "time", "nonce": message.fields["nonce"], "at_ms": at_ms}
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
 
@@ -238,6 +262,13 @@ class Inbound:
         values = message.fields.get("values", {})
         counts = {code: n for code, n in values.items() if code in CODES and type(n) is int}
         self._stream.refused_there(at_ms, message.iss, counts)
+
+
+def _evidence(at_ms: int, kind: str, error: MeshError) -> e.EvidenceSeen:
+    # of a session that speaks for a second machine all messages are one sighting
+    parts = error.stamp[:2] if kind == evidence.TAKEOVER else error.stamp
+    mark, text = ".".join(map(str, parts)), f"{error.code}: {error.message}"
+    return e.EvidenceSeen(at_ms, f"{error.sender}.{mark}", error.sender, kind, text, mark)
 
 
 def _few_and_plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
+from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.ledger import Notary
@@ -107,6 +109,8 @@ class RunningOrchestrator:
         self._database: Database | None = None
         self._api: Api | None = None
         self._trusting: Trusting | None = None
+        #: None where no broker is between the nodes and us
+        self.access: Access | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -136,6 +140,10 @@ class RunningOrchestrator:
         )
         trusting.start()
         await shell.start()
+        if self._link is None:
+            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            shell.lifecycle.watch(self.access.committed)
+            self.access.start()
         if serve:
             self._api = Api(setup.home, self._served(shell, trusting, clock.now_ms()))
             await self._api.start()
@@ -148,6 +156,8 @@ class RunningOrchestrator:
             await self._api.close()
         if self._trusting is not None:
             await self._trusting.close()
+        if self.access is not None:
+            await self.access.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -165,12 +175,17 @@ class RunningOrchestrator:
     def _authority(self) -> Authority:
         return Authority.open(self._setup.home)
 
+    def _door(self, shell: Shell) -> BrokerDoor:
+        setup = self._setup
+        return BrokerDoor(self._authority(), setup.keys, shell, address_of(setup.broker))
+
     def _served(self, shell: Shell, trusting: Trusting, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
             trusting=trusting,
+            access=self.access,
             config=setup.config,
             output=self._output,
             history=self._history,

@@ -64,6 +64,7 @@ class Outbound:
         self._requests: dict[str, asyncio.Future[tuple[Any, int]]] = {}
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
             k.SendCancel: self._cancel,
+            k.SendAdmission: self._admission,
             k.AskInventory: self._inventory,
             k.AskRebirth: self._rebirth,
             k.Reply: self._answer,
@@ -153,6 +154,14 @@ class Outbound:
         if not held:
             self._publish_sealed()
 
+    def announce(self, state: str) -> None:
+        """Our own status, retained: online or offline."""
+        held = bool(self._sealed)
+        topic = topics.orchestrator_status(self._mesh, self._me)
+        self._seal(topic, Kind.STATUS, EVERYBODY, {"state": state}, retain=True)
+        if not held:
+            self._publish_sealed()
+
     def tell_all(self, fields: dict[str, Any]) -> None:
         """A command to every node, resting on no commit."""
         held = bool(self._sealed)
@@ -160,11 +169,10 @@ class Outbound:
         if not held:
             self._publish_sealed()
 
-    def announce(self, state: str) -> None:
-        """Our own status, retained: online or offline."""
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
         held = bool(self._sealed)
-        topic = topics.orchestrator_status(self._mesh, self._me)
-        self._seal(topic, Kind.STATUS, EVERYBODY, {"state": state}, retain=True)
+        self._sealed.append((topics.from_node(self._mesh, node, Kind.STATUS), b"", True))
         if not held:
             self._publish_sealed()
 
@@ -213,6 +221,9 @@ class Outbound:
             dispatches = list(command.dispatches[start : start + limits.ACK_SETTLED])
             fields = {"do": "cancel", "dispatches": dispatches}
             self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _admission(self, command: k.SendAdmission) -> None:
+        self._seal_to(command.node, Kind.COMMAND, {"do": command.do})
 
     def _inventory(self, command: k.AskInventory) -> None:
         fields = {"what": "inventory", "nonce": command.nonce}

@@ -10,9 +10,9 @@ from typing import Any
 
 from imlmesh_orchestrator.core.gates import reason_for
 from imlmesh_orchestrator.core.members import needed
-from imlmesh_orchestrator.core.placement import pick
+from imlmesh_orchestrator.core.placement import barred, pick
 from imlmesh_orchestrator.core.placing import loss_policy
-from imlmesh_orchestrator.core.state import NodeRecord
+from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.outlook import Answer, Outlook
 from imlmesh_orchestrator.submission import Checked
 from imlmesh_orchestrator.views.actions import target_text
@@ -106,13 +106,18 @@ class _Described:
         record, answer = self._outlook.record(action), self._outlook.answer(action)
         if not record.member_wise:
             return bool(answer.pool.eligible)
-        here = sum(node.liveness is Liveness.ONLINE for node in answer.able)
+        state = self._outlook.state
+        here = sum(
+            node.liveness is Liveness.ONLINE and barred(state, node.node) is None
+            for node in answer.able
+        )
         return here >= max(1, needed(record))
 
     def _rows(self, answer: Answer) -> list[dict[str, Any]]:
         rows = self._nodes.get(id(answer))
         if rows is None:
-            rows = self._nodes[id(answer)] = [_row(node, answer) for node in answer.nodes]
+            state = self._outlook.state
+            rows = self._nodes[id(answer)] = [_row(state, n, answer) for n in answer.nodes]
         return rows
 
     def _approval(self, action: Action) -> dict[str, Any] | None:
@@ -131,8 +136,8 @@ class _Described:
         }
 
 
-def _row(node: NodeRecord, answer: Answer) -> dict[str, Any]:
-    code = answer.reasons.get(node.node)
+def _row(state: State, node: NodeRecord, answer: Answer) -> dict[str, Any]:
+    code = answer.reasons.get(node.node) or barred(state, node.node)
     if code is None and node.liveness is not Liveness.ONLINE:
         code = "node.lost"
     return {

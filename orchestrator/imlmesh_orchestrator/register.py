@@ -6,6 +6,8 @@ The one rule: it looks at the core's state and keeps nothing of its own but pars
 from nacl.signing import VerifyKey
 
 from imlmesh_orchestrator.core.state import State
+from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.states import Admission
 from imlmesh_runtime.trust import PublicKey
 
 
@@ -17,7 +19,9 @@ class Register:
         self._keys: dict[bytes, PublicKey] = {}
 
     def find_key(self, key_id: bytes, node: str) -> VerifyKey | None:
-        """The key that `node` signs with, when it is the one named `key_id`."""
+        """The key that `node` signs with, when it is the one named `key_id`; `node.revoked`."""
+        if self._state.admissions and self._state.admission_of(node) is Admission.REVOKED:
+            raise TrustError("node.revoked", f"{node} was removed from the mesh")
         record = self._state.enrolled.get(node)
         if record is None:
             return None
@@ -25,6 +29,16 @@ class Register:
         if key is None:
             key = self._keys[record.identity] = PublicKey.of_raw(record.identity)
         return key.key if key.key_id == key_id else None
+
+    def find(self, name: str) -> str | None:
+        """The id of the node that is called so, born or not; None when there is none."""
+        state = self._state
+        known = state.find_node(name)
+        if known is not None:
+            return known.node
+        if name in state.enrolled:
+            return name
+        return next((r.node for r in state.enrolled.values() if r.alias == name), None)
 
     def alias(self, node: str) -> str:
         """What people call an enrolled node; its id when nobody is."""

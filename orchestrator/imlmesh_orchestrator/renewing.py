@@ -10,10 +10,12 @@ from typing import Any
 
 from nacl.exceptions import CryptoError
 
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core.state import EnrolledRecord, State
-from imlmesh_orchestrator.shell import Newcomer, Shell
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire.renewal import RenewalAsked, renewal_input
 from imlmesh_runtime.trust import public_key
 
@@ -59,7 +61,6 @@ def _entitled(state: State, node: str) -> EnrolledRecord:
     known = state.enrolled.get(node)
     if known is None:
         raise TrustError("signature.unknown_key", f"{node} is not in this mesh")
-    record = getattr(state, "admissions", {}).get(node)
-    if record is not None and str(record.admission) == "revoked":
+    if state.admission_of(node) is Admission.REVOKED:
         raise TrustError("node.revoked", f"{node} was removed from this mesh")
     return known

@@ -7,33 +7,29 @@ Deliberately absent: HTTP; benches and tests use a shell as the API does.
 
 import asyncio
 import logging
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any
 
-from imlmesh_orchestrator.ca.certificates import Issued
+from imlmesh_orchestrator.answering import Answering
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
-from imlmesh_orchestrator.given import Newcomer as Newcomer
-from imlmesh_orchestrator.given import Stores as Stores
-from imlmesh_orchestrator.given import Voice as Voice
 from imlmesh_orchestrator.inbound import Inbound
-from imlmesh_orchestrator.intake import Intake
-from imlmesh_orchestrator.ledger import Ledger
+from imlmesh_orchestrator.intake import Held, Intake
+from imlmesh_orchestrator.ledger import Ledger, Notary
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
+from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
-from imlmesh_orchestrator.store.projections import Source
+from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
-from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Liveness, RunState
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -42,18 +38,36 @@ from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link, Will
+from imlmesh_runtime.sqlite import Store
+from imlmesh_runtime.trust import Signer
 
 log = logging.getLogger(__name__)
 
 
-def starts_at_ms(plan: Plan) -> int:
-    """`not_before` of a plan in ms of mesh time; 0 without."""
-    if plan.not_before is None:
-        return 0
-    return max(0, round(datetime.fromisoformat(plan.not_before.upper()).timestamp() * 1_000))
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Who the orchestrator is and how it signs."""
+
+    mesh: str
+    me: str
+    signer: Signer
+    #: the ledger key, and whose seals are believed
+    notary: Notary
 
 
-class Shell:
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """lifecycle's writer and reader, the way to the files that are copied into, and what output
+    held at the start: of telemetry, and the seals that nodes witnessed."""
+
+    lifecycle: Store
+    reader: Reader
+    open_store: OpenStore
+    held: Held = field(default_factory=Held)
+    witnessed: Sequence[tuple[str, bytes]] = ()
+
+
+class Shell(Answering):
     """One running orchestrator. `replay` is what its store held; `env` the IML_ variables; with
     `four_eyes` nobody opens a gate of a run that they submitted."""
 
@@ -88,8 +102,8 @@ class Shell:
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
-        self._register = Register(self.state)
-        opener = Opener(voice.mesh, voice.me, self._register.find_key)
+        self.register = Register(self.state)
+        opener = Opener(voice.mesh, voice.me, self.register.find_key)
         inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
@@ -139,104 +153,6 @@ class Shell:
         await self.link.close()
         await self.intake.close()
 
-    async def submit(self, plan: Plan, digest: str, by: str, source: Source | None = None) -> str:
-        """The id of a new run of a validated plan, once it is stored; MeshError when refused."""
-        run, _ = await self.submit_from(plan, digest, by, source)
-        return run
-
-    async def submit_from(
-        self,
-        plan: Plan,
-        digest: str,
-        by: str,
-        source: Source | None = None,
-        *,
-        priority: int = 0,
-        retried: e.Retried | None = None,
-    ) -> tuple[str, int]:
-        """As `submit`, with the seq after which everything about a new run comes.
-
-        `retried` is what the run takes over from the ended one that it retries.
-        """
-        cause = self._next_cause()
-        if source is not None:
-            self.lifecycle.expect(cause, source)
-        event = e.PlanSubmitted(
-            self.clock.now_ms(),
-            cause,
-            secrets.randbits(64),
-            plan,
-            digest,
-            by,
-            priority,
-            starts_at_ms(plan),
-            retried,
-        )
-        try:
-            return await self._ask(event)
-        finally:
-            self.lifecycle.forget(cause)
-
-    async def cancel(self, run: str, by: str) -> str:
-        """The state of the run, now that cancelling it is stored."""
-        event = e.CancelAsked(self.clock.now_ms(), self._next_cause(), run, by)
-        return str((await self._ask(event))[0])
-
-    async def pause(self, run: str, by: str) -> str:
-        """Nothing new starts in the run until it is resumed; its state, now that this is stored."""
-        event = e.PauseAsked(self.clock.now_ms(), self._next_cause(), run, by)
-        return str((await self._ask(event))[0])
-
-    async def resume(self, run: str, by: str) -> str:
-        """The paused run goes on; its state, now that this is stored."""
-        event = e.ResumeAsked(self.clock.now_ms(), self._next_cause(), run, by)
-        return str((await self._ask(event))[0])
-
-    async def set_memory(self, session: str, key: str, value: Any, by: str) -> None:
-        """Write a value of a session's memory; `memory.too_large` when it can never fit."""
-        await self._ask(
-            e.MemorySet(self.clock.now_ms(), self._next_cause(), session, key, value, by)
-        )
-
-    async def delete_memory(self, session: str, key: str, by: str) -> None:
-        """Take a value away; `memory.not_found`."""
-        await self._ask(
-            e.MemoryDeleteAsked(self.clock.now_ms(), self._next_cause(), session, key, by)
-        )
-
-    async def answer_approval(self, approval: str, option: str, by: str) -> None:
-        """A person's choice, stored; `approval.closed`, `.superseded`, `.option` when it does not count."""
-        event = e.AnswerGiven(self.clock.now_ms(), self._next_cause(), approval, option, by)
-        await self._ask(event)
-
-    async def acknowledge(self, by: str, reason: str) -> int:
-        """Go on although the ledger is doubted; how many doubts that ends. `ledger.undoubted`."""
-        event = e.AcknowledgementGiven(self.clock.now_ms(), self._next_cause(), by, reason)
-        return int((await self._ask(event))[0])
-
-    async def enrol(self, newcomer: Newcomer, issued: Issued, by: str) -> None:
-        """Let a node in with the certificate that was made for it; `node.exists`, `node.too_many`."""
-        event = e.EnrolAsked(
-            self.clock.now_ms(),
-            self._next_cause(),
-            newcomer.node,
-            newcomer.alias,
-            newcomer.identity,
-            newcomer.profile,
-            by,
-            str(issued.serial),
-            issued.not_after_ms,
-        )
-        await self._ask(event)
-
-    async def set_group(self, group: str, nodes: tuple[str, ...]) -> None:
-        """From now on the group has exactly these node ids; none removes it."""
-        await self._ask(e.GroupSet(self.clock.now_ms(), self._next_cause(), group, nodes))
-
-    async def set_labels(self, node: str, labels: Mapping[str, Any]) -> None:
-        """Change labels of one node; None removes one."""
-        await self._ask(e.LabelsSet(self.clock.now_ms(), self._next_cause(), node, labels))
-
     def when_ended(self, run: str) -> asyncio.Future[RunState]:
         """The state that the run ends in, once that is stored; `run.not_found` when long gone."""
         future = self._ending.get(run)
@@ -256,14 +172,18 @@ class Shell:
         record = self.state.nodes.get(node)
         return record.alias if record is not None else node
 
+    def tell_all(self, fields: dict[str, Any]) -> None:
+        """A command to every node, resting on no commit."""
+        self._outbound.tell_all(fields)
+
+    def clear_status(self, node: str) -> None:
+        """The broker keeps no word of this node any more."""
+        self._outbound.clear_status(node)
+
     @property
     def unsent(self) -> int:
         """Messages that could not be handed to the link."""
         return self._outbound.unsent
-
-    def tell_all(self, fields: dict[str, Any]) -> None:
-        """A command to every node, resting on no commit."""
-        self._outbound.tell_all(fields)
 
     def will(self) -> Will:
         return self._outbound.will()
@@ -292,7 +212,7 @@ class Shell:
         self._outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
-        return self._register.alias(node)
+        return self.register.alias(node)
 
     def is_live(self, node: str) -> bool:
         record = self.state.nodes.get(node)
@@ -332,17 +252,6 @@ class Shell:
 
     def measured(self, node: str, name: str, fields: Mapping[str, Any], at_ms: int) -> None:
         self.intake.measured(node, name, fields, at_ms)
-
-    async def _ask(self, event: e.Event) -> tuple[Any, int]:
-        if self.engine.failed.done():
-            raise StoreError("store.failed", "the orchestrator is ending")
-        future = self._outbound.expect(event.cause)
-        self.engine.post(event)
-        return await future
-
-    def _next_cause(self) -> str:
-        self._requests += 1
-        return f"q-{self.epoch}-{self._requests}"
 
     def _outflow_measured(self, behind: bool) -> None:
         self.post(e.OutflowMeasured(self.clock.now_ms(), "outflow", behind))

@@ -57,7 +57,14 @@ def snapshot(state: State) -> Snapshot:
     names = {**aliases, **dict.fromkeys(nodes)}
     fleet = Fleet({name: node or name for name, node in names.items()}, groups)
     return Snapshot(
-        State(nodes=nodes, aliases=aliases, groups=groups, risky=dict(state.risky)), fleet
+        State(
+            nodes=nodes,
+            aliases=aliases,
+            groups=groups,
+            risky=dict(state.risky),
+            admissions=dict(state.admissions),
+        ),
+        fleet,
     )
 
 

@@ -18,7 +18,7 @@ from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.pairs import own_certificate, validity_of
 from imlmesh_runtime.trust import ControlKeys
@@ -79,8 +79,7 @@ class Trusting:
         state = self._shell.state
         found = []
         for node, record in sorted(state.enrolled.items()):
-            admission = getattr(state, "admissions", {}).get(node)
-            if admission is not None and str(admission.admission) == "revoked":
+            if state.admission_of(node) is Admission.REVOKED:
                 continue
             known = state.nodes.get(node)
             liveness = known.liveness if known is not None else Liveness.OFFLINE

@@ -110,7 +110,11 @@ CODES: dict[str, Code] = {
     "node.not_found": Code("input", False, "imlmesh node list"),
     "node.lost": Code("mesh", True, "imlmesh node show NODE"),
     "node.interrupted": Code("mesh", True, "the machine restarted while the action ran"),
+    "node.cordoned": Code("mesh", True, "imlmesh node release NODE"),
+    "node.draining": Code("mesh", True, "imlmesh node release NODE"),
+    "node.quarantined": Code("mesh", True, "imlmesh node show NODE tells why"),
     "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
+    "node.admission": Code("input", False, "imlmesh node show NODE tells what it is"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
@@ -190,6 +194,7 @@ CODES: dict[str, Code] = {
     "message.replayed": Code("peer", False, "it was seen before"),
     "message.audience": Code("peer", False, "it was meant for another receiver"),
     "message.epoch": Code("peer", False, "a newer orchestrator took over"),
+    "message.two_senders": Code("peer", False, "two machines use the keys of one node: remove it"),
     "message.session": Code("peer", True, "it belongs to an ended session"),
     "message.retained": Code("peer", False, "only a status is kept by the broker"),
     "telemetry.invalid": Code("peer", False, "a finite number under a name of a-z, 0-9, _ . -"),
@@ -230,6 +235,7 @@ CODES: dict[str, Code] = {
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
+    "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),
     "broker.failed": Code("here", True, "look at logs/broker.log in the home folder"),
     "orchestrator.unreachable": Code("here", True, "imlmesh up", "ConnectionError"),
     "orchestrator.running": Code("input", False, "stop the other one first, or use another --home"),
@@ -299,10 +305,12 @@ class MeshError(Exception):
 
     `code` is stable and listed in `CODES`; `message` is for people; `place` says where in a
     document; `hint` is what to try, by default the code's own. `sender` is the node or orchestrator
-    that provably wrote what is wrong; empty while nobody is proved.
+    that provably wrote what is wrong, and `stamp` where: (boot or epoch, session, seq) of the message;
+    both are empty while nobody is proved.
     """
 
     sender = ""
+    stamp: tuple[int, ...] = ()
 
     def __init__(
         self, code: str, message: str, *, place: Place | None = None, hint: str | None = None

@@ -90,6 +90,31 @@ CRL_S = 30 * 86_400  # past it every client is refused, so it is made anew each 
 CERTIFICATE_BACKDATE_MS = 3_600_000  # clocks without a battery come up a little late
 LOG_FILE_BYTES = 10 * 1024 * 1024  # of each of two log files of a process: an SD card has room
 
+# admission
+REASON_CHARS = 500  # why a person did it: a sentence or two, shown in one line of a table
+ADMISSION_MS = 366 * 24 * 3_600_000  # longer than a year is for ever, and that needs no end
+QUARANTINE_MS = 30 * 60_000  # by the mesh itself: long enough for a person to be told
+QUARANTINE_LONGEST_MS = 24 * 3_600_000  # it doubles up to here; a node comes back within a day
+QUARANTINE_FLEET_PERCENT = 20  # of the nodes, by the mesh itself: a bug of ours looks like them all
+QUARANTINES = 5  # by the mesh itself within QUARANTINES_MS; more is no longer about single nodes
+QUARANTINES_MS = 30 * 60_000
+EVIDENCE_MS = 5 * 60_000  # what is older counts no more
+EVIDENCE_KEPT = 20  # rows of one node within QUARANTINES_MS; all are counted
+EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours would send
+EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
+EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
+EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
+PROBES = 3  # answered on probation, and it is released
+PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
+TIME_KNOWN_MS = 5_000  # after the answer: what a node wrote before it has come, or is lost
+TWO_SENDERS_MS = 3_000  # of one session's clock: two syncs, each wrong by half a round trip of 2 s
+ACCESS_APPLIED_MS = 1_000  # who runs the broker reloads it within 0.1 s
+ACCESS_ANSWER_MS = 3_000  # a person who removes a node is told by then whether it holds
+ACCESS_AGAIN_MS = 2_000  # what is not applied is told again, until it is
+CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out after CRL_S
+ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
+ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
+
 # plans
 PLAN_BYTES = 4 * 1024 * 1024  # 500 actions with 8 KB of params each
 PLAN_ACTIONS = 500  # default of IML v2; configurable

@@ -66,6 +66,20 @@ class Liveness(_State):
     OFFLINE = "offline"
 
 
+class Admission(_State):
+    """Whether a node may get work; a person decides, or evidence that it signed itself."""
+
+    OPEN = "open"
+    # gets nothing new
+    CORDONED = "cordoned"
+    # gets nothing new and ends what it has: somebody wants to take it away
+    DRAINING = "draining"
+    # gets nothing new, its leases are over, and its word does not count
+    QUARANTINED = "quarantined"
+    # does not belong to the mesh any more
+    REVOKED = "revoked"
+
+
 class ApprovalState(_State):
     PENDING = "pending"
     APPROVED = "approved"
@@ -92,6 +106,7 @@ _REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 EFFECT_CARE = {Effect.PURE: 0, Effect.IDEMPOTENT: 1, Effect.ONCE: 2, Effect.PHYSICAL: 3}
 
 A, R, D, N, P = ActionState, RunState, DispatchState, Liveness, ApprovalState
+M = Admission
 
 ACTION: dict[ActionState, frozenset[ActionState]] = {
     # completed at once: kept from the run that this one retries
@@ -155,6 +170,16 @@ LIVENESS: dict[Liveness, frozenset[Liveness]] = {
     N.OFFLINE: frozenset({N.ONLINE}),
 }
 
+ADMISSION: dict[Admission, frozenset[Admission]] = {
+    M.OPEN: frozenset({M.CORDONED, M.DRAINING, M.QUARANTINED, M.REVOKED}),
+    # itself again: for another reason, or another time
+    M.CORDONED: frozenset({M.OPEN, M.CORDONED, M.DRAINING, M.QUARANTINED, M.REVOKED}),
+    M.DRAINING: frozenset({M.OPEN, M.CORDONED, M.DRAINING, M.QUARANTINED, M.REVOKED}),
+    # no mere cordon: that would give its word back
+    M.QUARANTINED: frozenset({M.OPEN, M.QUARANTINED, M.REVOKED}),
+    M.REVOKED: frozenset(),
+}
+
 APPROVAL: dict[ApprovalState, frozenset[ApprovalState]] = {
     P.PENDING: frozenset({P.APPROVED, P.DENIED, P.EXPIRED, P.SUPERSEDED}),
     P.APPROVED: frozenset(),
@@ -166,8 +191,10 @@ APPROVAL: dict[ApprovalState, frozenset[ApprovalState]] = {
 ACTION_ENDED = frozenset({A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED, A.ROLLED_BACK})
 RUN_ENDED = frozenset({R.COMPLETED, R.FAILED, R.CANCELLED})
 DISPATCH_LIVE = frozenset({D.PLANNED, D.SENT, D.ACCEPTED, D.RUNNING})
+#: the word of such a node does not count, and none of its leases goes on
+NOT_BELIEVED = frozenset({M.QUARANTINED, M.REVOKED})
 
-del A, R, D, N, P
+del A, R, D, N, P, M
 
 
 def move(table: Mapping[S, frozenset[S]], what: str, old: S, new: S) -> S:

@@ -12,6 +12,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
@@ -132,3 +133,13 @@ async def test_a_broken_disk_is_said_to_be_one() -> None:
     assert caught.value.code == "store.failed"
     with pytest.raises(StoreError):
         await journal.load(1)
+
+
+async def test_a_quarantine_is_remembered_until_the_release(
+    make_store: Callable[[], Store],
+) -> None:
+    for quarantined in (True, False):
+        journal = Journal(make_store())
+        await journal.load(1)
+        await commit(journal, QuarantineSet(not quarantined), QuarantineSet(quarantined))
+        assert (await Journal(make_store()).load(1)).quarantined is quarantined

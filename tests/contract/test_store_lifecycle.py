@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
@@ -25,6 +26,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import (
     ActionState,
+    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -393,3 +395,34 @@ async def test_a_question_that_nobody_waits_for_harms_nobody(tmp_path):
     assert (await following).marks.seq == 0
     reader.close()
     await store.close()
+
+
+async def test_what_became_of_nodes_is_given_back_and_told(twin):
+    lifecycle, _ = await twin.lifecycle()
+    decided = [
+        (Admission.CORDONED, "wires", 0),
+        (Admission.QUARANTINED, "it smells", 0),
+        (Admission.QUARANTINED, "it still smells", 9_000),
+    ]
+    for at_ms, (admission, reason, until_ms) in enumerate(decided, 1):
+        change = a.AdmissionChanged(at_ms, "q", "a", admission, reason, "eve", until_ms)
+        await commit(lifecycle, change)
+    await commit(
+        lifecycle,
+        a.AdmissionChanged(5, "q", "b", Admission.DRAINING, "move", "eve", 0),
+        a.AdmissionChanged(6, "q", "ghost", Admission.REVOKED, "stolen", "eve", 0),
+        a.EvidenceKept(7, "m", "a", "malformed", "no such field", "counted"),
+        a.AdmissionChanged(8, "q", "b", Admission.OPEN, "moved", "eve", 0),
+    )
+    _, held = await twin.lifecycle()
+    state = State()
+    for change in held.changes:
+        apply(state, change)
+    assert set(state.admissions) == {"a", "ghost"}
+    assert state.admissions["a"].reason == "it still smells"
+    rows = await twin.rows(
+        "lifecycle", "SELECT node, admission, since_ms, until_ms FROM admissions"
+    )
+    assert sorted(rows) == [("a", "quarantined", 2, 9_000), ("ghost", "revoked", 6, 0)]
+    rows = await twin.rows("lifecycle", "SELECT node, kind, verdict FROM evidence")
+    assert rows == [("a", "malformed", "counted")]

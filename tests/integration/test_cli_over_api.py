@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import cli_records
-from cli_records import action
+from cli_records import action, node
 from imlmesh import main
 from imlmesh_runtime.paths import ApiAddress, Home, write_api
 
@@ -26,28 +26,6 @@ description: Two actions
 actions:
   - {id: look, module: os_exec, action: get_system_info}
 """
-
-
-def node(name: str, liveness: str = "online", **fields: Any) -> dict[str, Any]:
-    found = {
-        "node": name,
-        "alias": name,
-        "groups": ["garden"],
-        "labels": {},
-        "liveness": liveness,
-        "reason": None,
-        "last_heard_ms": NOW_MS,
-        "since_ms": NOW_MS,
-        "beats": [1.0] * 14,
-        "health": {"cpu_percent": 12.0, "disk_percent": 38.0, "temperature_c": None},
-        "facts": {"os": "linux"},
-        "profile": "local_worker",
-        "version": "0.1.0",
-        "live_dispatches": 0,
-        "modules": ["os_exec"],
-        "problems": [],
-    }
-    return {**found, **fields}
 
 
 def run(state: str = "completed", **fields: Any) -> dict[str, Any]:
@@ -114,8 +92,8 @@ def test_one_node_and_its_actions(api: Api, capsys: pytest.CaptureFixture[str]) 
         "returns": ["value"],
     }
     refused = {"received": {"message.retained": 2}, "sent": {}}
-    found = {"schema": "imlmesh.node/1", **node("pi"), "refused": refused, "actions": [spec]}
-    api.answer("GET /v1/nodes/pi", found)
+    more = {"evidence": [], "refused": refused, "actions": [spec]}
+    api.answer("GET /v1/nodes/pi", {"schema": "imlmesh.node/1", **node("pi"), **more})
     assert main.run(["node", "show", "pi", "--actions"]) == 0
     text = capsys.readouterr().out
     assert "no temperature" in text

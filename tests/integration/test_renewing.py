@@ -18,15 +18,17 @@ from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import NewKeys, Place
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.authority import CONTROL
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.renewing import Renewing
-from imlmesh_orchestrator.shell import Newcomer, Shell
+from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire.renewal import renewal_input
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import write_all
@@ -311,6 +313,9 @@ async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
         assert await why_not(junk) == "signature.invalid"
         assert await why_not({**good, "more": 1}) == "message.invalid"
         assert await why_not({**good, "nonce": b"short"}) == "message.invalid"
+        await rig.shell.set_admission("pi", Admission.REVOKED, "lost", "anna", 0)
+        removed = request_of(rig, "pi", signer, nonces.give())
+        assert await why_not(removed) == "node.revoked"
         issued = rig.of(c.CertificateIssued, "pi")
         assert len(issued) == 2
 

@@ -15,8 +15,10 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.codec import unpack
 from imlmesh_protocol.wire.envelope import Sealer
 from imlmesh_protocol.wire.messages import encode_dispatch
+from imlmesh_protocol.wire.seals import read_seal
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.pairs import is_issued_by, own_certificate
 from imlmesh_runtime.trust import HeldTrust, Signer, load_signer
@@ -123,6 +125,35 @@ async def test_trust_that_is_older_changes_nothing_and_is_counted(tmp_path):
         await rig.until(lambda: rig.shell.stream.refused["signature.invalid"])
         assert (folder / "keys" / "trust").read_bytes() == kept
         assert await completed(rig, "after")
+
+
+async def test_seals_are_signed_by_the_key_of_the_time_and_old_ones_are_still_believed(tmp_path):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+
+        async def witnessed_key() -> bytes:
+            """That of the seal of now, which the node has checked and names."""
+            await rig.shell.ledger.seal()
+            size = rig.shell.ledger.last.size
+
+            def names_it() -> bytes | None:
+                seal = rig.shell.ledger.witnessed.get("pi")
+                find_key = HeldTrust(folder / "keys", MESH).ledger_key
+                known = seal is not None and read_seal(seal, find_key).size >= size
+                return unpack(seal)[2] if known and seal else None
+
+            return await rig.until(names_it)
+
+        old = load_signer(rig.home.ca / "ledger.key").key_id
+        assert await completed(rig, "first")
+        assert await witnessed_key() == old
+        await rotate(rig, "ledger")
+        await held_by_all(rig, 2)
+        await finish(rig, "ledger")
+        assert await completed(rig, "second")
+        assert await witnessed_key() == load_signer(rig.home.ca / "ledger.key").key_id != old
 
 
 async def test_who_missed_it_all_learns_trust_where_nodes_join(tmp_path):

@@ -43,7 +43,9 @@ class SimNode:
         stored = AgentState()
         for change in self.journal:
             apply(stored, change)
-        config = AgentConfig(limits.LAN.heartbeat_ms, floor=stored.floor)
+        config = AgentConfig(
+            limits.LAN.heartbeat_ms, floor=stored.floor, quarantined=stored.quarantined
+        )
         self.agent = Agent(config, list(stored.records.values()))
         self._drivers.clear()
         self._session = self._seq = 0
@@ -113,6 +115,8 @@ class SimNode:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
         elif fields["do"] == "rebirth":
             self.post(e.RebirthAsked(at_ms))
+        elif fields["do"] in ("quarantine", "release"):
+            self.post(e.QuarantineArrived(at_ms, fields["do"] == "quarantine", epoch, seq))
         else:
             self.post(e.CancelArrived(at_ms, fields["dispatches"]))
 

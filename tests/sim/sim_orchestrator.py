@@ -3,13 +3,16 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.admission import is_own
 from imlmesh_orchestrator.core.invariants import broken
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
 from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.states import Admission
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.messages import decode_dispatch
@@ -34,6 +37,9 @@ class SimOrchestrator:
         self.commits = 0
         self.cut_at: tuple[int, str] | None = None
         self._waiting: list[Plan] = []
+        #: what was decided of each node, in the order of the changes; and what broke against it
+        self._admissions: dict[str, Admission] = {}
+        self._broken: list[str] = []
         self._asked: dict[str, tuple[str, str]] = {}
         #: (at_ms, topic, payload) of everything ever sent
         self.published: list[tuple[int, str, bytes]] = []
@@ -90,6 +96,21 @@ class SimOrchestrator:
         for run in list(self.core.state.runs.values()):
             if self.alive and run.state == "paused":
                 self.post(e.ResumeAsked, run=run.run, by="eve")
+
+    def decide(self, node: str, admission: Admission) -> None:
+        """A person decides whether a node may get work; the core refuses what cannot be."""
+        fields = {"node": node, "admission": admission, "reason": "the world", "by": "eve"}
+        self.post(e.AdmissionAsked, **fields)
+
+    def is_own(self, node: str) -> bool:
+        """Whether the mesh itself quarantined it."""
+        record = self.core.state.admissions.get(node)
+        return record is not None and is_own(record)
+
+    def not_open(self) -> tuple[bool, bool]:
+        """Whether a node was removed, and whether the mesh itself quarantined one."""
+        known = self.core.state.admissions.values()
+        return any(r.admission is Admission.REVOKED for r in known), any(map(is_own, known))
 
     # the link's events
 
@@ -153,7 +174,7 @@ class SimOrchestrator:
 
     # the engine
 
-    def post(self, kind: type[e.Event | Tick], **fields: Any) -> None:
+    def post(self, kind: type[e.Event | Tick], /, **fields: Any) -> None:
         """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
         if not self.alive:
             return
@@ -189,11 +210,24 @@ class SimOrchestrator:
     def _tell(self, change: c.Change) -> None:
         fields = {
             name: str(getattr(change, name))
-            for name in ("run", "dispatch", "action", "node", "state", "liveness", "fault")
+            for name in (
+                "run",
+                "dispatch",
+                "action",
+                "node",
+                "state",
+                "liveness",
+                "admission",
+                "fault",
+            )
             if getattr(change, name, None)
         }
         self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
-        if isinstance(change, c.DispatchPlanned):
+        if isinstance(change, a.AdmissionChanged):
+            self._admissions[change.node] = change.admission
+        elif isinstance(change, c.DispatchPlanned):
+            if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
+                self._broken.append(f"{change.node} got {change.dispatch} and is not open")
             self.world.unit_of[change.dispatch] = (change.run, change.action)
         elif isinstance(change, c.RetryPlanned):
             self.world.reruns[change.run, change.action] += 1
@@ -216,6 +250,8 @@ class SimOrchestrator:
             elif isinstance(command, k.SendCancel):
                 fields = {"do": "cancel", "dispatches": command.dispatches}
                 self._send(command.node, Kind.COMMAND, fields)
+            elif isinstance(command, k.SendAdmission):
+                self._send(command.node, Kind.COMMAND, {"do": command.do})
             elif isinstance(command, k.AskInventory):
                 self._send(command.node, Kind.REQUEST, {"nonce": command.nonce})
             elif isinstance(command, k.AskRebirth):
@@ -260,7 +296,7 @@ class SimOrchestrator:
     def problems(self) -> list[str]:
         if not self.alive:
             return []
-        problems = broken(self.core.state)
+        problems = self._broken + broken(self.core.state)
         if hasattr(self, "link") and self.link.faults:
             problems.append("the core of the orchestrator raised; see the log")
         return problems
@@ -283,7 +319,7 @@ class SimOrchestrator:
         known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
-            for name in ("nodes", "groups", "approvals", "memory", "epoch", "active")
+            for name in ("nodes", "admissions", "groups", "approvals", "memory", "epoch", "active")
             if getattr(replayed, name) != getattr(live, name)
         ] + [
             f"a replay gives another {key}"

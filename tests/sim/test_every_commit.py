@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from imlmesh_orchestrator.core import events as e
-from imlmesh_orchestrator.core.changes import RunEnded
+from imlmesh_orchestrator.core.admission_changes import AdmissionChanged
+from imlmesh_orchestrator.core.changes import DispatchEnded, RunEnded
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol.iml.plan import Plan
+from imlmesh_protocol.states import Admission
 from plans import GROUP
 from sim_orchestrator import AFTER, BEFORE
 from world import World
@@ -131,3 +133,68 @@ def test_a_node_that_dies_at_any_commit_breaks_no_invariant(node: str) -> None:
         play = Play()
         play.nodes[node].cut_at = commit
         assert play.play()["run"] in ("failed", "completed"), commit
+
+
+class Judged(Play):
+    """The same, while a person quarantines, releases and drains nodes, and insists on it."""
+
+    DECISIONS = (
+        (20, "n0", Admission.QUARANTINED),
+        (100, "n1", Admission.DRAINING),
+        (300, "n0", Admission.OPEN),
+        (500, "n2", Admission.QUARANTINED),
+        (400, "n1", Admission.OPEN),
+        (500, "n2", Admission.OPEN),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = list(self.DECISIONS)
+        self.at(self.now_ms + self._left[0][0], self._decide)
+
+    def _decide(self) -> None:
+        """The next decision, until it holds: who asks while nobody answers asks again."""
+        _, node, admission = self._left[0]
+        self.orchestrator.decide(node, admission)
+        held = self.orchestrator.alive and self.orchestrator.core.state.admission_of(node)
+        if held is admission:
+            self._left.pop(0)
+        if self._left:
+            pause_ms = self._left[0][0] if held is admission else 100
+            self.at(self.now_ms + pause_ms, self._decide)
+
+
+def _admitted(play: Judged) -> list[Admission]:
+    return [
+        change.admission
+        for change in play.orchestrator.stored
+        if isinstance(change, AdmissionChanged)
+    ]
+
+
+@pytest.mark.parametrize("where", [BEFORE, AFTER])
+def test_what_people_decide_of_nodes_holds_whenever_the_orchestrator_dies(where: str) -> None:
+    calm = Judged()
+    calm.play()
+    assert set(_admitted(calm)) == {Admission.QUARANTINED, Admission.DRAINING, Admission.OPEN}
+    lost = [c for c in calm.orchestrator.stored if isinstance(c, DispatchEnded)]
+    assert any(c.fault and c.fault.code == "node.quarantined" for c in lost)
+    for commit in range(Judged().orchestrator.commits, calm.orchestrator.commits + 1):
+        play = Judged()
+        play.orchestrator.cut_at = (commit, where)
+        assert play.play()["run"] in ("failed", "completed"), commit
+        assert not play.orchestrator.core.state.admissions, commit
+
+
+@pytest.mark.parametrize("node", ["n0", "n1", "n2"])
+def test_what_people_decide_of_a_node_holds_whenever_that_node_dies(node: str) -> None:
+    calm = Judged()
+    calm.play()
+    for commit in range(calm.nodes[node].commits + 1):
+        play = Judged()
+        play.nodes[node].cut_at = commit
+        assert play.play()["run"] in ("failed", "completed"), commit
+        play.advance(10_000)
+        agent = play.nodes[node].agent
+        assert agent is not None
+        assert not agent.state.quarantined, commit

@@ -12,6 +12,7 @@ from typing import Any
 
 from imlmesh_orchestrator.core import events as e
 from imlmesh_protocol import limits
+from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink
@@ -32,8 +33,17 @@ FAULTS = (
     "replay",
     "cancel",
     "pause",
+    "cordoned",
+    "draining",
+    "quarantined",
+    "quarantined",
+    "revoked",
+    "misbehave",
 )
 SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
+# and one whose nodes misbehaved, once they were on probation; what waits for a removed one, never
+PROBATION_MS = 2 * limits.QUARANTINE_MS
+GIVEN_UP_MS = 600_000
 
 
 class World:
@@ -98,10 +108,19 @@ class World:
         self._plan_faults()
         self.advance(self.faulty_until_ms - self.now_ms)
         self._heal()
-        end_ms = self.now_ms + SETTLE_MS
+        self._let_end()
+        self.check_end()
+
+    def _let_end(self) -> None:
+        removed, misbehaved = self.orchestrator.not_open()
+        settle_ms = SETTLE_MS + (PROBATION_MS if misbehaved else 0)
+        given_up_ms = self.now_ms + settle_ms - GIVEN_UP_MS // 2
+        end_ms = self.now_ms + settle_ms
         while self.now_ms < end_ms and not self.orchestrator.idle():
             self.advance(1_000)
-        self.check_end()
+            if removed and self.now_ms >= given_up_ms:
+                self.orchestrator.cancel()
+                removed = False
 
     def settle(self) -> None:
         """All nodes are there, and stand in a group."""
@@ -137,6 +156,14 @@ class World:
         elif fault == "pause":
             self.orchestrator.pause()
             self.at(later_ms, self.orchestrator.resume)
+        elif fault in [*Admission]:
+            self.orchestrator.decide(node.name, Admission(fault))
+            if self.dice.random() < 0.5:
+                self.at(later_ms, lambda: self.orchestrator.decide(node.name, Admission.OPEN))
+        elif fault == "misbehave":
+            for mark in range(limits.EVIDENCE_MALFORMED):
+                seen = {"kind": "malformed", "text": "as the world says", "mark": str(mark)}
+                self.orchestrator.post(e.EvidenceSeen, node=node.name, **seen)
         elif fault == "orchestrator":
             self.orchestrator.kill()
             self.at(later_ms, self.orchestrator.start)
@@ -162,6 +189,9 @@ class World:
         self.orchestrator.start()
         self.orchestrator.resume()
         self.hub.restart()
+        for node in self.nodes:
+            if self.dice.random() < 0.7 or not self.orchestrator.is_own(node):
+                self.orchestrator.decide(node, Admission.OPEN)
 
     def advance(self, by_ms: int) -> None:
         """Handle all that is due in the next `by_ms`, each at its own time."""

@@ -140,6 +140,8 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
             "read_only": False,
             "doubts": [],
         },
+        "admissions": {},
+        "access": {"problem": None},
         "runs": {"active": 0},
         "approvals": {"pending": 0},
         "messages": {"refused": {}, "refused_at_ms": {}},
@@ -163,5 +165,43 @@ def series(metric: str = "iot.soil", **fields: Any) -> dict[str, Any]:
         "last": 21.0,
         "last_ms": START_MS - 4_000,
         "parts": parts,
+    }
+    return {**found, **fields}
+
+
+def node(name: str, liveness: str = "online", **fields: Any) -> dict[str, Any]:
+    """One node; what was decided of it is `admission` and `decision`."""
+    found = {
+        "node": name,
+        "alias": name,
+        "groups": ["garden"],
+        "labels": {},
+        "liveness": liveness,
+        "reason": None,
+        "admission": "open",
+        "decision": None,
+        "last_heard_ms": START_MS,
+        "since_ms": START_MS,
+        "beats": [1.0] * 14,
+        "health": {"cpu_percent": 12.0, "disk_percent": 38.0, "temperature_c": None},
+        "facts": {"os": "linux"},
+        "profile": "local_worker",
+        "version": "0.1.0",
+        "live_dispatches": 0,
+        "modules": ["os_exec"],
+        "problems": [],
+    }
+    return {**found, **fields}
+
+
+def decision(reason: str = "it smells", **fields: Any) -> dict[str, Any]:
+    """What a person decided of a node, until somebody changes it."""
+    found = {
+        "reason": reason,
+        "by": "eve",
+        "since_ms": START_MS,
+        "until_ms": None,
+        "probation": False,
+        "drained": True,
     }
     return {**found, **fields}

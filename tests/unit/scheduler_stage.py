@@ -89,7 +89,7 @@ class Stage:
     def state(self) -> Any:
         return self.scheduler.state
 
-    def post(self, kind: type[e.Event | Tick], **fields: Any) -> list[k.Command]:
+    def post(self, kind: type[e.Event | Tick], /, **fields: Any) -> list[k.Command]:
         """One event; returns the commands that it led to."""
         self._causes += 1
         event = kind(self.now_ms, f"m-{self._causes}", **fields)

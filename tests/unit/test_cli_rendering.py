@@ -144,7 +144,10 @@ def test_commands_to_try_reach_the_same_mesh() -> None:
 
 def test_problems_come_first() -> None:
     def node(name: str, liveness: str, *problems: str) -> dict[str, object]:
-        return {"node": name, "alias": None, "liveness": liveness, "problems": list(problems)}
+        admission = "quarantined" if name.startswith("q") else "open"
+        admission = "revoked" if name.startswith("r") else admission
+        told = {"liveness": liveness, "admission": admission, "problems": list(problems)}
+        return {"node": name, "alias": None, **told}
 
     nodes = [
         node("a", "online"),
@@ -152,5 +155,8 @@ def test_problems_come_first() -> None:
         node("c", "online", "hot"),
         node("d", "suspect"),
         node("e", "lost"),
+        node("q", "online"),
+        node("r", "offline"),
     ]
-    assert [found["node"] for found in by_trouble(nodes)] == ["e", "d", "c", "b", "a"]
+    order = ["e", "d", "c", "q", "b", "a", "r"]
+    assert [found["node"] for found in by_trouble(nodes)] == order

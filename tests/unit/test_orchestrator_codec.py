@@ -15,6 +15,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import (
     ActionState,
+    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -48,6 +49,7 @@ SAMPLES: dict[Any, Any] = {
     ),
     Effect: Effect.PHYSICAL,
     ActionState: ActionState.FAILED,
+    Admission: Admission.DRAINING,
     ApprovalState: ApprovalState.DENIED,
     DispatchState: DispatchState.TIMED_OUT,
     Liveness: Liveness.LOST,

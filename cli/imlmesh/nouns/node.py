@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imlmesh.admitting import add_verbs
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
 
@@ -15,13 +16,16 @@ app = noun(
 imlmesh node list
 imlmesh node provision pi-bed        make the folder of a new node
 imlmesh node run pi-bed              on the machine that has the folder
-imlmesh node discover                who waits on this network""",
+imlmesh node discover                who waits on this network
+imlmesh node drain pi-bed --reason "it moves" """,
 )
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Alias or id of the node.")]
 
 
-@verb(app, "imlmesh node list\nimlmesh node list --json", "list")
-def list_nodes() -> None:
+@verb(app, "imlmesh node list\nimlmesh node list --json\nimlmesh node list --all", "list")
+def list_nodes(
+    removed: Annotated[bool, typer.Option("--all", help="Also those that were removed.")] = False,
+) -> None:
     """List nodes; those that need attention come first."""
     from imlmesh.client import Client
     from imlmesh.fleet import print_nodes
@@ -33,7 +37,7 @@ def list_nodes() -> None:
     if not found["nodes"]:
         say("no nodes yet.   try: " + try_line("node provision NAME"))
         return
-    print_nodes(found["nodes"])
+    print_nodes([each for each in found["nodes"] if removed or each["admission"] != "revoked"])
 
 
 @verb(app, "imlmesh node show pi-bed\nimlmesh node show pi-bed --actions")
@@ -94,6 +98,9 @@ def _value(text: str) -> str | int | float | None:
         except ValueError:
             continue
     return text
+
+
+add_verbs(app)
 
 
 @verb(

@@ -30,7 +30,7 @@ def _problems(
     health: dict[str, Any], nodes: list[dict[str, Any]], approvals: list[dict[str, Any]]
 ) -> list[dict[str, str]]:
     """What needs a person: {text, try}, the most urgent first."""
-    from imlmesh.fleet import by_trouble, name_of
+    from imlmesh.fleet import by_trouble, decision_text, name_of
     from imlmesh.render import try_line
 
     found = []
@@ -54,8 +54,16 @@ def _problems(
         text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
         found.append({"text": text, "try": "look at the disk of the home folder"})
     found += _losses(health)
+    if health["access"]["problem"]:
+        text = f"not shut out at the broker yet: {health['access']['problem']}"
+        found.append({"text": text, "try": try_line("docs broker.behind")})
     for node in by_trouble(nodes):
         name = name_of(node)
+        if node["admission"] == "revoked":
+            continue
+        if node["admission"] != "open":
+            text = f"node {name} is {node['admission']} {decision_text(node)}"
+            found.append({"text": text, "try": try_line(f"node release {name}")})
         if node["liveness"] in ("lost", "suspect"):
             why = f" ({node['reason']})" if node["reason"] else ""
             text = f"node {name} is {node['liveness']}{why}"

@@ -33,8 +33,9 @@ class AgentConfig:
     heartbeat_ms: int
     slots: int = NODE_SLOTS
     held: int = NODE_HELD
-    #: the highest (epoch, seq) that the journal knows
+    #: the highest (epoch, seq) that the journal knows, and whether it holds a quarantine
     floor: tuple[int, int] = (0, 0)
+    quarantined: bool = False
 
 
 class Agent:
@@ -42,7 +43,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
-        self.state = AgentState({record.dispatch: record for record in records}, config.floor)
+        known = {record.dispatch: record for record in records}
+        self.state = AgentState(known, config.floor, config.quarantined)
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
@@ -62,6 +64,7 @@ class Agent:
             events.DelegateArrived: self._on_delegate,
             events.AckArrived: self._on_ack,
             events.CancelArrived: self._on_cancel,
+            events.QuarantineArrived: self._on_quarantine,
             events.InventoryAsked: self._on_inventory,
             events.RebirthAsked: self._on_rebirth,
             events.DriverFinished: self._on_finished,
@@ -170,6 +173,8 @@ class Agent:
             return None
         if arrival.refusal is not None:
             return arrival.refusal
+        if self.state.quarantined:
+            return Fault("node.quarantined", "its orchestrator put it in quarantine")
         if len(self.slots) >= self._config.held or len(self._unsettled) >= NODE_UNSETTLED:
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
@@ -209,6 +214,25 @@ class Agent:
                 self._kill(held, KillReason.CANCEL)
             elif id in self.state.records:
                 self._send_results((id,), event.at_ms)
+
+    def _on_quarantine(self, event: events.QuarantineArrived) -> None:
+        """Nothing new from now on, and the leases are over: what has not begun never does, what
+        somebody else may do is stopped; a once or physical effect under way ends by itself."""
+        place = (event.epoch, event.seq)
+        if place <= self._seen:
+            self._refuse("message.replayed", f"a quarantine of {place} after {self._seen}")
+            return
+        self._seen = place
+        if event.quarantined is not self.state.quarantined:
+            self._change(changes.QuarantineSet(event.quarantined))
+            self._raise_floor()
+        if event.quarantined:
+            fault = Fault("node.quarantined", "the node was quarantined before it started")
+            for held in list(self.slots.waiting.values()):
+                self._fail_waiting(held, event.at_ms, fault)
+            for held in self.slots.running.values():
+                if held.dispatch.when_cut_off == "stop":
+                    self._kill(held, KillReason.LEASE)
 
     def _on_inventory(self, event: events.InventoryAsked) -> None:
         if self.session is not None:

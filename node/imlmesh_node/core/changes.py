@@ -59,4 +59,13 @@ class FloorRaised:
     seq: int
 
 
-Change = DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised
+@dataclass(slots=True)
+class QuarantineSet:
+    """Whether the orchestrator has put this node in quarantine; `False` is its release."""
+
+    quarantined: bool
+
+
+Change = (
+    DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised | QuarantineSet
+)

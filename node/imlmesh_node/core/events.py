@@ -78,6 +78,17 @@ class CancelArrived:
 
 
 @dataclass(slots=True)
+class QuarantineArrived:
+    """The orchestrator puts this node in quarantine, or releases it; its place as of a delegate."""
+
+    at_ms: int
+    quarantined: bool
+    epoch: int
+    seq: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
 class InventoryAsked:
     at_ms: int
     nonce: str
@@ -120,6 +131,7 @@ Event = (
     | DelegateArrived
     | AckArrived
     | CancelArrived
+    | QuarantineArrived
     | InventoryAsked
     | RebirthAsked
     | DriverFinished

@@ -14,6 +14,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
@@ -37,6 +38,7 @@ class AgentState:
 
     records: dict[str, JournalRecord] = field(default_factory=dict)
     floor: tuple[int, int] = (0, 0)
+    quarantined: bool = False
 
 
 def apply(state: AgentState, change: Change) -> None:
@@ -64,10 +66,15 @@ def _raised(state: AgentState, change: FloorRaised) -> None:
     state.floor = (change.epoch, change.seq)
 
 
+def _quarantine(state: AgentState, change: QuarantineSet) -> None:
+    state.quarantined = change.quarantined
+
+
 _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     DispatchTaken: _taken,
     IntentRecorded: _started,
     ResultRecorded: _recorded,
     DispatchSettled: _settled,
     FloorRaised: _raised,
+    QuarantineSet: _quarantine,
 }

@@ -10,21 +10,32 @@ from base64 import b64encode
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import (
     body_of,
     bytes_of,
     labels_of,
+    one_of,
     optional_text,
+    span_ms_of,
     text_of,
     texts_of,
 )
 from imlmesh_orchestrator.api.served import Served, served_of
-from imlmesh_orchestrator.shell import Newcomer
-from imlmesh_orchestrator.views.nodes import actions_view, find_node, groups_view, node_view
+from imlmesh_orchestrator.views.nodes import (
+    actions_view,
+    admission_view,
+    evidence,
+    find_node,
+    groups_view,
+    node_view,
+)
 from imlmesh_orchestrator.views.offers import list_offers, show_offer
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.ids import check_name
+from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 router = APIRouter()
 
@@ -68,6 +79,32 @@ async def label_node(request: Request, name: str) -> Response:
     return await _node(served, name)
 
 
+@router.post("/nodes/{name}/admission")
+async def decide(request: Request, name: str) -> Response:
+    """Answers when it is stored and, where the broker has a part in it, enforced there or not."""
+    served = served_of(request)
+    body = await body_of(request)
+    wanted = one_of({"admission": text_of(body, "admission")}, "admission", Admission)
+    reason = text_of(body, "reason").strip()
+    if not 0 < len(reason) <= limits.REASON_CHARS or not wanted:
+        raise InputError("usage", f"a reason has from 1 to {limits.REASON_CHARS} characters")
+    for_ms = span_ms_of(body, "for_ms", limits.ADMISSION_MS)
+    shell = served.shell
+    node = shell.register.find(name)
+    if node is None:
+        raise InputError("node.not_found", f"no node {name[:80]!r}")
+    before = shell.state.admission_of(node)
+    await shell.set_admission(node, Admission(wanted), reason, request.state.by, for_ms)
+    told = {"node": node, "alias": shell.alias(node), "before": str(before)}
+    told |= admission_view(shell.state, node, (await served.times()).admission.get(node))
+    broker = None
+    if served.access is not None and {before, Admission(wanted)} & NOT_BELIEVED:
+        if before is Admission.REVOKED:
+            served.access.renew(node)
+        broker = (await served.access.enforced(node)).as_record()
+    return answer({"schema": "imlmesh.admission/1", **told, "broker": broker})
+
+
 @router.get("/groups")
 async def list_groups(request: Request) -> Response:
     state = served_of(request).shell.state
@@ -109,9 +146,11 @@ async def show_action(request: Request, module: str, action: str) -> Response:
 async def _node(served: Served, name: str) -> Response:
     beats, times = await served.beats(), await served.times()
     record = find_node(served.shell.state, name)
+    found = await served.ask(lambda database: evidence(database, record.node))
     body = {
         "schema": "imlmesh.node/1",
         **node_view(served.shell.state, record, beats, times),
+        "evidence": found,
         "refused": served.shell.stream.refused_of(record.node),
         "actions": actions_view(record),
     }

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _STATUS = {
     "access.denied": 403,
     "approval.closed": 409,
+    "node.admission": 409,
     "approval.superseded": 409,
     "approval.four_eyes": 403,
     "plan.fingerprint": 409,

@@ -106,6 +106,14 @@ def priority_of(body: Mapping[str, Any]) -> int:
     return value
 
 
+def span_ms_of(body: Mapping[str, Any], name: str, most_ms: int) -> int:
+    """A length of time in ms, 0 when it is not given."""
+    value = body.get(name, 0)
+    if type(value) is not int or not 0 <= value <= most_ms:
+        raise InputError("usage", f"{name} must be a whole number from 0 to {most_ms}")
+    return value
+
+
 def one_of(values: Mapping[str, str], name: str, words: type[StrEnum]) -> str:
     """A word of the query, "" when it is not given."""
     value = values.get(name, "")

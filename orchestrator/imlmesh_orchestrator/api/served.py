@@ -8,13 +8,14 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.config import Config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
 from imlmesh_orchestrator.trusting import Trusting
-from imlmesh_orchestrator.views.nodes import Beats, beat_counts, since
+from imlmesh_orchestrator.views.nodes import Beats, Times, beat_counts, decided, since
 from imlmesh_orchestrator.views.runs import find_run
 
 
@@ -25,6 +26,8 @@ class Served:
     shell: Shell
     enrolling: Enrolling
     trusting: Trusting
+    #: None where no broker is between the nodes and us
+    access: Access | None
     config: Config
     output: Reader
     history: Reader
@@ -61,9 +64,9 @@ class Served:
         now_ms, started_ms = self.shell.clock.now_ms(), self.started_at_ms
         return await self.output.ask(lambda database: beat_counts(database, now_ms, started_ms))
 
-    async def times(self) -> dict[str, tuple[int, str]]:
+    async def times(self) -> Times:
         """Since when each node is what it is, and why."""
-        return await self.ask(since)
+        return await self.ask(lambda database: Times(since(database), decided(database)))
 
 
 def served_of(request: Request) -> Served:

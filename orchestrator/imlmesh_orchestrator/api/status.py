@@ -16,7 +16,7 @@ from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
 from imlmesh_orchestrator.shell import Shell
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 
 router = APIRouter()
 
@@ -27,7 +27,11 @@ async def health(request: Request) -> Response:
     shell, state = served.shell, served.shell.state
     now_ms = shell.clock.now_ms()
     rows, _ = shell.lifecycle.outflow(now_ms)
-    liveness = Counter(str(record.liveness) for record in state.nodes.values())
+    liveness = Counter(
+        str(record.liveness)
+        for record in state.nodes.values()
+        if state.admission_of(record.node) is not Admission.REVOKED
+    )
     error = None if shell.link.connected else shell.link.last_error
     return answer(
         {
@@ -47,6 +51,8 @@ async def health(request: Request) -> Response:
             "store": {"behind": shell.mover.behind, "outflow_rows": rows},
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
             "ledger": _ledger(shell),
+            "admissions": dict(Counter(str(r.admission) for r in state.admissions.values())),
+            "access": {"problem": (served.access.problem or None) if served.access else None},
             "runs": {"active": state.active},
             "approvals": {"pending": len(state.approvals)},
             "messages": {

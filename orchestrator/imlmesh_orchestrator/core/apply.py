@@ -8,12 +8,19 @@ replay of the stored changes gives the same state. A transition that the tables 
 from collections.abc import Callable
 from typing import Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import apply_runs
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.state import ApprovalRecord, EnrolledRecord, NodeRecord, State
+from imlmesh_orchestrator.core.state import (
+    AdmissionRecord,
+    ApprovalRecord,
+    EnrolledRecord,
+    NodeRecord,
+    State,
+)
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.manifest import Manifest
-from imlmesh_protocol.states import ActionState, ApprovalState, move
+from imlmesh_protocol.states import ActionState, Admission, ApprovalState, move
 
 
 def apply(state: State, change: c.Change) -> None:
@@ -90,6 +97,23 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     record = state.nodes[change.node]
     record.liveness = move(states.LIVENESS, change.node, record.liveness, change.liveness)
     _touch(state, change.node)
+
+
+def _admission_changed(state: State, change: a.AdmissionChanged) -> None:
+    node = change.node
+    new = move(states.ADMISSION, node, state.admission_of(node), change.admission)
+    if new is Admission.OPEN:
+        del state.admissions[node]
+    else:
+        state.admissions[node] = AdmissionRecord(
+            node, new, change.reason, change.by, change.at_ms, change.until_ms
+        )
+    if node in state.nodes:
+        _touch(state, node)
+
+
+def _evidence_kept(state: State, change: a.EvidenceKept) -> None:
+    """Rows for people; what is counted is volatile."""
 
 
 def _labels_changed(state: State, change: c.LabelsChanged) -> None:
@@ -172,6 +196,8 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    a.AdmissionChanged: _admission_changed,
+    a.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,

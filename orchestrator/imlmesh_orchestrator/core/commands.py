@@ -39,6 +39,14 @@ class SendCancel(Command):
 
 
 @dataclass(slots=True)
+class SendAdmission(Command):
+    """Tell a node that it is in quarantine, or released; `do` is quarantine or release."""
+
+    node: str
+    do: str
+
+
+@dataclass(slots=True)
 class AskInventory(Command):
     node: str
     nonce: str

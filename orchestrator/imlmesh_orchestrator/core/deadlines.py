@@ -24,6 +24,8 @@ class Deadline(IntEnum):
     INVENTORY = 8  # a node: has it answered what it holds?
     RETRY = 9  # (run, unit): its next try
     START = 10  # a run: its not_before
+    ADMISSION = 11  # a node: the time of its admission is over
+    PROBE = 12  # a node on probation: has it answered?
 
 
 Key = str | tuple[str, ...] | list[str]

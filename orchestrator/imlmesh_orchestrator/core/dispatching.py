@@ -3,9 +3,11 @@
 The one rule: a dispatch ends once. What a result means is decided by the dispatch's state and the result's code, never by its text.
 """
 
+from collections.abc import Callable
+
 from imlmesh_orchestrator.core import asking, flow, retry
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendDispatch
+from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import (
     AcceptArrived,
@@ -13,7 +15,7 @@ from imlmesh_orchestrator.core.events import (
     Result,
     ResultsArrived,
 )
-from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord
+from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, NodeRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InputError
@@ -21,6 +23,7 @@ from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import (
     ACTION_ENDED,
     DISPATCH_LIVE,
+    NOT_BELIEVED,
     ActionState,
     DispatchState,
     RunState,
@@ -35,6 +38,8 @@ _OUTCOME = {
     "cancelled": DispatchState.CANCELLED,
     "unknown": DispatchState.UNKNOWN,
 }
+#: of a node that is not believed no dispatch is live; whatever it says of these is evidence
+_UNTOLD = frozenset({DispatchState.UNKNOWN, DispatchState.SUPERSEDED})
 #: the node's proof that the effect did not happen, or that it ended work it may repeat
 _AGAIN = frozenset({"action.not_started", "action.lease_lost", "node.interrupted"})
 
@@ -67,7 +72,11 @@ def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
 
 
 def take_rejects(turn: Turn, event: RejectArrived) -> None:
-    """The node will not do it: another one, or the action fails with this node's code."""
+    """The node will not do it: another one, or the action fails with this node's code.
+
+    A full node gets nothing before its next heartbeat; likewise one that still believes that it is
+    quarantined, and hears once more that it is not.
+    """
     for name, fault in event.refusals:
         dispatch = turn.state.dispatches.get(name)
         if dispatch is None or dispatch.node != event.node:
@@ -76,7 +85,9 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             continue  # what was accepted ends with a result
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
-        full = fault.code == "node.full"
+        full = fault.code in ("node.full", "node.quarantined")
+        if fault.code == "node.quarantined":
+            turn.command(SendAdmission(event.node, "release"))
         if full:
             turn.state.nodes[event.node].full = True
         ended = DispatchState.SUPERSEDED if full else DispatchState.REJECTED
@@ -105,7 +116,10 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
         return _take_forgotten(turn, node, result)
     if dispatch.node != node or dispatch.hash != result.hash:
         return _is_own(turn, node, dispatch, result.hash)
-    if dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
+    if turn.state.admissions and turn.state.admission_of(node) in NOT_BELIEVED:
+        if dispatch.state in _UNTOLD:
+            _keep(turn, dispatch.run, result)
+    elif dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN:
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
         if record.state in ACTION_ENDED:
@@ -271,6 +285,14 @@ def _is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> b
         fault = Fault("dispatch.hash", f"{dispatch.dispatch}: another dispatch of that name")
     turn.command(ReportRefusal(node, fault))
     return False
+
+
+def each_live(turn: Turn, node: NodeRecord, act: Callable[[DispatchRecord], None]) -> None:
+    """`act` may end dispatches, and through a failing run also later ones of this list."""
+    for name in list(node.live):
+        dispatch = turn.state.dispatches.get(name)
+        if dispatch is not None and dispatch.state in DISPATCH_LIVE:
+            act(dispatch)
 
 
 def give_up(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:

@@ -11,6 +11,7 @@ from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import Admission
 
 
 def enrol(turn: Turn, event: e.EnrolAsked) -> None:
@@ -19,6 +20,10 @@ def enrol(turn: Turn, event: e.EnrolAsked) -> None:
     known = enrolled.get(event.node)
     if known is not None and known.identity != event.identity:
         fault = Fault("node.exists", f"the id {event.node!r} was used before in this mesh")
+        turn.command(Refuse(event.cause, fault))
+        return
+    if turn.state.admission_of(event.node) is Admission.REVOKED:
+        fault = Fault("node.revoked", f"{event.node} was removed from this mesh")
         turn.command(Refuse(event.cause, fault))
         return
     if known is None:

@@ -12,6 +12,7 @@ from typing import Any
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import Manifest
+from imlmesh_protocol.states import Admission
 
 
 @dataclass(slots=True)
@@ -122,6 +123,30 @@ class LabelsSet(Event):
 
     node: str
     labels: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class AdmissionAsked(Event):
+    """A person decides whether a node (id) may get work; `for_ms` 0 is until somebody changes it."""
+
+    node: str
+    admission: Admission
+    reason: str
+    by: str
+    for_ms: int = 0
+
+
+@dataclass(slots=True)
+class EvidenceSeen(Event):
+    """A message that the node itself signed speaks against it; see `evidence`.
+
+    Sightings with the same `mark` count once.
+    """
+
+    node: str
+    kind: str
+    text: str
+    mark: str
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from imlmesh_orchestrator.core.state import ActionRecord, RunRecord, State
 from imlmesh_protocol.states import (
     ACTION_ENDED,
     DISPATCH_LIVE,
+    NOT_BELIEVED,
     ActionState,
     RunState,
 )
@@ -18,7 +19,7 @@ _ASKED = frozenset({ActionState.UNKNOWN, ActionState.AWAITING_APPROVAL})
 
 def broken(state: State) -> list[str]:
     """Every breach of an invariant in this state, as a sentence."""
-    return [*_nodes(state), *_dispatches(state), *_runs(state)]
+    return [*_nodes(state), *_admissions(state), *_dispatches(state), *_runs(state)]
 
 
 def _nodes(state: State) -> Iterator[str]:
@@ -29,6 +30,13 @@ def _nodes(state: State) -> Iterator[str]:
                 yield f"{node.node} counts {name}, which is not its dispatch"
             elif dispatch.state not in DISPATCH_LIVE:
                 yield f"{node.node} counts {name}, which is {dispatch.state}"
+
+
+def _admissions(state: State) -> Iterator[str]:
+    for node, record in state.admissions.items():
+        known = state.nodes.get(node)
+        if known is not None and known.live and record.admission in NOT_BELIEVED:
+            yield f"{node} is {record.admission} and holds {', '.join(known.live)}"
 
 
 def _dispatches(state: State) -> Iterator[str]:

@@ -4,13 +4,11 @@ The one rule: a broken connection is a suspicion, silence beyond the window a lo
 while our own connection to the broker is down.
 """
 
-from collections.abc import Callable
-
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import runs
 from imlmesh_orchestrator.core.commands import AskInventory, AskRebirth, SendAck, SendCancel
 from imlmesh_orchestrator.core.deadlines import Deadline
-from imlmesh_orchestrator.core.dispatching import accepted, give_up, send
+from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, send
 from imlmesh_orchestrator.core.events import (
     HeartbeatArrived,
     InventoryArrived,
@@ -40,12 +38,12 @@ def born(turn: Turn, event: NodeBirth) -> None:
         turn.change(_described(turn, event))
     node = state.nodes[event.node]
     if known is None or node.liveness is not Liveness.ONLINE:
-        _set_liveness(turn, node, Liveness.ONLINE, "birth")
+        set_liveness(turn, node, Liveness.ONLINE, "birth")
     before = state.presence.get(node.node)
     evidence = before.evidence if before else 0
     state.presence[node.node] = Presence(turn.at_ms, evidence=evidence)
     _watch(turn, node)
-    _ask_inventory(turn, node)
+    ask_inventory(turn, node)
     turn.pools.room()
 
 
@@ -74,7 +72,8 @@ def _described(turn: Turn, event: NodeBirth) -> c.NodeDescribed:
     )
 
 
-def _ask_inventory(turn: Turn, node: NodeRecord) -> None:
+def ask_inventory(turn: Turn, node: NodeRecord) -> None:
+    """What does the node hold? Its answer comes as `InventoryArrived`; it is present."""
     presence = turn.state.presence[node.node]
     nonce = f"{turn.cause}/{turn.at_ms}"
     if presence.asked == nonce:
@@ -90,14 +89,17 @@ def inventory_due(turn: Turn, name: str) -> None:
     node = turn.state.nodes[name]
     presence = turn.state.presence.get(name)
     if presence is not None and presence.asked and node.liveness is Liveness.ONLINE:
-        _ask_inventory(turn, node)
+        ask_inventory(turn, node)
 
 
-def take_inventory(turn: Turn, event: InventoryArrived) -> None:
-    """Adopt what the node holds; send again what never arrived; give up what it forgot."""
+def take_inventory(turn: Turn, event: InventoryArrived) -> bool:
+    """Adopt what the node holds; send again what never arrived; give up what it forgot.
+
+    False when nobody asked for it.
+    """
     presence = turn.state.presence.get(event.node)
     if presence is None or presence.asked != event.nonce:
-        return
+        return False
     presence.asked = ""
     held, unsettled = set(event.held), set(event.unsettled)
     for name in presence.expects:
@@ -116,6 +118,7 @@ def take_inventory(turn: Turn, event: InventoryArrived) -> None:
     if strangers:
         turn.command(SendCancel(event.node, strangers))
     turn.pools.room()
+    return True
 
 
 def _never_arrived(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -158,9 +161,9 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
         node.full = False
         turn.pools.room()
     if node.liveness is not Liveness.ONLINE:
-        _set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
+        set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
         _watch(turn, node)
-        _ask_inventory(turn, node)
+        ask_inventory(turn, node)
         turn.pools.room()
     for name in event.held:
         dispatch = state.dispatches.get(name)
@@ -178,7 +181,7 @@ def gone(turn: Turn, event: NodeGone) -> None:
     if node is None or (node.boot, node.session) != (event.boot, event.session):
         return
     if node.liveness is Liveness.ONLINE:
-        _set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
+        set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
 
 
 def left(turn: Turn, event: NodeLeft) -> None:
@@ -188,9 +191,9 @@ def left(turn: Turn, event: NodeLeft) -> None:
         return
     if node.liveness is Liveness.OFFLINE:
         return
-    _set_liveness(turn, node, Liveness.OFFLINE, "said goodbye")
+    set_liveness(turn, node, Liveness.OFFLINE, "said goodbye")
     fault = Fault("node.lost", f"{node.alias} was shut down")
-    _each_live(turn, node, lambda dispatch: _leave(turn, dispatch, fault))
+    each_live(turn, node, lambda dispatch: _leave(turn, dispatch, fault))
 
 
 def _leave(turn: Turn, dispatch: DispatchRecord, fault: Fault) -> None:
@@ -213,7 +216,7 @@ def look(turn: Turn, name: str) -> None:
         _lose(turn, node, presence)
         return
     if turn.state.bus_open and silent_ms >= timing.suspect_ms and node.liveness is Liveness.ONLINE:
-        _set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
+        set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
     _watch(turn, node)
 
 
@@ -231,7 +234,7 @@ def _watch(turn: Turn, node: NodeRecord) -> None:
 
 
 def _lose(turn: Turn, node: NodeRecord, presence: Presence) -> None:
-    _set_liveness(turn, node, Liveness.LOST, "silent too long")
+    set_liveness(turn, node, Liveness.LOST, "silent too long")
     fault = Fault("node.lost", f"{node.alias} has been silent for {timing_of(node).lost_ms} ms")
 
     def lose(dispatch: DispatchRecord) -> None:
@@ -241,15 +244,7 @@ def _lose(turn: Turn, node: NodeRecord, presence: Presence) -> None:
         elif dispatch.on_loss != "wait":
             give_up(turn, dispatch, fault)
 
-    _each_live(turn, node, lose)
-
-
-def _each_live(turn: Turn, node: NodeRecord, act: Callable[[DispatchRecord], None]) -> None:
-    """`act` may end dispatches, and through a failing run also later ones of this list."""
-    for name in list(node.live):
-        dispatch = turn.state.dispatches.get(name)
-        if dispatch is not None and dispatch.state in DISPATCH_LIVE:
-            act(dispatch)
+    each_live(turn, node, lose)
 
 
 def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -267,7 +262,7 @@ def overdue(turn: Turn, dispatch: DispatchRecord) -> None:
     """It should have ended long ago: the node's journal knows."""
     node = turn.state.nodes[dispatch.node]
     if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
-        _ask_inventory(turn, node)
+        ask_inventory(turn, node)
     turn.deadlines.add(turn.at_ms + node.lost_ms, Deadline.FINISH, dispatch.dispatch)
 
 
@@ -279,7 +274,7 @@ def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
     node = turn.state.nodes[dispatch.node]
     if turn.state.runs[dispatch.run].state is RunState.CANCELLING:
         if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
-            _ask_inventory(turn, node)
+            ask_inventory(turn, node)
     elif node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
         send(turn, dispatch)
 
@@ -297,7 +292,8 @@ def bus_opened(turn: Turn) -> None:
     turn.pools.room()
 
 
-def _set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) -> None:
+def set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) -> None:
+    """The node is now that; whoever waits for it looks again."""
     turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))
     # who can go nowhere else must now hear that
     turn.pools.room()

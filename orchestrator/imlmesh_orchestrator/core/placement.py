@@ -17,7 +17,7 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.requirements import satisfies
 from imlmesh_protocol.iml.selector import parse_selector
 from imlmesh_protocol.manifest import PROFILES
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 
 _PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 # reading a selector costs ten times what asking it of a node does
@@ -138,11 +138,14 @@ def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
         return [node for name in names if (node := state.find_node(name)) is not None]
     if way == "group":
         return [state.nodes[name] for name in wanted if name in state.nodes]
-    return _meant(key, state.nodes.values())
+    return _meant(state, key, state.nodes.values())
 
 
-def _meant(key: PoolKey, nodes: Iterable[NodeRecord]) -> Iterable[NodeRecord]:
-    """Those of these nodes that a selector, or no target at all, means."""
+def _meant(state: State, key: PoolKey, nodes: Iterable[NodeRecord]) -> Iterable[NodeRecord]:
+    """Those of these nodes that a selector, or no target at all, means; none that was removed."""
+    if state.admissions:
+        gone = Admission.REVOKED
+        nodes = [node for node in nodes if state.admission_of(node.node) is not gone]
     if key[3] != "selector":
         return nodes
     selector = _parsed(str(key[4]))
@@ -162,14 +165,14 @@ def refresh(state: State, pool: Pool) -> None:
         for node in touched:
             pool.able.pop(node.node, None)
             pool.refused.pop(node.node, None)
-        found = _meant(pool.key, touched)
+        found = _meant(state, pool.key, touched)
     else:
         pool.able, pool.refused = {}, {}
         found = candidates(state, pool.key)
     pool.generation = state.generation
     module, action, version = pool.key[:3]
     for node in found:
-        code = why_not(node, module, action, version)
+        code = why_not(node, module, action, version) or barred(state, node.node)
         if code is None and node.liveness in _PRESENT:
             pool.able[node.node] = node
         if code is not None or node.liveness is not Liveness.ONLINE:
@@ -203,6 +206,20 @@ def why_not(record: NodeRecord, module: str, action: str, version: str = "") -> 
     if PROFILES.index(spec.permission) > PROFILES.index(record.profile):
         return "policy.profile"
     return None
+
+
+_BARRED = {
+    Admission.CORDONED: "node.cordoned",
+    Admission.DRAINING: "node.draining",
+    Admission.QUARANTINED: "node.quarantined",
+    Admission.REVOKED: "node.revoked",
+}
+
+
+def barred(state: State, node: str) -> str | None:
+    """The code of what keeps this node (id) from getting anything new; None when it is open."""
+    record = state.admissions.get(node)
+    return None if record is None else _BARRED[record.admission]
 
 
 def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
@@ -259,6 +276,9 @@ def stuck(state: State, run: RunRecord, record: ActionRecord) -> Fault | None:
     if code is not None:
         text = f"{node.alias} cannot run {action.module}.{action.action}"
         return Fault(code, text)
+    code = barred(state, node.node)
+    if code is not None:
+        return Fault(code, f"{node.alias} is {state.admission_of(node.node)}")
     if node.liveness in (Liveness.LOST, Liveness.OFFLINE):
         return Fault("node.lost", f"{node.alias} is {node.liveness}")
     return None

@@ -8,7 +8,17 @@ volatile queues, which `Restarted` fills again.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from imlmesh_orchestrator.core import approvals, doubts, enrolment, flow, liveness, memory, runs
+from imlmesh_orchestrator.core import (
+    admission,
+    approvals,
+    doubts,
+    enrolment,
+    evidence,
+    flow,
+    liveness,
+    memory,
+    runs,
+)
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.apply import apply
@@ -21,7 +31,7 @@ from imlmesh_orchestrator.core.state import RunRecord, State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, RunState
+from imlmesh_protocol.states import DISPATCH_LIVE, Admission, DispatchState, RunState
 from imlmesh_protocol.tick import Tick
 
 
@@ -48,7 +58,12 @@ class Scheduler:
             apply(self.state, change)
 
     def handle(self, event: e.Event | Tick) -> tuple[list[c.Change], list[Command]]:
-        """Decide on one event; its changes are already applied to `state`."""
+        """Decide on one event; its changes are already applied to `state`.
+
+        What a removed node said on its way out is not even heard.
+        """
+        if self.state.admissions and self._is_of_removed(event):
+            return [], []
         turn = Turn(
             self.state,
             self._deadlines,
@@ -64,6 +79,10 @@ class Scheduler:
             self._deadlines.add_sent(event.at_ms + limits.ACCEPT_MS, turn.sent)
         return turn.changes, turn.commands
 
+    def _is_of_removed(self, event: e.Event | Tick) -> bool:
+        node = getattr(event, "node", "") if type(event) in _OF_NODES else ""
+        return self.state.admission_of(node) is Admission.REVOKED
+
     def next_deadline_ms(self) -> int | None:
         """When a `Tick` is wanted, in mesh time."""
         return self._deadlines.next_ms()
@@ -72,6 +91,8 @@ class Scheduler:
         """Whether a deadline still means anything: what it is about has not ended."""
         if kind in (Deadline.NODE, Deadline.INVENTORY):
             return True
+        if kind in (Deadline.ADMISSION, Deadline.PROBE):
+            return key in self.state.admissions
         if kind is Deadline.APPROVAL:
             return key in self.state.approvals
         if kind in (Deadline.EXPIRY, Deadline.CANCEL, Deadline.START, Deadline.RETRY):
@@ -97,6 +118,7 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
             if dispatch.on_loss == "reroute":
                 over_ms = turn.at_ms + limits.reroute_ms(dispatch.lease_ms)
                 turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
+    admission.restarted(turn)
     for approval in state.approvals.values():
         turn.deadlines.add(approval.expires_at_ms, Deadline.APPROVAL, approval.approval)
     for run in list(state.runs.values()):
@@ -146,6 +168,21 @@ def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
     turn.change(c.LabelsChanged(turn.at_ms, turn.cause, node.node, kept))
     turn.command(Reply(event.cause, node.node))
     turn.pools.room()
+
+
+def _born(turn: Turn, event: e.NodeBirth) -> None:
+    liveness.born(turn, event)
+    admission.remind(turn, event.node)
+
+
+def _results_arrived(turn: Turn, event: e.ResultsArrived) -> None:
+    take_results(turn, event)
+    evidence.of_results(turn, event)
+
+
+def _inventory_arrived(turn: Turn, event: e.InventoryArrived) -> None:
+    if liveness.take_inventory(turn, event):
+        admission.answered(turn, event.node)
 
 
 def _tick(turn: Turn, event: Tick) -> None:
@@ -215,6 +252,8 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.CANCEL: _cancel_due,
     Deadline.APPROVAL: _approval_due,
     Deadline.INVENTORY: liveness.inventory_due,
+    Deadline.ADMISSION: admission.due,
+    Deadline.PROBE: admission.probe_due,
 }
 
 _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
@@ -230,17 +269,32 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.AnswerGiven: approvals.answer,
     e.GroupSet: _group_set,
     e.LabelsSet: _labels_set,
+    e.AdmissionAsked: admission.ask,
+    e.EvidenceSeen: evidence.seen,
+    e.NodeBirth: _born,
     e.EnrolAsked: enrolment.enrol,
-    e.NodeBirth: liveness.born,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
     e.HeartbeatArrived: liveness.beat,
     e.AcceptArrived: take_accepts,
     e.RejectArrived: take_rejects,
-    e.ResultsArrived: take_results,
-    e.InventoryArrived: liveness.take_inventory,
+    e.ResultsArrived: _results_arrived,
+    e.InventoryArrived: _inventory_arrived,
     e.OutflowMeasured: _outflow_measured,
     e.SealContradicted: doubts.contradicted,
     e.AcknowledgementGiven: doubts.acknowledge,
     Tick: _tick,
 }
+
+_OF_NODES = frozenset(
+    {
+        e.NodeBirth,
+        e.NodeGone,
+        e.NodeLeft,
+        e.HeartbeatArrived,
+        e.AcceptArrived,
+        e.RejectArrived,
+        e.ResultsArrived,
+        e.InventoryArrived,
+    }
+)

@@ -17,6 +17,7 @@ from imlmesh_protocol.states import (
     ACTION_ENDED,
     RUN_ENDED,
     ActionState,
+    Admission,
     ApprovalState,
     DispatchState,
     Effect,
@@ -78,6 +79,31 @@ class Presence:
     evidence: int = 0
     #: whether the deadline heap holds an entry for this node
     watched: bool = False
+
+
+@dataclass(slots=True)
+class AdmissionRecord:
+    """Of a node that is not open. `until_ms` 0 is until somebody changes it."""
+
+    node: str
+    admission: Admission
+    reason: str
+    by: str
+    changed_ms: int
+    until_ms: int
+    #: volatile: whether it is on probation, how many probes it answered, whether one is under way
+    probation: bool = field(default=False, compare=False)
+    probes: int = field(default=0, compare=False)
+    probing: bool = field(default=False, compare=False)
+
+
+@dataclass(slots=True)
+class Sightings:
+    """Volatile: what was seen against one node of late, as (kind, mark) to when."""
+
+    marks: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: when rows of it were kept
+    kept_ms: deque[int] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -246,6 +272,8 @@ class State:
     enrolled: dict[str, EnrolledRecord] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    #: of nodes that are not open, whether they were ever born or not
+    admissions: dict[str, AdmissionRecord] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
     dispatches: dict[str, DispatchRecord] = field(default_factory=dict)
@@ -269,6 +297,9 @@ class State:
     touched: dict[str, int] = field(default_factory=dict, compare=False)
     # volatile from here on
     presence: dict[str, Presence] = field(default_factory=dict)
+    sightings: dict[str, Sightings] = field(default_factory=dict)
+    #: when the mesh itself quarantined nodes of late
+    quarantined_ms: deque[int] = field(default_factory=deque)
     bus_open: bool = False
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
@@ -281,6 +312,11 @@ class State:
         latest_first = reversed(self.touched.items())
         names = takewhile(lambda one: one[1] > generation, latest_first)
         return [self.nodes[name] for name, _ in names]
+
+    def admission_of(self, node: str) -> Admission:
+        """Whether this node (id) may get work."""
+        record = self.admissions.get(node)
+        return Admission.OPEN if record is None else record.admission
 
     def find_node(self, name: str) -> NodeRecord | None:
         """A node by id or alias."""

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from imlmesh_orchestrator.core import changes
+from imlmesh_orchestrator.core import admission_changes, changes
 from imlmesh_orchestrator.core.changes import Change, RunChange
 from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.iml.plan import Plan
@@ -157,10 +157,12 @@ def _form(made_by: type[Change]) -> Form:
     )
 
 
-#: every class of `core/changes.py` that stands for something that happened
+_ROOMS = (changes, admission_changes)
+#: every class of these that stands for something that happened
 FORMS: dict[type[Change], Form] = {
     made_by: _form(made_by)
-    for made_by in vars(changes).values()
+    for room in _ROOMS
+    for made_by in vars(room).values()
     if isinstance(made_by, type)
     and issubclass(made_by, Change)
     and made_by not in (Change, RunChange)

@@ -30,6 +30,7 @@ _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT max(seq) FROM epochs UNION ALL
     SELECT seq FROM enrolled UNION ALL SELECT seq FROM certificates UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
+    SELECT seq FROM admissions UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
     SELECT seq FROM memory UNION ALL SELECT seq FROM nonces UNION ALL
     SELECT seq FROM doubts) ORDER BY seq"""  # noqa: S608
@@ -60,8 +61,8 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `apply` needs after a restart: who is enrolled, nodes, labels, groups, epoch, memory, nonces, then all of
-    open runs."""
+    """What `apply` needs after a restart: who is enrolled, nodes, their admissions and labels, groups,
+    epoch, memory, nonces, then all of open runs."""
 
     marks: Marks
     changes: list[c.Change]

@@ -12,11 +12,12 @@ from typing import Any
 
 import msgpack
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.states import ActionState, DispatchState, RunState
+from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
 
 Statement = tuple[str, Sequence[Sequence[Any]]]
 
@@ -48,6 +49,12 @@ _OLD_CERTIFICATES = "DELETE FROM certificates WHERE node = ? AND not_after_ms < 
 _LIVENESS = """INSERT INTO nodes (node, liveness, reason, since_ms, liveness_seq)
     VALUES (?,?,?,?,?) ON CONFLICT (node) DO UPDATE SET liveness = excluded.liveness,
     reason = excluded.reason, since_ms = excluded.since_ms, liveness_seq = excluded.liveness_seq"""
+_ADMISSION = """INSERT INTO admissions
+    (node, admission, reason, decided_by, since_ms, until_ms, seq) VALUES (?,?,?,?,?,?,?)
+    ON CONFLICT (node) DO UPDATE SET reason = excluded.reason, decided_by = excluded.decided_by,
+    since_ms = iif(admission = excluded.admission, since_ms, excluded.since_ms),
+    until_ms = excluded.until_ms, seq = excluded.seq, admission = excluded.admission"""
+_EVIDENCE = "INSERT INTO evidence (seq, node, at_ms, kind, text, verdict) VALUES (?,?,?,?,?,?)"
 _LABELS = "INSERT OR REPLACE INTO labels (node, labels, seq) VALUES (?,?,?)"
 _GROUP = "INSERT OR REPLACE INTO groups (name, nodes, seq) VALUES (?,?,?)"
 _APPROVAL = """INSERT INTO approvals (counter, approval, kind, run, action, dispatch, message,
@@ -282,6 +289,17 @@ class Batch:
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
         self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
 
+    def _admission_changed(self, seq: int, change: a.AdmissionChanged) -> None:
+        if change.admission is Admission.OPEN:
+            self._other("DELETE FROM admissions WHERE node = ?", change.node)
+            return
+        told = (change.reason, change.by, change.at_ms, change.until_ms)
+        self._other(_ADMISSION, change.node, str(change.admission), *told, seq)
+
+    def _evidence_kept(self, seq: int, change: a.EvidenceKept) -> None:
+        row = (change.node, change.at_ms, change.evidence, change.detail, change.verdict)
+        self._other(_EVIDENCE, seq, *row)
+
     def _labels_changed(self, seq: int, change: c.LabelsChanged) -> None:
         self._other(_LABELS, change.node, json.dumps(dict(change.labels)), seq)
 
@@ -358,6 +376,8 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
+    a.AdmissionChanged: Batch._admission_changed,
+    a.EvidenceKept: Batch._evidence_kept,
     c.LabelsChanged: Batch._labels_changed,
     c.GroupChanged: Batch._group_changed,
     c.MemoryWritten: Batch._memory_written,

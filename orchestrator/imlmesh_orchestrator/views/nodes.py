@@ -11,6 +11,7 @@ from typing import Any
 
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 
 BEATS_MS = 30 * 60_000
@@ -20,6 +21,9 @@ _HOT_C = 80
 _BEATS = """SELECT node, (at_ms - ?1) * ?3 / ?2, count(*) FROM heartbeats
     WHERE at_ms >= ?1 AND at_ms < ?1 + ?2 GROUP BY 1, 2"""
 _LAST = "SELECT node, since_ms, reason FROM nodes"
+_DECIDED = "SELECT node, since_ms FROM admissions"
+_EVIDENCE = """SELECT at_ms, kind, text, verdict FROM evidence WHERE node = ?
+    ORDER BY seq DESC LIMIT ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,18 @@ class Beats:
 def since(database: sqlite3.Connection) -> dict[str, tuple[int, str]]:
     """Of each node: since when it is what it is, and why."""
     return {node: (at_ms, reason) for node, at_ms, reason in database.execute(_LAST)}
+
+
+def decided(database: sqlite3.Connection) -> dict[str, int]:
+    """Of each node that is not open: since when it is what it is."""
+    return dict(database.execute(_DECIDED).fetchall())
+
+
+def evidence(database: sqlite3.Connection, node: str) -> list[dict[str, Any]]:
+    """The latest of what speaks against a node, and what it led to."""
+    rows = database.execute(_EVIDENCE, (node, limits.EVIDENCE_KEPT))
+    names = ("at_ms", "kind", "text", "verdict")
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def beat_counts(database: sqlite3.Connection, now_ms: int, started_ms: int) -> Beats:
@@ -54,13 +70,36 @@ def find_node(state: State, name: str) -> NodeRecord:
     return record
 
 
-def node_view(
-    state: State, record: NodeRecord, beats: Beats, times: Mapping[str, tuple[int, str]]
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Since when each node is what it is, and why; since when it is not open."""
+
+    liveness: Mapping[str, tuple[int, str]]
+    admission: Mapping[str, int]
+
+
+def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, Any]:
+    """Whether a node (id) may get work, and who decided that."""
+    record = state.admissions.get(node)
+    known = state.nodes.get(node)
+    told: dict[str, Any] = {"admission": str(state.admission_of(node)), "decision": None}
+    if record is not None:
+        told["decision"] = {
+            "reason": record.reason,
+            "by": record.by,
+            "since_ms": since_ms or record.changed_ms,
+            "until_ms": record.until_ms or None,
+            "probation": record.probation,
+            "drained": not (known and known.live),
+        }
+    return told
+
+
+def node_view(state: State, record: NodeRecord, beats: Beats, times: Times) -> dict[str, Any]:
     """One node as the API tells it, without its actions."""
     presence = state.presence.get(record.node)
     health = dict(presence.health) if presence else {}
-    since_ms, reason = times.get(record.node, (None, None))
+    since_ms, reason = times.liveness.get(record.node, (None, None))
     expected = BEATS_MS / BEATS / record.heartbeat_ms
     parts = beats.counts.get(record.node, {})
     shares = [round(min(1.0, parts.get(part, 0) / expected), 2) for part in range(BEATS)]
@@ -71,6 +110,7 @@ def node_view(
         "labels": dict(record.labels),
         "liveness": str(record.liveness),
         "reason": reason,
+        **admission_view(state, record.node, times.admission.get(record.node)),
         "last_heard_ms": presence.last_heard_ms if presence else None,
         "since_ms": since_ms,
         "beats": [None if i in beats.unknown else share for i, share in enumerate(shares)],

@@ -9,12 +9,13 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
-from imlmesh_protocol.states import ApprovalState
+from imlmesh_protocol.states import Admission, ApprovalState
 
 #: fields that stand elsewhere, and values, which may be large
 _LEFT_OUT = frozenset({"at_ms", "cause", "run", "result", "value"})
@@ -47,6 +48,8 @@ def event_data(seq: int, change: c.Change, alias: Alias) -> dict[str, Any]:
             data[field.name] = list(value) if isinstance(value, tuple) else value
     if isinstance(change, c.LivenessChanged):
         data["state"] = str(change.liveness)
+    elif isinstance(change, a.AdmissionChanged):
+        data["state"] = str(change.admission)
     elif isinstance(change, c.CompensationsPlanned):
         data["compensations"] = [key for key, *_ in change.compensations]
     if data["action"]:
@@ -97,6 +100,18 @@ def _names(names: tuple[str, ...]) -> str:
 def _described(change: c.NodeDescribed, alias: Alias) -> str:
     modules = ", ".join(sorted(change.manifest.modules)) or "nothing"
     return f"{change.alias} introduced itself: profile {change.profile}, offers {modules}"
+
+
+def _admission(change: a.AdmissionChanged, alias: Alias) -> str:
+    until = f", until {utc(change.until_ms)}" if change.until_ms else ""
+    node = alias(change.node)
+    if change.admission is Admission.OPEN:
+        return f"{change.by} released {node}: {change.reason}"
+    return f"{node} is {change.admission} by {change.by}{until}: {change.reason}"
+
+
+def _evidence(change: a.EvidenceKept, alias: Alias) -> str:
+    return f"{alias(change.node)}: {change.detail} ({change.evidence}: {change.verdict})"
 
 
 def _labels(change: c.LabelsChanged, alias: Alias) -> str:
@@ -195,7 +210,10 @@ def _result(change: c.ResultTaken, alias: Alias) -> str:
 
 
 def _kept(change: c.ResultKept, alias: Alias) -> str:
-    return f"late result of {_attempt(change.dispatch, alias)} kept as evidence: {_word(change.outcome)}"
+    return (
+        f"a result of {_attempt(change.dispatch, alias)} does not count and is kept as evidence: "
+        f"{_word(change.outcome)}"
+    )
 
 
 def _unknown(change: c.ActionUnknown, alias: Alias) -> str:
@@ -238,6 +256,8 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
+    a.AdmissionChanged: _admission,
+    a.EvidenceKept: _evidence,
     c.LabelsChanged: _labels,
     c.NodeEnrolled: _enrolled,
     c.CertificateIssued: _certificate,

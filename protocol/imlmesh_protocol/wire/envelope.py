@@ -15,7 +15,13 @@ from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
 from imlmesh_protocol.errors import ProtocolError, TrustError
-from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, COUNT_MAX, MESSAGE_BYTES, MESSAGE_EXPIRY_MS
+from imlmesh_protocol.limits import (
+    CLOCK_TOLERANCE_MS,
+    COUNT_MAX,
+    MESSAGE_BYTES,
+    MESSAGE_EXPIRY_MS,
+    TWO_SENDERS_MS,
+)
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.messages import Message, check_fields
 from imlmesh_protocol.wire.topics import Kind, Topic, Way, is_telemetry
@@ -123,6 +129,8 @@ class Opener:
         self._peer = peer
         #: (sender, lane) → (term, session, seq) of the last message taken
         self.floors: dict[tuple[str, str], tuple[int, int, int]] = {}
+        #: when that message says that it was written
+        self._dates: dict[tuple[str, str], int] = {}
 
     def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
         """A believed message. `now_ms` None skips age: first contact, where a nonce stands in."""
@@ -146,8 +154,9 @@ class Opener:
         try:
             check_fields(topic.kind, message.fields)
         except ProtocolError as exc:
-            # fresh, and its own: this is the one fault that nobody else can make
-            exc.sender = message.iss if message.exp else ""
+            # fresh, and its own: nobody else can make this fault
+            if message.exp:
+                _by(message, exc)
             raise
         return message
 
@@ -168,14 +177,19 @@ class Opener:
         lane: str = message.kind if message.kind in _OWN_LANE else ""
         if is_telemetry(message.channel):
             lane = _TELEMETRY_LANE
-        place = (message.term, message.session, message.seq)
-        floor = self.floors.get((message.iss, lane), (0, 0, 0))
+        place = _place_of(message)
+        sender = (message.iss, lane)
+        floor = self.floors.get(sender, (0, 0, 0))
         if message.term < floor[0] and topic.way is not Way.FROM:
             text = f"{message.id[:80]} is of epoch {message.term}, now is {floor[0]}"
             raise ProtocolError("message.epoch", text)
         if place <= floor:
+            if message.iat > self._dates.get(sender, COUNT_MAX) + TWO_SENDERS_MS:
+                # nobody can repeat what was written only after the message that overtook it
+                text = f"{message.id[:80]} was written after a message of {floor}"
+                raise _by(message, ProtocolError("message.two_senders", text))
             raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")
-        self.floors[message.iss, lane] = place
+        self.floors[sender], self._dates[sender] = place, message.iat
 
 
 def _check_age(message: Message, now_ms: int | None) -> None:
@@ -190,7 +204,17 @@ def _check_age(message: Message, now_ms: int | None) -> None:
         raise ProtocolError("message.expired", text)
     if message.iat > now_ms + CLOCK_TOLERANCE_MS:
         text = f"{message.id[:80]}: from {message.iat - now_ms} ms ahead"
-        raise ProtocolError("message.expired", text)
+        raise _by(message, ProtocolError("message.expired", text))
+
+
+def _place_of(message: Message) -> tuple[int, int, int]:
+    return (message.term, message.session, message.seq)
+
+
+def _by(message: Message, error: ProtocolError) -> ProtocolError:
+    """What its sender, and nobody else, can be blamed for."""
+    error.sender, error.stamp = message.iss, _place_of(message)
+    return error
 
 
 def _outer(topic: Topic, envelope: bytes) -> tuple[bytes, bytes, bytes]:

@@ -183,8 +183,8 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "trust", "roster", "seal"),
-            "cancel, rebirth, trust, roster, seal",
+            _one_of("cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal"),
+            "cancel, rebirth, quarantine, release, trust, roster, seal",
         ),
         "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
