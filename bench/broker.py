@@ -102,7 +102,7 @@ async def _pair(home: Home, authority: Authority, broker: Broker) -> AsyncIterat
     client = gmqtt.Client(CONTROL)
     try:
         context = ControlKeys.load(home.ca, MESH).context()
-        await client.connect("127.0.0.1", broker.port, ssl=context, version=MQTTv311)
+        await client.connect("127.0.0.1", broker.control_port, ssl=context, version=MQTTv311)
         pair = RawPair(client, MESH, echo)
         client.subscribe(topics.from_node(MESH, echo, Kind.COMPLETE), qos=1)
         await pair.wait_for_echo()

@@ -36,16 +36,15 @@ class Field:
     home: Home
     authority: Authority
     broker: Mosquitto
-    port: int
-    #: of a second Mosquitto with the same settings, so that raw pair and mesh can take turns:
-    #: both speak as the orchestrator, and a broker keeps one connection of a name
-    raw_port: int
+    #: a second one with the same settings, so that raw pair and mesh can take turns: both speak as
+    #: the orchestrator, and a broker keeps one connection of a name
+    raw_broker: Mosquitto
 
     def folder(self, name: str, port: int | None = None) -> Path:
         """The folder of a node that nobody enrolled yet."""
         folder = self.home.node(name)
         if not folder.exists():
-            make_folder(self.authority, folder, port or self.port)
+            make_folder(self.authority, folder, port or self.broker.port)
         return folder
 
     async def node(self, shell: Shell, name: str, port: int | None = None) -> Path:
@@ -82,8 +81,8 @@ class Field:
     async def raw(self) -> AsyncIterator[RawPair]:
         """The raw pair on a broker of the same kind."""
         keys = ControlKeys.load(self.home.ca, MESH)
-        with self.process("bench.raw", self.folder(ECHO, self.raw_port)):
-            pair = await RawPair.connect(keys, self.raw_port, MESH, ECHO)
+        with self.process("bench.raw", self.folder(ECHO, self.raw_broker.port)):
+            pair = await RawPair.connect(keys, self.raw_broker.control_port, MESH, ECHO)
             try:
                 yield pair
             finally:
@@ -92,7 +91,7 @@ class Field:
     @contextlib.asynccontextmanager
     async def mesh(self, nodes: int, *, serve: bool = False) -> AsyncIterator[Shell]:
         """An orchestrator in this process and so many node processes, all online."""
-        setup = load_setup(self.home, f"127.0.0.1:{self.port}")
+        setup = load_setup(self.home, f"127.0.0.1:{self.broker.control_port}")
         running = RunningOrchestrator(setup)
         with contextlib.ExitStack() as children:
             shell = await running.start(serve=serve)
@@ -135,7 +134,7 @@ async def field() -> AsyncIterator[Field]:
                 await broker.start()
                 stack.push_async_callback(broker.stop)
                 brokers.append(broker)
-            yield Field(home, authority, brokers[0], brokers[0].port, brokers[1].port)
+            yield Field(home, authority, *brokers)
 
 
 async def online(shell: Shell, nodes: int) -> None:

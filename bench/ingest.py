@@ -147,11 +147,13 @@ async def _measure() -> list[dict[str, Any]]:
     async with (
         field() as place,
         place.mesh(0) as shell,
-        _senders(place, shell, "ours", place.port) as to_ours,
-        _senders(place, shell, "bare", place.raw_port) as to_bare,
+        _senders(place, shell, "ours", place.broker.port) as to_ours,
+        _senders(place, shell, "bare", place.raw_broker.port) as to_bare,
     ):
         bare, ours = Bare(place.home.root / "bare.db"), Ours(shell)
-        client = await bare.listen(ControlKeys.load(place.home.ca, MESH), place.raw_port)
+        client = await bare.listen(
+            ControlKeys.load(place.home.ca, MESH), place.raw_broker.control_port
+        )
         for readings, count in ROUNDS_OF.items():
             rounds = []
             for number in range(_ROUNDS + 1):

@@ -1,12 +1,14 @@
 """A broker as a child of this process: started, watched, restarted, stopped.
 
 The one rule: it is up when a TLS handshake with our own certificate succeeds, for only then it
-is our broker that listens. It ends with its parent. Deliberately absent: which broker it is.
+is our broker that listens. While it runs it is told of every change of who may come in. It ends with
+its parent. Deliberately absent: which broker it is.
 """
 
 import asyncio
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -14,19 +16,20 @@ import socket
 import ssl
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from imlmesh_broker.serving import Served, Source
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import LinkError
-from imlmesh_runtime.files import read_file, write_private
+from imlmesh_protocol.errors import LinkError, TrustError
+from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.base import retry_ms
 
 logger = logging.getLogger(__name__)
 
-USUAL_PORT = 8883
+USUAL_PORT, USUAL_CONTROL_PORT = 8883, 8884
 EVERYWHERE = ""
 _LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
@@ -38,11 +41,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class BrokerPlace:
-    """Where a broker lives: its folder with key and certificate, the folder of the CAs, its log, its
-    address.
+    """Where a broker lives: its folder with key, certificate and access.json, the folder of the CAs,
+    its log, its address.
 
-    `host` EVERYWHERE means all addresses of this computer; `port` None the usual one or the next
-    that is free.
+    `host` EVERYWHERE means all addresses of this computer for nodes; control is heard on this
+    computer alone. A port that is None is the usual one or the next that is free.
     """
 
     folder: Path
@@ -50,13 +53,12 @@ class BrokerPlace:
     log: Path
     host: str = _LOOPBACK
     port: int | None = None
+    control_port: int | None = None
 
-    def clients(self) -> Path:
-        """Write the certificates of both CAs into one file of the folder."""
-        path = self.folder / "clients.pem"
-        both = [read_file(self.ca / f"{role}-ca.pem") for role in ("node", "control")]
-        write_private(path, b"".join(both))
-        return path
+    @property
+    def served(self) -> Path:
+        """Checked copies of what the broker serves by, and its own configuration."""
+        return self.folder / "served"
 
     @property
     def near(self) -> str:
@@ -78,6 +80,7 @@ class Broker(ABC):
         self, mesh: str, control: str, place: BrokerPlace, context: Callable[[], ssl.SSLContext]
     ) -> None:
         self.port = 0
+        self.control_port = 0
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.mesh = mesh
         self.control = control
@@ -85,6 +88,10 @@ class Broker(ABC):
         self._context = context
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        source = Source(mesh, control, place.ca, place.folder)
+        self._served = Served(source, place.served)
+        self._telling = asyncio.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -93,39 +100,92 @@ class Broker(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What to run, once `port` is known; writes the files that it reads."""
+        """What to run, once the ports are known; writes the files that it reads."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Variables for it beside our own."""
+        return {}
 
     async def start(self) -> int:
-        """Start, wait until it accepts; returns the port.
+        """Start, wait until it accepts; returns the port for nodes.
 
-        LinkError `broker.missing` when it is not installed, `broker.failed` when it ends.
+        LinkError `broker.missing` when it is not installed, `broker.failed` when it ends; TrustError
+        `broker.lists` or `broker.access` when who may come in cannot be known.
         """
+        self.place.served.mkdir(mode=0o700, exist_ok=True)
         # one that served before is where its clients look for it
-        self.port = self.place.port or self.port or free_port(self.place.host, USUAL_PORT)
-        again: set[int] = set()
+        self._find_ports(self.port or USUAL_PORT, self.control_port or USUAL_CONTROL_PORT)
+        again: set[tuple[int, int]] = set()
         while self._child is None:
             try:
-                self._child = await self._launch(self.command())
+                self._child = await self._launch()
             except LinkError:
-                # somebody may have taken the port since it was found free, and left it since
-                following = free_port(self.place.host, self.port)
-                if self.place.port is not None or following in again:
+                # somebody may have taken a port since it was found free, and left it since
+                self._find_ports(self.port, self.control_port)
+                ports = self.port, self.control_port
+                if ports in again or ports == (self.place.port, self.place.control_port):
                     raise
-                again.add(following)
-                self.port = following
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(self._child))
+                again.add(ports)
+        loop = asyncio.get_running_loop()
+        self._keeper = loop.create_task(self._keep(self._child))
+        self._watcher = loop.create_task(self._watch())
         return self.port
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after limits.STOP_MS."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        for own in (self._watcher, self._keeper):
+            if own is not None:
+                own.cancel()
+                await asyncio.wait([own])
         if self._child is not None:
             await _end(self._child)
             self._child = None
 
-    async def _launch(self, command: list[str]) -> asyncio.subprocess.Process:
+    def _find_ports(self, first: int, first_control: int) -> None:
+        place = self.place
+        self.port = place.port or free_port(place.host, first)
+        self.control_port = place.control_port or free_port(place.near, first_control, self.port)
+
+    async def _watch(self) -> None:
+        """Tell the broker when the orchestrator says anew who may come in."""
+        untold = False
+        while True:
+            await asyncio.sleep(limits.BROKER_WATCH_MS / 1000)
+            if not (untold or self._served.is_changed()):
+                continue
+            async with self._telling:
+                try:
+                    untold |= await asyncio.to_thread(self._served.take)
+                    if untold:
+                        await self._reload()
+                    self._tell_applied()
+                    untold = False
+                except (LinkError, TrustError, OSError) as exc:
+                    logger.error("the broker was not told who may come in: %s", exc)
+
+    async def _reload(self) -> None:
+        """Returns when the child serves by the copies as they are now.
+
+        It reads them between two packets, and a handshake takes several: one that began after the
+        signal and is done proves that it did.
+        """
+        child = self._child
+        if child is None or child.returncode is not None:
+            return
+        child.send_signal(signal.SIGHUP)
+        await self._accepts(child)
+
+    def _tell_applied(self) -> None:
+        """Say which version of access.json is in force."""
+        told = json.dumps({"version": self._served.access.version}).encode()
+        write_private(self.place.folder / "applied.json", told)
+
+    async def _launch(self) -> asyncio.subprocess.Process:
+        async with self._telling:
+            await asyncio.to_thread(self._served.take)
+            return await self._run(self.command())
+
+    async def _run(self, command: list[str]) -> asyncio.subprocess.Process:
         log = self.place.log
         if log.exists() and log.stat().st_size > limits.LOG_FILE_BYTES:
             log.replace(log.with_name(f"{log.name}.1"))
@@ -136,6 +196,7 @@ class Broker(ABC):
                 stdout=log_file,
                 stderr=log_file,
                 process_group=0,
+                env={**os.environ, **self.environment()},
                 preexec_fn=_end_with_parent(os.getpid()),
             )
         try:
@@ -143,6 +204,7 @@ class Broker(ABC):
         except BaseException:
             await _end(child)
             raise
+        self._tell_applied()
         return child
 
     async def _accepts(self, child: asyncio.subprocess.Process) -> None:
@@ -155,10 +217,10 @@ class Broker(ABC):
             try:
                 async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
-                        self.place.near, self.port, ssl=context
+                        self.place.near, self.control_port, ssl=context
                     )
             except ssl.SSLError as exc:
-                text = f"port {self.port} is served by another broker: {exc.reason}"
+                text = f"port {self.control_port} is served by another broker: {exc.reason}"
                 raise LinkError("broker.failed", text) from exc
             except OSError:
                 await asyncio.sleep(_POLL_S)
@@ -181,16 +243,18 @@ class Broker(ABC):
             logger.warning("%s ended; starting it again", self.program)
             await asyncio.sleep(retry_ms(len(ends) - 1, 1.0) / 1000)
             try:
-                child = self._child = await self._launch(self.command())
-            except LinkError as exc:
+                child = self._child = await self._launch()
+            except (LinkError, TrustError) as exc:
                 logger.error("the broker did not start: %s", exc, extra={"code": exc.code})
         text = f"{self.program} ended {limits.BROKER_RESTARTS} times in a minute"
         self.failed.set_exception(LinkError("broker.failed", text))
 
 
-def free_port(host: str, first: int) -> int:
-    """`first` or the next port on which nobody listens at `host`."""
+def free_port(host: str, first: int, but: int | None = None) -> int:
+    """`first` or the next port on which nobody listens at `host`, and which is not `but`."""
     for port in range(first, first + limits.PORTS_TRIED):
+        if port == but:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):

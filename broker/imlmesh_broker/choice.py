@@ -24,10 +24,12 @@ class Embedded(Broker):
         place = self.place
         options = {
             "--mesh": self.mesh,
-            "--folder": str(place.folder),
-            "--ca": str(place.clients()),
+            "--control": self.control,
+            "--served": str(place.served),
             "--address": place.host,
             "--port": str(self.port),
+            "--control-address": place.near,
+            "--control-port": str(self.control_port),
             "--log": str(place.log),
         }
         pairs = [part for option in options.items() for part in option]

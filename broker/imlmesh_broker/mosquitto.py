@@ -6,13 +6,21 @@ code. Deliberately absent: looking after the process; `child` does that.
 
 import os
 import pwd
+import re
 import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from imlmesh_broker.child import Broker
-from imlmesh_broker.config import acl_text, config_text
+from imlmesh_broker.config import OPENSSL_TEXT, Layout, config_text
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 from imlmesh_runtime.files import write_private
+
+#: of 2.1; where distributions and its own build put it
+_PLUGIN = "mosquitto_acl_file.so"
 
 
 class Mosquitto(Broker):
@@ -23,17 +31,20 @@ class Mosquitto(Broker):
     def command(self) -> list[str]:
         """LinkError `broker.missing` when it is not installed."""
         binary = find_mosquitto()
-        folder = self.place.folder
-        write_private(folder / "mesh.acl", acl_text(self.mesh, self.control).encode())
-        text = config_text(
-            folder,
-            self.place.clients(),
-            host=self.place.host,
-            port=self.port,
+        place = self.place
+        layout = Layout(
+            served=place.served,
+            node=(place.host, self.port),
+            control=(place.near, self.control_port),
             user=pwd.getpwuid(os.geteuid()).pw_name,
+            plugin=find_plugin(Path(binary)) if version_of(binary) >= (2, 1) else None,
         )
-        write_private(folder / "mosquitto.conf", text.encode())
-        return [binary, "-c", str(folder / "mosquitto.conf")]
+        write_private(place.served / "mosquitto.conf", config_text(layout).encode())
+        write_private(place.served / "openssl.cnf", OPENSSL_TEXT.encode())
+        return [binary, "-c", str(place.served / "mosquitto.conf")]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"OPENSSL_CONF": str(self.place.served / "openssl.cnf")}
 
 
 def find_mosquitto() -> str:
@@ -42,3 +53,25 @@ def find_mosquitto() -> str:
     if found is None:
         raise LinkError("broker.missing", "mosquitto is not installed")
     return found
+
+
+def version_of(binary: str) -> tuple[int, int]:
+    """What the program says of itself; LinkError `broker.failed` when it says nothing."""
+    try:
+        # its exit code means nothing: 3 in 2.0, which shows its usage
+        said = subprocess.run(
+            [binary, "-h"], capture_output=True, timeout=limits.BROKER_START_MS / 1000, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise LinkError("broker.failed", f"{binary}: {exc}") from exc
+    found = re.search(rb"version (\d+)\.(\d+)", said)
+    if found is None:
+        raise LinkError("broker.failed", f"{binary} does not tell its version")
+    return int(found[1]), int(found[2])
+
+
+def find_plugin(binary: Path) -> Path | None:
+    """The acl-file plugin that belongs to the program, or None: then the older word still works."""
+    prefix = binary.resolve().parents[1]
+    places = [prefix / "lib", *sorted((prefix / "lib").glob("*-linux-*")), prefix / "lib64"]
+    return next((place / _PLUGIN for place in places if (place / _PLUGIN).is_file()), None)

@@ -25,9 +25,11 @@ class Door:
 
 
 class Visitor:
-    """One connection. Everything raises LinkError `link.down` when the broker ended it."""
+    """One connection. Everything raises LinkError `link.down` when the broker ended it, and then
+    `ended` is true."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.ended = False
         self._reader = reader
         self._writer = writer
 
@@ -41,9 +43,11 @@ class Visitor:
     ) -> Self:
         """Connect; LinkError `link.refused` when the broker does not let it in."""
         try:
-            streams = await asyncio.open_connection(door.address, door.port, ssl=door.context)
+            async with asyncio.timeout(limits.PROBE_ANSWER_MS / 1000):
+                streams = await asyncio.open_connection(door.address, door.port, ssl=door.context)
         except OSError as exc:
-            raise LinkError("link.refused", str(exc)) from exc
+            text = str(exc) or f"{door.address}:{door.port} does not answer"
+            raise LinkError("link.refused", text) from exc
         visitor = cls(*streams)
         try:
             visitor.send(_connect(client_id, will, keepalive_s))
@@ -95,6 +99,7 @@ class Visitor:
         except TimeoutError as exc:
             raise LinkError("link.down", "no answer") from exc
         except (OSError, asyncio.IncompleteReadError) as exc:
+            self.ended = True
             raise LinkError("link.down", f"the broker ended it: {exc}") from exc
 
     def send(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ NOUNS = {
     "action": "See what nodes can do, and call one action.",
     "trust": "See whom nodes trust; let keys and CAs roll over.",
     "telemetry": "See and export what nodes measure.",
+    "doctor": "Ask whether the broker keeps strangers out and nodes apart.",
     "audit": "Read the ledger, and find out whether anybody changed it.",
     "event": "Follow what happens on the mesh.",
     "orchestrator": "Run the orchestrator alone.",

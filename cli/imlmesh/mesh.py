@@ -1,8 +1,8 @@
 """The files of a mesh on this computer: made on the first start, found again later.
 
-The one rule: nothing is made anew that exists; ids, keys and the broker's port stay, since nodes
-elsewhere rely on them. The port is settled when a broker of the mesh first serves on it: until
-then another program may take it. Deliberately absent: processes.
+The one rule: nothing is made anew that exists; ids, keys and the broker's ports stay, since nodes
+elsewhere rely on them. Ports are settled when a broker of the mesh first serves on them: until
+then another program may take them. Deliberately absent: processes.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imlmesh.client import Client
-from imlmesh_broker.child import USUAL_PORT
+from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
@@ -40,28 +40,40 @@ _DEFAULT_POLICIES = {
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A mesh whose files are in `home`; `port` is None until its broker has served once."""
+    """A mesh whose files are in `home`; the ports are None until its broker has served once.
+
+    Nodes come in at `port`, the orchestrator at `control_port`.
+    """
 
     home: Home
     authority: Authority
     port: int | None
     timing: str
+    control_port: int | None = None
 
     @property
     def broker_address(self) -> str:
         """address:port of the broker, as nodes of this computer reach it; InputError
         `home.missing` before the first start."""
-        if self.port is None:
+        return self._address(self.port)
+
+    @property
+    def control_address(self) -> str:
+        """The same for the orchestrator."""
+        return self._address(self.control_port)
+
+    def settle_ports(self, port: int, control_port: int) -> "Mesh":
+        """The mesh whose broker serves on these ports from now on."""
+        if (port, control_port) == (self.port, self.control_port):
+            return self
+        _write_settings(self.home, port=port, control_port=control_port, timing=self.timing)
+        return replace(self, port=port, control_port=control_port)
+
+    def _address(self, port: int | None) -> str:
+        if port is None:
             text = f"the mesh of {self.home.root} has not been started yet"
             raise InputError("home.missing", text, hint="imlmesh up starts it")
-        return f"{ADDRESS}:{self.port}"
-
-    def settle_port(self, port: int) -> "Mesh":
-        """The mesh whose broker serves on `port` from now on."""
-        if port == self.port:
-            return self
-        _write_settings(self.home, port=port, timing=self.timing)
-        return replace(self, port=port)
+        return f"{ADDRESS}:{port}"
 
     def own_node(self, client: Client, name: str, policy: Path | None = None) -> Path:
         """The folder of a node of this home, let in as local_worker when it is new."""
@@ -105,8 +117,8 @@ def open_mesh(home: str | Path | None) -> Mesh:
     found = find_home(home, os.environ)
     check_owner(found)
     authority = Authority.open(found)
-    port, timing = _settings(found)
-    return Mesh(found, authority, port, timing)
+    port, control_port, timing = _settings(found)
+    return Mesh(found, authority, port, timing, control_port)
 
 
 def check_owner(home: Home) -> None:
@@ -116,11 +128,18 @@ def check_owner(home: Home) -> None:
         raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
 
 
-def broker_address(home: Home) -> str:
-    """address:port of the broker of a mesh, which may not have been started yet.
+def control_address(home: Home) -> str:
+    """address:port at which the orchestrator reaches the broker, which may not have been started yet.
 
     InputError `config.invalid`. Unlike `open_mesh` it needs no key.
     """
+    return f"{ADDRESS}:{_settings(home)[1] or USUAL_CONTROL_PORT}"
+
+
+def nodes_address(home: Home) -> str | None:
+    """The same of nodes; None in a home without the file that says so."""
+    if not _settings_file(home).exists():
+        return None
     return f"{ADDRESS}:{_settings(home)[0] or USUAL_PORT}"
 
 
@@ -172,12 +191,14 @@ def machine_name() -> str:
     return plain[:63]
 
 
-def _settings(home: Home) -> tuple[int | None, str]:
+def _settings(home: Home) -> tuple[int | None, int | None, str]:
+    """(port for nodes, port for control, timing)."""
     path = _settings_file(home)
     try:
         table = tomllib.loads(read_file(path).decode())
-        port = table.get("port")
-        return port and int(port), str(table["timing"])
+        port, control_port = table.get("port"), table.get("control_port")
+        ports = port and int(port), control_port and int(control_port)
+        return *ports, str(table["timing"])
     except (ValueError, KeyError) as exc:
         raise InputError(
             "config.invalid", f"{path}: {exc}", place=TextPlace(file=str(path))

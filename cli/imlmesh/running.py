@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from imlmesh.client import Client, path_of
 from imlmesh.mesh import ADDRESS, Mesh
+from imlmesh.probing import probe_broker, unsafe
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
 from imlmesh_protocol import limits
@@ -38,16 +39,27 @@ class RunningMesh:
         self._lock: IO[str] | None = None
 
     async def start_broker(self) -> str:
-        """The program that serves; LinkError `broker.missing`, `broker.failed`; InputError `orchestrator.running`."""
+        """The program that serves, once it passed the probe.
+
+        LinkError `broker.missing`, `broker.failed`; TrustError `broker.unsafe`, `broker.lists`,
+        `broker.access`; InputError `orchestrator.running`.
+        """
         self._hold()
         mesh = self.mesh
         home, authority = mesh.home, mesh.authority
         keys = ControlKeys.load(home.ca, authority.mesh)
+        authority.renew_lists()
         host = EVERYWHERE if self.lan else ADDRESS
-        place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", host, mesh.port)
+        log = home.logs / "broker.log"
+        place = BrokerPlace(home.broker, home.ca, log, host, mesh.port, mesh.control_port)
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
-        self.mesh = mesh.settle_port(await self._broker.start())
+        await self._broker.start()
+        self.mesh = mesh.settle_ports(self._broker.port, self._broker.control_port)
+        near = place.near
+        places = (near, self._broker.port), (near, self._broker.control_port)
+        if error := unsafe(await probe_broker(authority, *places)):
+            raise error
         return chosen.program
 
     def announce(self) -> Discovery:
@@ -65,7 +77,7 @@ class RunningMesh:
         program = Program(
             "orchestrator",
             "imlmesh_orchestrator",
-            ("--home", str(home.root), "--broker", self.mesh.broker_address),
+            ("--home", str(home.root), "--broker", self.mesh.control_address),
             home.logs / "orchestrator.log",
         )
         supervised = await self._supervisor.start(program)

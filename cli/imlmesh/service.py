@@ -13,10 +13,19 @@ from functools import partial
 from pathlib import Path
 
 from imlmesh.machine import Deed, Machine, copy_private, give, write_file
-from imlmesh.mesh import broker_address, make_mesh
+from imlmesh.mesh import control_address, make_mesh
 from imlmesh.shipped import shipped
-from imlmesh.units import HARDWARE, Kind, hardware_text, is_ours, unit_name, unit_text
-from imlmesh_broker.child import USUAL_PORT
+from imlmesh.units import (
+    ACCESS,
+    HARDWARE,
+    Kind,
+    access_text,
+    hardware_text,
+    is_ours,
+    unit_name,
+    unit_text,
+)
+from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
@@ -26,6 +35,13 @@ from imlmesh_runtime.process import only_one
 
 UNITS = Path("/etc/systemd/system")
 NODES = SERVICE_HOME / "nodes"
+#: where a package or an administrator puts the unit of the system's broker
+_MOSQUITTO = tuple(
+    Path(folder, "mosquitto.service")
+    for folder in ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system")
+)
+#: what its configuration reads (docs/firmware.md), kept by imlmesh-access.service
+_SERVED = Path("/etc/mosquitto/imlmesh")
 _USERS: dict[Kind, str] = {"node": "imlmesh-node", "orchestrator": "imlmesh"}
 _USERS_FILE = Path("/etc/sysusers.d/imlmesh.conf")
 #: hidden from services by ProtectHome
@@ -67,10 +83,11 @@ def install_orchestrator(machine: Machine, python: str, broker: str | None) -> l
     deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
 
     def text() -> str:
-        return unit_text("orchestrator", python, broker or broker_address(Home(home)))
+        return unit_text("orchestrator", python, broker or control_address(Home(home)))
 
     name = unit_name("orchestrator")
-    return [*deeds, _write_unit(machine, name, text), *_enabled(machine, [name])]
+    deeds.append(_write_unit(machine, name, text))
+    return [*deeds, *_access(machine, python), *_enabled(machine, [name])]
 
 
 def install_node(
@@ -109,10 +126,10 @@ def uninstall(machine: Machine, kind: Kind) -> list[Deed]:
     now = ["--now"] if machine.is_this else []
     deeds = [
         Deed(f"stop and disable {unit}", partial(machine.run, "systemctl", "disable", *now, unit))
-        for unit in installed(machine, kind)
+        for unit in [*installed(machine, kind), *_enabled_access(machine, kind)]
     ]
     folder = machine.at(UNITS)
-    names = [unit_name(kind), *([HARDWARE] if kind == "node" else [])]
+    names = [unit_name(kind), HARDWARE if kind == "node" else ACCESS]
     for path in (folder / name for name in names):
         if path.exists():
             _check_ours(path)
@@ -124,6 +141,11 @@ def installed(machine: Machine, kind: Kind) -> list[str]:
     """The enabled units of a kind; `imlmesh-node@.service` has one for each node."""
     wanted = machine.at(UNITS) / "multi-user.target.wants"
     return sorted(link.name for link in wanted.glob(unit_name(kind, "*")))
+
+
+def _enabled_access(machine: Machine, kind: Kind) -> list[str]:
+    enabled = machine.at(UNITS) / "multi-user.target.wants" / ACCESS
+    return [ACCESS] if kind == "orchestrator" and enabled.is_symlink() else []
 
 
 def node_ids(machine: Machine) -> list[str]:
@@ -152,6 +174,25 @@ def _make_users(machine: Machine) -> None:
     text = shipped("systemd", "sysusers.conf").read_text(encoding="utf-8")
     write_file(machine.at(_USERS_FILE), text)
     machine.run("systemd-sysusers", _USERS_FILE.name)
+
+
+def _access(machine: Machine, python: str) -> list[Deed]:
+    """What tells the system's Mosquitto who may come in, where there is one."""
+    if not any(machine.at(unit).exists() for unit in _MOSQUITTO):
+        return []
+    folder = machine.at(_SERVED)
+    return [
+        Deed(f"make {folder}", partial(_make_served, machine)),
+        _write_unit(machine, ACCESS, partial(access_text, python)),
+        *_enabled(machine, [ACCESS]),
+    ]
+
+
+def _make_served(machine: Machine) -> None:
+    """What is in it is root's, and readable for Mosquitto."""
+    folder = machine.at(_SERVED)
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    os.chown(folder, 0, machine.owner("mosquitto")[1])
 
 
 def _make_folder(path: Path) -> None:
@@ -192,9 +233,9 @@ def _move(machine: Machine, folder: Path, target: Path) -> None:
 
 
 def _make_mesh(home: Path) -> None:
-    """A mesh whose broker is the one of the system, on the usual port."""
+    """A mesh whose broker is the one of the system, on the usual ports."""
     mesh, _ = make_mesh(home, None)
-    mesh.settle_port(USUAL_PORT)
+    mesh.settle_ports(USUAL_PORT, USUAL_CONTROL_PORT)
 
 
 def _own(machine: Machine, path: Path, kind: Kind) -> None:

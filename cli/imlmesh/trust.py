@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.client import Client
-from imlmesh.mesh import check_owner
+from imlmesh.mesh import check_owner, nodes_address
 from imlmesh_orchestrator.ca import Authority, rotation
 from imlmesh_orchestrator.ca.asking_broker import AskedBroker
 from imlmesh_orchestrator.ca.authority import CONTROL, NODE, VOICES
@@ -81,9 +81,12 @@ def finish(home: str | None, what: str, root: Path | None, *, anyway: bool) -> d
 
 
 def _broker(found: Home, told: dict[str, Any] | None) -> AskedBroker:
-    if told is None or not is_address(told["broker"]):
+    if told is None:
         return AskedBroker({})
-    return AskedBroker(dict.fromkeys((NODE, CONTROL), address_of(told["broker"])))
+    places = {NODE: nodes_address(found), CONTROL: told["broker"]}
+    return AskedBroker(
+        {role: address_of(place) for role, place in places.items() if place and is_address(place)}
+    )
 
 
 def _taken_up(home: str | None, found: Home) -> dict[str, Any]:

@@ -16,9 +16,11 @@ KINDS: tuple[Kind, ...] = ("node", "orchestrator")
 #: groups that own pins and buses, in the order of hardware.conf
 HARDWARE_GROUPS = ("gpio", "i2c", "spi", "dialout")
 HARDWARE = "imlmesh-node@.service.d/hardware.conf"
+#: tells the Mosquitto of a machine who may come in
+ACCESS = "imlmesh-access.service"
 
 _PYTHON = "/opt/imlmesh/bin/python"
-_BROKER = "127.0.0.1:8883"
+_BROKER = "127.0.0.1:8884"
 #: what systemd refuses in the path of a program, or reads as something else
 _NOT_TAKEN = re.compile(r"[^ -~]|[\"'\\*?\[\];$|&<>]")
 #: every shipped unit says so in its first lines
@@ -37,11 +39,19 @@ def unit_text(kind: Kind, python: str, broker: str | None = None) -> str:
 
     MeshError `service.interpreter` for a path that systemd does not take as a program.
     """
+    text = _by_python(unit_name(kind), python)
+    return text if broker is None else text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
+
+
+def access_text(python: str) -> str:
+    """The file of ACCESS; raises as `unit_text`."""
+    return _by_python(ACCESS, python)
+
+
+def _by_python(name: str, python: str) -> str:
     if not python.startswith("/") or _NOT_TAKEN.search(python):
         raise MeshError("service.interpreter", f"systemd does not take the path {python!r}")
-    text = shipped("systemd", unit_name(kind)).read_text(encoding="utf-8")
-    if broker is not None:
-        text = text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
+    text = shipped("systemd", name).read_text(encoding="utf-8")
     word = python.replace("%", "%%")
     return text.replace(f"={_PYTHON} ", f'="{word}" ' if " " in word else f"={word} ")
 

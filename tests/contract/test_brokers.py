@@ -10,6 +10,7 @@ from pathlib import Path
 import gmqtt
 import paho.mqtt.client as paho
 import pytest
+from cryptography import x509
 from gmqtt.mqtt.constants import MQTTv311
 
 from imlmesh_broker import Broker, BrokerPlace
@@ -87,7 +88,8 @@ async def join(home: Home, broker: Broker) -> AsyncIterator[Callable[..., object
         name: str, *subscriptions: str, will: Will | None = None
     ) -> tuple[MqttLink, Heard]:
         filters = subscriptions or (f"{BASE}/all/+",)
-        link = MqttLink([("127.0.0.1", broker.port)], name, context_of(home, name), filters)
+        address = ("127.0.0.1", port_of(broker, name))
+        link = MqttLink([address], name, context_of(home, name), filters)
         heard = Heard(will)
         links.append(link)
         link.start(heard)
@@ -97,6 +99,15 @@ async def join(home: Home, broker: Broker) -> AsyncIterator[Callable[..., object
     yield start
     for link in links:
         await link.close()
+
+
+def port_of(broker: Broker, name: str) -> int:
+    return broker.control_port if name == ME else broker.port
+
+
+def serial_of(home: Home, name: str) -> int:
+    pem = (home.node(name) / "keys" / "node.pem").read_bytes()
+    return x509.load_pem_x509_certificate(pem).serial_number
 
 
 def context_of(home: Home, name: str) -> ssl.SSLContext:
@@ -124,7 +135,7 @@ async def visit(home: Home, broker: Broker) -> AsyncIterator[Callable[..., Await
     inside: list[Visitor] = []
 
     async def enter(name: str, *filters: str, will: Message | None = None) -> Visitor:
-        door = Door("127.0.0.1", broker.port, context_of(home, name))
+        door = Door("127.0.0.1", port_of(broker, name), context_of(home, name))
         visitor = await Visitor.enter(door, name, will)
         inside.append(visitor)
         if filters:
@@ -156,16 +167,21 @@ async def refused(home: Home, port: int) -> str:
 
 
 async def test_it_passes_the_probe(home, broker, tmp_path):
+    async def revoke() -> None:
+        Authority.open(home).revoke([serial_of(home, name) for name in ("a", "b")])
+
     cast = Cast(
         anonymous=anonymous_context(home),
         stranger=stranger_context(home, tmp_path / "other"),
-        control=(ME, context_of(home, ME)),
+        control=context_of(home, ME),
         node=("a", context_of(home, "a")),
         other=("b", context_of(home, "b")),
+        revoke=revoke,
     )
-    findings = await Probe("home", "127.0.0.1", broker.port, cast).run()
-    assert len(findings) == 7
+    places = [("127.0.0.1", port) for port in (broker.port, broker.control_port)]
+    findings = await Probe("home", *places, cast).run()
     assert [finding for finding in findings if not finding.passed] == []
+    assert len(findings) == 17
 
 
 async def test_without_tls_nobody_comes_in(broker):
@@ -369,9 +385,11 @@ async def test_mosquittos_own_clients_go_in_and_out(home, broker, visit):
     node = await visit("a")
     node.publish(Message(f"{BASE}/from/a/status", b"here", 1, True))
     await node.packet()
-    door = ["-h", "127.0.0.1", "-p", str(broker.port), "--cafile", str(home.ca / "control-ca.pem")]
+    door = ["-h", "127.0.0.1", "--cafile", str(home.ca / "control-ca.pem")]
     door += ["--insecure", "-q", "1", "--tls-version", "tlsv1.3"]
     control = [
+        "-p",
+        str(broker.control_port),
         "-i",
         ME,
         "--cert",
@@ -380,7 +398,16 @@ async def test_mosquittos_own_clients_go_in_and_out(home, broker, visit):
         str(home.ca / "control.key"),
     ]
     keys = home.node("b") / "keys"
-    own = ["-i", "b", "--cert", str(keys / "node.pem"), "--key", str(keys / "node.key")]
+    own = [
+        "-p",
+        str(broker.port),
+        "-i",
+        "b",
+        "--cert",
+        str(keys / "node.pem"),
+        "--key",
+        str(keys / "node.key"),
+    ]
     hearing = await asyncio.create_subprocess_exec(
         *("mosquitto_sub", *door, *control, "-t", f"{BASE}/from/#", "-C", "2", "-v"),
         stdout=asyncio.subprocess.PIPE,

@@ -166,10 +166,10 @@ async def mqtt_rig(folder: Path) -> AsyncIterator[MqttRig]:
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", port=own_port())
     keys = ControlKeys.load(home.ca, "home")
     broker = choose_broker(os.environ)("home", ORCHESTRATOR, place, keys.context)
-    port = await broker.start()
+    await broker.start()
     relays = {}
     for name in ("a", "b", ORCHESTRATOR):
-        relay = Relay(port)
+        relay = Relay(broker.control_port if name == ORCHESTRATOR else broker.port)
         relays[name] = (relay, await relay.start())
     try:
         yield MqttRig(home, broker, relays)

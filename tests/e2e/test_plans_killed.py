@@ -80,7 +80,7 @@ class Home:
         self.start(name, "imlmesh_node", str(self.mesh.home.node(name)))
 
     def start_orchestrator(self) -> None:
-        place = ("--home", str(self.mesh.home.root), "--broker", self.mesh.broker_address)
+        place = ("--home", str(self.mesh.home.root), "--broker", self.mesh.control_address)
         self.start("orchestrator", "imlmesh_orchestrator", *place)
 
     def kill(self, name: str) -> None:

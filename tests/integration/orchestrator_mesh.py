@@ -45,10 +45,11 @@ def plan(*actions: dict[str, Any], **more: Any) -> str:
 class Mesh:
     """A home with a broker; processes are started and killed by name."""
 
-    def __init__(self, home: Home, port: int, broker: Broker) -> None:
+    def __init__(self, home: Home, broker: Broker) -> None:
         self.home = home
         self.broker = broker
-        self.port = port
+        self.port = broker.port
+        self.control_port = broker.control_port
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
@@ -66,7 +67,7 @@ class Mesh:
         return process
 
     async def orchestrator(self, name: str = ME) -> asyncio.subprocess.Process:
-        arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.port}")
+        arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.control_port}")
         return await self.start(name, "imlmesh_orchestrator", *arguments)
 
     async def node(self, name: str) -> None:
@@ -150,7 +151,7 @@ async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port, broker)
+    made = Mesh(home, broker)
     try:
         async with asyncio.timeout(60):
             yield made

@@ -213,7 +213,7 @@ def control_context(home: Home) -> ssl.SSLContext:
 @contextlib.asynccontextmanager
 async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
     """The orchestrator, connected."""
-    control = Control(ControlKeys.load(home.ca, MESH), broker.port, home.node(NODE))
+    control = Control(ControlKeys.load(home.ca, MESH), broker.control_port, home.node(NODE))
     control.link.start(control)
     await asyncio.wait_for(control.up.wait(), WITHIN_S)
     yield control

@@ -65,14 +65,12 @@ def test_the_orchestrator_is_installed_and_ready(machine: Booted) -> None:
     machine.imlmesh("status", "--home", HOME)
     status = json.loads(machine.imlmesh("status", "--json").stdout)
     assert status["broker"]["connected"] is False
-    assert status["broker"]["address"] == "127.0.0.1:8883"
+    assert status["broker"]["address"] == "127.0.0.1:8884"
 
 
 def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
     place = "/etc/mosquitto/imlmesh"
-    machine.run(*f"install -d -o root -g mosquitto -m 750 {place}".split())
-    keys = [f"{HOME}/ca/ca.pem", f"{HOME}/broker/broker.pem", f"{HOME}/broker/broker.key"]
-    keys.append(f"{FIRMWARE}/mosquitto/mesh.acl")
+    keys = [f"{FIRMWARE}/mosquitto/openssl.cnf"]
     machine.run(*["install", "-o", "root", "-g", "mosquitto", "-m", "640"], *keys, place)
     conf = (f"{FIRMWARE}/mosquitto/mosquitto.conf", "/etc/mosquitto/mosquitto.conf")
     machine.run("install", "-m", "644", *conf)
@@ -98,6 +96,37 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     assert is_active(machine, NODE)
     assert "pi-bed\n" not in machine.run("ls", "/tmp").stdout
     machine.until(lambda: liveness(machine) == "online")
+
+
+def test_mosquitto_is_told_who_is_shut_out(machine: Booted) -> None:
+    doctor = (*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", "doctor", "broker", "--home", HOME)
+    asked = machine.run(*doctor, "-o", "json", check=False)
+    # the last question revokes a certificate and waits until it is refused
+    record = json.loads(asked.stdout)
+    assert [one for one in record["findings"] if not one["passed"]] == []
+    assert (asked.returncode, len(record["findings"])) == (0, 17)
+    for version, names in ((1_000, ["pi-bed"]), (1_001, [])):
+        table = {"version": version, "revoked": [], "quarantined": names}
+        text = f"echo '{json.dumps(table)}' >{HOME}/broker/new && "
+        text += f"mv {HOME}/broker/new {HOME}/broker/access.json"
+        machine.run(*AS_ORCHESTRATOR, "sh", "-c", text)
+        told = f"{HOME}/broker/applied.json"
+        machine.until(
+            lambda told=told, version=version: (
+                json.loads(machine.run(*AS_ORCHESTRATOR, "cat", told).stdout)
+                == {"version": version}
+            )
+        )
+        rules = machine.run("cat", "/etc/mosquitto/imlmesh/mesh.acl").stdout
+        assert ("user pi-bed\n" in rules) == bool(names)
+    # a broken list changes nothing, and is told
+    copy, list_ = "/etc/mosquitto/imlmesh/node-ca.crl", f"{HOME}/ca/node-ca.crl"
+    good = machine.run("cat", copy).stdout
+    machine.run("sh", "-c", f"cp -p {list_} {list_}.good && head -c 300 {list_}.good >{list_}")
+    said = ("journalctl", "-u", "imlmesh-access", "-o", "cat")
+    machine.until(lambda: "broker.lists" in machine.run(*said).stdout)
+    assert machine.run("cat", copy).stdout == good
+    machine.run("sh", "-c", f"mv {list_}.good {list_}")
 
 
 def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:

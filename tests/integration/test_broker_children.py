@@ -79,7 +79,8 @@ async def test_a_broker_that_dies_is_started_again(broker):
 
 async def test_a_broker_that_cannot_stay_up_is_given_up(home, broker, monkeypatch):
     monkeypatch.setattr(limits, "LINK_RETRY_MS", 1)
-    (home.broker / "broker.key").unlink()
+    for folder in (home.broker, home.broker / "served"):
+        (folder / "broker.key").unlink()
     assert broker.pid is not None
     os.kill(broker.pid, signal.SIGKILL)
     with pytest.raises(LinkError) as caught:

@@ -64,9 +64,12 @@ async def test_the_port_of_a_mesh_is_settled_when_its_broker_first_serves(
             await running.start_broker()
         finally:
             await running.stop()
-        settled = running.mesh.port
-        assert settled not in (None, usual)
-    assert open_mesh(home).port == settled
+        settled, control = running.mesh.port, running.mesh.control_port
+        assert None not in (settled, control)
+        assert len({usual, settled, control}) == 3
+    found = open_mesh(home)
+    assert (found.port, found.control_port) == (settled, control)
+    assert found.broker_address != found.control_address
     assert settled is not None
     with taken(settled):
         again = RunningMesh(open_mesh(home), lambda line: None)

@@ -135,6 +135,34 @@ def test_an_orchestrator_gets_a_mesh_of_its_own_user(image: Path, imlmesh: Call)
     assert (home / "ca/node-ca.pem").read_bytes() == first
 
 
+def test_a_mosquitto_of_the_machine_is_told_who_may_come_in(image: Path, imlmesh: Call) -> None:
+    unit, place = image / UNITS / "imlmesh-access.service", image / "etc/mosquitto/imlmesh"
+    assert imlmesh("install", "orchestrator")[0] == 0
+    assert not unit.exists()
+    package = image / "lib/systemd/system/mosquitto.service"
+    package.parent.mkdir(parents=True)
+    package.write_text("[Service]\nExecStart=/usr/sbin/mosquitto\n")
+    for file, line in (
+        ("passwd", "mosquitto:x:901:902::/:/bin/false"),
+        ("group", "mosquitto:x:902:"),
+    ):
+        with (image / "etc" / file).open("a") as rows:
+            rows.write(f"{line}\n")
+    assert imlmesh("install", "orchestrator", "--python", "/opt/imlmesh/bin/python3")[0] == 0
+    assert "ExecStart=/opt/imlmesh/bin/python3 -P -m imlmesh_broker.access " in unit.read_text()
+    wanted = image / UNITS / "multi-user.target.wants" / unit.name
+    assert wanted.is_symlink()
+    # readable for Mosquitto, and for nobody else
+    found = place.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 902, 0o750)
+    before = files_of(image)
+    assert imlmesh("install", "orchestrator", "--python", "/opt/imlmesh/bin/python3")[0] == 0
+    assert files_of(image) == before
+    assert imlmesh("uninstall", "orchestrator")[0] == 0
+    assert not unit.exists()
+    assert not wanted.is_symlink()
+
+
 def test_a_dry_run_does_nothing(image: Path, folder: Path, imlmesh: Call) -> None:
     before = files_of(image), files_of(folder)
     for words in (("node", str(folder), "--hardware"), ("orchestrator",)):

@@ -1,10 +1,12 @@
 """firmware-configs/ as their readers read them: boot files of a Pi, cloud-init, Mosquitto."""
 
 import asyncio
+import os
 import re
 import shutil
 import ssl
 import subprocess
+import sys
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from ruamel.yaml import YAML
 
 from imlmesh.main import run
-from imlmesh_broker.config import acl_text, config_text
+from imlmesh_broker import EVERYWHERE
+from imlmesh_broker.config import Layout, acl_text, config_text
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_broker.probe import Cast, Probe
 from imlmesh_orchestrator.ca import Authority
@@ -24,6 +28,7 @@ from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from loopback import own_port
 from node_folders import make_node
 from systemd_exposure import exposure
+from waiting import eventually
 
 SHIPPED = Path(__file__).resolve().parents[2] / "firmware-configs"
 PI = SHIPPED / "raspberry-pi"
@@ -206,15 +211,12 @@ def directives(text: str) -> dict[str, list[str]]:
 
 
 def test_mosquitto_is_told_the_same_as_by_up() -> None:
-    """Only where files lie, who runs it and at which address it listens may differ."""
     shipped = directives((MOSQUITTO / "mosquitto.conf").read_text())
-    ours = directives(config_text(Path("/x"), Path("/x/ca.pem"), host="::", port=8883, user="u"))
-    assert shipped.keys() == ours.keys()
-    places = {"user", "acl_file", "cafile", "certfile", "keyfile", "listener"}
-    assert {n: v for n, v in shipped.items() if n not in places} == {
-        n: v for n, v in ours.items() if n not in places
-    }
-    assert shipped["listener"] == ["8883"]
+    place = Path("/etc/mosquitto/imlmesh")
+    ours = directives(
+        config_text(Layout(place, (EVERYWHERE, 8883), ("127.0.0.1", 8884), "mosquitto"))
+    )
+    assert shipped == ours
 
 
 def test_the_access_rules_are_those_of_up() -> None:
@@ -232,33 +234,44 @@ def home(tmp_path: Path) -> Home:
 
 
 @asynccontextmanager
-async def serving(home: Home, folder: Path) -> AsyncIterator[int]:
-    """Mosquitto with the shipped files, in `folder` instead of /etc, on a free port of loopback."""
+async def serving(home: Home, folder: Path) -> AsyncIterator[tuple[int, int]]:
+    """Mosquitto with the shipped files, in `folder` instead of /etc, on free ports of loopback; its
+    lists are brought there as imlmesh-access.service does it."""
     place = folder / "etc"
     place.mkdir()
-    both = [(home.ca / f"{role}-ca.pem").read_text() for role in ("node", "control")]
-    (place / "ca.pem").write_text("".join(both))
-    for source in (home.broker / "broker.pem", home.broker / "broker.key"):
-        shutil.copy(source, place)
-    shutil.copy(MOSQUITTO / "mesh.acl", place)
-    port = own_port()
+    shutil.copy(MOSQUITTO / "openssl.cnf", place)
+    ports = own_port(), own_port()
+    number = folder / "pid"
+    number.write_text("0")
+    access = ["--home", str(home.root), "--to", str(place), "--control", f"127.0.0.1:{ports[1]}"]
+    told = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "imlmesh_broker.access", *access, "--pid", "cat", str(number))
+    )
+    await eventually((home.broker / "applied.json").exists)
     text = (MOSQUITTO / "mosquitto.conf").read_text()
-    assert text.count("/etc/mosquitto/imlmesh/") == 4
+    assert text.count("/etc/mosquitto/imlmesh/") == 9
     text = text.replace("/etc/mosquitto/imlmesh/", f"{place}/")
-    text = text.replace("listener 8883", f"listener {port} 127.0.0.1")
+    text = text.replace("listener 8883", f"listener {ports[0]} 127.0.0.1")
+    text = text.replace("listener 8884", f"listener {ports[1]}")
     # its own user could not read what a test may write
     text = text.replace("user mosquitto", "user root")
     (place / "mosquitto.conf").write_text(text)
     with (folder / "log").open("wb") as log:
         command = [find_mosquitto(), "-c", str(place / "mosquitto.conf")]
-        broker = await asyncio.create_subprocess_exec(*command, stderr=log, stdout=log)
+        variables = {**os.environ, "OPENSSL_CONF": str(place / "openssl.cnf")}
+        broker = await asyncio.create_subprocess_exec(
+            *command, stderr=log, stdout=log, env=variables
+        )
+    number.write_text(str(broker.pid))
     try:
         async with asyncio.timeout(WITHIN_S):
-            while not await answers(port):
+            while not await answers(ports[0]):
                 assert broker.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.02)
-        yield port
+        yield ports
     finally:
+        told.terminate()
+        await told.wait()
         if broker.returncode is None:
             broker.terminate()
         await broker.wait()
@@ -275,9 +288,10 @@ async def answers(port: int) -> bool:
 
 @pytest.mark.mosquitto
 async def test_mosquitto_starts_with_it_and_passes_the_probe(home: Home, tmp_path: Path) -> None:
-    async with serving(home, tmp_path) as port:
-        found = await Probe("home", "127.0.0.1", port, cast_of(home, tmp_path / "other")).run()
-    assert len(found) == 7
+    async with serving(home, tmp_path) as ports:
+        places = [("127.0.0.1", port) for port in ports]
+        found = await Probe("home", *places, cast_of(home, tmp_path / "other")).run()
+    assert len(found) == 17
     assert [finding for finding in found if not finding.passed] == []
 
 
@@ -288,12 +302,18 @@ def cast_of(home: Home, elsewhere: Path) -> Cast:
         shutil.copy(home.ca / name, other.node("a") / "keys" / name)
     anonymous = ssl.create_default_context(cafile=str(home.ca / "control-ca.pem"))
     anonymous.check_hostname = False
+
+    async def revoke() -> None:
+        pem = (home.node("a") / "keys" / "node.pem").read_bytes()
+        Authority.open(home).revoke([x509.load_pem_x509_certificate(pem).serial_number])
+
     return Cast(
         anonymous=anonymous,
         stranger=NodeKeys.load(other.node("a"), "home").context(),
-        control=("orchestrator", ControlKeys.load(home.ca, "home").context()),
+        control=ControlKeys.load(home.ca, "home").context(),
         node=("a", NodeKeys.load(home.node("a"), "home").context()),
         other=("b", NodeKeys.load(home.node("b"), "home").context()),
+        revoke=revoke,
     )
 
 

@@ -268,10 +268,11 @@ async def test_nothing_of_a_bad_message_is_done_each_is_counted_and_good_ones_go
     for _, make in BAD.values():
         control.link.publish(DELEGATE, make(forge))
     control.link.publish(DELEGATE, again)
+    # what is in no row of the topic table the broker delivers to nobody
     control.link.publish(topics.to_node(MESH, NODE, Kind.HEARTBEAT), forge.sealed())
     control.link.publish(topics.to_all(MESH, Kind.DELEGATE), forge.sealed(aud="*"))
     expected = Counter(code for code, _ in BAD.values())
-    expected += Counter({"message.replayed": 1, "message.kind": 2})
+    expected += Counter({"message.replayed": 1})
     await good(control, node, 2)
     assert markers(node) == {"seen", "good-2"}
     assert (node.folder / "files" / "seen").read_text() == f"{seen.id}\n", "not a second time"

@@ -43,7 +43,7 @@ class Unguarded(Mosquitto):
 
     def command(self) -> list[str]:
         command = super().command()
-        conf = self.place.folder / "mosquitto.conf"
+        conf = self.place.served / "mosquitto.conf"
         lines = conf.read_text().splitlines()
         dropped = ("acl_file", "use_username_as_clientid")
         conf.write_text("\n".join(line for line in lines if not line.startswith(dropped)) + "\n")
@@ -214,7 +214,7 @@ BAD: dict[str, Bad] = {
         lambda s: s.complete(sealer=s.speaker(PI, signed_by=PI, mesh="away")),
     ),
     "too old": ("message.expired", "", DONE, lambda s: s.complete(off_ms=-2 * MESSAGE_EXPIRY_MS)),
-    "too new": ("message.expired", "", DONE, lambda s: s.complete(off_ms=2 * MESSAGE_EXPIRY_MS)),
+    "too new": ("message.expired", PI, DONE, lambda s: s.complete(off_ms=2 * MESSAGE_EXPIRY_MS)),
     "good for a year": ("message.expired", "", DONE, lambda s: s.complete(life_ms=31_536_000_000)),
     "of an older boot": (
         "message.replayed",
@@ -294,7 +294,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = Unguarded(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port)
+    made = Mesh(home, broker.port, broker.control_port)
     try:
         async with asyncio.timeout(60):
             yield made

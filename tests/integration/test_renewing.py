@@ -61,11 +61,10 @@ class Rig:
     processes: list[asyncio.subprocess.Process]
     running_broker: Broker
 
-    async def restart_broker(self) -> None:
-        """It reads its files anew."""
-        await self.running_broker.stop()
-        await self.running_broker.start()
-        await self.until(lambda: self.shell.link.connected)
+    def signal_broker(self, number: signal.Signals) -> None:
+        """To its process."""
+        assert self.running_broker.pid is not None
+        os.kill(self.running_broker.pid, number)
 
     async def let_in(self, name: str) -> Path:
         folder = self.home.node(name)
@@ -113,7 +112,9 @@ async def rig_at(
     broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     address = f"127.0.0.1:{broker.port}"
-    running = RunningOrchestrator(load_setup(home, address))
+    ports = f"port = {broker.port}\ncontrol_port = {broker.control_port}\n"
+    (home.orchestrator / "mesh.toml").write_text(f'{ports}timing = "lan"\n')
+    running = RunningOrchestrator(load_setup(home, f"127.0.0.1:{broker.control_port}"))
     processes: list[asyncio.subprocess.Process] = []
     try:
         async with asyncio.timeout(60):

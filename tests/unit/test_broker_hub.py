@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imlmesh_broker.embedded import codec
-from imlmesh_broker.embedded.access import Identity
+from imlmesh_broker.embedded.access import Identity, Role
 from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.embedded.flow import Flow
 from imlmesh_broker.embedded.hub import Hub
+from imlmesh_broker.rights import ALL_IN, Access
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
 from imlmesh_runtime.link.packets import next_packet
@@ -23,9 +24,10 @@ UP = f"{BASE}/from/a/complete".encode()
 class Client:
     """A member that writes down what becomes of it."""
 
-    def __init__(self, hub: Hub, role: str, name: str, *asked: str) -> None:
+    def __init__(self, hub: Hub, role: Role, name: str, *asked: str, client: str = "") -> None:
         uri = f"imlmesh://home/{role}/{name}"
-        self.identity = Identity.of_certificate("home", {"subjectAltName": (("URI", uri),)})
+        self.identity = Identity.of_certificate("home", {"subjectAltName": (("URI", uri),)}, role)
+        self.client = client or name
         self.flow = Flow()
         self.will: Message | None = None
         self.asked: dict[str, int] = {}
@@ -52,6 +54,9 @@ class Client:
 
     def release(self) -> None:
         self.held = False
+
+    def limit(self, identity: Identity) -> None:
+        self.identity = identity
 
     def read(self) -> list[tuple[str, bytes]]:
         return [(topic.decode(), payload) for topic, _, payload in packets(self.flow)]
@@ -169,13 +174,53 @@ def test_who_waited_for_control_is_read_again_when_it_leaves(hub):
 
 
 def test_subscriptions_have_a_limit_and_foreign_ones_are_refused(hub):
-    many = [f"{BASE}/to/a/{number}" for number in range(10_000)]
+    many = [f"{BASE}/orchestrator/o{number}/status" for number in range(10_000)]
     node = Client(hub, "node", "a", f"{BASE}/to/b/+", *many)
     assert node.granted[0] == codec.REFUSED_FILTER
     assert node.granted.count(1) == limits.BROKER_SUBSCRIPTIONS
     assert node.granted[limits.BROKER_SUBSCRIPTIONS + 1] == codec.REFUSED_FILTER
     assert sorted(node.refusals) == ["broker.subscriptions", "broker.topic"]
     assert hub.subscribe(node, [(many[0], 0)]) == [0]
+
+
+def test_who_is_revoked_goes_at_once_without_a_last_word(hub):
+    control = Client(hub, "control", "o", f"{BASE}/from/#")
+    node, other = Client(hub, "node", "a", "#"), Client(hub, "node", "b", "#")
+    node.will = Message(f"{BASE}/from/a/status", b"gone", 1, False)
+    hub.limit(Access(1, revoked=frozenset({"a"})))
+    assert (node.ended, other.ended, control.read()) == (["link.refused"], [], [])
+    hub.spread(control, DOWN, b"for a", 1)
+    assert node.read() == []
+    with pytest.raises(LinkError) as caught:
+        hub.admit(node.identity)
+    assert caught.value.code == "link.refused"
+    assert hub.admit(other.identity) == other.identity
+
+
+def test_who_is_quarantined_gets_no_work_until_it_is_released(hub):
+    control = Client(hub, "control", "o", f"{BASE}/from/#")
+    node = Client(hub, "node", "a", f"{BASE}/to/a/+")
+    work, asked = f"{BASE}/to/a/delegate", f"{BASE}/to/a/request"
+    hub.spread(control, work.encode(), b"1", 1)
+    hub.limit(Access(1, quarantined=frozenset({"a"})))
+    for topic in (work, asked):
+        hub.spread(control, topic.encode(), b"2", 1)
+    assert node.read() == [(work, b"1"), (asked, b"2")]
+    assert hub.may_write(node, UP.decode())
+    assert not hub.may_write(node, f"{BASE}/from/a/event/log")
+    assert hub.subscribe(node, [(work, 1)]) == [1]
+    hub.limit(ALL_IN)
+    hub.spread(control, work.encode(), b"3", 1)
+    assert node.read() == [(work, b"3")]
+    assert hub.may_write(node, f"{BASE}/from/a/event/log")
+
+
+def test_control_ends_a_session_under_its_client_id(hub):
+    node = Client(hub, "node", "a")
+    Client(hub, "control", "o")
+    guest = Client(hub, "control", "o", client="a")
+    assert node.ended == ["link.down"]
+    assert guest.identity.is_control
 
 
 def test_two_filters_of_a_client_bring_a_message_once(hub):
@@ -230,9 +275,9 @@ def test_a_will_on_a_foreign_topic_is_refused(hub):
 
 def test_routes_that_are_remembered_are_bounded_and_renewed(hub, monkeypatch):
     monkeypatch.setattr(limits, "BROKER_ROUTES", 2)
-    control = Client(hub, "control", "o")
-    node = Client(hub, "node", "a", f"{BASE}/to/a/+")
+    control = Client(hub, "control", "o", f"{BASE}/from/#")
+    node = Client(hub, "node", "a")
     for number in range(5):
-        hub.spread(control, f"{BASE}/to/a/{number}".encode(), b"", 0)
+        hub.spread(node, f"{BASE}/from/a/event/source/{number}".encode(), b"", 0)
         assert len(hub._routes) <= 2
-    assert len(node.read()) == 5
+    assert len(control.read()) == 5

@@ -1,24 +1,37 @@
-"""`python -m imlmesh_broker.embedded --mesh ID --folder DIR --ca FILE --address IP --port N --log FILE`.
+"""`python -m imlmesh_broker.embedded`, with the options of `OPTIONS`, all of which it needs.
 
-The one rule: the exit code says it: 0 told to end, 3 wrong use or keys that cannot be used.
+The one rule: SIGHUP lets it read anew who may come in, and the exit code says why it ended: 0 told to
+end, 3 wrong use or keys that cannot be used. Deliberately absent: defaults; `choice` gives them all.
 """
 
 import argparse
 import asyncio
 import resource
+import signal
 import sys
 from pathlib import Path
 
-from imlmesh_broker.embedded.server import serve, tls_context
+from imlmesh_broker.embedded.hub import Hub
+from imlmesh_broker.embedded.server import Folder, Listeners
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.process import logged, until_told
+
+OPTIONS = {
+    "mesh": str,
+    "control": str,
+    "served": Path,
+    "address": str,
+    "port": int,
+    "control-address": str,
+    "control-port": int,
+    "log": Path,
+}
 
 
 def main() -> int:
     """Serve until told to end."""
     parser = argparse.ArgumentParser(prog="imlmesh_broker.embedded")
-    kinds = {"mesh": str, "folder": Path, "ca": Path, "address": str, "port": int, "log": Path}
-    for name, kind in kinds.items():
+    for name, kind in OPTIONS.items():
         parser.add_argument(f"--{name}", required=True, type=kind)
     options = parser.parse_args()
     set_up_logs(options.log)
@@ -29,10 +42,18 @@ async def _serve(options: argparse.Namespace) -> int:
     # A connection is a descriptor, and the usual 1,024 are too few for a fleet.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    context = tls_context(options.folder, options.ca)
-    server = await serve(options.mesh, context, options.address, options.port)
-    await until_told(asyncio.get_running_loop().create_future())
-    server.close()
+    loop = asyncio.get_running_loop()
+    served = Folder(options.served)
+    listeners = Listeners(Hub(options.mesh), options.control, served)
+    loop.add_signal_handler(signal.SIGHUP, listeners.renew_or_stay)
+    listeners.open(
+        {
+            "node": (options.address, options.port),
+            "control": (options.control_address, options.control_port),
+        }
+    )
+    await until_told(loop.create_future())
+    listeners.close()
     return 0
 
 

@@ -5,26 +5,36 @@ delivered later needs no second look. Pure. Deliberately absent: passwords, rule
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
+from imlmesh_broker.rights import Access
 from imlmesh_protocol.errors import LinkError
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.wire import topics
 
+Role = Literal["node", "control"]
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A client of one mesh: its id, and the filters of what it may write and read."""
+    """A client of one mesh: its id, and the filters of what it may write and read now.
 
+    `asks` holds all that its role may ever read: a filter within it is taken even while nothing may
+    be delivered for it, so that it is there when the client is let go.
+    """
+
+    mesh: str
     id: str
     is_control: bool
     writes: tuple[str, ...]
     reads: tuple[str, ...]
+    asks: tuple[str, ...]
 
     @classmethod
-    def of_certificate(cls, mesh: str, certificate: Mapping[str, Any]) -> Self:
-        """From what `ssl` tells of a verified peer; LinkError `link.refused` when it is no client.
+    def of_certificate(cls, mesh: str, certificate: Mapping[str, Any], wanted: Role) -> Self:
+        """From what `ssl` tells of a verified peer; LinkError `link.refused` when it is no client in
+        the role `wanted`.
 
         Its one URI says `imlmesh://<mesh>/node/<id>` or `imlmesh://<mesh>/control/<id>`.
         """
@@ -33,22 +43,44 @@ class Identity:
         if len(uris) != 1:
             raise LinkError("link.refused", "the certificate does not name one client")
         role, _, name = uris[0].removeprefix(f"imlmesh://{mesh}/").partition("/")
-        if role not in ("control", "node") or not NAME.fullmatch(name):
+        if role != wanted or not NAME.fullmatch(name):
             raise LinkError("link.refused", f"the certificate names {uris[0][:200]!r}")
         if role == "control":
             everything = (f"{topics.PREFIX}/{mesh}/#",)
-            return cls(name, True, everything, everything)
-        rules = [(right, rule.replace("%u", name)) for right, rule in topics.acl_rules(mesh)]
-        writes = tuple(rule for right, rule in rules if right == "write")
-        return cls(name, False, writes, tuple(rule for right, rule in rules if right == "read"))
+            return cls(mesh, name, True, everything, everything, everything)
+        writes, reads = _of_node(name, topics.acl_rules(mesh))
+        return cls(mesh, name, False, writes, reads, reads)
+
+    def under(self, access: Access) -> Self:
+        """With what `access` leaves to it."""
+        if self.is_control:
+            return self
+        if self.id in access.revoked:
+            return replace(self, writes=(), reads=())
+        kinds = topics.QUARANTINED if self.id in access.quarantined else topics.KINDS
+        writes, reads = _of_node(self.id, topics.acl_rules(self.mesh, kinds))
+        return replace(self, writes=writes, reads=reads)
 
     def may_write(self, topic: str) -> bool:
         """Whether it may publish there."""
         return any(narrowed(rule, topic) == topic for rule in self.writes)
 
+    def may_ask(self, asked: str) -> bool:
+        """Whether the filter takes something that its role may read."""
+        return any(narrowed(asked, rule) is not None for rule in self.asks)
+
     def readable(self, asked: str) -> list[str]:
-        """What of the filter `asked` it may read, as filters; none when it is wholly foreign."""
+        """What of the filter `asked` it may read now, as filters."""
         return [found for rule in self.reads if (found := narrowed(asked, rule)) is not None]
+
+
+def _of_node(
+    name: str, rules: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what it writes, what it reads)."""
+    own = [(right, rule.replace("%u", name)) for right, rule in rules]
+    writes = tuple(rule for right, rule in own if right == "write")
+    return writes, tuple(rule for right, rule in own if right == "read")
 
 
 def narrowed(one: str, other: str) -> str | None:

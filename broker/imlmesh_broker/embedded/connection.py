@@ -6,10 +6,12 @@ than a packet. Deliberately absent: who may do what; the hub asks the certificat
 
 import asyncio
 import logging
+import ssl
+import time
 from typing import cast
 
 from imlmesh_broker.embedded import codec
-from imlmesh_broker.embedded.access import Identity
+from imlmesh_broker.embedded.access import Identity, Role
 from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.embedded.flow import Flow
 from imlmesh_broker.embedded.hub import Hub
@@ -19,18 +21,21 @@ from imlmesh_runtime.link.packets import next_packet
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 60.0
 _BUFFERED_BYTES = 256 * 1024  # in the transport before messages wait in the flow
 
 
 class Connection(asyncio.Protocol):
     """A client from its handshake to its end; a `Member` of the hub once it introduced itself."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, role: Role) -> None:
+        self.client = ""
         self.flow = Flow()
         self.will: Message | None = None
         self.asked: dict[str, int] = {}
         self.taken: dict[str, int] = {}
         self._hub = hub
+        self._role = role
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._known: set[bytes] = set()
@@ -43,12 +48,14 @@ class Connection(asyncio.Protocol):
         # asyncio has set TCP_NODELAY already, without which each acknowledgement takes 44 ms.
         certificate = transport.get_extra_info("peercert")
         try:
-            self.identity = Identity.of_certificate(self._hub.mesh, certificate)
+            identity = Identity.of_certificate(self._hub.mesh, certificate, self._role)
+            self.identity = self._hub.admit(identity)
         except LinkError as exc:
             logger.warning("a stranger: %s", exc.message, extra={"code": exc.code})
             self._ended = True
             self._transport.abort()
             return
+        self._until_s = ssl.cert_time_to_seconds(certificate["notAfter"])
         self._heard_s = self._loop.time()
         self._patience_s = limits.LINK_CONNECT_MS / 1000
         self._watch()
@@ -104,11 +111,20 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
         self._loop.call_soon(self._read)
 
+    def limit(self, identity: Identity) -> None:
+        self.identity = identity
+        self._known.clear()
+
     def _watch(self) -> None:
-        """End it when it was silent for too long, else look again."""
+        """End it when it was silent for too long or its certificate ended, else look again."""
         rest_s = self._heard_s + self._patience_s - self._loop.time()
-        if rest_s > 0 or self._held:
-            self._timer = self._loop.call_later(max(rest_s, 1), self._watch)
+        valid_s = self._until_s - time.time()
+        if valid_s <= 0:
+            self.end(LinkError("link.refused", "its certificate has ended"))
+        elif rest_s > 0 or self._held:
+            # by the wall clock, which may be set: looked at once a minute
+            pause_s = min(max(rest_s, 1), valid_s, _LOOK_S)
+            self._timer = self._loop.call_later(pause_s, self._watch)
         else:
             self.end(LinkError("link.down", f"silent for {self._patience_s:g} s"), logging.INFO)
 
@@ -195,8 +211,12 @@ class Connection(asyncio.Protocol):
         introduction = codec.parse_connect(body)
         if introduction is None:
             self._turn_away(codec.OTHER_VERSION, "it does not speak MQTT 3.1.1")
-        elif introduction[0] not in ("", self.identity.id):
-            self._turn_away(codec.OTHER_ID, f"it calls itself {introduction[0][:80]!r}")
+            return
+        # it may have been shut out since its handshake
+        self.identity = self._hub.admit(self.identity)
+        self.client = introduction[0] or self.identity.id
+        if self.client != self.identity.id and not self.identity.is_control:
+            self._turn_away(codec.OTHER_ID, f"it calls itself {self.client[:80]!r}")
         else:
             _, keepalive_s, self.will = introduction
             self._patience_s = keepalive_s * 1.5 or float("inf")

@@ -1,6 +1,6 @@
 """Where the clients of one mesh meet: who is there, who gets what, what is kept for later.
 
-The one rule: an id has one connection, and the newest wins. A client that fails, be it on delivery
+The one rule: a client id has one connection, and the newest wins. A client that fails, be it on delivery
 of another's message, is ended here and disturbs nobody. Deliberately absent: bytes and sockets.
 """
 
@@ -10,6 +10,7 @@ from imlmesh_broker.embedded.access import Identity
 from imlmesh_broker.embedded.codec import REFUSED_FILTER, Message
 from imlmesh_broker.embedded.flow import Flow
 from imlmesh_broker.embedded.routes import Tree
+from imlmesh_broker.rights import ALL_IN, Access
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
 from imlmesh_protocol.wire import topics
@@ -19,10 +20,13 @@ from imlmesh_protocol.wire.topics import Kind
 class Member(Protocol):
     """A client as the hub sees it. `asked` maps its filters to QoS, `taken` what they became.
 
+    `client` is the id under which it joined: that of its certificate, or any for control.
     `touch`: there is something to write. `refuse`: it was not allowed something; for the log.
     `end`: break the connection and leave the hub. `hold`, `release`: read no further, read on.
+    `limit`: from now on it has the rights of another `identity`.
     """
 
+    client: str
     identity: Identity
     flow: Flow
     will: Message | None
@@ -34,13 +38,15 @@ class Member(Protocol):
     def end(self, error: MeshError) -> None: ...
     def hold(self) -> None: ...
     def release(self) -> None: ...
+    def limit(self, identity: Identity) -> None: ...
 
 
 class Hub:
     """All clients of one mesh."""
 
-    def __init__(self, mesh: str) -> None:
+    def __init__(self, mesh: str, access: Access = ALL_IN) -> None:
         self.mesh = mesh
+        self._access = access
         self._members: dict[str, Member] = {}
         self._subscriptions: Tree[Member, int] = Tree()
         self._routes: dict[bytes, dict[Member, int]] = {}
@@ -49,16 +55,37 @@ class Hub:
         self._retained_bytes = 0
         self._held: dict[Member, set[Member]] = {}
 
+    def admit(self, identity: Identity) -> Identity:
+        """With the rights that it has at present; LinkError `link.refused` when it is revoked."""
+        if not identity.is_control and identity.id in self._access.revoked:
+            raise LinkError("link.refused", f"{identity.id} is revoked")
+        return identity.under(self._access)
+
+    def limit(self, access: Access) -> None:
+        """Who is revoked goes now, and who is quarantined keeps what that leaves to it."""
+        self._access = access
+        for member in list(self._members.values()):
+            try:
+                identity = self.admit(member.identity)
+            except LinkError as exc:
+                # not even its will is spread
+                member.limit(member.identity.under(access))
+                member.end(exc)
+                continue
+            if identity != member.identity:
+                member.limit(identity)
+                self._renew(member)
+
     def join(self, member: Member) -> None:
-        """Let `member` in, in place of an earlier connection of its id."""
-        earlier = self._members.get(member.identity.id)
+        """Let `member` in, in place of an earlier connection of its client id."""
+        earlier = self._members.get(member.client)
         if earlier is not None:
             earlier.end(LinkError("link.down", "the same id connected again"))
-        self._members[member.identity.id] = member
+        self._members[member.client] = member
 
     def leave(self, member: Member) -> None:
         """Forget `member`, and publish its will if it still has one."""
-        del self._members[member.identity.id]
+        del self._members[member.client]
         self.unsubscribe(member, list(member.asked))
         self._release(member)
         for senders in self._held.values():
@@ -103,7 +130,7 @@ class Hub:
         refused: dict[str, int] = {}
         for asked, qos in wanted:
             fits = asked in member.asked or len(member.asked) < limits.BROKER_SUBSCRIPTIONS
-            if fits and member.identity.readable(asked):
+            if fits and member.identity.may_ask(asked):
                 member.asked[asked] = min(qos, 1)
                 granted.append(min(qos, 1))
             else:

@@ -14,7 +14,7 @@ app = noun("Run the orchestrator alone.", "imlmesh orchestrator run --home /var/
     app,
     """\
 imlmesh orchestrator run
-imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8883""",
+imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884""",
 )
 def run(
     broker: Annotated[
@@ -30,4 +30,4 @@ def run(
     from imlmesh_runtime.paths import find_home
 
     home = find_home(settings.home, os.environ).root
-    return main(["--home", str(home), "--broker", broker or open_mesh(home).broker_address])
+    return main(["--home", str(home), "--broker", broker or open_mesh(home).control_address])

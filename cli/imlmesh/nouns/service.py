@@ -34,7 +34,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 imlmesh service install orchestrator --dry-run       what it would do
 sudo imlmesh service install node pi-bed             moves the folder and starts the node
 sudo imlmesh service install node pi-bed --hardware  pins and buses too
-sudo imlmesh service install orchestrator --broker 192.168.1.20:8883
+sudo imlmesh service install orchestrator --broker 192.168.1.20:8884
 sudo imlmesh service install node pi-bed --root /mnt/image""",
 )
 def install(
@@ -88,12 +88,12 @@ def install(
 
 
 def _tell_broker(machine: "Machine", broker: str | None) -> None:
-    from imlmesh.mesh import broker_address
+    from imlmesh.mesh import control_address
     from imlmesh.render import say
     from imlmesh.service import data_of
     from imlmesh_runtime.paths import Home
 
-    address = broker or broker_address(Home(data_of(machine, "orchestrator")))
+    address = broker or control_address(Home(data_of(machine, "orchestrator")))
     say(f"it calls the broker at {address}, a service of its own: docs/firmware.md")
 
 

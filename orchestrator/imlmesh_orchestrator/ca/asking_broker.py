@@ -27,7 +27,7 @@ _NAME = "probe"
 
 
 class AskedBroker:
-    """The broker with its listener for each role of `ca/authority`; with none nobody knows one."""
+    """The broker with its listener for each role of `ca/authority`, as far as somebody knows them."""
 
     def __init__(self, listeners: Mapping[str, Address]) -> None:
         self._listeners = listeners
@@ -39,7 +39,7 @@ class AskedBroker:
             with self._connected(_anybody(), CONTROL) as way:
                 return is_issued_by(way.getpeercert(binary_form=True) or b"", ca)
 
-        return self._soon(look)
+        return self._soon(look, CONTROL)
 
     def takes(self, issuer: Issuer, mesh: str, role: str) -> bool:
         """Whether clients of a role with certificates of `issuer` get in, by
@@ -61,14 +61,14 @@ class AskedBroker:
                     return bool(way.recv(1))
                 return True
 
-        return self._soon(look)
+        return self._soon(look, role)
 
     def _connected(self, context: ssl.SSLContext, role: str) -> ssl.SSLSocket:
         plain = socket.create_connection(self._listeners[role], limits.LINK_CONNECT_MS / 1_000)
         return context.wrap_socket(plain)
 
-    def _soon(self, look: Callable[[], bool]) -> bool:
-        if not self._listeners:
+    def _soon(self, look: Callable[[], bool], role: str) -> bool:
+        if role not in self._listeners:
             return True
         until_s = time.monotonic() + limits.BROKER_FOLLOWS_S
         while True:

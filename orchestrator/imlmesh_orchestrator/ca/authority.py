@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from imlmesh_orchestrator.ca.certificates import Issued, Issuer, new_root
+from imlmesh_orchestrator.ca.lists import Lists
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.ids import check_name
@@ -159,14 +160,23 @@ class Authority:
         return self.issuer(NODE).issue_client(request, node, uri, lifetime_s)
 
     def revoke(self, serials: Iterable[int]) -> None:
-        """Write the revocation lists anew: node certificates with these numbers are refused.
+        """Write the revocation lists anew: node certificates with these numbers are refused."""
+        self._lists(NODE).write(serials)
+        self._lists(CONTROL).write(())
 
-        Each CA has a list of its own in the file of its role; a number is in all of them.
-        """
-        gone = list(serials)
-        for role, numbers in ((NODE, gone), (CONTROL, ())):
-            lists = [issuer.revocation_list(numbers) for issuer in self.issuers(role)]
-            write_private(self.folder / f"{role}-ca.crl", b"".join(lists))
+    def revoke_too(self, serials: Iterable[int]) -> None:
+        """Add to the revocation list what nobody else knows of: certificates made for a probe, which
+        end within minutes. TrustError `trust.file` when the list is broken."""
+        self._lists(NODE).add(serials)
+
+    def renew_lists(self) -> None:
+        """Make revocation lists anew that are older than a day: who was off for a month would find
+        them ended, and then nobody comes in."""
+        for role in (NODE, CONTROL):
+            self._lists(role).renew()
+
+    def _lists(self, role: str) -> Lists:
+        return Lists(self.folder, role, self.issuers(role))
 
     def papers(self) -> dict[str, bytes]:
         """What a new node needs beside its certificate: root.pub and trust, by file name."""

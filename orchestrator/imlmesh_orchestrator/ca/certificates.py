@@ -111,6 +111,21 @@ class Issuer:
             builder = builder.add_revoked_certificate(revoked.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
+    def revoked_by(self, lists: bytes) -> tuple[frozenset[int], datetime]:
+        """(the numbers that our own list among the PEM `lists` revokes, when it was made).
+
+        TrustError `trust.file` when none of them is ours.
+        """
+        end = b"-----END X509 CRL-----"
+        try:
+            found = [x509.load_pem_x509_crl(part + end) for part in lists.split(end)[:-1]]
+        except ValueError as exc:
+            raise TrustError("trust.file", f"not a revocation list: {exc}") from exc
+        for each in found:
+            if each.is_signature_valid(self._key.public_key()):
+                return frozenset(row.serial_number for row in each), each.last_update_utc
+        raise TrustError("trust.file", "no revocation list of this CA")
+
     def _issue(
         self,
         request: bytes,

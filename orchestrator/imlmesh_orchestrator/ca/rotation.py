@@ -17,7 +17,7 @@ from imlmesh_orchestrator.ca.certificates import Issuer, new_root
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.wire.documents import Trust
-from imlmesh_runtime.files import read_file, read_private, sync_folder, write_private
+from imlmesh_runtime.files import locked, read_file, read_private, sync_folder, write_private
 from imlmesh_runtime.pairs import certificates_of
 from imlmesh_runtime.trust import (
     HeldTrust,
@@ -137,7 +137,9 @@ def _rotate_ca(authority: Authority, what: str, root: Signer, broker: AskedBroke
     if issuer.der not in certificates_of(read_file(pem)):
         # the list before the CA: a broker refuses all clients of a CA without one
         listed = authority.folder / f"{what}.crl"
-        write_private(listed, issuer.revocation_list(()) + read_file(listed, limits.CRL_BYTES))
+        with locked(authority.folder):
+            old = read_file(listed, limits.CRL_BYTES)
+            write_private(listed, issuer.revocation_list(()) + old)
         write_private(pem, _pem(issuer) + read_file(pem))
     if issuer.der in known:
         return trust
@@ -170,8 +172,9 @@ def _finish_ca(
     write_private(authority.folder / f"{what}.key", _key_of(coming))
     write_private(authority.folder / f"{what}.pem", _pem(issuer))
     listed = authority.folder / f"{what}.crl"
-    newest, _, _ = read_file(listed, limits.CRL_BYTES).partition(_LIST_END)
-    write_private(listed, newest + _LIST_END)
+    with locked(authority.folder):
+        newest, _, _ = read_file(listed, limits.CRL_BYTES).partition(_LIST_END)
+        write_private(listed, newest + _LIST_END)
     coming.unlink()
     sync_folder(authority.folder)
     return trust

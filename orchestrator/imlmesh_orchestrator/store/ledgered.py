@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
@@ -65,6 +66,8 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.CertificateIssued: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
+    a.AdmissionChanged: Told("node", _by),
+    a.EvidenceKept: Told("node"),
     c.LabelsChanged: Told("node"),
     c.GroupChanged: Told("group"),
     c.MemoryWritten: Told("session", _by, "key value by", _by_person),

@@ -4,6 +4,7 @@ The one rule: one writer per topic. CA, ACL, links and file names use `ids.check
 part that is a name, so no name can climb into another's subtree.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -61,6 +62,15 @@ KINDS: dict[Way, frozenset[Kind]] = {
     Way.ORCHESTRATOR: frozenset({Kind.STATUS}),
 }
 
+#: what a quarantined node may still say and hear: that it lives, how its work ended, what is asked of
+#: it; nothing that would give it work
+QUARANTINED: dict[Way, frozenset[Kind]] = {
+    Way.TO: frozenset({Kind.COMMAND, Kind.REQUEST, Kind.RESPONSE, Kind.ACK}),
+    Way.FROM: frozenset({Kind.STATUS, Kind.HEARTBEAT, Kind.REQUEST, Kind.RESPONSE, Kind.COMPLETE}),
+    Way.ALL: frozenset({Kind.COMMAND}),
+    Way.ORCHESTRATOR: frozenset(),
+}
+
 #: fixed channels of an event; telemetry and source carry a name of their own behind a slash
 CHANNELS = frozenset({"progress", "log"})
 NAMED_CHANNELS = frozenset({"telemetry", "source"})
@@ -116,14 +126,22 @@ def orchestrator_subscriptions(mesh: str) -> tuple[str, ...]:
     return (f"{PREFIX}/{check_name('mesh', mesh)}/from/#",)
 
 
-def acl_rules(mesh: str) -> tuple[tuple[str, str], ...]:
-    """(right, topic pattern) of every node; `%u` stands for the node's own id."""
+def acl_rules(
+    mesh: str, kinds: Mapping[Way, frozenset[Kind]] = KINDS
+) -> tuple[tuple[str, str], ...]:
+    """(right, topic pattern) of a node that may use `kinds`; `%u` stands for the node's own id.
+
+    The table itself: what is in no row of it nobody may write.
+    """
     base = f"{PREFIX}/{check_name('mesh', mesh)}"
-    return (
-        ("write", f"{base}/from/%u/#"),
-        ("read", f"{base}/to/%u/#"),
-        ("read", f"{base}/all/#"),
-        ("read", f"{base}/orchestrator/+/status"),
+    rules = [
+        *(("write", f"{base}/from/%u/{kind}") for kind in sorted(kinds[Way.FROM])),
+        *(("read", f"{base}/to/%u/{kind}") for kind in sorted(kinds[Way.TO])),
+        *(("read", f"{base}/all/{kind}") for kind in sorted(kinds[Way.ALL])),
+        *(("read", f"{base}/orchestrator/+/{kind}") for kind in sorted(kinds[Way.ORCHESTRATOR])),
+    ]
+    return tuple(
+        (right, f"{rule}/#" if rule.endswith(f"/{Kind.EVENT}") else rule) for right, rule in rules
     )
 
 
