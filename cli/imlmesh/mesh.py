@@ -18,6 +18,7 @@ from imlmesh.client import Client
 from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.errors import Place as TextPlace
@@ -82,8 +83,15 @@ class Mesh:
             profile, text = policy_text("local_worker", policy)
             # Before its broker has served it has no address; `up` hands it over at each start.
             brokers = (self.broker_address,) if self.port else ()
-            place = Place(self.authority.mesh, name, self.authority.orchestrator, brokers)
-            let_in(client, folder, replace(place, timing=self.timing), profile, text)
+            place = Place(
+                self.authority.mesh,
+                name,
+                self.authority.orchestrator,
+                brokers,
+                timing=self.timing,
+                join=(f"{ADDRESS}:{last_port(self.home)}",),
+            )
+            let_in(client, folder, place, profile, text)
         elif policy is not None:
             write_private(folder / "policy.toml", policy_text("", policy)[1].encode())
         return folder

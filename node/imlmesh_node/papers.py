@@ -17,7 +17,7 @@ from imlmesh_node.finding import Finder
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_runtime.clock import MeshClock
-from imlmesh_runtime.link.address import JOIN_PORT, address_text
+from imlmesh_runtime.link.address import address_text
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.pairs import is_issued_by, own_certificate, validity_of
 from imlmesh_runtime.trust import HeldTrust
@@ -143,7 +143,7 @@ class Papers:
 
     async def _ask(self, certificate: bool) -> bool:
         """Run the child; whether it did all that it was asked to."""
-        places = [*self._joins, *((host, JOIN_PORT) for host in self._finder.places())]
+        places = [*self._joins, *self._finder.joins()]
         if not places:
             return False
         asked = ["--certificate"] if certificate else []

@@ -7,11 +7,10 @@ this as a child, since the libraries for certificates and HTTP would stay with i
 """
 
 import argparse
-import http.client
+import asyncio
 import logging
-import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from imlmesh_node.config import load_config
-from imlmesh_protocol import limits
-from imlmesh_protocol.errors import CODES, LinkError, MeshError, ProtocolError, TrustError
-from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_node.exchange import exchange
+from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError, TrustError
 from imlmesh_protocol.wire.renewal import RenewalAsked, renewal_input
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
-from imlmesh_runtime.link.endings import is_valid_at, without_clock
+from imlmesh_runtime.link.endings import without_clock
 from imlmesh_runtime.logs import set_up_logs
-from imlmesh_runtime.pairs import write_pair
+from imlmesh_runtime.pairs import validity_of, write_pair
 from imlmesh_runtime.process import logged
 from imlmesh_runtime.trust import (
     HeldTrust,
@@ -36,12 +34,10 @@ from imlmesh_runtime.trust import (
     load_signer,
     new_tls_key,
     server_check,
+    unverified_context,
 )
 
 log = logging.getLogger(__name__)
-
-#: what a body of the endpoint is
-CONTENT_TYPE = "application/msgpack"
 
 
 class Endpoint:
@@ -53,88 +49,44 @@ class Endpoint:
         self._mesh = mesh
         self._at_ms = at_ms
 
-    def take_trust(self) -> bool:
+    async def take_trust(self) -> bool:
         """Take what it has, if that is newer; TrustError `trust.rollback`, `signature.invalid`."""
-        anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anybody.minimum_version = ssl.TLSVersion.TLSv1_3
-        anybody.check_hostname = False
-        anybody.verify_mode = ssl.CERT_NONE
-        with self._open(anybody) as way:
-            document = _answer(way, "GET", "/v1/trust")["trust"]
-        if type(document) is not bytes:
-            raise ProtocolError("message.invalid", "the join endpoint told no trust")
-        return self._held.take(document)
+        told = await exchange(self._address, unverified_context(), "/v1/trust")
+        return self._held.take(_blob(told, "trust"))
 
-    def renew(self, folder: Path, node: str) -> None:
+    async def renew(self, folder: Path, node: str) -> None:
         """Exchange the TLS key and certificate of `folder` for new ones."""
         signer = load_signer(folder / "keys" / "identity.key")
         key, request = new_tls_key(node)
-        ours = without_clock(server_check(self._held.trust.control_cas, join_name(self._mesh)))
-        with self._open(ours) as way:
-            nonce = _answer(way, "GET", "/v1/nonce")["nonce"]
-            signed = renewal_input(self._mesh, node, request, nonce)
-            asked = RenewalAsked(node, request, nonce, signer.sign(signed))
-            certificate = _answer(way, "POST", "/v1/renew", asked.body())["certificate"]
+        cas = self._held.trust.control_cas
+        context = without_clock(server_check(cas, join_name(self._mesh)))
+        nonce = _blob(await exchange(self._address, context, "/v1/nonce"), "nonce")
+
+        def asked(shown: bytes) -> dict[str, Any]:
+            self._judge(shown)
+            proof = signer.sign(renewal_input(self._mesh, node, request, nonce))
+            return RenewalAsked(node, request, nonce, proof).body()
+
+        told = await exchange(self._address, context, "/v1/renew", asked)
+        certificate = _blob(told, "certificate")
         _check(certificate, key, node, self._held.trust.node_cas)
         write_pair(folder / "keys" / "node.pem", key, certificate)
 
-    def _open(self, context: ssl.SSLContext) -> "_Way":
-        return _Way(self._address, context, self._at_ms)
+    def _judge(self, shown: bytes) -> None:
+        """The server's certificate by mesh time, which the clock of this machine need not know."""
+        validity = validity_of(shown)
+        if self._at_ms is not None and not validity.begins_ms <= self._at_ms <= validity.ends_ms:
+            raise TrustError("join.pin", "the certificate of the join endpoint is out of date")
 
 
-class _Way:
-    """A connection to an endpoint, closed at the end."""
-
-    def __init__(self, address: Address, context: ssl.SSLContext, at_ms: int | None) -> None:
-        seconds = limits.LINK_CONNECT_MS / 1_000
-        self.to = http.client.HTTPSConnection(*address, timeout=seconds, context=context)
-        self._name = f"{address[0]}:{address[1]}"
-        self._at_ms = at_ms
-        self._judged = context.verify_mode is ssl.CERT_REQUIRED
-
-    def __enter__(self) -> http.client.HTTPSConnection:
-        try:
-            self.to.connect()
-        except ssl.SSLCertVerificationError as exc:
-            raise LinkError("link.tls", f"{self._name}: {exc.verify_message}") from exc
-        except OSError as exc:
-            raise LinkError("link.down", f"{self._name}: {exc}") from exc
-        if self._judged and self._at_ms is not None:
-            self._judge(self._at_ms)
-        return self.to
-
-    def _judge(self, at_ms: int) -> None:
-        if not is_valid_at(self.to.sock.getpeercert() or {}, at_ms):
-            raise LinkError("link.tls", f"{self._name}: its certificate is out of date")
-
-    def __exit__(self, *_: object) -> None:
-        self.to.close()
+def _blob(told: Any, name: str) -> bytes:
+    value = told.get(name) if type(told) is dict else None
+    if type(value) is not bytes:
+        raise ProtocolError("message.invalid", f"the join endpoint told no {name}")
+    return value
 
 
-def _answer(
-    way: http.client.HTTPSConnection, method: str, path: str, body: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The body of an answer; the coded error that it is, else LinkError `link.down`."""
-    data = None if body is None else pack(dict(body))
-    try:
-        way.request(method, path, data, {"Content-Type": CONTENT_TYPE} if data else {})
-        answer = way.getresponse()
-        told = answer.read(limits.RENEWAL_ANSWER_BYTES)
-    except (OSError, http.client.HTTPException) as exc:
-        raise LinkError("link.down", f"{path}: {exc!r}") from exc
-    try:
-        found = unpack(told)
-    except ProtocolError:
-        found = None
-    if type(found) is not dict:
-        raise LinkError("link.down", f"{path}: status {answer.status} and no answer of ours")
-    if answer.status >= 400:
-        code, text = str(found.get("code")), str(found.get("message"))[: limits.FAULT_CHARS]
-        raise TrustError(code if code in CODES else "link.refused", f"{path}: {text}")
-    return found
-
-
-def _check(certificate: Any, key: bytes, node: str, cas: Sequence[bytes]) -> None:
+def _check(certificate: bytes, key: bytes, node: str, cas: Sequence[bytes]) -> None:
     """TrustError unless the certificate is ours, for our key, by a CA that trust names."""
     try:
         made = x509.load_pem_x509_certificate(certificate)
@@ -156,7 +108,7 @@ def _vouches(ca: x509.Certificate, made: x509.Certificate) -> bool:
     return True
 
 
-def bring_up_to_date(
+async def bring_up_to_date(
     folder: Path, endpoints: Sequence[Address], *, certificate: bool, at_ms: int | None
 ) -> None:
     """Take newer trust, and with `certificate` a new pair, from the first endpoint that gives them.
@@ -169,10 +121,10 @@ def bring_up_to_date(
     for address in endpoints:
         endpoint = Endpoint(address, held, config.mesh, at_ms)
         try:
-            if endpoint.take_trust():
+            if await endpoint.take_trust():
                 log.info("trust is of version %d now", held.trust.version)
             if certificate:
-                endpoint.renew(folder, config.id)
+                await endpoint.renew(folder, config.id)
                 log.info("the certificate was renewed")
         except MeshError as exc:
             failure = exc
@@ -190,12 +142,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--at-ms", type=int, help="mesh time, when it is known")
     given = parser.parse_args(argv)
     set_up_logs()
-    bring_up_to_date(
-        given.folder,
-        [address_of(each) for each in given.endpoints],
-        certificate=given.certificate,
-        at_ms=given.at_ms,
+    endpoints = [address_of(each) for each in given.endpoints]
+    work = bring_up_to_date(
+        given.folder, endpoints, certificate=given.certificate, at_ms=given.at_ms
     )
+    asyncio.run(work)
     return 0
 
 

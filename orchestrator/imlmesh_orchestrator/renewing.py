@@ -14,35 +14,40 @@ from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core.state import EnrolledRecord, State
 from imlmesh_orchestrator.shell import Shell
-from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire.renewal import RenewalAsked, renewal_input
 from imlmesh_runtime.trust import public_key
 
-#: takes a nonce that was given out, once
-SpendNonce = Callable[[bytes], bool]
+#: takes a nonce that was given out, once; raises ProtocolError for another
+TakeNonce = Callable[[bytes], object]
 
 
 class Renewing:
     """`lifetime_s` is that of certificates."""
 
     def __init__(
-        self, authority: Authority, shell: Shell, spend: SpendNonce, lifetime_s: int
+        self, authority: Authority, shell: Shell, take_nonce: TakeNonce, lifetime_s: int
     ) -> None:
         self._authority = authority
         self._shell = shell
-        self._spend = spend
+        self._take_nonce = take_nonce
         self._lifetime_s = lifetime_s
+
+    async def answer(self, body: Any, _address: str) -> Mapping[str, Any]:
+        """The endpoint's handler: `renew` for a body of whatever kind."""
+        if type(body) is not dict:
+            raise ProtocolError("message.invalid", "a renewal is a map")
+        return await self.renew(body)
 
     async def renew(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """{certificate: PEM} for a body of `RenewalAsked`, once it is stored.
 
-        ProtocolError `message.invalid`, `message.replayed` for a nonce that is not open; TrustError
-        `signature.unknown_key`, `signature.invalid`, `node.revoked`.
+        ProtocolError `message.invalid`, `join.nonce`; TrustError `signature.unknown_key`,
+        `signature.invalid`, `node.revoked`.
         """
         asked = RenewalAsked.of(body)
-        if not self._spend(asked.nonce):
-            raise TrustError("message.replayed", f"{asked.node[:80]}: no such nonce is open")
+        self._take_nonce(asked.nonce)
         mesh = self._authority.mesh
         known = _entitled(self._shell.state, asked.node)
         signed = renewal_input(mesh, asked.node, asked.request, asked.nonce)

@@ -102,8 +102,8 @@ class Shell(Answering):
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
-        self.register = Register(self.state)
-        opener = Opener(voice.mesh, voice.me, self.register.find_key)
+        self._register = Register(self.state)
+        opener = Opener(voice.mesh, voice.me, self._register.find_key)
         inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
@@ -169,8 +169,7 @@ class Shell(Answering):
 
     def name_of(self, node: str) -> str:
         """What people call a node; its id when nobody introduced it."""
-        record = self.state.nodes.get(node)
-        return record.alias if record is not None else node
+        return self.state.alias_of(node)
 
     def tell_all(self, fields: dict[str, Any]) -> None:
         """A command to every node, resting on no commit."""
@@ -212,7 +211,7 @@ class Shell(Answering):
         self._outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
-        return self.register.alias(node)
+        return self._register.alias(node)
 
     def is_live(self, node: str) -> bool:
         record = self.state.nodes.get(node)

@@ -45,6 +45,8 @@ class Trusting:
         #: the version that each node told of in its last birth
         self._held: dict[str, int] = {}
         self._runner: asyncio.Task[None] | None = None
+        #: called when certificates of this machine may be new ones
+        self.when_reloaded: Callable[[], None] = lambda: None
 
     @property
     def version(self) -> int:
@@ -69,6 +71,7 @@ class Trusting:
         plan = self._keys.signer
         self._shell.sealer.sign_with(plan.sign, plan.key_id)
         self._notary.signer = self._keys.ledger
+        self.when_reloaded()
         if self.version > before:
             log.info("trust is of version %d now", self.version)
             self._shell.tell_all(self._command())
@@ -129,4 +132,5 @@ class Trusting:
             await asyncio.sleep(limits.RENEWAL_RETRY_MS / 1_000)
             return
         log.info("certificates made anew: %s", ", ".join(made))
+        self.when_reloaded()
         self._shell.link.begin_anew()

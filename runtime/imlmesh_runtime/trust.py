@@ -26,6 +26,7 @@ from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
 from imlmesh_runtime.contexts import client_context as client_context
 from imlmesh_runtime.contexts import server_check as server_check
+from imlmesh_runtime.contexts import unverified_context as unverified_context
 from imlmesh_runtime.files import (
     check_private,
     locked,

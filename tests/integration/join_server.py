@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.errors import MeshError, ProtocolError
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.pairs import key_file
@@ -27,11 +27,10 @@ class Nonces:
         self._open.add(made)
         return made
 
-    def spend(self, nonce: bytes) -> bool:
+    def take(self, nonce: bytes) -> None:
         if nonce not in self._open:
-            return False
+            raise ProtocolError("join.nonce", "not given, or used")
         self._open.remove(nonce)
-        return True
 
 
 class JoinServer:

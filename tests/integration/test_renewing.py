@@ -126,7 +126,7 @@ async def rig_at(
 
             shell.lifecycle.watch(committed)
             nonces = Nonces()
-            renewing = Renewing(authority, shell, nonces.spend, node_s)
+            renewing = Renewing(authority, shell, nonces.take, node_s)
             joins = JoinServer(home.ca, nonces, renewing.renew)
             async with joins.serving() as port:
                 yield Rig(home, shell, address, joins, port, changes, processes, broker)
@@ -286,7 +286,7 @@ async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
         authority = Authority.open(rig.home)
         await rig.shell.enrol(newcomer, authority.certify(keys.request, "pi"), "anna")
         nonces = Nonces()
-        renewing = Renewing(authority, rig.shell, nonces.spend, 600)
+        renewing = Renewing(authority, rig.shell, nonces.take, 600)
 
         async def why_not(body: dict[str, Any]) -> str:
             with pytest.raises(MeshError) as caught:
@@ -297,9 +297,9 @@ async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
         good = request_of(rig, "pi", signer, nonces.give())
         told = await renewing.renew(good)
         assert b"BEGIN CERTIFICATE" in told["certificate"]
-        assert await why_not(good) == "message.replayed"
+        assert await why_not(good) == "join.nonce"
         fresh = request_of(rig, "pi", signer, bytes(16))
-        assert await why_not(fresh) == "message.replayed"
+        assert await why_not(fresh) == "join.nonce"
         unknown = request_of(rig, "pi-2", signer, nonces.give())
         assert await why_not(unknown) == "signature.unknown_key"
         forged = request_of(rig, "pi", stranger, nonces.give())

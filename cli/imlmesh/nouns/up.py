@@ -79,7 +79,7 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     import asyncio
 
     from imlmesh.discovering import lan_addresses
-    from imlmesh.render import emit, try_line
+    from imlmesh.render import clock, emit, try_line
 
     program = await running.start_broker()
     mesh = running.mesh
@@ -101,8 +101,10 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     record |= {"lan": addresses, "mdns": "off" if trouble is None else trouble or "announced"}
     if emit({"schema": "imlmesh.up/1", **record}):
         return
-    words = "node provision NAME" + (" --no-broker" if trouble == "" else "")
-    _line("", f"Add a node: {try_line(words)}", shape=" ")
+    token = await asyncio.to_thread(client.post, "tokens", {})
+    until = clock(token["expires_at_ms"])
+    _line("", f"Add a node: run this on it (one machine, until {until}):", shape=" ")
+    _line("", f"  {token['line']}", shape=" ")
     hints = (try_line("node list"), "imlmesh plan new first.iml.yaml", try_line("status"))
     _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
     if is_new:

@@ -12,6 +12,7 @@ from imlmesh_orchestrator.api import (
     approvals,
     audit,
     fleet,
+    joining,
     memory,
     plans,
     runs,
@@ -34,7 +35,7 @@ def make_app(served: Served) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.served = served
-    for part in (status, plans, runs, approvals, memory, fleet, telemetry, audit, trust):
+    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit, trust):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

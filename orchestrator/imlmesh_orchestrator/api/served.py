@@ -12,6 +12,7 @@ from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.config import Config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
+from imlmesh_orchestrator.joining import Joining
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
 from imlmesh_orchestrator.trusting import Trusting
@@ -26,6 +27,7 @@ class Served:
     shell: Shell
     enrolling: Enrolling
     trusting: Trusting
+    joining: Joining
     #: None where no broker is between the nodes and us
     access: Access | None
     config: Config

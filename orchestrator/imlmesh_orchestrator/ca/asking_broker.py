@@ -18,7 +18,7 @@ from imlmesh_protocol import limits
 from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.pairs import is_issued_by
-from imlmesh_runtime.trust import new_tls_key
+from imlmesh_runtime.trust import new_tls_key, unverified_context
 
 _POLL_S = 0.1
 # in TLS 1.3 a server judges a certificate after the client's handshake: an alert comes at once
@@ -36,7 +36,7 @@ class AskedBroker:
         """Whether its certificate is of `ca` (DER), by limits.BROKER_FOLLOWS_S."""
 
         def look() -> bool:
-            with self._connected(_anybody(), CONTROL) as way:
+            with self._connected(unverified_context(), CONTROL) as way:
                 return is_issued_by(way.getpeercert(binary_form=True) or b"", ca)
 
         return self._soon(look, CONTROL)
@@ -47,7 +47,7 @@ class AskedBroker:
         key, request = new_tls_key(_NAME)
         uri = f"imlmesh://{mesh}/{role}/{_NAME}"
         issued = issuer.issue_client(request, _NAME, uri, limits.CERTIFICATE_LEAST_S * 20)
-        context = _anybody()
+        context = unverified_context()
         with tempfile.TemporaryDirectory() as folder:
             pair = Path(folder) / "pair.pem"
             write_private(pair, issued.pem + key)
@@ -82,11 +82,3 @@ class AskedBroker:
             if time.monotonic() >= until_s:
                 return False
             time.sleep(_POLL_S)
-
-
-def _anybody() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

@@ -134,7 +134,7 @@ class Issuer:
         purpose: x509.ObjectIdentifier,
         lifetime_s: int,
     ) -> Issued:
-        public = _proven_key(request)
+        public = proven_key(request)
         authority = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         certificate = (
             _builder(self._certificate.subject, _name(name), public, lifetime_s)
@@ -155,7 +155,8 @@ class Issuer:
         )
 
 
-def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
+def proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
+    """The P-256 key that a PEM request proves to hold; TrustError `signature.invalid`."""
     try:
         parsed = x509.load_pem_x509_csr(request)
         public = parsed.public_key()
