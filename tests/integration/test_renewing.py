@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -43,7 +44,7 @@ from imlmesh_runtime.trust import (
     new_tls_key,
 )
 from join_server import JoinServer, Nonces
-from orchestrator_mesh import ENDED, ME, MESH, POLICY, action, plan
+from orchestrator_mesh import ENDED, ME, MESH, POLICY, action, opened_mesh, plan
 
 WITHIN_S = 40
 
@@ -362,3 +363,39 @@ async def test_a_renewal_that_is_killed_anywhere_leaves_a_pair_that_works(tmp_pa
         assert len(serials) >= 3
         await rig.start(folder)
         await rig.online("pi")
+
+
+async def changed(folder: Path, before: bytes) -> None:
+    """The node of `folder` has another certificate."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            if own_certificate(folder / "keys" / "node.pem") != before:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_orchestrator_node_and_broker_may_be_killed_while_certificates_renew(tmp_path):
+    """At the endpoint of the orchestrator itself; each is killed once and comes back."""
+    async with opened_mesh(tmp_path) as mesh:
+        (mesh.home.root / "orchestrator.toml").write_text("[certificates]\nnode_s = 6\n")
+        await mesh.orchestrator()
+        folder = await mesh.let_in("pi")
+        port = json.loads(mesh.home.join_json.read_bytes())["port"]
+        text = (folder / "mesh.toml").read_text()
+        if "join" not in text:
+            (folder / "mesh.toml").write_text(f'{text}join = ["127.0.0.1:{port}"]\n')
+        await mesh.node("pi")
+        await mesh.online("pi")
+        for victim in (ME, "pi", "broker"):
+            before = own_certificate(folder / "keys" / "node.pem")
+            if victim == "broker":
+                mesh.kill_broker()
+            else:
+                await mesh.kill(victim)
+                await (mesh.orchestrator() if victim == ME else mesh.node("pi"))
+            await changed(folder, before)
+            await mesh.online("pi")
+            sent = plan(action("work", "act", params={"marker": f"after-{victim}"}))
+            run = (await mesh.submit(sent))["run"]
+            assert (await mesh.ended(run))["state"] == "completed"
+            assert (folder / "files" / f"after-{victim}").read_text() == f"{run}/work/pi/1\n"
