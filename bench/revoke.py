@@ -35,8 +35,9 @@ _QUIET_S = 0.5  # without a message in either direction: it is over
 
 @dataclass
 class Traffic:
-    """When something last came through, by the clock of this process."""
+    """When something last came through, by the clock of this process; `over` when nobody asks any more."""
 
+    over: bool = False
     last_s: dict[str, float] = field(default_factory=dict)
 
     def came(self, way: str) -> None:
@@ -107,35 +108,34 @@ async def _talking(
             take(topic, payload, retained)
 
     shell.message = message  # type: ignore[method-assign]
-    speakers = [_node(door, name, traffic), _control(shell, name)]
-    going = [asyncio.get_running_loop().create_task(each) for each in speakers]
+    # OpenSSL's errors belong to a thread, and Python 3.11 may take those of one connection for
+    # another's: the node, whose handshakes fail again and again, has a thread of its own
+    node = asyncio.to_thread(lambda: asyncio.run(_node(door, name, traffic)))
+    going = asyncio.gather(node, _control(shell, name, traffic))
     try:
         yield
     finally:
         shell.message = take  # type: ignore[method-assign]
-        for each in going:
-            each.cancel()
-        await asyncio.gather(*going, return_exceptions=True)
+        traffic.over = True
+        await going
 
 
-async def _control(shell: Shell, name: str) -> None:
+async def _control(shell: Shell, name: str, traffic: Traffic) -> None:
     topic = topics.to_node(MESH, name, Kind.ACK)
-    while True:
-        # Mosquitto 2.0.11 now and then ends a session when the handshake of another client fails
-        with contextlib.suppress(LinkError):
-            shell.link.publish(topic, b"x")
+    while not traffic.over:
+        shell.link.publish(topic, b"x")
         await asyncio.sleep(_EVERY_S)
 
 
 async def _node(door: Door, name: str, traffic: Traffic) -> None:
     own = Message(topics.from_node(MESH, name, Kind.ACCEPT), b"x", 1, False)
-    while True:
+    while not traffic.over:
         with contextlib.suppress(LinkError):
             visitor = await Visitor.enter(door, name)
             await visitor.subscribe(*topics.node_subscriptions(MESH, name))
             hearing = asyncio.ensure_future(_hear(visitor, lambda: traffic.came("to")))
             try:
-                while not hearing.done():
+                while not hearing.done() and not traffic.over:
                     visitor.publish(own)
                     await asyncio.sleep(_EVERY_S)
             finally:

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_orchestrator.store.ledger import LedgerFile, commitment
 from imlmesh_orchestrator.store.ledgered import LEDGERED, short, told_of
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, replay
@@ -260,6 +261,27 @@ async def test_time_never_goes_back_in_the_ledger(files: Files) -> None:
     await mover.move()
     times = await files.rows("SELECT at_ms FROM entries ORDER BY n")
     assert times == [(50,), (50,)]
+
+
+#: what is no decision of its own, or is told by what follows from it
+UNTOLD = {
+    c.NodeReturned,
+    c.NonceUsed,
+    c.MembersFixed,
+    c.GroupFrozen,
+    c.ActionWaiting,
+    c.DispatchAccepted,
+    c.DispatchStarted,
+    c.RetryPlanned,
+    c.ActionEnded,
+    c.ActionsEnded,
+    c.RunAborting,
+    c.RollbackDue,
+}
+
+
+def test_of_every_class_of_change_somebody_decided_whether_it_is_told() -> None:
+    assert {*FORMS} - {*LEDGERED} == UNTOLD
 
 
 def test_the_table_names_fields_that_the_changes_have() -> None:

@@ -71,6 +71,7 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
     record.manifest, record.facts = change.manifest, change.facts
     record.profile = change.profile
     record.heartbeat_ms, record.lost_ms = change.heartbeat_ms, change.lost_ms
+    record.described += 1
     _touch(state, change.node)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
 
+from imlmesh_orchestrator.core.calls import PoolKey
 from imlmesh_orchestrator.core.queues import Entry, FairQueue
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
 from imlmesh_protocol import limits
@@ -22,9 +23,6 @@ from imlmesh_protocol.states import Admission, Liveness
 _PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 # reading a selector costs ten times what asking it of a node does
 _parsed = lru_cache(maxsize=limits.POOLS_KEPT)(parse_selector)
-
-#: module, action, version wanted of the module, way of targeting, and what it names
-PoolKey = tuple[str, str, str, str, str | tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -113,10 +111,19 @@ class Pools:
 
 def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     """What makes two units askers of the same nodes."""
+    if record.node:
+        action = record.action
+        version = run.plan.module_requirements.get(action.module, "")
+        return (action.module, action.action, version, "bound", record.node)
+    call = record.call
+    if call.pool is None:
+        call.pool = _target_key(run, record)
+    return call.pool
+
+
+def _target_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     action = record.action
     version = run.plan.module_requirements.get(action.module, "")
-    if record.node:
-        return (action.module, action.action, version, "bound", record.node)
     if action.fallback_nodes and action.target_node is not None and not record.member_wise:
         names = (action.target_node, *action.fallback_nodes)
         return (action.module, action.action, version, "order", names)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from imlmesh_orchestrator.core.calls import Call
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
@@ -47,6 +48,8 @@ class NodeRecord:
     live: dict[str, None] = field(default_factory=dict)
     #: volatile: the node said that it is full; cleared by its next heartbeat
     full: bool = field(default=False, compare=False)
+    #: volatile: rises with each birth that says something new
+    described: int = field(default=0, compare=False)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -146,7 +149,10 @@ class Sightings:
 class Gate:
     """One distinct `depends_on` set: counts down, then releases all that wait behind it."""
 
-    remaining: int
+    depends_on: tuple[str, ...]
+    remaining: int = 0
+    #: from 1; the same for all that wait behind it
+    wave: int = 0
     members: list[str] = field(default_factory=list)
 
 
@@ -159,12 +165,14 @@ class ActionRecord:
 
     key: str
     action: Action
-    wave: int
+    #: what follows from the action alone
+    call: Call
+    #: what it waits behind; a member like the whole, what only undoes for nothing
+    gate: Gate | None
+    params: Mapping[str, Any]
     templated: bool
-    #: whether the plan itself wants a person asked
-    asks: bool
     #: gates that count this action
-    opens: list[Gate]
+    opens: tuple[Gate, ...]
     #: whether several nodes do it, each on its own
     member_wise: bool = False
     state: ActionState = ActionState.PENDING
@@ -193,6 +201,11 @@ class ActionRecord:
     undo_params: Mapping[str, Any] | None = None
     #: volatile: already in a pool
     queued: bool = field(default=False, compare=False)
+
+    @property
+    def wave(self) -> int:
+        """From 1; 0 for what only undoes."""
+        return self.gate.wave if self.gate else 0
 
     @property
     def ended(self) -> bool:
@@ -276,7 +289,7 @@ class DispatchRecord:
     run: str
     action: str
     node: str
-    #: what is sent; empty once its run has ended
+    #: what is sent; empty once nobody reads it any more
     bin: bytes
     hash: bytes
     effect: Effect

@@ -283,12 +283,27 @@ def encode_dispatch(
     on_busy: str = "wait",
 ) -> bytes:
     """The bin whose SHA-256 names exactly this attempt."""
-    return pack(
+    terms = encode_terms(
+        module, action, effect, timeout_ms, lease_ms, when_cut_off, claims, on_busy
+    )
+    return encode_attempt(id, params, terms)
+
+
+def encode_terms(
+    module: str,
+    action: str,
+    effect: Effect,
+    timeout_ms: int,
+    lease_ms: int,
+    when_cut_off: str,
+    claims: tuple[str, ...],
+    on_busy: str,
+) -> bytes:
+    """What a dispatch has in common with many, for `encode_attempt`: eight entries of its map."""
+    entries = pack(
         {
-            "id": id,
             "module": module,
             "action": action,
-            "params": params,
             "effect": effect,
             "timeout_ms": timeout_ms,
             "lease_ms": lease_ms,
@@ -297,8 +312,17 @@ def encode_dispatch(
             "claims": claims,
         }
     )
+    return entries[1:]
 
 
+def encode_attempt(id: str, params: Mapping[str, Any], terms: bytes) -> bytes:
+    """A dispatch: its own two entries, and its terms, which are encoded once for many."""
+    return _ID + pack(id) + _PARAMS + pack(params) + terms
+
+
+#: a map of ten entries begins, as the first byte of one of up to 15 says
+_ID = b"\x8a" + pack("id")
+_PARAMS = pack("params")
 _EFFECTS = {str(effect): effect for effect in Effect}
 _DISPATCH_TYPES: dict[str, type] = {
     "id": str,
