@@ -138,6 +138,8 @@ MEANS: dict[str, str] = {
     "signature.unknown_key": "A message is signed with a key that is not known here.",
     "trust.file": "A key or certificate cannot be read or is damaged.",
     "trust.rollback": "Somebody sent a document that was replaced long ago.",
+    "trust.root_away": "The root key, which signs whom nodes trust, is not on this computer.",
+    "trust.rotating": "What was asked for does not fit what is rolling over.",
     "trust.mode": "A private file can be read by others.",
     "token.invalid": "What was pasted is not a whole join token.",
     "token.unknown": "This mesh made no such token, or has forgotten it.",

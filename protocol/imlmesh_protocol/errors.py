@@ -210,6 +210,8 @@ CODES: dict[str, Code] = {
     "signature.unknown_key": Code("peer", False, "let the node join first: imlmesh node join"),
     "trust.file": Code("here", False, "restore the file, or let the node join anew"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
+    "trust.root_away": Code("here", False, "bring the root key here, and add: --root FILE"),
+    "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     # joining
     "token.invalid": Code(
