@@ -8,7 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview, spool, verify
+from bench import (
+    agent,
+    broker,
+    core,
+    driver,
+    fairness,
+    ingest,
+    lag,
+    mesh,
+    preview,
+    revoke,
+    spool,
+    verify,
+)
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -20,6 +33,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "agent": agent.run,
     "driver": driver.run,
     "verify": verify.run,
+    "revoke": revoke.run,
     "lag": lag.run,
     "mesh": mesh.run,
     "broker": broker.run,
@@ -54,6 +68,9 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in
   turns with the signature of the same bytes alone (same library); `ratio` is the median over rounds. However many dispatches
   it holds, it is signed and verified once; what more of them cost is reading each and asking the policy.
+- **revoke**: from the request to remove a node to the last message that came through, from it or to it, while both
+  sides send every 2 ms and the node comes again whenever its connection ends; 100 nodes one after the other. `command_*` is
+  until the request is answered, when the broker has applied it and the session is over.
 - **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
   signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one

@@ -28,6 +28,7 @@ from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.trust import HeldTrust
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +58,14 @@ def node_manifest(policy: Policy) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a node says of itself when it comes; `folder` is the one whose disk is watched,
-    `journal_since` the boot that began its journal."""
+    """What a node says of itself when it comes; `folder` is the one whose disk is watched, `held` whose
+    version it tells, `journal_since` the boot that began its journal."""
 
     manifest: Manifest
     profile: str
     timing: Timing
     folder: Path
+    held: HeldTrust
     simulated: bool = False
     journal_since: int = 1
 
@@ -76,6 +78,7 @@ class Birth:
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
             "journal_since": self.journal_since,
+            "trust": self.held.trust.version,
         }
 
     def _simulation(self) -> dict[str, bool]:

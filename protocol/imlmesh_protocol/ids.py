@@ -13,7 +13,6 @@ MeshId = NewType("MeshId", str)
 NodeId = NewType("NodeId", str)
 RunId = NewType("RunId", str)
 ActionId = NewType("ActionId", str)
-DispatchId = NewType("DispatchId", str)
 ApprovalId = NewType("ApprovalId", str)
 
 # Fits MQTT topics (no / + #), ACL files (no space), file names and DNS labels (63).
@@ -46,9 +45,9 @@ def run_id(counter: int, dice: int) -> RunId:
     return RunId(f"r-{counter}-{suffix}")
 
 
-def dispatch_id(run: str, action: str, node: str, attempt: int) -> DispatchId:
+def dispatch_id(run: str, action: str, node: str, attempt: int) -> str:
     """`run/action/node/attempt`: derived, so that a repeated decision names the same dispatch."""
-    return DispatchId(f"{run}/{action}/{node}/{attempt}")
+    return f"{run}/{action}/{node}/{attempt}"
 
 
 def split_dispatch(dispatch: str) -> tuple[RunId, ActionId, NodeId, int]:

@@ -21,6 +21,15 @@ def test_ended_runs_hold_no_results_and_no_bytes() -> None:
     assert isinstance(acknowledged, k.SendAck), "its hash still tells that the result is its own"
 
 
+def test_a_dispatch_whose_result_nobody_reads_gives_up_its_bytes_when_it_ends() -> None:
+    stage = Stage("pi")
+    run = stage.submit(plan(action("a"), action("b", "a")))
+    (a,) = (stage.state.dispatches[name] for name in run.dispatches)
+    assert a.bin
+    stage.end(run, "a")
+    assert (run.state, a.bin) == ("running", b"")
+
+
 def test_runs_that_were_cancelled_leave_the_queue() -> None:
     stage = Stage()
     waits = stage.submit(plan(action("a")))

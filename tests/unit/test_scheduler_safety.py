@@ -6,6 +6,7 @@ import pytest
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.calls import call_of
 from imlmesh_orchestrator.core.changes import ActionWaiting, ResultKept
 from imlmesh_orchestrator.core.placing import loss_policy
 from imlmesh_orchestrator.core.scheduler import Scheduler
@@ -54,9 +55,8 @@ def test_a_journal_that_lost_once_work_asks_although_the_plan_says_wait() -> Non
 
 
 def test_reroute_counts_only_for_what_may_be_repeated() -> None:
-    one = ActionRecord(
-        "a", plan(action("a", on_node_loss="reroute")).actions[0], 1, False, False, []
-    )
+    wanted = plan(action("a", on_node_loss="reroute")).actions[0]
+    one = ActionRecord("a", wanted, call_of(wanted, {}), None, {}, False, ())
     assert loss_policy(one, Effect.PURE) == "reroute"
     assert loss_policy(one, Effect.ONCE) == "ask"
 

@@ -4,16 +4,18 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.calls import Call, call_of
 from imlmesh_orchestrator.core.queues import cost_of
-from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
-from imlmesh_orchestrator.core.waves import Shape, sequence_of, shape_of
+from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
+from imlmesh_orchestrator.core.waves import link, sequence_of, stand_behind, wave_counts
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.errors import NEVER_BEGUN, Fault
-from imlmesh_protocol.iml.plan import Action, Plan
+from imlmesh_protocol.iml.compensation import compensation_only
+from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.template import has_templates, references
 from imlmesh_protocol.states import (
     DISPATCH_LIVE,
@@ -24,25 +26,29 @@ from imlmesh_protocol.states import (
 )
 
 # a name of an enum costs ten times a global, and these are asked for with every action
-_UNIT_RUNNING, _ROLLED_BACK = ActionState.RUNNING, ActionState.ROLLED_BACK
+_UNIT_RUNNING, _UNIT_COMPLETED = ActionState.RUNNING, ActionState.COMPLETED
+_ROLLED_BACK = ActionState.ROLLED_BACK
 _RUN_PENDING = RunState.PENDING
 
 
 def _run_created(state: State, change: c.RunCreated) -> None:
     plan = change.plan
-    shape = shape_of(plan)
-    actions = {
-        action.id: ActionRecord(
-            action.id,
-            action,
-            shape.wave[action.id],
-            bool(action.params) and has_templates(action.params),
-            _asks(action),
-            shape.opens[action.id],
-            action.target_mode != "any",
+    left_out = compensation_only(plan)
+    gates: dict[int, Gate] = {}
+    actions: dict[str, ActionRecord] = {}
+    calls: dict[Any, Call] = {}
+    reading: list[ActionRecord] = []
+    for action in plan.actions:
+        written = vars(action)  # half the price of an attribute of a pydantic model
+        name, params, call = written["id"], written["params"], call_of(action, calls)
+        gate = None if name in left_out else stand_behind(gates, name, written["depends_on"])
+        templated = bool(params) and has_templates(params)
+        record = actions[name] = ActionRecord(
+            name, action, call, gate, params, templated, (), call.member_wise
         )
-        for action in plan.actions
-    }
+        if templated or call.remembers:
+            reading.append(record)
+    link(gates.values(), actions)
     one_by_one = plan.execution_mode == "sequential"
     state.runs[change.run] = RunRecord(
         run=change.run,
@@ -54,39 +60,30 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         starts_at_ms=change.starts_at_ms,
         actions=actions,
         units=dict(actions),
-        gates=shape.gates,
-        sequence=sequence_of(plan, shape.compensation_only) if one_by_one else None,
-        compensation_only=shape.compensation_only,
-        needed=_needed(plan),
-        waves=_wave_counts(shape) if plan.barrier and not one_by_one else None,
-        open=len(actions) - len(shape.compensation_only),
+        gates=list(gates.values()),
+        sequence=sequence_of(plan, left_out) if one_by_one else None,
+        compensation_only=left_out,
+        # when one failure undoes, any result may have to be read
+        needed=frozenset(actions)
+        if any(one.undoes for one in calls.values())
+        else _needed(reading),
+        waves=wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
+        open=len(actions) - len(left_out),
     )
     state.run_counter = change.counter
     state.active += 1
 
 
-def _asks(action: Action) -> bool:
-    return action.requires_approval or (action.impact or 0.0) > limits.IMPACT_WITHOUT_APPROVAL
-
-
-def _needed(plan: Plan) -> frozenset[str]:
-    """Actions whose results are read after they ended; all, when some may have to be undone."""
-    if any(action.on_error == "rollback" for action in plan.actions):
-        return frozenset(action.id for action in plan.actions)
+def _needed(reading: Iterable[ActionRecord]) -> frozenset[str]:
+    """Actions whose results are read after they ended, by templates or memory."""
     needed: set[str] = set()
-    for action in plan.actions:
-        if action.params and has_templates(action.params):
-            needed.update(r.path[0] for r in references(action.params) if r.root == "result")
-        if action.memory is not None and action.memory.write_key is not None:
-            needed.add(action.id)
+    for record in reading:
+        if record.templated:
+            found = references(record.params)
+            needed.update(r.path[0] for r in found if r.root == "result")
+        if record.call.remembers:
+            needed.add(record.key)
     return frozenset(needed)
-
-
-def _wave_counts(shape: Shape) -> list[int]:
-    counts = [0] * (max(shape.wave.values(), default=0) + 1)
-    for wave in shape.wave.values():
-        counts[wave] += wave > 0
-    return counts
 
 
 def _run_retried(state: State, change: c.RunRetried) -> None:
@@ -97,7 +94,8 @@ def _run_retried(state: State, change: c.RunRetried) -> None:
         if record.member_wise:
             _fix_members(run, record, nodes)
             for member in (record.members or {}).values():
-                member.result, member.worked_on = result.get(member.node), member.node
+                member.result = result.get(member.node) if name in run.needed else None
+                member.worked_on = member.node
                 _end_unit(run, member, ActionState.COMPLETED, None)
         record.worked_on = nodes[0] if nodes else ""
         record.result = result if name in run.needed else None
@@ -133,10 +131,11 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
         member = ActionRecord(
             key,
             record.action,
-            record.wave,
+            record.call,
+            record.gate,
+            record.params,
             record.templated,
-            record.asks,
-            [],
+            (),
             node=node,
             parent=record,
         )
@@ -197,11 +196,15 @@ def _dispatch_started(state: State, change: c.DispatchStarted) -> None:
     record.state = move(states.DISPATCH, change.dispatch, record.state, DispatchState.RUNNING)
 
 
-def _end_dispatch(state: State, dispatch: str, new: DispatchState) -> DispatchRecord:
+def _end_dispatch(
+    state: State, run: RunRecord, dispatch: str, new: DispatchState
+) -> DispatchRecord:
     record = state.dispatches[dispatch]
     record.state = move(states.DISPATCH, dispatch, record.state, new)
     if new not in DISPATCH_LIVE:
         state.nodes[record.node].live.pop(dispatch, None)
+        if not run.needed:
+            record.bin = b""
     return record
 
 
@@ -210,8 +213,9 @@ _HELD = frozenset({DispatchState.ACCEPTED, DispatchState.RUNNING})
 
 def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
     held = state.dispatches[change.dispatch].state in _HELD
-    dispatch = _end_dispatch(state, change.dispatch, change.state)
-    record = state.runs[change.run].units[dispatch.action]
+    run = state.runs[change.run]
+    dispatch = _end_dispatch(state, run, change.dispatch, change.state)
+    record = run.units[dispatch.action]
     if held:
         record.worked_on = dispatch.node
     if change.state is DispatchState.REJECTED and not record.node:
@@ -225,12 +229,12 @@ def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
 
 def _result_taken(state: State, change: c.ResultTaken) -> None:
     run = state.runs[change.run]
-    dispatch = _end_dispatch(state, change.dispatch, change.state)
+    dispatch = _end_dispatch(state, run, change.dispatch, change.state)
     record = run.units[change.action]
     if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
     if change.action_state is not None:
-        if record.action.id in run.needed:
+        if run.needed and record.action.id in run.needed:
             record.result = change.result
         _end_unit(run, record, change.action_state, change.fault)
     elif change.state is not DispatchState.UNKNOWN:
@@ -250,18 +254,15 @@ def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fau
     record.order = run.ended_units
     if record.undoes:
         run.compensation_pending |= new is not ActionState.COMPLETED
-    elif record.parent is None and record.key not in run.compensation_only:
-        _count_end(run, record)
-
-
-def _count_end(run: RunRecord, record: ActionRecord) -> None:
+    if record.undoes or record.parent is not None or record.key in run.compensation_only:
+        return
     run.open -= 1
     if run.waves is not None:
         run.waves[record.wave] -= 1
     if record.members is not None and record.action.id in run.needed:
         done = ActionState.COMPLETED
         record.result = {m.node: m.result for m in record.members.values() if m.state is done}
-    if record.satisfied:
+    if record.state is _UNIT_COMPLETED or record.satisfied:
         for gate in record.opens:
             gate.remaining -= 1
 
@@ -300,31 +301,32 @@ def _rollback_due(state: State, change: c.RollbackDue) -> None:
 
 def _compensations_planned(state: State, change: c.CompensationsPlanned) -> None:
     run = state.runs[change.run]
-    for key, undone, node, action, params in change.compensations:
-        run.units[key] = _compensation(run, key, run.units[undone], node, action, params)
+    for key, undone, node, name, params in change.compensations:
+        run.units[key] = _compensation(run, key, run.units[undone], node, name, params)
     run.compensations = tuple(row[0] for row in change.compensations)
 
 
 def _compensation(
-    run: RunRecord, key: str, undone: ActionRecord, node: str, action: str, params: Any
+    run: RunRecord, key: str, undone: ActionRecord, node: str, name: str, params: Any
 ) -> ActionRecord:
     if params is None:
-        named = run.actions[action].action
+        named = run.actions[name].action
         rollback = undone.action.rollback
         overlaid = {**named.params, **(rollback.params if rollback else {})}
-        call = named.model_copy(update={"params": overlaid})
+        action = named.model_copy(update={"params": overlaid})
     else:
-        plain = {name: undone.action.__class__.model_fields[name].default for name in _UNDO_PLAIN}
-        call = undone.action.model_copy(
-            update={**plain, "action": action, "params": params, "claims": (), "rollback": None}
+        plain = {word: Action.model_fields[word].default for word in _UNDO_PLAIN}
+        action = undone.action.model_copy(
+            update={**plain, "action": name, "params": params, "claims": (), "rollback": None}
         )
     return ActionRecord(
         key,
-        call,
-        0,
-        params is None and has_templates(call.params),
-        _asks(call),
-        [],
+        action,
+        call_of(action, {}),
+        None,
+        action.params,
+        params is None and has_templates(action.params),
+        (),
         attempt=0 if params is None else undone.attempt,
         node=node,
         undoes=undone.key,
@@ -340,11 +342,11 @@ def _run_ended(state: State, change: c.RunEnded) -> None:
     run = state.runs[change.run]
     run.state = move(states.RUN, change.run, run.state, change.state)
     state.active -= 1
-    # nobody reads them any more; the store keeps them
-    for unit in run.units.values():
-        unit.result = None
-    for dispatch in run.dispatches:
-        state.dispatches[dispatch].bin = b""
+    if run.needed:  # nobody reads them any more; the store keeps them
+        for unit in run.units.values():
+            unit.result = None
+        for dispatch in run.dispatches:
+            state.dispatches[dispatch].bin = b""
     state.recent.append(change.run)
     state.recent_dispatches += len(run.dispatches)
     while len(state.recent) > limits.RECENT_RUNS or (

@@ -16,7 +16,7 @@ from imlmesh_orchestrator.core.state import ActionRecord, Gate, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_orchestrator.core.waves import descendants
 from imlmesh_protocol.errors import Fault, InputError
-from imlmesh_protocol.states import ActionState, RunState
+from imlmesh_protocol.states import RUN_ENDED, ActionState, RunState
 
 # a name of an enum costs ten times a global, and this one is asked for with every action
 _COMPLETED = ActionState.COMPLETED
@@ -45,8 +45,7 @@ def release_open(turn: Turn, run: RunRecord) -> None:
 def _release(turn: Turn, run: RunRecord, opened: Iterable[Gate]) -> None:
     for gate in opened:
         if not gate.remaining:
-            for action in gate.members:
-                turn.ready.append((run, run.actions[action]))
+            turn.ready.extend([(run, run.actions[name]) for name in gate.members])
 
 
 def _release_next(turn: Turn, run: RunRecord) -> None:
@@ -66,7 +65,7 @@ def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         return
     if run.waves is not None and any(run.waves[: record.wave]):
         return
-    group = record.action.target_group
+    group = record.call.group
     if group is not None and not _frozen(turn, run, group):
         fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
     elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
@@ -206,7 +205,7 @@ def failed_state(record: ActionRecord) -> ActionState:
 
 def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     """A unit has just ended: release, skip, abort or undo what depends on that; end the run."""
-    if run.ended:
+    if run.state in RUN_ENDED:
         return
     if record.parent is not None:
         if record.state is ActionState.FAILED:
@@ -214,7 +213,7 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         advance(turn, run, record.parent)
         return
     completed = record.state is _COMPLETED
-    if completed and record.action.memory is not None:
+    if completed and record.call.remembers:
         _remember(turn, run, record)
     if record.undoes:
         undo_next(turn, run)

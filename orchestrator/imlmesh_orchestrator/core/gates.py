@@ -34,7 +34,7 @@ def reason_for(state: State, run: RunRecord, record: ActionRecord) -> str | None
 
 def may_ask(state: State, run: RunRecord, record: ActionRecord) -> bool:
     """Whether `reason_for` need be asked at all: nearly never."""
-    if record.asks or run.again:
+    if record.call.asks or run.again:
         return True
     action = record.action
     return bool(state.risky) and (action.module, action.action) in state.risky

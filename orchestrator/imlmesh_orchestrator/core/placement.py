@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, islice
 
+from imlmesh_orchestrator.core.calls import PoolKey
 from imlmesh_orchestrator.core.queues import Entry, FairQueue
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
 from imlmesh_protocol import limits
@@ -22,9 +23,6 @@ from imlmesh_protocol.states import Admission, Liveness
 _PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 # reading a selector costs ten times what asking it of a node does
 _parsed = lru_cache(maxsize=limits.POOLS_KEPT)(parse_selector)
-
-#: module, action, version wanted of the module, way of targeting, and what it names
-PoolKey = tuple[str, str, str, str, str | tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -113,10 +111,19 @@ class Pools:
 
 def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     """What makes two units askers of the same nodes."""
+    if record.node:
+        action = record.action
+        version = run.plan.module_requirements.get(action.module, "")
+        return (action.module, action.action, version, "bound", record.node)
+    call = record.call
+    if call.pool is None:
+        call.pool = _target_key(run, record)
+    return call.pool
+
+
+def _target_key(run: RunRecord, record: ActionRecord) -> PoolKey:
     action = record.action
     version = run.plan.module_requirements.get(action.module, "")
-    if record.node:
-        return (action.module, action.action, version, "bound", record.node)
     if action.fallback_nodes and action.target_node is not None and not record.member_wise:
         names = (action.target_node, *action.fallback_nodes)
         return (action.module, action.action, version, "order", names)
@@ -133,11 +140,12 @@ def pool_key(run: RunRecord, record: ActionRecord) -> PoolKey:
 def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
     """The known nodes that a target names, whatever they can do; a list of names in its order."""
     way, wanted = key[3], key[4]
-    if way in ("node", "order", "bound"):
-        names = (wanted,) if isinstance(wanted, str) else wanted
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    if way in ("node", "order"):
         return [node for name in names if (node := state.find_node(name)) is not None]
-    if way == "group":
-        return [state.nodes[name] for name in wanted if name in state.nodes]
+    if way in ("bound", "group"):
+        # ids, which an alias may look like
+        return [state.nodes[name] for name in names if name in state.nodes]
     return _meant(state, key, state.nodes.values())
 
 

@@ -4,14 +4,15 @@ The one rule: a dispatch is committed before it is sent and keeps its bytes for 
 has had the least goes first. Deliberately absent: what nodes answer; `dispatching` knows.
 """
 
-import hashlib
 import heapq
 from collections.abc import Mapping
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import flow, gates
+from imlmesh_orchestrator.core.calls import Terms
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.placement import Pool, exhausted, pick, refresh, stuck
 from imlmesh_orchestrator.core.queues import Entry
@@ -25,7 +26,7 @@ from imlmesh_protocol.ids import dispatch_id
 from imlmesh_protocol.iml.params import effect_of
 from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import ActionState, Effect
-from imlmesh_protocol.wire.messages import encode_dispatch
+from imlmesh_protocol.wire.messages import encode_attempt, encode_terms
 
 _ANY_NUMBER = 1 << 62
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
@@ -102,13 +103,8 @@ def _first(turn: Turn, pool: Pool) -> Entry | None:
             and not (record.parent and record.parent.state is ActionState.AWAITING_APPROVAL)
         ):
             return first
-        _take_out(pool, record)
+        pool.waiting.take()
     return None
-
-
-def _take_out(pool: Pool, record: ActionRecord) -> None:
-    pool.waiting.pop()
-    record.queued = False
 
 
 def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
@@ -117,32 +113,30 @@ def _place(turn: Turn, pool: Pool, first: Entry) -> bool:
     node = pick(pool, record)
     if node is None:
         return _settle_unplaced(turn, pool, first)
-    _take_out(pool, record)
+    pool.waiting.take()
     run.served += run.cost
     turn.pools.level = run.served
-    spec = node.manifest.modules[pool.key[0]].actions[pool.key[1]]
-    _dispatch(turn, run, record, node, spec)
+    _dispatch(turn, run, record, node)
     return True
 
 
 def _settle_unplaced(turn: Turn, pool: Pool, first: Entry) -> bool:
     run, record = first
     if exhausted(pool, record):
-        _take_out(pool, record)
+        pool.waiting.take()
         fault = record.fault or Fault("place.no_node", "every node refused it")
         flow.break_off(turn, run, record, fault)
         return True
     bound = stuck(turn.state, run, record) if record.node else None
     if bound is not None:
-        _take_out(pool, record)
+        pool.waiting.take()
         flow.break_off(turn, run, record, bound)
         return True
     if not pool.eligible and pool.untold:
         _tell_waiting(turn, pool)
     if record.refused_by:
         # only others may go where there is room now
-        pool.waiting.pop()
-        pool.aside.append(first)
+        pool.aside.append(pool.waiting.put_aside())
         return True
     return False
 
@@ -156,34 +150,21 @@ def _tell_waiting(turn: Turn, pool: Pool) -> None:
     pool.untold.clear()
 
 
-def _dispatch(
-    turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord, spec: ActionSpec
-) -> None:
-    action = record.action
-    if record.templated or spec.claims or action.claims or gates.may_ask(turn.state, run, record):
-        filled = _filled(turn, run, record, node, spec)
+def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord) -> None:
+    call, terms = record.call, _terms(record, node)
+    params, shared = record.params, terms.shared
+    claiming = terms.spec.claims or call.claims
+    if record.templated or claiming or gates.may_ask(turn.state, run, record):
+        filled = _filled(turn, run, record, node, terms.spec)
         if filled is None:
             return
         params, claims = filled
-    else:
-        params, claims = action.params, ()
-    effect = effect_of(action, spec)
-    on_loss = loss_policy(record, effect)
-    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
+        if claims:
+            shared = _shared(record, terms, claims)
     attempt = _next_attempt(run, record) if record.undoes else record.attempt + 1
-    dispatch = dispatch_id(run.run, action.id, node.node, attempt)
-    encoded = encode_dispatch(
-        dispatch,
-        action.module,
-        action.action,
-        params,
-        effect,
-        action.timeout * 1_000,
-        lease_ms,
-        "stop" if on_loss == "reroute" else "finish",
-        claims,
-        action.on_busy,
-    )
+    name = record.action.id if record.node else record.key
+    dispatch = dispatch_id(run.run, name, node.node, attempt)
+    encoded = encode_attempt(dispatch, params, shared)
     turn.change(
         c.DispatchPlanned(
             turn.at_ms,
@@ -194,15 +175,50 @@ def _dispatch(
             node.node,
             attempt,
             encoded,
-            hashlib.sha256(encoded).digest(),
-            effect,
-            action.timeout * 1_000,
-            lease_ms,
-            on_loss,
+            sha256(encoded).digest(),
+            terms.effect,
+            terms.timeout_ms,
+            terms.lease_ms,
+            terms.on_loss,
         )
     )
-    turn.command(SendDispatch(node.node, dispatch, encoded))
+    turn.commands.append(SendDispatch(node.node, dispatch, encoded))
     turn.sent.append(dispatch)
+
+
+def _terms(record: ActionRecord, node: NodeRecord) -> Terms:
+    """The terms of the call on this node; those of members and compensations are their own."""
+    if record.node:
+        return _new_terms(record, node)
+    terms = record.call.terms.get(node.node)
+    if terms is None or terms.described != node.described:
+        terms = record.call.terms[node.node] = _new_terms(record, node)
+    return terms
+
+
+def _new_terms(record: ActionRecord, node: NodeRecord) -> Terms:
+    action = record.action
+    spec = node.manifest.modules[action.module].actions[action.action]
+    effect = effect_of(action, spec)
+    lease_ms = limits.lease_ms_of(action.lease_seconds, node.heartbeat_ms, node.lost_ms)
+    on_loss = loss_policy(record, effect)
+    terms = Terms(node.described, spec, effect, on_loss, action.timeout * 1_000, lease_ms)
+    terms.shared = _shared(record, terms, ())
+    return terms
+
+
+def _shared(record: ActionRecord, terms: Terms, claims: tuple[str, ...]) -> bytes:
+    action = record.action
+    return encode_terms(
+        action.module,
+        action.action,
+        terms.effect,
+        terms.timeout_ms,
+        terms.lease_ms,
+        "stop" if terms.on_loss == "reroute" else "finish",
+        claims,
+        action.on_busy,
+    )
 
 
 def _filled(
@@ -220,8 +236,8 @@ def _filled(
     except KeyError as exc:
         flow.fail(turn, run, record, Fault("action.params", f"{exc.args[0]} is missing"))
         return None
-    if record.action.claims:
-        claims = tuple(dict.fromkeys((*claims, *record.action.claims)))
+    if record.call.claims:
+        claims = tuple(dict.fromkeys((*claims, *record.call.claims)))
     if claims and any(len(claim) > limits.CLAIM_CHARS for claim in claims):
         text = f"a claim has more than {limits.CLAIM_CHARS} characters"
         flow.fail(turn, run, record, Fault("action.params", text))

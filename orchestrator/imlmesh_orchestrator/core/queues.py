@@ -73,6 +73,10 @@ class FairQueue:
                 return queue[0]
         return None
 
-    def pop(self) -> None:
-        """Take away what `first` gave."""
-        self._heap[0][3].popleft()
+    def take(self) -> None:
+        """Take away what `first` gave: it waits no more."""
+        self._heap[0][3].popleft()[1].queued = False
+
+    def put_aside(self) -> Entry:
+        """Take away what `first` gave, which waits elsewhere."""
+        return self._heap[0][3].popleft()

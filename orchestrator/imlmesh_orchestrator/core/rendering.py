@@ -24,11 +24,11 @@ def params_of(
 ) -> Mapping[str, Any]:
     """The params with every template filled for this node; InputError when one cannot be."""
     if not record.templated:
-        return record.action.params
+        return record.params
     scope = Scope(
         _Results(run), env, node, memory=_Memory(state, session_of(run)), aliases=state.aliases
     )
-    rendered: Mapping[str, Any] = render(record.action.params, scope)
+    rendered: Mapping[str, Any] = render(record.params, scope)
     return rendered
 
 

@@ -7,73 +7,83 @@ Deliberately absent: what becomes ready; a shape never changes.
 """
 
 import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 from imlmesh_orchestrator.core.state import ActionRecord, Gate
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Action, Plan
 
 
-@dataclass(slots=True)
-class Shape:
-    """All gates; by action id the gates it opens, and its wave from 1.
-
-    Compensation-only actions open nothing and have wave 0.
-    """
-
-    gates: list[Gate]
-    opens: dict[str, list[Gate]]
-    wave: dict[str, int]
-    compensation_only: frozenset[str]
+def stand_behind(gates: dict[int, Gate], name: str, depends_on: tuple[str, ...]) -> Gate:
+    """The gate that this action waits behind: one of these, which are kept by the identity of their
+    `depends_on`, or a new one."""
+    gate = gates.get(id(depends_on))
+    if gate is None:
+        gate = gates[id(depends_on)] = Gate(depends_on)
+    gate.members.append(name)
+    return gate
 
 
-def shape_of(plan: Plan) -> Shape:
-    """How the actions of this plan wait for each other."""
-    left_out = compensation_only(plan)
+def link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
+    """Tell gates what they wait for and their wave, and actions which gates they open: mostly one
+    for all of a set."""
+    before: dict[int, set[int]] = {}
+    for gate in gates:
+        records = [actions[name] for name in set(gate.depends_on)]
+        gate.remaining = len(records)
+        before[id(gate)] = {id(record.gate) for record in records}
+        alone = (gate,)
+        for record in records:
+            record.opens = (*record.opens, gate) if record.opens else alone
+    _number(gates, before)
+
+
+def _number(gates: Collection[Gate], before: Mapping[int, set[int]]) -> None:
+    """Give each gate its wave. `before` tells by its identity after which others it comes: those that
+    its dependencies wait behind."""
+    later: dict[int, list[Gate]] = {id(gate): [] for gate in gates}
+    missing: dict[int, int] = {}
+    for gate in gates:
+        missing[id(gate)] = len(before[id(gate)])
+        for one in before[id(gate)]:
+            later[one].append(gate)
+    level = [gate for gate in gates if not gate.depends_on]
+    wave = 1
+    while level:
+        below: list[Gate] = []
+        for gate in level:
+            gate.wave = wave
+            for after in later[id(gate)]:
+                missing[id(after)] -= 1
+                if not missing[id(after)]:
+                    below.append(after)
+        level, wave = below, wave + 1
+
+
+def waves(plan: Plan) -> list[list[str]]:
+    """Action ids by wave, each wave in the order of the plan; without what only undoes."""
     gates: dict[int, Gate] = {}
-    opens: dict[str, list[Gate]] = {action.id: [] for action in plan.actions}
-    for action in _in_waves(plan, left_out):
-        depends_on = action.depends_on
-        gate = gates.get(id(depends_on))
-        if gate is None:
-            needed = set(depends_on)
-            gate = gates[id(depends_on)] = Gate(len(needed))
-            for dependency in needed:
-                opens[dependency].append(gate)
-        gate.members.append(action.id)
-    wave = _depths(gates, opens) | dict.fromkeys(left_out, 0)
-    return Shape(list(gates.values()), opens, wave, left_out)
+    actions = _in_waves(plan, compensation_only(plan))
+    behind = {action.id: stand_behind(gates, action.id, action.depends_on) for action in actions}
+    before = {id(gate): {id(behind[name]) for name in gate.depends_on} for gate in gates.values()}
+    _number(gates.values(), before)
+    result: list[list[str]] = [[] for _ in range(max((g.wave for g in gates.values()), default=0))]
+    for name, gate in behind.items():
+        result[gate.wave - 1].append(name)
+    return result
 
 
 def _in_waves(plan: Plan, left_out: frozenset[str]) -> list[Action]:
     return [action for action in plan.actions if action.id not in left_out]
 
 
-def _depths(gates: dict[int, Gate], opens: dict[str, list[Gate]]) -> dict[str, int]:
-    counts = {id(gate): gate.remaining for gate in gates.values()}
-    level = [member for gate in gates.values() if not gate.remaining for member in gate.members]
-    depth: dict[str, int] = {}
-    wave = 1
-    while level:
-        below: list[str] = []
-        for action in level:
-            depth[action] = wave
-            for gate in opens[action]:
-                counts[id(gate)] -= 1
-                if not counts[id(gate)]:
-                    below.extend(gate.members)
-        level, wave = below, wave + 1
-    return depth
-
-
-def waves(plan: Plan) -> list[list[str]]:
-    """Action ids by wave, each wave in the order of the plan; without what only undoes."""
-    shape = shape_of(plan)
-    result: list[list[str]] = [[] for _ in range(max(shape.wave.values(), default=0))]
-    for action in _in_waves(plan, shape.compensation_only):
-        result[shape.wave[action.id] - 1].append(action.id)
-    return result
+def wave_counts(gates: Collection[Gate]) -> list[int]:
+    """How many actions each wave has, by its number; 0 is nobody's."""
+    counts: list[int] = []
+    for gate in gates:
+        counts += [0] * (gate.wave + 1 - len(counts))
+        counts[gate.wave] += len(gate.members)
+    return counts
 
 
 def sequence_of(plan: Plan, left_out: frozenset[str]) -> list[str]:

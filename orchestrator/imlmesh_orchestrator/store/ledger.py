@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ SALT_BYTES = 32
 #: what stands before the first entry
 NOTHING = bytes(merkle.HASH_BYTES)
 FIELDS = ("n", "at_ms", "actor", "kind", "subject", "payload", "prev")
+
+# after so many entries the event loop may have the interpreter: it would wait up to 5 ms for it
+_TURN = 10
 
 _ENTRIES = "INSERT INTO entries (n, entry, at_ms, actor, kind, subject) VALUES "
 _PAYLOADS = "INSERT OR REPLACE INTO payloads (n, salt, payload) VALUES "
@@ -68,10 +72,8 @@ def append(database: sqlite3.Connection, tip: Tip, rows: Sequence[ChangeRow], se
     payloads: list[tuple[Any, ...]] = []
     hashes: list[tuple[Any, ...]] = []
     peaks, prev, at_ms = tip.peaks, tip.prev, tip.at_ms
-    drafts = drafts_of(rows)
-    salts = os.urandom(SALT_BYTES * len(drafts))
-    for number, draft in enumerate(drafts):
-        salt = salts[number * SALT_BYTES : (number + 1) * SALT_BYTES]
+    for draft in drafts_of(rows):
+        salt = os.urandom(SALT_BYTES)
         n, at_ms = peaks.size + 1, max(at_ms, draft.at_ms)
         entry = encode_entry(n, at_ms, draft, commitment(salt, draft.payload), prev)
         prev = merkle.leaf_hash(entry)
@@ -79,6 +81,8 @@ def append(database: sqlite3.Connection, tip: Tip, rows: Sequence[ChangeRow], se
         entries.append((n, entry, at_ms, draft.actor, draft.kind, draft.subject))
         payloads.append((n, salt, draft.payload))
         hashes += made
+        if not n % _TURN:
+            time.sleep(0)
     insert_many(database, _ENTRIES, entries)
     insert_many(database, _PAYLOADS, payloads)
     insert_many(database, _HASHES, hashes)

@@ -6,7 +6,7 @@ Deliberately absent: what is too large; it stands in the ledger as its hash.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgpack
 
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
 from imlmesh_protocol.ids import split_dispatch
@@ -64,6 +65,14 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.EpochRaised: Told("epoch"),
     c.NodeEnrolled: Told("node", _by),
     c.CertificateIssued: Told("node"),
+    j.TokenCreated: Told("token", _by, "uses profile groups expires_at_ms by"),
+    j.TokenRevoked: Told("token", _by),
+    j.TokenSpent: Told("token"),
+    j.TokenProofFailed: Told("token"),
+    j.JoinHeld: Told("node"),
+    j.JoinIgnored: Told("node", _by),
+    j.JoinWindowSet: Told("by", _by),
+    j.NodeAliased: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
     a.AdmissionChanged: Told("node", _by),
@@ -117,20 +126,11 @@ _FORMS = {FORMS[made_by].kind: _Form(made_by, told) for made_by, told in LEDGERE
 KINDS = tuple(sorted(_FORMS))
 
 
-def drafts_of(rows: Iterable[ChangeRow]) -> list[Draft]:
+def drafts_of(rows: Iterable[ChangeRow]) -> Iterator[Draft]:
     """The entries that these changes become, in order."""
-    drafts: list[Draft] = []
     head: tuple[Any, ...] = ()
-    open_rows: list[list[Any]] = []
+    telling: list[list[Any]] = []
     seqs = [0, 0]
-
-    def close() -> None:
-        if open_rows:
-            cause, at_ms, kind, actor, subject = head
-            tells = _FORMS[kind].tells
-            told = {"cause": cause, "seq": seqs, "names": tells, "rows": open_rows}
-            drafts.append(Draft(at_ms, actor, kind, subject, msgpack.packb(told)))
-
     for seq, run, at_ms, cause, kind, body in rows:
         form = _FORMS[kind]
         values = dict(zip(form.names, msgpack.unpackb(body), strict=True))
@@ -138,14 +138,21 @@ def drafts_of(rows: Iterable[ChangeRow]) -> list[Draft]:
         told = form.told
         if told.when is not None and not told.when(values):
             continue
-        found = (cause, at_ms, kind, told.actor(values), str(values[told.subject]))
-        if found != head or len(open_rows) == limits.LEDGER_ROWS:
-            close()
-            head, open_rows, seqs = found, [], [seq, seq]
+        found = (at_ms, told.actor(values), kind, str(values[told.subject]), cause)
+        if found != head or len(telling) == limits.LEDGER_ROWS:
+            if telling:
+                yield _draft(head, seqs, telling)
+            head, telling, seqs = found, [], [seq, seq]
         seqs[1] = seq
-        open_rows.append([short(values[name]) for name in form.tells])
-    close()
-    return drafts
+        telling.append([short(values[name]) for name in form.tells])
+    if telling:
+        yield _draft(head, seqs, telling)
+
+
+def _draft(head: tuple[Any, ...], seqs: list[int], rows: list[list[Any]]) -> Draft:
+    at_ms, actor, kind, subject, cause = head
+    told = {"cause": cause, "seq": seqs, "names": _FORMS[kind].tells, "rows": rows}
+    return Draft(at_ms, actor, kind, subject, msgpack.packb(told))
 
 
 def short(value: Any) -> Any:

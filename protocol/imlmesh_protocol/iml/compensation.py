@@ -15,7 +15,7 @@ from imlmesh_protocol.iml.plan import Plan
 
 def compensation_only(plan: Plan) -> frozenset[str]:
     """The ids of the actions that run only to undo another one: in no wave, waiting for nobody."""
-    return frozenset(action.rollback.action for action in plan.actions if action.rollback)
+    return frozenset([action.rollback.action for action in plan.actions if action.rollback])
 
 
 def check_rollbacks(

@@ -260,12 +260,16 @@ def _at_least_one(actions: tuple[Action, ...]) -> tuple[Action, ...]:
 
 
 def _with_shared_sets(actions: tuple[Action, ...]) -> tuple[Action, ...]:
-    """Equal `depends_on` are one object: 100,000 actions in waves of 100 would hold 80 MB of them,
-    and the scheduler takes them for one set without comparing names."""
+    """Equal `depends_on` are one object that holds the very ids: 100,000 actions in waves of 100
+    would hold 80 MB of them, and the scheduler compares no names."""
+    ids = {action.id: action.id for action in actions}
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for action in actions:
-        if action.depends_on:
-            names = shared.setdefault(action.depends_on, action.depends_on)
+        wanted = action.depends_on
+        if wanted:
+            names = shared.get(wanted)
+            if names is None:
+                names = shared[wanted] = tuple([ids.get(name, name) for name in wanted])
             vars(action)["depends_on"] = names
     return actions
 

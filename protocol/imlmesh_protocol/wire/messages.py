@@ -10,15 +10,10 @@ from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.limits import (
-    COUNT_MAX,
-    DISPATCH_ID_CHARS,
-    RESULT_CHUNK_BYTES,
-    RESULT_CHUNKS,
-    SEAL_BYTES,
-)
+from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS, SEAL_BYTES
 from imlmesh_protocol.merkle import HASH_BYTES
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.chunks import is_chunk
 from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
 from imlmesh_protocol.wire.topics import Kind
 
@@ -53,10 +48,6 @@ class Message:
 
 def _text(value: Any) -> bool:
     return type(value) is str
-
-
-def _bytes(value: Any) -> bool:
-    return type(value) is bytes
 
 
 def _count(value: Any) -> bool:
@@ -112,6 +103,10 @@ def _texts(value: Any) -> bool:
     return type(value) is dict and all(map(_text, value.values()))
 
 
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
+
+
 def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
@@ -141,7 +136,6 @@ def _fault(value: Any) -> bool:
     return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
 
 
-_SHA256_BYTES = 32
 _NUMBERS = frozenset({int, float})
 _LISTS = {list}
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
@@ -159,28 +153,7 @@ def _result(item: Any) -> bool:
         and item.get("outcome") in OUTCOMES
         and _count(item.get("duration_ms"))
         and ("error" not in item if item["outcome"] == "completed" else _fault(item.get("error")))
-        and ("chunk" not in item or _chunk(item))
-    )
-
-
-def _chunk(item: dict[str, Any]) -> bool:
-    chunk = item["chunk"]
-    if type(chunk) is not dict or chunk.keys() != {"index", "count", "hash", "data"}:
-        return False
-    index, count, digest, data = (chunk[name] for name in ("index", "count", "hash", "data"))
-    return (
-        item["outcome"] == "completed"
-        and "result" not in item
-        and type(count) is int
-        and 2 <= count <= RESULT_CHUNKS
-        and type(index) is int
-        and 0 <= index < count
-        and type(digest) is bytes
-        and len(digest) == _SHA256_BYTES
-        and type(data) is bytes
-        and 1 <= len(data) <= RESULT_CHUNK_BYTES
-        # all but the last are full, so that everybody knows where each one lies
-        and (index == count - 1 or len(data) == RESULT_CHUNK_BYTES)
+        and ("chunk" not in item or is_chunk(item))
     )
 
 
@@ -223,10 +196,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "quarantine", "release", "roster", "seal"),
-            "cancel, rebirth, quarantine, release, roster, seal",
+            _one_of("cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal"),
+            "cancel, rebirth, quarantine, release, trust, roster, seal",
         ),
-        "doc": Field(_bytes, "roster: the signed document", False),
+        "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
         "seal": Field(_seal, "seal: a signed head of the ledger", False),
         "from": Field(_count, "seal: the size that the proof leads from", False),
@@ -264,6 +237,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "profile": Field(_text, "birth: the ceiling of the node's policy", False),
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+        "trust": Field(_count, "birth: version of the trust that the node holds", False),
         "journal_since": Field(
             _count, "birth: the boot that began its journal; what it held before is lost", False
         ),
@@ -329,12 +303,27 @@ def encode_dispatch(
     on_busy: str = "wait",
 ) -> bytes:
     """The bin whose SHA-256 names exactly this attempt."""
-    return pack(
+    terms = encode_terms(
+        module, action, effect, timeout_ms, lease_ms, when_cut_off, claims, on_busy
+    )
+    return encode_attempt(id, params, terms)
+
+
+def encode_terms(
+    module: str,
+    action: str,
+    effect: Effect,
+    timeout_ms: int,
+    lease_ms: int,
+    when_cut_off: str,
+    claims: tuple[str, ...],
+    on_busy: str,
+) -> bytes:
+    """What a dispatch has in common with many, for `encode_attempt`: eight entries of its map."""
+    entries = pack(
         {
-            "id": id,
             "module": module,
             "action": action,
-            "params": params,
             "effect": effect,
             "timeout_ms": timeout_ms,
             "lease_ms": lease_ms,
@@ -343,8 +332,17 @@ def encode_dispatch(
             "claims": claims,
         }
     )
+    return entries[1:]
 
 
+def encode_attempt(id: str, params: Mapping[str, Any], terms: bytes) -> bytes:
+    """A dispatch: its own two entries, and its terms, which are encoded once for many."""
+    return _ID + pack(id) + _PARAMS + pack(params) + terms
+
+
+#: a map of ten entries begins, as the first byte of one of up to 15 says
+_ID = b"\x8a" + pack("id")
+_PARAMS = pack("params")
 _EFFECTS = {str(effect): effect for effect in Effect}
 _DISPATCH_TYPES: dict[str, type] = {
     "id": str,
