@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.limits import DISPATCH_ID_CHARS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
 
@@ -126,7 +127,7 @@ def name_of_dispatch(data: bytes) -> str | None:
     except ProtocolError:
         return None
     name = body.get("id") if type(body) is dict else None
-    return name if _dispatch_id(name) else None
+    return name if is_dispatch_id(name) else None
 
 
 def _fits(body: dict[str, Any]) -> bool:
@@ -138,3 +139,9 @@ def _fits(body: dict[str, Any]) -> bool:
         and body["on_busy"] in _WORDS["on_busy"]
         and all(type(claim) is str for claim in body["claims"])
     )
+
+
+def is_dispatch_id(value: Any) -> bool:
+    """Whether it may name a dispatch."""
+    # in ASCII a character is a byte: an answer that names as many ids as came still fits
+    return type(value) is str and len(value) <= DISPATCH_ID_CHARS and value.isascii()

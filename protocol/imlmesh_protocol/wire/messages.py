@@ -12,12 +12,12 @@ from typing import Any
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.limits import (
     COUNT_MAX,
-    DISPATCH_ID_CHARS,
     RESULT_CHUNK_BYTES,
     RESULT_CHUNKS,
     SEAL_BYTES,
 )
 from imlmesh_protocol.merkle import HASH_BYTES
+from imlmesh_protocol.wire.dispatches import is_dispatch_id
 from imlmesh_protocol.wire.topics import Kind
 
 Check = Callable[[Any], bool]
@@ -73,13 +73,8 @@ def _number_or_none(value: Any) -> bool:
     return value is None or type(value) in (int, float)
 
 
-def _dispatch_id(value: Any) -> bool:
-    # in ASCII a character is a byte: an answer that names as many ids as came still fits
-    return type(value) is str and len(value) <= DISPATCH_ID_CHARS and value.isascii()
-
-
 def _dispatch_ids(value: Any) -> bool:
-    return type(value) is list and all(_dispatch_id(item) for item in value)
+    return type(value) is list and all(is_dispatch_id(item) for item in value)
 
 
 def _readings(value: Any) -> bool:
@@ -126,7 +121,7 @@ def _hashes(value: Any) -> bool:
 
 def _pairs(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and type(item[1]) is bytes
+        type(item) is list and len(item) == 2 and is_dispatch_id(item[0]) and type(item[1]) is bytes
         for item in value
     )
 
@@ -152,7 +147,7 @@ def _results(value: Any) -> bool:
 def _result(item: Any) -> bool:
     return (
         type(item) is dict
-        and _dispatch_id(item.get("id"))
+        and is_dispatch_id(item.get("id"))
         and type(item.get("hash")) is bytes
         and item.get("outcome") in OUTCOMES
         and _count(item.get("duration_ms"))
@@ -184,14 +179,14 @@ def _chunk(item: dict[str, Any]) -> bool:
 
 def _wants(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and _count(item[1])
+        type(item) is list and len(item) == 2 and is_dispatch_id(item[0]) and _count(item[1])
         for item in value
     )
 
 
 def _refusals(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is dict and _dispatch_id(item.get("id")) and _fault(item) for item in value
+        type(item) is dict and is_dispatch_id(item.get("id")) and _fault(item) for item in value
     )
 
 
@@ -244,7 +239,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         ),
     },
     Kind.EVENT: {
-        "dispatch": Field(_dispatch_id, "the dispatch that it belongs to", False),
+        "dispatch": Field(is_dispatch_id, "the dispatch that it belongs to", False),
         "line": Field(_text, "log: one line", False),
         "stream": Field(_text, "log: stdout, stderr or log", False),
         "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
