@@ -26,7 +26,7 @@ from imlmesh_node.sizes import check_result
 from imlmesh_protocol.errors import Fault, MeshError
 from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_runtime.clock import Clock
 
 log = logging.getLogger(__name__)

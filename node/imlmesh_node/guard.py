@@ -16,7 +16,7 @@ from imlmesh_protocol.errors import DriverDenied, DriverError, Fault
 from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 def _read(site: Site, path: str) -> None:

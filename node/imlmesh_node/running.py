@@ -156,5 +156,5 @@ def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
 def _birth(setup: Setup, manifest: Manifest, loaded: Loaded) -> Birth:
     policy, timing = setup.policy, setup.config.timing
     simulated = policy.site.buses.simulate
-    held = setup.keys.held
-    return Birth(manifest, policy.profile, timing, setup.folder, held, simulated, loaded.since)
+    held, since = setup.keys.held, loaded.since
+    return Birth(manifest, policy.profile, timing, setup.folder, held, simulated, since)

@@ -77,8 +77,8 @@ class Birth:
             "profile": self.profile,
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
-            "journal_since": self.journal_since,
             "trust": self.held.trust.version,
+            "journal_since": self.journal_since,
         }
 
     def _simulation(self) -> dict[str, bool]:

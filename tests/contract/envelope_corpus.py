@@ -12,8 +12,8 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol.limits import MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import encode_dispatch
 from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
-from imlmesh_protocol.wire.messages import encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.trust import Signer, key_id
 

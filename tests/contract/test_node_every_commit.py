@@ -21,7 +21,8 @@ from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_protocol.limits import LAN
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch, encode_dispatch
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.memory import MemoryLink
 from imlmesh_runtime.sqlite import Done, MemoryStore, Work

@@ -12,7 +12,7 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import TIME_ASK_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from plans import TOY

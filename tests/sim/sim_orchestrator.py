@@ -16,7 +16,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 

@@ -18,7 +18,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo
 from imlmesh_protocol.states import Effect, Liveness
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch, decode_dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch, decode_dispatch
 
 HEARTBEAT_MS, LOST_MS = 2_000, 6_000
 

@@ -14,7 +14,7 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 LARGE = b"x" * (2 * RESULT_CHUNK_BYTES + 1)
 

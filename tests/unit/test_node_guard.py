@@ -11,7 +11,7 @@ from imlmesh_node.guard import Guard
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 SITE = Site(
     files="/srv/files",

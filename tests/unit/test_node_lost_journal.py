@@ -4,7 +4,7 @@ from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 def agent_of(*, lost: bool = True) -> Agent:

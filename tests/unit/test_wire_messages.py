@@ -10,7 +10,7 @@ from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo, manifest_from_wire
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import messages, topics
-from imlmesh_protocol.wire.messages import decode_dispatch, encode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch, encode_dispatch
 
 
 def encoded() -> bytes:

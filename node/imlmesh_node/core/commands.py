@@ -10,7 +10,7 @@ from enum import StrEnum
 from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 class KillReason(StrEnum):

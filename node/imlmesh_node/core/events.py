@@ -9,7 +9,7 @@ from typing import Any
 
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 @dataclass(slots=True)

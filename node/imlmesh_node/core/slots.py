@@ -11,7 +11,7 @@ from imlmesh_node.core.claims import Claims
 from imlmesh_node.core.commands import KillReason
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import COUNT_MAX, START_MS, stop_ms
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 NEVER_MS = COUNT_MAX
 
