@@ -176,6 +176,7 @@ class Listening:
     def __init__(self) -> None:
         self.clock, self.stream = ManualClock(), Stream()
         self.events: list[e.Event] = []
+        self.births: list[tuple[str, str]] = []
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
         self.seals: list[tuple[str, bytes | None]] = []
@@ -209,6 +210,9 @@ class Listening:
 
     def is_live(self, node: str) -> bool:
         return self.live
+
+    def born(self, node: str, fields: Any) -> None:
+        self.births.append((node, fields["profile"]))
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)

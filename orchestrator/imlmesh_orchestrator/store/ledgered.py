@@ -73,6 +73,7 @@ LEDGERED: dict[type[c.Change], Told] = {
     j.JoinIgnored: Told("node", _by),
     j.JoinWindowSet: Told("by", _by),
     j.NodeAliased: Told("node"),
+    j.ProfileGranted: Told("node", _by),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
     a.AdmissionChanged: Told("node", _by),
