@@ -41,8 +41,8 @@ class Presence:
     def __init__(
         self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
     ) -> None:
-        self._outbox = outbox
         self.clocks = clocks
+        self._outbox = outbox
         self._post = post
         self._boot = boot
         self._epoch = epoch

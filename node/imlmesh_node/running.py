@@ -13,7 +13,7 @@ from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import Change
 from imlmesh_node.core.commands import Command
-from imlmesh_node.core.events import Event, ShutdownAsked
+from imlmesh_node.core.events import Event, RebirthAsked, ShutdownAsked
 from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
@@ -26,7 +26,9 @@ from imlmesh_node.streams import EventStreams
 from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.tick import Tick
+from imlmesh_protocol.wire.documents import ROSTER, TRUST
 from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
@@ -49,6 +51,7 @@ class RunningNode:
     def __init__(self, setup: Setup, journal: Journal, loaded: Loaded, link: Link) -> None:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
+        self._held = keys.held
         self.clocks = Clocks()
         self.refusals = Refusals(self._tell_refusals)
         self.link = link
@@ -65,7 +68,9 @@ class RunningNode:
         self._streams = EventStreams(send, is_open, self._readings)
         self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
         simulated = setup.policy.site.buses.simulate
-        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
+        birth = Birth(
+            manifest, setup.policy.profile, config.timing, setup.folder, keys.held, simulated
+        )
         self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
         self._performer = Performer(
             self._outbox, self._executor, birth, self.refusals, self.witness
@@ -88,9 +93,8 @@ class RunningNode:
             self._executor.ends_at_once,
             self._post,
             self.refusals,
-            self.witness,
+            {TRUST: self._take_document, ROSTER: self._take_document, "seal": self._take_seal},
         )
-        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
@@ -127,6 +131,15 @@ class RunningNode:
         if self.presence.is_open:
             self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
         return self.presence.is_open
+
+    def _take_document(self, message: Message) -> Event | None:
+        """Keep newer trust or a newer roster; whoever sent it hears which trust is held now."""
+        if not self._held.take(message.fields.get("doc", b"")):
+            return None
+        return RebirthAsked(self.clocks.steady.now_ms(), message.id, message.term)
+
+    def _take_seal(self, message: Message) -> None:
+        self.witness.take(message.fields)
 
     def _post(self, event: Event) -> None:
         self.engine.post(event)

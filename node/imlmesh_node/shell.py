@@ -28,6 +28,7 @@ from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.trust import HeldTrust
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,14 @@ def node_manifest(policy: Policy) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a node says of itself when it comes; `folder` is the one whose disk is watched."""
+    """What a node says of itself when it comes; `folder` is the one whose disk is watched, `held` whose
+    version it tells."""
 
     manifest: Manifest
     profile: str
     timing: Timing
     folder: Path
+    held: HeldTrust
     simulated: bool = False
 
     def fields(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class Birth:
             "profile": self.profile,
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
+            "trust": self.held.trust.version,
         }
 
     def _simulation(self) -> dict[str, bool]:

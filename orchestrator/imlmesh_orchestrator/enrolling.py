@@ -40,6 +40,19 @@ class Enrolling:
         if newcomer.node in topics.PROBES:
             raise InputError("node.exists", f"{newcomer.node!r} is what the broker is probed as")
         PublicKey.of_raw(newcomer.identity)
+        return await self._papers(newcomer, request, by)
+
+    def papers(self) -> Mapping[str, bytes]:
+        """root.pub and trust, which anybody may read."""
+        return self._authority.papers()
+
+    async def certify(self, node: str, request: bytes) -> Mapping[str, bytes]:
+        """The same files for a node that is in, whose identity has asked; also again and again."""
+        record = self._shell.state.enrolled[node]
+        newcomer = Newcomer(node, record.alias, record.identity, record.profile)
+        return await self._papers(newcomer, request, record.by)
+
+    async def _papers(self, newcomer: Newcomer, request: bytes, by: str) -> Mapping[str, bytes]:
         issued = self._authority.certify(request, newcomer.node, self._lifetime_s)
         await self._shell.enrol(newcomer, issued, by)
         return {"node.pem": issued.pem, **self._authority.papers()}

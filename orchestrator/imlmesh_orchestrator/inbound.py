@@ -61,6 +61,10 @@ class Heard(Protocol):
         """Whether the node has a session now."""
         ...
 
+    def born(self, node: str, trust: int) -> None:
+        """A node that is born holds trust of this version."""
+        ...
+
     def beat(self, event: e.HeartbeatArrived) -> None:
         """A believed heartbeat, to be kept."""
         ...
@@ -217,7 +221,10 @@ class Inbound:
     def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
         state = message.fields["state"]
         if state == "online":
-            return _birth(message, at_ms, self._heard.alias(message.iss))
+            birth = _birth(message, at_ms, self._heard.alias(message.iss))
+            if "trust" in message.fields:
+                self._heard.born(message.iss, message.fields["trust"])
+            return birth
         made_by = e.NodeLeft if state == "offline" else e.NodeGone
         return made_by(at_ms, message.id, message.iss, message.term, message.session)
 

@@ -107,7 +107,7 @@ class Person:
         self.home = folder / "home"
         #: the interpreter whose imlmesh is typed
         self.python = sys.executable
-        self._terminals: list[Terminal] = []
+        self.terminals: list[Terminal] = []
         # a terminal says for itself how wide it is and whether it has colours
         foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
         inherited = {n: v for n, v in os.environ.items() if n not in foreign}
@@ -116,7 +116,7 @@ class Person:
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
         """Start `imlmesh ARGUMENTS` in a new terminal."""
         terminal = Terminal(self._argv(arguments), self.folder, self.env, columns)
-        self._terminals.append(terminal)
+        self.terminals.append(terminal)
         return terminal
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -141,6 +141,11 @@ class Person:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def join(self, name: str, *words: str, owner: "Person | None" = None) -> Path:
+        """The folder of a node that joins here the mesh of `owner`, or this person's own."""
+        token = (owner or self).ask("token", "create")["text"]
+        return Path(self.ask("node", "join", token, "--name", name, *words)["folder"])
+
     def until(self, ready: Callable[[], Any], timeout_s: float = 30) -> Any:
         """The first true answer of `ready`."""
         deadline_s = time.monotonic() + timeout_s
@@ -156,8 +161,8 @@ class Person:
 
     def leave(self) -> None:
         """Close all terminals, the last opened first."""
-        while self._terminals:
-            self._terminals.pop().close()
+        while self.terminals:
+            self.terminals.pop().close()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from imlmesh_orchestrator.views.nodes import (
     evidence,
     find_node,
     groups_view,
+    never_here,
     node_view,
 )
 from imlmesh_orchestrator.views.offers import list_offers, show_offer
@@ -47,7 +48,8 @@ async def list_nodes(request: Request) -> Response:
     state = served.shell.state
     found = [node_view(state, record, beats, times) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
-    return answer({"schema": "imlmesh.node-list/1", "nodes": found})
+    told = {"schema": "imlmesh.node-list/1", "nodes": found, "never_here": never_here(state)}
+    return answer(told)
 
 
 @router.post("/nodes")
@@ -90,7 +92,7 @@ async def decide(request: Request, name: str) -> Response:
         raise InputError("usage", f"a reason has from 1 to {limits.REASON_CHARS} characters")
     for_ms = span_ms_of(body, "for_ms", limits.ADMISSION_MS)
     shell = served.shell
-    node = shell.register.find(name)
+    node = shell.state.find_id(name)
     if node is None:
         raise InputError("node.not_found", f"no node {name[:80]!r}")
     before = shell.state.admission_of(node)
@@ -119,11 +121,11 @@ async def set_group(request: Request, group: str) -> Response:
     found: dict[str, None] = {}
     errors: list[MeshError] = []
     for name in wanted:
-        record = served.shell.state.find_node(name)
-        if record is None:
+        node = served.shell.state.find_id(name)
+        if node is None:
             errors.append(InputError("place.unknown_node", f'there is no node "{name[:80]}"'))
         else:
-            found[record.node] = None
+            found[node] = None
     if errors:
         raise InputErrors(errors)
     await served.shell.set_group(group, tuple(found))

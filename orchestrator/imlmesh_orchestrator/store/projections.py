@@ -15,6 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
+from imlmesh_orchestrator.store.joining import JOINED
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
@@ -108,6 +109,9 @@ class Batch:
             project(self, seq, change)
         elif type(change) is c.RunCreated:
             self._run_created(seq, change, sources.pop(change.cause, None))
+        elif type(change) in JOINED:
+            for sql, values in JOINED[type(change)](seq, change):
+                self._other(sql, *values)
 
     def statements(self) -> list[Statement]:
         """What to execute, in this order, in one transaction."""
@@ -278,6 +282,7 @@ class Batch:
 
     def _node_enrolled(self, seq: int, change: c.NodeEnrolled) -> None:
         self._other(_ENROLLED, change.node, change.alias, change.profile, seq)
+        self._other("DELETE FROM joins WHERE identity = ?", change.identity)
 
     def _certificate_issued(self, seq: int, change: c.CertificateIssued) -> None:
         self._other(_OLD_CERTIFICATES, change.node, change.at_ms)

@@ -13,6 +13,7 @@ from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.states import Admission, Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -141,14 +142,29 @@ def groups_view(state: State) -> list[dict[str, Any]]:
             "nodes": [
                 {
                     "node": node,
-                    "alias": state.nodes[node].alias,
-                    "liveness": str(state.nodes[node].liveness),
+                    "alias": state.alias_of(node),
+                    "liveness": _liveness(state, node),
                 }
                 for node in nodes
             ],
         }
         for name, nodes in sorted(state.groups.items())
     ]
+
+
+def never_here(state: State) -> list[str]:
+    """What people call the nodes that were let in, not removed, and never came."""
+    return sorted(
+        record.alias
+        for node, record in state.enrolled.items()
+        if node not in state.nodes and state.admission_of(node) is not Admission.REVOKED
+    )
+
+
+def _liveness(state: State, node: str) -> str:
+    """Who was let in and has not come yet is offline."""
+    record = state.nodes.get(node)
+    return str(Liveness.OFFLINE if record is None else record.liveness)
 
 
 def _problems(record: NodeRecord, health: Mapping[str, Any]) -> list[str]:

@@ -49,10 +49,6 @@ def _text(value: Any) -> bool:
     return type(value) is str
 
 
-def _bytes(value: Any) -> bool:
-    return type(value) is bytes
-
-
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
@@ -104,6 +100,10 @@ def _series(value: Any) -> bool:
 
 def _texts(value: Any) -> bool:
     return type(value) is dict and all(map(_text, value.values()))
+
+
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
 
 
 def _bins(value: Any) -> bool:
@@ -183,10 +183,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "quarantine", "release", "roster", "seal"),
-            "cancel, rebirth, quarantine, release, roster, seal",
+            _one_of("cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal"),
+            "cancel, rebirth, quarantine, release, trust, roster, seal",
         ),
-        "doc": Field(_bytes, "roster: the signed document", False),
+        "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
         "seal": Field(_seal, "seal: a signed head of the ledger", False),
         "from": Field(_count, "seal: the size that the proof leads from", False),
@@ -224,6 +224,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "profile": Field(_text, "birth: the ceiling of the node's policy", False),
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+        "trust": Field(_count, "birth: version of the trust that the node holds", False),
     },
     Kind.HEARTBEAT: {
         "beat": Field(_count, "rising number; the ack answers it"),
