@@ -201,6 +201,10 @@ MEANS: dict[str, str] = {
     "store.full": "There is too little space left on the disk.",
     "store.version": "The database was made by a newer imlmesh.",
     "store.corrupt": "The database file is damaged.",
+    "journal.lost": "The node's journal could not be read: what it held is lost, or unknown and asked about.",
+    "journal.full": "The node's disk is full: it takes nothing that may not be repeated.",
+    "spool.full": "A node was cut off for so long that it dropped its oldest readings or events.",
+    "escalate.rate": "A node asks for a person again and again.",
     # configuration and use
     "config.invalid": "A configuration file or a setting cannot be used.",
     "folder.exists": "The folder is there already and is not empty.",

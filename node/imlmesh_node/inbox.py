@@ -26,8 +26,9 @@ from imlmesh_node.presence import Presence
 from imlmesh_protocol.errors import Fault, MeshError, ProtocolError
 from imlmesh_protocol.limits import REFUSAL_CHARS, REFUSALS_TOLD_MS
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import decode_dispatch, name_of_dispatch
 from imlmesh_protocol.wire.envelope import Opener
-from imlmesh_protocol.wire.messages import Message, decode_dispatch, name_of_dispatch
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import boot_ms
 
@@ -138,6 +139,7 @@ class Inbox:
                     message.term,
                     message.seq,
                     message.id,
+                    tuple((id, index) for id, index in message.fields.get("wants", ())),
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id, message.term)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imlmesh_node.config import load_config, load_policy
 from imlmesh_node.finding import Finder, Tell, log_error
-from imlmesh_node.journal import Journal
+from imlmesh_node.opening import open_journal
 from imlmesh_node.papers import Papers
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
@@ -52,8 +52,8 @@ async def run_node(
         if simulate:
             setup = replace(setup, policy=simulated(setup.policy))
         config = setup.config
-        journal = Journal.open(folder / "journal.db")
-        loaded = await journal.load(time.time_ns() // 1_000_000)
+        wall_ms = time.time_ns() // 1_000_000
+        journal, loaded = await open_journal(folder / "journal.db", wall_ms)
         subscriptions = node_subscriptions(config.mesh, config.id)
         finder = _finder(setup, broker, tell)
         papers = Papers(finder, folder, setup.keys.held, config.join)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core import evidence
 from imlmesh_orchestrator.stream import Stream
@@ -90,6 +91,7 @@ class Inbound:
         self._clock = clock
         self._stream = stream
         self._heard = heard
+        self._assembly = Assembly()
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
         #: heartbeats that wait, by the node in their topic, and their bytes
@@ -99,10 +101,11 @@ class Inbound:
             Kind.STATUS: self._status,
             Kind.ACCEPT: _accept,
             Kind.REJECT: _reject,
-            Kind.COMPLETE: _complete,
+            Kind.COMPLETE: self._complete,
             Kind.RESPONSE: _response,
             Kind.REQUEST: self._request,
             Kind.EVENT: self._event,
+            Kind.ESCALATE: _escalation,
         }
 
     def message(self, topic: str, payload: bytes, retained: bool = False) -> None:
@@ -188,6 +191,7 @@ class Inbound:
         def opened() -> e.Event | None:
             self._wait(topic.name, -1, -size)
             at_ms = self._clock.now_ms()
+            self._assembly.expire(at_ms)
             try:
                 message = self._opener.open(topic, payload, at_ms)
             except MeshError as exc:
@@ -234,6 +238,26 @@ class Inbound:
         self._told_ms[message.iss] = at_ms
         fields = {"what": "time", "nonce": message.fields["nonce"], "at_ms": at_ms}
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
+
+    def _complete(self, topic: Topic, message: Message, at_ms: int) -> e.Event | None:
+        items = message.fields["results"]
+        pieces = [item for item in items if "chunk" in item]
+        whole = [item for item in items if "chunk" not in item] if pieces else items
+        results = [_result(item) for item in whole]
+        for item in pieces:
+            results += self._assemble(message.iss, item, at_ms)
+        return e.ResultsArrived(at_ms, message.id, message.iss, tuple(results)) if results else None
+
+    def _assemble(self, node: str, item: Mapping[str, Any], at_ms: int) -> list[e.Result]:
+        """The result that is whole with this chunk, if it is; else the node is told what is missing."""
+        if split_dispatch(item["id"])[2] != node:
+            raise TrustError("dispatch.unknown", f"{node} speaks of {item['id'][:120]}")
+        index = self._assembly.take(node, item, at_ms)
+        if index is not None:
+            wants = {"beat": None, "settled": [], "wants": [[item["id"], index]]}
+            self._heard.answer(node, Kind.ACK, wants)
+            return []
+        return [_result({**item, "result": self._assembly.value(node, item)})]
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
         """Log lines, progress, and what sources saw."""
@@ -308,6 +332,7 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         body["profile"],
         body["heartbeat_ms"],
         body["lost_ms"],
+        body.get("journal_since", 0),
     )
 
 
@@ -323,19 +348,22 @@ def _reject(topic: Topic, message: Message, at_ms: int) -> e.Event:
     return e.RejectArrived(at_ms, message.id, message.iss, refusals)
 
 
-def _complete(topic: Topic, message: Message, at_ms: int) -> e.Event:
-    results = tuple(
-        e.Result(
-            item["id"],
-            item["hash"],
-            item["outcome"],
-            item["duration_ms"],
-            item.get("result"),
-            _fault(item["error"]) if "error" in item else None,
-        )
-        for item in message.fields["results"]
+def _result(item: Mapping[str, Any]) -> e.Result:
+    return e.Result(
+        item["id"],
+        item["hash"],
+        item["outcome"],
+        item["duration_ms"],
+        item.get("result"),
+        _fault(item["error"]) if "error" in item else None,
     )
-    return e.ResultsArrived(at_ms, message.id, message.iss, results)
+
+
+def _escalation(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    fault = Fault(message.fields["code"], message.fields["message"][: limits.FAULT_CHARS])
+    if fault.code not in CODES:
+        raise ProtocolError("message.invalid", f"no such code: {fault.code[:80]!r}")
+    return e.EscalationArrived(at_ms, message.id, message.iss, fault)
 
 
 def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:
@@ -346,5 +374,5 @@ def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:
     return e.InventoryArrived(at_ms, message.id, message.iss, body["nonce"], held, unsettled)
 
 
-def _fault(item: dict[str, Any]) -> Fault:
+def _fault(item: Mapping[str, Any]) -> Fault:
     return Fault(item["code"], item["message"])

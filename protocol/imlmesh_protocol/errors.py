@@ -296,6 +296,10 @@ CODES: dict[str, Code] = {
         "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    "journal.lost": Code("mesh", False, "look what the node did last: docs/edge.md", "OSError"),
+    "spool.full": Code("mesh", True, "what a cut-off node drops first: docs/edge.md", "OSError"),
+    "journal.full": Code("mesh", True, "free disk space on the node", "OSError"),
+    "escalate.rate": Code("peer", True, "look at the node's log"),
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),

@@ -13,7 +13,9 @@ MESSAGE_VALUES = 20_000  # bounds the decode time of a 256 KiB message full of t
 COUNT_MAX = (1 << 63) - 1  # of a number in a message: what a column of the stores holds
 DISPATCH_ID_CHARS = 192  # run, action (64), node (63) and attempt need at most 161
 PARAMS_BYTES = 192 * 1024  # leaves room for envelope and neighbours within one message
-RESULT_BYTES = 192 * 1024  # one message; results in chunks come with a later issue
+RESULT_BYTES = 4 * 1024 * 1024  # packed; more belongs into a file
+RESULT_CHUNK_BYTES = 192 * 1024  # of a larger result in one message, as long as params may be
+RESULT_CHUNKS = -(-RESULT_BYTES // RESULT_CHUNK_BYTES)  # of one result
 MESSAGE_EXPIRY_MS = 60_000  # whatever matters is sent again sooner, so older is only a replay
 CLOCK_TOLERANCE_MS = 5_000  # two synced clocks differ by the half of a slow round trip
 BATCH_DISPATCHES = 128  # dispatches a delegate: one signature for many, still well below 256 KiB
@@ -233,6 +235,11 @@ EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies gi
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
+ESCALATE_MS = 10_000  # between two calls of a node for a person; what comes sooner is refused
+ESCALATED_MS = 24 * 3_600_000  # such a call is shown for a day
+ASSEMBLY_NODE_BYTES = 16 * 1024 * 1024  # of results that come in chunks, of one node: four at once
+ASSEMBLY_BYTES = 64 * 1024 * 1024  # of them of all nodes; a Pi keeps room for the rest
+ASSEMBLY_MS = 60_000  # without another chunk: forgotten, for the node sends all of it again
 HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on top is dropped
 HEARTBEATS_WAITING_BYTES = 64 * 1024 * 1024  # that many of 3 KB; nobody has looked at them yet
 HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself alone
@@ -264,7 +271,9 @@ TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million 
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
 TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
-TELEMETRY_LATE_MS = 3_600_000  # an older reading is refused: its hour is over for everybody
+TELEMETRY_LATE_MS = (
+    47 * 3_600_000
+)  # an older reading is refused: raw ones, that tell a repetition, are kept an hour longer
 TELEMETRY_LANE_BYTES = 32 * 1024 * 1024  # of messages not yet verified, of all nodes
 TELEMETRY_LANE_NODE_BYTES = 1024 * 1024  # of one node; then its own oldest go
 TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its turn
@@ -285,6 +294,28 @@ EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits l
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
 NODE_HELD = 256  # dispatches accepted and not finished: the window of the orchestrator
+NODE_UNSETTLED_BYTES = (
+    64 * 1024 * 1024
+)  # of large results that nobody has settled: 16 of the largest
+SPILL_MS = 10_000  # cut off for so long, a node begins to write down: an SD card wears by the write
+SPILL_READINGS = 500  # or when so many wait
+SPILL_EVENTS = 100
+SPOOL_EVENTS_ROW = 20  # events of a source written, read and sent together
+SPOOL_READINGS = 150_000  # of a node that is cut off: what TELEMETRY_BURST takes from it afterwards
+SPOOL_EVENTS = 20_000  # a day of one every 4 s
+SPOOL_BYTES = 32 * 1024 * 1024  # of both, on an SD card that others use too
+SPOOL_FREE_BYTES = 16 * 1024 * 1024  # of disk that are left to the journal and to others
+SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10 s
+SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
+SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
+SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
+JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
+JOURNAL_FREE_BYTES = (
+    4 * 1024 * 1024
+)  # of disk: below it nothing that may not be repeated is taken; one largest result fits
+JOURNAL_RETRY_MS = 250  # a commit that found the disk full is tried again
+JOURNAL_TRIES = 20  # in 5 s, shorter than a lease; then the node ends, and makes pins safe
+CHUNK_RESEND_MS = 10_000  # a chunk that nobody answered goes out again: 150 kbit/s carry it by then
 NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again
 REFUSALS_TOLD_MS = 1_000  # a flood of bad messages costs its node one message a second

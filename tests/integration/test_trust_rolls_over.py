@@ -16,8 +16,8 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.codec import unpack
+from imlmesh_protocol.wire.dispatches import encode_dispatch
 from imlmesh_protocol.wire.envelope import Sealer
-from imlmesh_protocol.wire.messages import encode_dispatch
 from imlmesh_protocol.wire.seals import read_seal
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.pairs import is_issued_by, own_certificate
