@@ -115,6 +115,8 @@ class Inbound:
             parsed = topics.received(topic, retained)
             if parsed.way is not Way.FROM:
                 raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
+            if parsed.name in topics.PROBES:
+                return  # a probe asks the broker, not us
             if parsed.kind is Kind.STATUS and not payload:
                 return  # what the broker kept of a removed node was cleared
             if parsed.kind is Kind.HEARTBEAT:

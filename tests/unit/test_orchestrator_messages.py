@@ -297,6 +297,14 @@ def test_the_time_is_told_whatever_the_asker_s_clock_says():
     assert dict(listening.stream.refused) == {"message.kind": 1}
 
 
+def test_what_a_probe_says_to_the_broker_is_no_news():
+    listening = Listening()
+    for name, wanted in (("probe-a", 0), ("probe-b", 0), ("probe-c", 1)):
+        listening.inbound.message(topics.from_node(MESH, name, Kind.ACCEPT), b"own")
+        assert sum(listening.stream.refused.values()) == wanted
+    assert listening.events == []
+
+
 def test_heartbeats_are_verified_late_and_kept():
     listening = Listening()
     beat = {"beat": 9, "held": ["r/a/pi-1/1"], "health": {"load": 0.1}}
