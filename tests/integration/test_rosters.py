@@ -66,7 +66,7 @@ async def test_a_right_that_is_taken_away_is_gone_until_it_is_given_back(mesh: M
     await is_profile(mesh, "pi-1", "local_worker")
     done = (await mesh.submit(plan(marked("b", target_node="pi-1"))))["run"]
     assert (await mesh.ended(done))["state"] == "completed"
-    assert marks.read_text() == "b"
+    assert marks.read_text() == "b\n"
 
 
 async def test_who_was_away_hears_of_it_when_it_comes(mesh: Mesh) -> None:

@@ -152,10 +152,13 @@ class Authority:
     def certify(self, request: bytes, node: str, lifetime_s: int = limits.CERTIFICATE_S) -> Issued:
         """The certificate of a node for the key of its PEM request, whatever else that asks for.
 
-        InputError `name.invalid`; TrustError `signature.invalid` when the request does not prove a
+        InputError `name.invalid`, or `node.exists` for our own id, which a broker takes for ours
+        whoever issued it; TrustError `signature.invalid` when the request does not prove a
         P-256 key.
         """
         check_name("node", node)
+        if node == self.orchestrator:
+            raise InputError("node.exists", f"{node!r} is the orchestrator")
         uri = f"imlmesh://{self.mesh}/node/{node}"
         return self.issuer(NODE).issue_client(request, node, uri, lifetime_s)
 
