@@ -182,15 +182,12 @@ class Authority:
         return Lists(self.folder, role, self.issuers(role))
 
     def papers(self) -> dict[str, bytes]:
-        """What a new node needs beside its certificate, by file name: root.pub, trust, and the roster
-        where there is one."""
-        found = {
+        """What a new node needs beside its certificate, by file name: root.pub and trust. The roster
+        that names it comes with its first birth."""
+        return {
             "root.pub": read_file(self.folder / "root.pub"),
             "trust": read_file(self.folder / "trust", limits.DOCUMENT_BYTES),
         }
-        if (self.folder / "roster").exists():
-            found["roster"] = read_file(self.folder / "roster", limits.DOCUMENT_BYTES)
-        return found
 
     def refresh(self, broker: Path | None = None, issuer: Issuer | None = None) -> list[str]:
         """Make anew what is over two thirds of its life, or does not work, of the certificates of

@@ -75,6 +75,7 @@ LEDGERED: dict[type[c.Change], Told] = {
     j.NodeAliased: Told("node"),
     j.ProfileGranted: Told("node", _by),
     c.NodeDescribed: Told("node"),
+    c.NodeEscalated: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
     a.AdmissionChanged: Told("node", _by),
     a.EvidenceKept: Told("node"),
