@@ -51,6 +51,7 @@ _BY_CODE = {
     "join.several": ExitCode.INVALID,
     "join.not_found": ExitCode.INVALID,
     "join.ambiguous": ExitCode.INVALID,
+    **dict.fromkeys(("broker.unsafe", "broker.lists", "broker.access"), ExitCode.NOT_ALLOWED),
     "action.failed_by_person": ExitCode.DENIED,
     "approval.denied": ExitCode.DENIED,
     "approval.expired": ExitCode.DENIED,

@@ -58,8 +58,7 @@ class RunningMesh:
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         await self._broker.start()
         self.mesh = mesh.settle_ports(self._broker.port, self._broker.control_port)
-        near = place.near
-        places = (near, self._broker.port), (near, self._broker.control_port)
+        places = (ADDRESS, self._broker.port), (ADDRESS, self._broker.control_port)
         if error := unsafe(await probe_broker(authority, *places)):
             raise error
         return chosen.program

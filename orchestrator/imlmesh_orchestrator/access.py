@@ -47,6 +47,10 @@ class Door(Protocol):
         """Tell all nodes, by a new roster, who is removed."""
         ...
 
+    def ask_rebirth(self, node: str) -> None:
+        """The node may read and write again: what it was sent too early is sent once more."""
+        ...
+
     def alarm(self, node: str, text: str) -> None:
         """Something does not hold yet."""
         ...
@@ -82,6 +86,8 @@ class Access:
         self._settled = asyncio.Event()
         self._version = max(_version(self._file), _version(self._answer))
         self._written: dict[str, list[str]] | None = None
+        #: nodes that the broker still holds in quarantine, as far as we know
+        self._quarantined: set[str] = set()
         #: removed nodes whose sessions are proved to be over
         self._ended: set[str] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -154,6 +160,9 @@ class Access:
             if any(wanted.values()) or _version(self._answer):
                 self._alarm("", f"nobody applied version {self._version} of {self._file.name}")
             return
+        for node in self._quarantined.difference(*wanted.values()):
+            self._door.ask_rebirth(node)
+        self._quarantined = set(wanted["quarantined"])
         left = [node for node in wanted["revoked"] if node not in self._ended]
         await asyncio.gather(*map(self._shut_out, left))
         if self._ended.issuperset(left):
@@ -238,7 +247,7 @@ class Access:
 def _version(path: Path) -> int:
     """The version in a file, 0 when there is none that can be read."""
     try:
-        found: Mapping[str, Any] = json.loads(read_file(path, limits.DOCUMENT_BYTES))
+        found: Mapping[str, Any] = json.loads(read_file(path, limits.ACCESS_BYTES))
         version = found["version"]
     except (MeshError, ValueError, KeyError, TypeError):
         return 0

@@ -13,6 +13,7 @@ from imlmesh_orchestrator.takeover import take_over
 from imlmesh_protocol import limits
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire.documents import Roster
+from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.trust import ControlKeys
 
@@ -39,6 +40,9 @@ class BrokerDoor:
 
     def tell_nodes(self) -> None:
         self._shell.tell_all({"do": "roster", "doc": self._roster()})
+
+    def ask_rebirth(self, node: str) -> None:
+        self._shell.answer(node, Kind.COMMAND, {"do": "rebirth"})
 
     def alarm(self, node: str, text: str) -> None:
         place = {"node": node} if node else {"topic": "broker/access.json"}

@@ -21,6 +21,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
+from imlmesh_orchestrator.expiring import ExpiredSessions
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
@@ -115,6 +116,7 @@ class RunningOrchestrator:
         self.joining: Joining | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
+        self._expired: ExpiredSessions | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -141,9 +143,12 @@ class RunningOrchestrator:
         )
         await shell.start()
         if self._link is None:
-            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            door = self._door(shell)
+            self.access = Access(setup.home.broker, shell.state, door)
             shell.lifecycle.watch(self.access.committed)
             self.access.start()
+            self._expired = ExpiredSessions(shell.state.enrolled, shell.clock, door.end_session)
+            self._expired.start()
         if serve:
             joining = self.joining = self._opened(shell)
             self._api = Api(setup.home, self._served(shell, joining, clock.now_ms()))
@@ -155,10 +160,9 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
-        if self.joining is not None:
-            await self.joining.close()
-        if self.access is not None:
-            await self.access.close()
+        for each in (self.joining, self.access, self._expired):
+            if each is not None:
+                await each.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()

@@ -133,6 +133,7 @@ ACCESS_ANSWER_MS = 3_000  # a person who removes a node is told by then whether 
 ACCESS_AGAIN_MS = 2_000  # what is not applied is told again, until it is
 CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out after CRL_S
 ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
+EXPIRED_LOOK_S = 60  # a certificate of 30 days may count a minute longer
 ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
 
 # plans

@@ -235,7 +235,9 @@ def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         for der in cas:
-            context.load_verify_locations(cadata=der)
+            # as PEM: for DER, ssl takes any older error of this thread, such as the alert of a
+            # connection that broke meanwhile, for one of its own
+            context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(der))
     except (OSError, ValueError) as exc:
         raise TrustError("trust.file", f"not the certificate of a CA: {exc}") from exc
     return context

@@ -51,6 +51,9 @@ class FakeDoor:
     def tell_nodes(self) -> None:
         self.done.append(("roster", None))
 
+    def ask_rebirth(self, node: str) -> None:
+        self.done.append(("rebirth", node))
+
     def alarm(self, node: str, text: str) -> None:
         self.alarms.append(text)
 
@@ -128,8 +131,10 @@ async def test_the_file_says_who_may_not_with_a_version_that_rises(side: Side) -
         second = side.told
         assert (second["revoked"], second["quarantined"]) == ([], ["pi-1"])
         assert second["version"] > first["version"]
+        assert not side.door.of("rebirth")
         side.decide("pi-1", Admission.OPEN, access)
         assert (await access.enforced("pi-1")).holds
+        assert side.door.of("rebirth") == ["pi-1"]
         assert side.told["quarantined"] == []
         assert side.told["version"] > second["version"]
     assert (side.folder / "access.json").stat().st_mode & 0o777 == 0o600

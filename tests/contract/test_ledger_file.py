@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.admission_changes import AdmissionChanged, EvidenceKept
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_orchestrator.store.ledger import LedgerFile, commitment
 from imlmesh_orchestrator.store.ledgered import LEDGERED, short, told_of
@@ -20,7 +21,7 @@ from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.reading import FileReader, MemoryReader, Reader
 from imlmesh_protocol import limits, merkle
 from imlmesh_protocol.errors import StoreError
-from imlmesh_protocol.states import ActionState, DispatchState, Effect, RunState
+from imlmesh_protocol.states import ActionState, Admission, DispatchState, Effect, RunState
 from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
 
@@ -282,6 +283,18 @@ UNTOLD = {
 
 def test_of_every_class_of_change_somebody_decided_whether_it_is_told() -> None:
     assert {*FORMS} - {*LEDGERED} == UNTOLD
+
+
+async def test_decisions_about_nodes_and_what_speaks_against_them_are_told(files: Files) -> None:
+    lifecycle, mover, ledger = await files.open()
+    decided = AdmissionChanged(7, "q", "pi-1", Admission.QUARANTINED, "it smells", "eve", 0)
+    seen = EvidenceKept(8, "m", "pi-1", "malformed", "no such field", "counted")
+    await commit(lifecycle, decided, seen)
+    await mover.move()
+    assert ledger.tip.size == 2
+    [[first], [second]] = [await files.told_of(n) for n in (1, 2)]
+    assert (first["admission"], first["reason"], first["by"]) == ("quarantined", "it smells", "eve")
+    assert (second["evidence"], second["verdict"]) == ("malformed", "counted")
 
 
 def test_the_table_names_fields_that_the_changes_have() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,12 @@ class Mesh:
 
 
 @contextlib.asynccontextmanager
-async def opened_mesh(folder: Path) -> AsyncIterator[Mesh]:
-    """A mesh with its broker; all processes are killed at the end."""
+async def opened_mesh(folder: Path, environ: Mapping[str, str] = os.environ) -> AsyncIterator[Mesh]:
+    """A mesh with its broker, which `environ` may name; all processes are killed at the end."""
     home = Home(folder / "h")
     Authority.create(home, MESH, ME)
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
-    broker = choose_broker(os.environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
+    broker = choose_broker(environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
     made = Mesh(home, broker.port, broker.control_port)
     try:
