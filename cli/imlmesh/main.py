@@ -29,6 +29,7 @@ NOUNS = {
     "approval": "See and answer questions to a person.",
     "memory": "See and change what plans remember.",
     "action": "See what nodes can do, and call one action.",
+    "trust": "See whom nodes trust; let keys and CAs roll over.",
     "telemetry": "See and export what nodes measure.",
     "doctor": "Ask whether the broker keeps strangers out and nodes apart.",
     "audit": "Read the ledger, and find out whether anybody changed it.",

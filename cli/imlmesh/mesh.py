@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imlmesh.client import Client
-from imlmesh_broker.child import USUAL_CONTROL_PORT
+from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.endpoint import last_port
@@ -123,12 +123,17 @@ def open_mesh(home: str | Path | None) -> Mesh:
     in the home of somebody else, who could not read what root makes there.
     """
     found = find_home(home, os.environ)
-    if os.geteuid() == 0 and found.ca.is_dir() and (owner := found.ca.stat().st_uid) != 0:
-        text = f"{found.root} is another user's, who could not read what root makes there"
-        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
+    check_owner(found)
     authority = Authority.open(found)
     port, control_port, timing = _settings(found)
     return Mesh(found, authority, port, timing, control_port)
+
+
+def check_owner(home: Home) -> None:
+    """InputError `access.denied` for root in the home of somebody else."""
+    if os.geteuid() == 0 and home.ca.is_dir() and (owner := home.ca.stat().st_uid) != 0:
+        text = f"{home.root} is another user's, who could not read what root makes there"
+        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
 
 
 def control_address(home: Home) -> str:
@@ -137,6 +142,13 @@ def control_address(home: Home) -> str:
     InputError `config.invalid`. Unlike `open_mesh` it needs no key.
     """
     return f"{ADDRESS}:{_settings(home)[1] or USUAL_CONTROL_PORT}"
+
+
+def nodes_address(home: Home) -> str | None:
+    """The same of nodes; None in a home without the file that says so."""
+    if not _settings_file(home).exists():
+        return None
+    return f"{ADDRESS}:{_settings(home)[0] or USUAL_PORT}"
 
 
 def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:

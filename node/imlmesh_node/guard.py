@@ -16,7 +16,7 @@ from imlmesh_protocol.errors import DriverDenied, DriverError, Fault
 from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 def _read(site: Site, path: str) -> None:
@@ -96,6 +96,13 @@ def check_profile(spec: ActionSpec, profile: str) -> Fault | None:
     return Fault("policy.profile", text)
 
 
+NoSpace = Callable[[], Fault | None]
+
+
+def _room() -> None:
+    """There is room."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     spec: ActionSpec
@@ -106,7 +113,9 @@ class _Known:
 class Guard:
     """Checks dispatches against one policy; remembers what does not depend on params."""
 
-    def __init__(self, policy: Policy, manifest: Manifest) -> None:
+    def __init__(self, policy: Policy, manifest: Manifest, no_space: NoSpace = _room) -> None:
+        """`no_space` tells why nothing may begin that may not be repeated."""
+        self._no_space = no_space
         self._policy = policy
         self._manifest = manifest
         self._known: dict[tuple[str, str], _Known] = {}
@@ -127,9 +136,12 @@ class Guard:
             except KeyError as exc:
                 return dispatch, Fault("driver.params", f"{exc.args[0]} is missing")
             dispatch = replace(dispatch, claims=tuple(sorted(claims)))
+        refusal = None
         if known.has_guards:
-            return dispatch, check_params(spec, self._policy.site, dispatch.params)
-        return dispatch, None
+            refusal = check_params(spec, self._policy.site, dispatch.params)
+        if refusal is None and not dispatch.effect.repeatable:
+            refusal = self._no_space()
+        return dispatch, refusal
 
     def _look_up(self, dispatch: Dispatch) -> _Known | Fault:
         name = f"{dispatch.module}.{dispatch.action}"[:200]

@@ -106,6 +106,15 @@ class Joining:
         if self.endpoint is not None:
             await self.endpoint.close()
 
+    def load(self) -> None:
+        """Show the certificate that lies in the folder of the CAs now."""
+        if self.endpoint is not None:
+            self.endpoint.load()
+
+    def take_nonce(self, nonce: bytes) -> None:
+        """Let it count for nobody else; ProtocolError `join.nonce` when it is not good."""
+        self._nonces.take(nonce, self._shell.clock.now_ms())
+
     def endpoints(self) -> list[str]:
         """Where other machines reach the endpoint; LinkError `join.unreachable` where it is not."""
         if self.endpoint is None:

@@ -25,6 +25,7 @@ from imlmesh_orchestrator.expiring import ExpiredSessions
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
+from imlmesh_orchestrator.renewing import Renewing
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -32,7 +33,7 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
-from imlmesh_protocol import limits
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -71,7 +72,7 @@ class Setup:
         """The way to the broker; nothing is connected yet."""
         addresses = [address_of(self.broker)]
         subscriptions = orchestrator_subscriptions(self.mesh)
-        return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
+        return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
 def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup:
@@ -113,6 +114,7 @@ class RunningOrchestrator:
         self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
+        self._trusting: Trusting | None = None
         self.joining: Joining | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
@@ -141,6 +143,10 @@ class RunningOrchestrator:
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
+        trusting = self._trusting = Trusting(
+            setup.home.ca, self._authority, setup.keys, setup.notary, shell
+        )
+        trusting.start()
         await shell.start()
         if self._link is None:
             door = self._door(shell)
@@ -151,7 +157,8 @@ class RunningOrchestrator:
             self._expired.start()
         if serve:
             joining = self.joining = self._opened(shell)
-            self._api = Api(setup.home, self._served(shell, joining, clock.now_ms()))
+            trusting.when_reloaded = joining.load
+            self._api = Api(setup.home, self._served(shell, joining, trusting, clock.now_ms()))
             await self._api.start()
         log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
         return shell
@@ -160,7 +167,7 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
-        for each in (self.joining, self.access, self._expired):
+        for each in (self._trusting, self.joining, self.access, self._expired):
             if each is not None:
                 await each.close()
         if self.shell is not None:
@@ -175,7 +182,10 @@ class RunningOrchestrator:
 
     def enrolling(self, shell: Shell) -> Enrolling:
         """The way for nodes into this mesh."""
-        return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
+        return Enrolling(self._authority(), shell, self._setup.config.node_s)
+
+    def _authority(self) -> Authority:
+        return Authority.open(self._setup.home)
 
     def _opened(self, shell: Shell) -> Joining:
         """The way in for other machines; closed where no other machine can be a node."""
@@ -185,19 +195,21 @@ class RunningOrchestrator:
             return Joining(setup.home, shell, self.enrolling(shell), reach)
         reach = reach_of(setup.home, setup.mesh, setup.me, setup.broker)
         joining = Joining(setup.home, shell, self.enrolling(shell), reach)
+        renewing = Renewing(self._authority(), shell, joining.take_nonce, setup.config.node_s)
+        joining.routes["POST", "/v1/renew"] = renewing.answer
         joining.start(setup.join)
         return joining
 
     def _door(self, shell: Shell) -> BrokerDoor:
         setup = self._setup
-        authority = Authority.open(setup.home)
-        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+        return BrokerDoor(self._authority(), setup.keys, shell, address_of(setup.broker))
 
-    def _served(self, shell: Shell, joining: Joining, now_ms: int) -> Served:
+    def _served(self, shell: Shell, joining: Joining, trusting: Trusting, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            trusting=trusting,
             joining=joining,
             access=self.access,
             config=setup.config,

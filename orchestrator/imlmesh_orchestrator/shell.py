@@ -96,6 +96,9 @@ class Shell(Answering):
         self.state.approval_counter = replay.marks.approval_counter
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
+        self.sealer = sealer
+        #: called with id and version of its trust whenever a node is born
+        self.births: list[Callable[[str, int], None]] = []
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
@@ -214,6 +217,10 @@ class Shell(Answering):
         record = self.state.nodes.get(node)
         present = node in self.state.presence
         return present and record is not None and record.liveness is Liveness.ONLINE
+
+    def born(self, node: str, trust: int) -> None:
+        for watcher in self.births:
+            watcher(node, trust)
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.intake.beat(event.node, event.at_ms, event.beat, event.health)

@@ -210,6 +210,8 @@ CODES: dict[str, Code] = {
     "signature.unknown_key": Code("peer", False, "let the node join first: imlmesh node join"),
     "trust.file": Code("here", False, "restore the file, or let the node join anew"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
+    "trust.root_away": Code("here", False, "bring the root key here, and add: --root FILE"),
+    "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     # joining
     "token.invalid": Code(
@@ -294,6 +296,10 @@ CODES: dict[str, Code] = {
         "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    "journal.lost": Code("mesh", False, "look what the node did last: docs/edge.md", "OSError"),
+    "spool.full": Code("mesh", True, "what a cut-off node drops first: docs/edge.md", "OSError"),
+    "journal.full": Code("mesh", True, "free disk space on the node", "OSError"),
+    "escalate.rate": Code("peer", True, "look at the node's log"),
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),

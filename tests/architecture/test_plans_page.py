@@ -49,7 +49,11 @@ def test_the_almost_valid_plan_becomes_a_valid_one() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [words for page in (PAGE, DOCS / "reach.md", DOCS / "joining.md") for words in commands(page)],
+    [
+        words
+        for page in (PAGE, DOCS / "reach.md", DOCS / "joining.md", DOCS / "rotation.md")
+        for words in commands(page)
+    ],
     ids=" ".join,
 )
 def test_every_command_takes_these_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

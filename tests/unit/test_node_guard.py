@@ -11,7 +11,7 @@ from imlmesh_node.guard import Guard
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 SITE = Site(
     files="/srv/files",
@@ -192,3 +192,19 @@ def test_a_refusal_of_something_huge_stays_small() -> None:
     fault = guard.check(asked)[1]
     assert fault is not None
     assert len(fault.message) <= 300
+
+
+def test_without_room_on_the_disk_nothing_begins_that_may_not_be_repeated() -> None:
+    full = Fault("journal.full", "no room")
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest(), lambda: full)
+
+    def asked(action: str, effect: Effect, **params: Any) -> Fault | None:
+        dispatch = Dispatch("r/a/pi/1", "filesystem", action, params, effect, 1, 1, "finish")
+        return guard.check(dispatch)[1]
+
+    assert asked("read_file", Effect.ONCE, path="a") == full
+    assert asked("read_file", Effect.PURE, path="a") is None
+    # the policy's own word comes first
+    outside = asked("read_file", Effect.ONCE, path="/etc/passwd")
+    assert outside is not None
+    assert outside.code == "policy.path"

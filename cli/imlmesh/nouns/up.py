@@ -1,5 +1,6 @@
 """`imlmesh up`: a mesh on this computer, from nothing."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,6 +104,11 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     await asyncio.to_thread(_tell_join, client)
     hints = (try_line("node list"), "imlmesh plan new first.iml.yaml", try_line("status"))
     _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
+    if is_new:
+        _line("", "Once: the root key signs whom nodes trust, nothing else needs it. Move it away:")
+        _line(
+            "", f"  mv {shlex.quote(str(home.ca / 'root.key'))} /media/STICK/    (docs/rotation.md)"
+        )
     _line("", "Ctrl-C stops all of it", shape=" ")
 
 

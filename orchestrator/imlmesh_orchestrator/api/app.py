@@ -18,6 +18,7 @@ from imlmesh_orchestrator.api import (
     runs,
     status,
     telemetry,
+    trust,
 )
 from imlmesh_orchestrator.api.problems import log, problem
 from imlmesh_orchestrator.api.served import Served
@@ -34,7 +35,7 @@ def make_app(served: Served) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.served = served
-    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit):
+    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit, trust):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

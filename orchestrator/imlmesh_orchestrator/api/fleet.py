@@ -45,8 +45,8 @@ router = APIRouter()
 async def list_nodes(request: Request) -> Response:
     served = served_of(request)
     beats, times = await served.beats(), await served.times()
-    state = served.shell.state
-    found = [node_view(state, record, beats, times) for record in state.nodes.values()]
+    state, now_ms = served.shell.state, served.shell.clock.now_ms()
+    found = [node_view(state, record, beats, times, now_ms) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
     told = {"schema": "imlmesh.node-list/1", "nodes": found, "never_here": never_here(state)}
     return answer(told)
@@ -151,7 +151,7 @@ async def _node(served: Served, name: str) -> Response:
     found = await served.ask(lambda database: evidence(database, record.node))
     body = {
         "schema": "imlmesh.node/1",
-        **node_view(served.shell.state, record, beats, times),
+        **node_view(served.shell.state, record, beats, times, served.shell.clock.now_ms()),
         "evidence": found,
         "refused": served.shell.stream.refused_of(record.node),
         "actions": actions_view(record),

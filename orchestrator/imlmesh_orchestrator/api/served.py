@@ -15,6 +15,7 @@ from imlmesh_orchestrator.fingerprint import Previewed
 from imlmesh_orchestrator.joining import Joining
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_orchestrator.views.nodes import Beats, Times, beat_counts, decided, since
 from imlmesh_orchestrator.views.runs import find_run
 
@@ -25,6 +26,7 @@ class Served:
 
     shell: Shell
     enrolling: Enrolling
+    trusting: Trusting
     joining: Joining
     #: None where no broker is between the nodes and us
     access: Access | None

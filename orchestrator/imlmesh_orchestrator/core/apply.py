@@ -118,6 +118,11 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     _touch(state, change.node)
 
 
+def _node_escalated(state: State, change: c.NodeEscalated) -> None:
+    record = state.nodes[change.node]
+    record.escalation, record.escalated_ms = change.fault, change.at_ms
+
+
 def _admission_changed(state: State, change: a.AdmissionChanged) -> None:
     node = change.node
     new = move(states.ADMISSION, node, state.admission_of(node), change.admission)
@@ -216,6 +221,7 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    c.NodeEscalated: _node_escalated,
     a.AdmissionChanged: _admission_changed,
     a.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,

@@ -230,6 +230,16 @@ class NodeBirth(Event):
     profile: str
     heartbeat_ms: int
     lost_ms: int
+    #: the boot that began its journal: it knows nothing of what it held in earlier ones
+    journal_since: int = 0
+
+
+@dataclass(slots=True)
+class EscalationArrived(Event):
+    """The node asks for a person."""
+
+    node: str
+    fault: Fault
 
 
 @dataclass(slots=True)

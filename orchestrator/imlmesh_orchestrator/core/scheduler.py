@@ -283,6 +283,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.JoinWindowAsked: joins.open_door,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
+    e.EscalationArrived: liveness.escalated,
     e.HeartbeatArrived: liveness.beat,
     e.AcceptArrived: take_accepts,
     e.RejectArrived: take_rejects,

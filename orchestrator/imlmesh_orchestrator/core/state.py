@@ -46,6 +46,9 @@ class NodeRecord:
     labels: Mapping[str, Any] = field(default_factory=dict)
     #: dispatches of this node that have not ended; a dict for its order
     live: dict[str, None] = field(default_factory=dict)
+    #: what it last asked a person about, and when
+    escalation: Fault | None = None
+    escalated_ms: int = 0
     #: volatile: the node said that it is full; cleared by its next heartbeat
     full: bool = field(default=False, compare=False)
     #: volatile: rises with each birth that says something new

@@ -44,6 +44,7 @@ _EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
 _NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
     ON CONFLICT (node) DO UPDATE SET alias = excluded.alias, profile = excluded.profile,
     described_seq = excluded.described_seq"""
+_ESCALATED = "INSERT OR REPLACE INTO escalations (node, seq) VALUES (?,?)"
 _ENROLLED = "INSERT INTO enrolled (node, alias, profile, seq) VALUES (?,?,?,?)"
 _CERTIFICATE = "INSERT INTO certificates (serial, node, not_after_ms, seq) VALUES (?,?,?,?)"
 _OLD_CERTIFICATES = "DELETE FROM certificates WHERE node = ? AND not_after_ms < ?"
@@ -294,6 +295,9 @@ class Batch:
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
         self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
 
+    def _node_escalated(self, seq: int, change: c.NodeEscalated) -> None:
+        self._other(_ESCALATED, change.node, seq)
+
     def _admission_changed(self, seq: int, change: a.AdmissionChanged) -> None:
         if change.admission is Admission.OPEN:
             self._other("DELETE FROM admissions WHERE node = ?", change.node)
@@ -381,6 +385,7 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
+    c.NodeEscalated: Batch._node_escalated,
     a.AdmissionChanged: Batch._admission_changed,
     a.EvidenceKept: Batch._evidence_kept,
     c.LabelsChanged: Batch._labels_changed,

@@ -275,6 +275,9 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
+    c.NodeEscalated: lambda change, alias: (
+        f"{alias(change.node)} asks for a person{why(change.fault)}"
+    ),
     a.AdmissionChanged: _admission,
     a.EvidenceKept: _evidence,
     c.LabelsChanged: _labels,

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     COMPLETE = "complete"
     STATUS = "status"
     HEARTBEAT = "heartbeat"
+    ESCALATE = "escalate"
 
 
 class Way(StrEnum):
@@ -56,6 +57,7 @@ KINDS: dict[Way, frozenset[Kind]] = {
             Kind.EVENT,
             Kind.STATUS,
             Kind.HEARTBEAT,
+            Kind.ESCALATE,
         }
     ),
     Way.ALL: frozenset({Kind.COMMAND}),

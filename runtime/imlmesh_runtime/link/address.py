@@ -9,6 +9,8 @@ import re
 from imlmesh_protocol.errors import InputError
 from imlmesh_runtime.link.base import Address
 
+#: where nodes join and renew, unless they are told another port
+JOIN_PORT = 8766
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
