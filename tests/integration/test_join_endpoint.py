@@ -440,3 +440,21 @@ async def test_the_code_is_worth_nothing_without_its_commitment(front):
         assert await asking.ask(**changed) == "join.nonce"
     assert front.state.joins == {}
     assert pack({}) == b"\x80"
+
+
+async def test_who_waits_asks_again_whatever_nonce_an_ended_orchestrator_gave(front, tmp_path):
+    """A restart between the nonce and the question that uses it."""
+    waits = asyncio.Event()
+    troubles: asyncio.Queue[MeshError | None] = asyncio.Queue()
+    told = Told(lambda code, door: waits.set(), troubles.put_nowait)
+    joining = asyncio.create_task(join(tmp_path / "pi-bed", None, told, at=(front.address,)))
+    await asyncio.wait_for(waits.wait(), 20)
+    nonces = front.running.joining._nonces
+    give = nonces.give
+    nonces.give = lambda now_ms, commitment=b"": b"n" * 16
+    trouble = await asyncio.wait_for(troubles.get(), 20)
+    assert (trouble and trouble.code) == "join.nonce"
+    nonces.give = give
+    await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
+    await asyncio.wait_for(joining, 20)
+    assert await asyncio.wait_for(troubles.get(), 1) is None, "told that it is good again"
