@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imlmesh.client import Client
+from imlmesh.client import Client, path_of
 from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
@@ -93,6 +93,8 @@ class Mesh:
             )
             let_in(client, folder, place, profile, text)
         elif policy is not None:
+            granted = policy_text("", policy)[0]
+            client.post(path_of("nodes", name, "profile"), {"profile": granted})
             write_private(folder / "policy.toml", policy_text("", policy)[1].encode())
         return folder
 

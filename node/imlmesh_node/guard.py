@@ -17,6 +17,7 @@ from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
 from imlmesh_protocol.wire.dispatches import Dispatch
+from imlmesh_protocol.wire.documents import Standing
 
 
 def _read(site: Site, path: str) -> None:
@@ -116,12 +117,24 @@ class Guard:
     def __init__(self, policy: Policy, manifest: Manifest, no_space: NoSpace = _room) -> None:
         """`no_space` tells why nothing may begin that may not be repeated."""
         self._no_space = no_space
+        self._revoked = False
+        #: what is left of the policy's profile beneath what the mesh grants
+        self.profile = policy.profile
         self._policy = policy
         self._manifest = manifest
         self._known: dict[tuple[str, str], _Known] = {}
 
+    def rule(self, standing: Standing | None) -> None:
+        """What the roster says of this node: it may lower the profile of the policy, never raise it."""
+        status, granted = standing or ("active", self._policy.profile)
+        self._revoked = status != "active"
+        self.profile = min(self._policy.profile, granted, key=PROFILES.index)
+        self._known.clear()
+
     def check(self, dispatch: Dispatch) -> tuple[Dispatch, Fault | None]:
         """The dispatch with the claims of its driver, and why it is refused, if it is."""
+        if self._revoked:
+            return dispatch, Fault("node.revoked", "the roster says that this node was removed")
         known = self._known.get((dispatch.module, dispatch.action)) or self._look_up(dispatch)
         if isinstance(known, Fault):
             return dispatch, known
@@ -150,7 +163,7 @@ class Guard:
         spec = self._manifest.find(dispatch.module, dispatch.action)
         if spec is None:
             return Fault("action.unknown", f"this node does not offer {name}")
-        refusal = check_profile(spec, self._policy.profile)
+        refusal = check_profile(spec, self.profile)
         known = _Known(spec, refusal, bool(guarded(spec)))
         self._known[dispatch.module, dispatch.action] = known
         return known

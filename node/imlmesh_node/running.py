@@ -5,6 +5,7 @@ recorded, then the goodbye leaves, then link, drivers and journal close.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.documents import ROSTER, TRUST
+from imlmesh_protocol.wire.documents import ROSTER, TRUST, Standing
 from imlmesh_protocol.wire.envelope import Opener, Sealer
 from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
@@ -53,6 +54,9 @@ class RunningNode:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
         self._held = keys.held
+        self._id = config.id
+        self._guard = Guard(setup.policy, manifest, Space(setup.folder).refusal)
+        self._guard.rule(self._standing())
         self.clocks = Clocks()
         self.refusals = Refusals(self._tell_refusals)
         self.link = link
@@ -71,7 +75,7 @@ class RunningNode:
         self._performer = Performer(
             self._outbox,
             self._executor,
-            _birth(setup, manifest, loaded),
+            _birth(setup, manifest, loaded, lambda: self._guard.profile),
             self.refusals,
             journal.read_chunk,
             self.edge.spool.health,
@@ -86,7 +90,7 @@ class RunningNode:
         inbox = Inbox(
             opener,
             self.presence,
-            Guard(setup.policy, manifest, Space(setup.folder).refusal),
+            self._guard,
             self._executor.ends_at_once,
             self._post,
             self.refusals,
@@ -131,10 +135,19 @@ class RunningNode:
         return self.presence.is_open
 
     def _take_document(self, message: Message) -> Event | None:
-        """Keep newer trust or a newer roster; whoever sent it hears which trust is held now."""
+        """Keep newer trust or a newer roster; who sent it hears of the trust that is held now, and of
+        what a roster changes here."""
+        before = self._standing()
         if not self._held.take(message.fields.get("doc", b"")):
             return None
+        if message.fields["do"] == ROSTER and before == self._standing():
+            return None
+        self._guard.rule(self._standing())
         return RebirthAsked(self.clocks.steady.now_ms(), message.id, message.term)
+
+    def _standing(self) -> Standing | None:
+        roster = self._held.roster
+        return roster.nodes.get(self._id) if roster else None
 
     def _take_seal(self, message: Message) -> None:
         self.witness.take(message.fields)
@@ -153,8 +166,8 @@ def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
     return Agent(told, loaded.records)
 
 
-def _birth(setup: Setup, manifest: Manifest, loaded: Loaded) -> Birth:
+def _birth(setup: Setup, manifest: Manifest, loaded: Loaded, profile: Callable[[], str]) -> Birth:
     policy, timing = setup.policy, setup.config.timing
     simulated = policy.site.buses.simulate
     held, since = setup.keys.held, loaded.since
-    return Birth(manifest, policy.profile, timing, setup.folder, held, simulated, since)
+    return Birth(manifest, profile, timing, setup.folder, held, simulated, since)

@@ -62,7 +62,7 @@ class Birth:
     version it tells, `journal_since` the boot that began its journal."""
 
     manifest: Manifest
-    profile: str
+    profile: Callable[[], str]
     timing: Timing
     folder: Path
     held: HeldTrust
@@ -74,10 +74,11 @@ class Birth:
             "state": "online",
             "manifest": self.manifest.to_wire(),
             "facts": health.facts(self.manifest.modules) | self._simulation(),
-            "profile": self.profile,
+            "profile": self.profile(),
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
             "trust": self.held.trust.version,
+            "roster": self.held.roster.version if self.held.roster else 0,
             "journal_since": self.journal_since,
         }
 

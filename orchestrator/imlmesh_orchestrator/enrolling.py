@@ -12,6 +12,7 @@ from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.manifest import PROFILES
+from imlmesh_protocol.wire import topics
 from imlmesh_runtime.trust import PublicKey
 
 
@@ -36,6 +37,8 @@ class Enrolling:
             raise InputError("config.invalid", text)
         if newcomer.node == self._authority.orchestrator:
             raise InputError("node.exists", f"{newcomer.node!r} is the orchestrator")
+        if newcomer.node in topics.PROBES:
+            raise InputError("node.exists", f"{newcomer.node!r} is what the broker is probed as")
         PublicKey.of_raw(newcomer.identity)
         return await self._papers(newcomer, request, by)
 

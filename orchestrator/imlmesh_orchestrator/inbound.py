@@ -62,8 +62,8 @@ class Heard(Protocol):
         """Whether the node has a session now."""
         ...
 
-    def born(self, node: str, trust: int) -> None:
-        """A node that is born holds trust of this version."""
+    def born(self, node: str, fields: Mapping[str, Any]) -> None:
+        """What a node says of itself when it is born."""
         ...
 
     def beat(self, event: e.HeartbeatArrived) -> None:
@@ -115,6 +115,8 @@ class Inbound:
             parsed = topics.received(topic, retained)
             if parsed.way is not Way.FROM:
                 raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
+            if parsed.name in topics.PROBES:
+                return  # a probe asks the broker, not us
             if parsed.kind is Kind.STATUS and not payload:
                 return  # what the broker kept of a removed node was cleared
             if parsed.kind is Kind.HEARTBEAT:
@@ -224,8 +226,7 @@ class Inbound:
         state = message.fields["state"]
         if state == "online":
             birth = _birth(message, at_ms, self._heard.alias(message.iss))
-            if "trust" in message.fields:
-                self._heard.born(message.iss, message.fields["trust"])
+            self._heard.born(message.iss, message.fields)
             return birth
         made_by = e.NodeLeft if state == "offline" else e.NodeGone
         return made_by(at_ms, message.id, message.iss, message.term, message.session)

@@ -26,6 +26,7 @@ from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.renewing import Renewing
+from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -115,6 +116,7 @@ class RunningOrchestrator:
         self._database: Database | None = None
         self._api: Api | None = None
         self._trusting: Trusting | None = None
+        self._rosters: Rosters | None = None
         self.joining: Joining | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
@@ -147,9 +149,11 @@ class RunningOrchestrator:
             setup.home.ca, self._authority, setup.keys, setup.notary, shell
         )
         trusting.start()
+        rosters = self._rosters = Rosters(setup.mesh, setup.me, setup.keys, shell)
+        rosters.start()
         await shell.start()
         if self._link is None:
-            door = self._door(shell)
+            door = self._door(shell, rosters)
             self.access = Access(setup.home.broker, shell.state, door)
             shell.lifecycle.watch(self.access.committed)
             self.access.start()
@@ -167,7 +171,7 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
-        for each in (self._trusting, self.joining, self.access, self._expired):
+        for each in (self._trusting, self._rosters, self.joining, self.access, self._expired):
             if each is not None:
                 await each.close()
         if self.shell is not None:
@@ -200,9 +204,9 @@ class RunningOrchestrator:
         joining.start(setup.join)
         return joining
 
-    def _door(self, shell: Shell) -> BrokerDoor:
+    def _door(self, shell: Shell, rosters: Rosters) -> BrokerDoor:
         setup = self._setup
-        return BrokerDoor(self._authority(), setup.keys, shell, address_of(setup.broker))
+        return BrokerDoor(self._authority(), setup.keys, rosters, shell, address_of(setup.broker))
 
     def _served(self, shell: Shell, joining: Joining, trusting: Trusting, now_ms: int) -> Served:
         setup = self._setup

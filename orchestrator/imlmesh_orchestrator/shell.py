@@ -97,8 +97,8 @@ class Shell(Answering):
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
         self.sealer = sealer
-        #: called with id and version of its trust whenever a node is born
-        self.births: list[Callable[[str, int], None]] = []
+        #: called with id and fields whenever a node is born
+        self.births: list[Callable[[str, Mapping[str, Any]], None]] = []
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
@@ -218,9 +218,9 @@ class Shell(Answering):
         present = node in self.state.presence
         return present and record is not None and record.liveness is Liveness.ONLINE
 
-    def born(self, node: str, trust: int) -> None:
+    def born(self, node: str, fields: Mapping[str, Any]) -> None:
         for watcher in self.births:
-            watcher(node, trust)
+            watcher(node, fields)
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.intake.beat(event.node, event.at_ms, event.beat, event.health)

@@ -9,7 +9,7 @@ process has the root key.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ class Trusting:
     def _command(self) -> dict[str, Any]:
         return {"do": "trust", "doc": self._keys.held.document}
 
-    def _born(self, node: str, version: int) -> None:
-        self._held[node] = version
+    def _born(self, node: str, fields: Mapping[str, Any]) -> None:
+        version = self._held[node] = fields.get("trust", 0)
         if version < self.version:
             self._shell.answer(node, Kind.COMMAND, self._command())
 

@@ -72,6 +72,7 @@ DISCOVERED = 256  # services kept; a network full of others' must not fill our m
 DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 
 # trust
+ROSTER_GATHER_MS = 200  # who joins meanwhile is in the same roster; a removal does not wait for it
 DOCUMENT_BYTES = 192 * 1024  # of trust or roster: they travel within a message; 10,000 short ids
 TRUST_CERTIFICATES = 4  # of one role at once: two while one rolls over, and what an admin forgot
 TRUST_KEYS = (

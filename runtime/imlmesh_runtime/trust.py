@@ -242,6 +242,10 @@ class HeldTrust:
         self.roster = roster
         return True
 
+    def roster_document(self) -> bytes:
+        """The signed bytes of the roster that is held; TrustError `trust.file` without one."""
+        return read_file(self._folder / "roster", limits.DOCUMENT_BYTES)
+
     def plan_key(self, key_id: bytes) -> VerifyKey | None:
         """The plan key of that name: everything down is signed by one."""
         found = _named(self.trust.plan, key_id)
@@ -270,7 +274,7 @@ class HeldTrust:
         """None when it was signed by a key that trust has dropped since: each that the present keys
         sign is newer, so none that is older can take its place."""
         try:
-            return self._roster_of(read_file(self._folder / "roster", limits.DOCUMENT_BYTES))
+            return self._roster_of(self.roster_document())
         except TrustError as exc:
             if exc.code != "signature.unknown_key":
                 raise

@@ -208,3 +208,44 @@ def test_without_room_on_the_disk_nothing_begins_that_may_not_be_repeated() -> N
     outside = asked("read_file", Effect.ONCE, path="/etc/passwd")
     assert outside is not None
     assert outside.code == "policy.path"
+
+
+@pytest.mark.parametrize(
+    ("policy", "granted", "left"),
+    [
+        ("local_worker", "unrestricted", "local_worker"),
+        ("power_user", "local_worker", "local_worker"),
+        ("local_worker", "readonly", "readonly"),
+        ("readonly", "readonly", "readonly"),
+    ],
+)
+def test_a_roster_lowers_the_profile_and_never_raises_it(policy, granted, left) -> None:
+    guard = Guard(Policy(policy, ALL, SITE), shipped_manifest())
+    guard.rule(("active", granted))
+    assert guard.profile == left
+    guard.rule(None)
+    assert guard.profile == policy
+
+
+def test_what_a_roster_takes_away_is_refused_at_once() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    params = {"path": "a", "content": "x"}
+    asked = Dispatch("r/a/pi/1", "filesystem", "append_file", params, Effect.ONCE, 1, 1, "finish")
+    assert guard.check(asked)[1] is None
+    guard.rule(("active", "readonly"))
+    fault = guard.check(asked)[1]
+    assert fault is not None
+    assert fault.code == "policy.profile"
+    guard.rule(("active", "local_worker"))
+    assert guard.check(asked)[1] is None
+
+
+def test_a_node_that_was_removed_does_nothing_more() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    guard.rule(("revoked", "local_worker"))
+    asked = Dispatch(
+        "r/a/pi/1", "filesystem", "read_file", {"path": "a"}, Effect.PURE, 1, 1, "finish"
+    )
+    fault = guard.check(asked)[1]
+    assert fault is not None
+    assert fault.code == "node.revoked"

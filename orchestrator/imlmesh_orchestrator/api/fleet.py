@@ -23,6 +23,7 @@ from imlmesh_orchestrator.api.requests import (
     texts_of,
 )
 from imlmesh_orchestrator.api.served import Served, served_of
+from imlmesh_orchestrator.core.events import GrantAsked
 from imlmesh_orchestrator.views.nodes import (
     actions_view,
     admission_view,
@@ -36,6 +37,7 @@ from imlmesh_orchestrator.views.offers import list_offers, show_offer
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.ids import check_name
+from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 router = APIRouter()
@@ -105,6 +107,22 @@ async def decide(request: Request, name: str) -> Response:
             served.access.renew(node)
         broker = (await served.access.enforced(node)).as_record()
     return answer({"schema": "imlmesh.admission/1", **told, "broker": broker})
+
+
+@router.post("/nodes/{name}/profile")
+async def grant_profile(request: Request, name: str) -> Response:
+    """What a node may do at most, whatever its own policy allows."""
+    served = served_of(request)
+    profile = text_of(await body_of(request), "profile")
+    if profile not in PROFILES:
+        raise InputError("config.invalid", f"profile must be one of {', '.join(PROFILES)}")
+    node = served.shell.state.find_id(name)
+    if node is None:
+        raise InputError("node.not_found", f"no node {name[:80]!r}")
+    by = request.state.by
+    await served.shell.ask(lambda at_ms, cause: GrantAsked(at_ms, cause, node, profile, by))
+    told = {"node": node, "alias": served.shell.alias(node), "granted": profile}
+    return answer({"schema": "imlmesh.granted/1", **told})
 
 
 @router.get("/groups")

@@ -152,10 +152,13 @@ class Authority:
     def certify(self, request: bytes, node: str, lifetime_s: int = limits.CERTIFICATE_S) -> Issued:
         """The certificate of a node for the key of its PEM request, whatever else that asks for.
 
-        InputError `name.invalid`; TrustError `signature.invalid` when the request does not prove a
+        InputError `name.invalid`, or `node.exists` for our own id, which a broker takes for ours
+        whoever issued it; TrustError `signature.invalid` when the request does not prove a
         P-256 key.
         """
         check_name("node", node)
+        if node == self.orchestrator:
+            raise InputError("node.exists", f"{node!r} is the orchestrator")
         uri = f"imlmesh://{self.mesh}/node/{node}"
         return self.issuer(NODE).issue_client(request, node, uri, lifetime_s)
 
@@ -179,11 +182,15 @@ class Authority:
         return Lists(self.folder, role, self.issuers(role))
 
     def papers(self) -> dict[str, bytes]:
-        """What a new node needs beside its certificate: root.pub and trust, by file name."""
-        return {
+        """What a new node needs beside its certificate, by file name: root.pub, trust, and the roster
+        where there is one."""
+        found = {
             "root.pub": read_file(self.folder / "root.pub"),
             "trust": read_file(self.folder / "trust", limits.DOCUMENT_BYTES),
         }
+        if (self.folder / "roster").exists():
+            found["roster"] = read_file(self.folder / "roster", limits.DOCUMENT_BYTES)
+        return found
 
     def refresh(self, broker: Path | None = None, issuer: Issuer | None = None) -> list[str]:
         """Make anew what is over two thirds of its life, or does not work, of the certificates of

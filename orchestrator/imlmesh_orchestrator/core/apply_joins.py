@@ -75,6 +75,10 @@ def _join_window_set(state: State, change: j.JoinWindowSet) -> None:
     state.open_until_ms, state.opened_by = change.until_ms, change.by
 
 
+def _profile_granted(state: State, change: j.ProfileGranted) -> None:
+    state.enrolled[change.node].profile = change.profile
+
+
 APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     j.TokenCreated: _token_created,
     j.TokenRevoked: _token_revoked,
@@ -83,4 +87,5 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     j.JoinHeld: _join_held,
     j.JoinIgnored: _join_ignored,
     j.JoinWindowSet: _join_window_set,
+    j.ProfileGranted: _profile_granted,
 }

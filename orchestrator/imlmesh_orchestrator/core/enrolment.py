@@ -7,6 +7,7 @@ asks, which are checked before an event is made.
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.core.turn import Turn
@@ -42,6 +43,18 @@ def enrol(turn: Turn, event: e.EnrolAsked) -> None:
         c.CertificateIssued(turn.at_ms, turn.cause, event.node, event.serial, event.not_after_ms)
     )
     turn.command(Reply(event.cause, event.node))
+
+
+def grant(turn: Turn, event: e.GrantAsked) -> None:
+    """Raise or lower what a node may do at most; its policy stays the ceiling."""
+    record = turn.state.enrolled.get(event.node)
+    if record is None or turn.state.admission_of(event.node) is Admission.REVOKED:
+        turn.command(Refuse(event.cause, Fault("node.not_found", f"no node {event.node}")))
+        return
+    if record.profile != event.profile:
+        granted = (event.node, event.profile, event.by)
+        turn.change(j.ProfileGranted(turn.at_ms, turn.cause, *granted))
+    turn.command(Reply(event.cause, event.profile))
 
 
 def fault_of(state: State, node: str, alias: str, identity: bytes) -> Fault | None:

@@ -218,6 +218,15 @@ class JoinWindowAsked(Event):
 
 
 @dataclass(slots=True)
+class GrantAsked(Event):
+    """A person says how much a node may do at most, whatever its own policy allows."""
+
+    node: str
+    profile: str
+    by: str
+
+
+@dataclass(slots=True)
 class NodeBirth(Event):
     """A node says that it is here, in a session of a boot, and what it can do."""
 

@@ -84,3 +84,12 @@ class NodeAliased(Change):
 
     node: str
     alias: str
+
+
+@dataclass(slots=True)
+class ProfileGranted(Change):
+    """From now on the node may do at most that, whatever its own policy allows."""
+
+    node: str
+    profile: str
+    by: str

@@ -276,6 +276,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.EvidenceSeen: evidence.seen,
     e.NodeBirth: _born,
     e.EnrolAsked: enrolment.enrol,
+    e.GrantAsked: enrolment.grant,
     e.TokenAsked: tokens.create,
     e.TokenRevokeAsked: tokens.revoke,
     e.JoinAsked: joins.ask,

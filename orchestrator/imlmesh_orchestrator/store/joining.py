@@ -20,6 +20,7 @@ _LATER = """INSERT INTO tokens (seq, token, expires_at_ms)
 _OLD_JOINS = "DELETE FROM joins WHERE identity = ? OR until_ms <= ?"
 _JOIN = "INSERT INTO joins (seq, identity, until_ms) VALUES (?,?,?)"
 _WINDOW = "INSERT OR REPLACE INTO join_window (one, seq) VALUES (1, ?)"
+_GRANT = "INSERT OR REPLACE INTO grants (node, seq) VALUES (?,?)"
 _ALIAS = "INSERT OR REPLACE INTO aliases (node, seq) VALUES (?,?)"
 
 
@@ -48,6 +49,10 @@ def _join_window_set(seq: int, change: j.JoinWindowSet) -> list[Row]:
     return [(_WINDOW, (seq,))]
 
 
+def _profile_granted(seq: int, change: j.ProfileGranted) -> list[Row]:
+    return [(_GRANT, (change.node, seq))]
+
+
 def _node_aliased(seq: int, change: j.NodeAliased) -> list[Row]:
     return [(_ALIAS, (change.node, seq))]
 
@@ -61,4 +66,5 @@ JOINED: dict[type[c.Change], Callable[[int, Any], list[Row]]] = {
     j.JoinIgnored: _join_ignored,
     j.JoinWindowSet: _join_window_set,
     j.NodeAliased: _node_aliased,
+    j.ProfileGranted: _profile_granted,
 }

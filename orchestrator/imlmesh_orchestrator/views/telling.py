@@ -292,6 +292,9 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     j.JoinHeld: _held,
     j.JoinIgnored: lambda change, alias: f"{change.by} ignores {change.node}",
     j.JoinWindowSet: _window,
+    j.ProfileGranted: lambda change, alias: (
+        f"{change.by} lets {alias(change.node)} be {change.profile}"
+    ),
     j.NodeAliased: lambda change, alias: f"{change.node} is called {change.alias}",
     c.GroupChanged: _group,
     c.MemoryWritten: lambda change, alias: (

@@ -258,6 +258,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
         "trust": Field(_count, "birth: version of the trust that the node holds", False),
+        "roster": Field(_count, "birth: version of the roster that it holds, 0 without one", False),
         "journal_since": Field(
             _count, "birth: the boot that began its journal; what it held before is lost", False
         ),

@@ -73,6 +73,8 @@ QUARANTINED: dict[Way, frozenset[Kind]] = {
     Way.ORCHESTRATOR: frozenset(),
 }
 
+#: two names that no node gets: a probe of the broker speaks under them, and nobody minds
+PROBES = ("probe-a", "probe-b")
 #: fixed channels of an event; telemetry and source carry a name of their own behind a slash
 CHANNELS = frozenset({"progress", "log"})
 NAMED_CHANNELS = frozenset({"telemetry", "source"})
