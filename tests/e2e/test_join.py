@@ -168,7 +168,7 @@ def test_broker_and_orchestrator_are_killed_while_a_node_waits(
         child.kill()
     psutil.Process(status["pid"]).kill()
     person.until(lambda: person.run("node", "approve", code).returncode == 0)
-    assert joining.wait() == 0
+    assert joining.wait() == 0, joining.text
     person.open("node", "run", "pi-late")
     works(person, "pi-late", person.folder / "pi-late")
     assert person.ask("status")["pid"] != status["pid"]
