@@ -15,7 +15,14 @@ from typing import Any
 from imlmesh_node.exchange import exchange
 from imlmesh_node.joining import NewKeys
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputError, LinkError, MeshError, ProtocolError, TrustError
+from imlmesh_protocol.errors import (
+    CODES,
+    InputError,
+    LinkError,
+    MeshError,
+    ProtocolError,
+    TrustError,
+)
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.wire.documents import Trust, root_hash
 from imlmesh_protocol.wire.joining import (
@@ -40,9 +47,8 @@ from imlmesh_runtime.trust import (
     unverified_context,
 )
 
+#: what every node gets; a mesh that has one adds its roster
 _PAPERS = {"node.pem", "root.pub", "trust"}
-#: what ends by itself while somebody waits
-_PASSING = frozenset({"join.unreachable", "join.busy", "store.failed", "clock.behind"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,8 @@ async def _wait(door: Door, wish: Wish, keys: NewKeys, told: Told) -> Mapping[st
         except MeshError as exc:
             if exc.code == "join.expired":
                 return None
-            if exc.code not in _PASSING:
+            # a nonce of an orchestrator that has ended meanwhile, for one, means nothing
+            if not CODES[exc.code].retry:
                 raise
             if not away:
                 told.trouble(exc)
@@ -245,7 +252,7 @@ def _let_in(door: Door, answer: Mapping[str, Any]) -> LetIn:
     profile, timing = fields.take("profile", str), fields.take("timing", str)
     broker = fields.take("broker", str)
     if (
-        papers.keys() != _PAPERS
+        papers.keys() - {"roster"} != _PAPERS
         or not all(type(each) is bytes for each in papers.values())
         or profile not in PROFILES
         or timing not in limits.TIMINGS

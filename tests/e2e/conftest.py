@@ -107,7 +107,7 @@ class Person:
         self.home = folder / "home"
         #: the interpreter whose imlmesh is typed
         self.python = sys.executable
-        self.terminals: list[Terminal] = []
+        self._terminals: list[Terminal] = []
         # a terminal says for itself how wide it is and whether it has colours
         foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
         inherited = {n: v for n, v in os.environ.items() if n not in foreign}
@@ -116,7 +116,7 @@ class Person:
     def open(self, *arguments: str, columns: int = 100) -> Terminal:
         """Start `imlmesh ARGUMENTS` in a new terminal."""
         terminal = Terminal(self._argv(arguments), self.folder, self.env, columns)
-        self.terminals.append(terminal)
+        self._terminals.append(terminal)
         return terminal
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -161,8 +161,8 @@ class Person:
 
     def leave(self) -> None:
         """Close all terminals, the last opened first."""
-        while self.terminals:
-            self.terminals.pop().close()
+        while self._terminals:
+            self._terminals.pop().close()
 
 
 @pytest.fixture(scope="module")

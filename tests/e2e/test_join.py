@@ -62,8 +62,13 @@ def works(person: Person, node: str, folder: Path) -> None:
     assert (folder / "files" / "marker.txt").read_text() == "here"
 
 
-def test_from_the_pasted_line_to_the_first_completed_action(person: Person) -> None:
-    up = mesh_up(person)
+@pytest.fixture(scope="module")
+def up(person: Person) -> Terminal:
+    """The mesh of one computer, which most tests share."""
+    return mesh_up(person)
+
+
+def test_from_the_pasted_line_to_the_first_completed_action(person: Person, up: Terminal) -> None:
     line = line_of(up)
     began_s = time.monotonic()
     done = person.run(*line, "--name", "pi-bed")
@@ -83,7 +88,7 @@ def test_from_the_pasted_line_to_the_first_completed_action(person: Person) -> N
     assert person.run(*line, "--name", "pi-bed").returncode == 0
 
 
-def test_tokens_are_listed_and_revoked(person: Person) -> None:
+def test_tokens_are_listed_and_revoked(person: Person, up: Terminal) -> None:
     made = person.ask("token", "create", "--uses", "2", "--ttl", "2d", "--group", "cams")
     assert made["line"] == f"imlmesh node join {made['text']}"
     folder = Path(
@@ -105,7 +110,9 @@ def test_tokens_are_listed_and_revoked(person: Person) -> None:
     assert person.run("node", "join", made["text"][:-9]).returncode == 3
 
 
-def test_whoever_has_no_token_waits_until_the_codes_were_compared(person: Person) -> None:
+def test_whoever_has_no_token_waits_until_the_codes_were_compared(
+    person: Person, up: Terminal
+) -> None:
     port = person.ask("status")["join"]["endpoints"][0]
     joining = person.open("node", "join", "--at", port, "--name", "pi-attic", columns=200)
     code = joining.expect(r"code (\S{3}-\S{3})")[1]
@@ -126,7 +133,7 @@ def test_whoever_has_no_token_waits_until_the_codes_were_compared(person: Person
     works(person, "pi-attic", person.folder / "pi-attic")
 
 
-def test_an_ignored_node_is_told_and_an_open_door_lets_in(person: Person) -> None:
+def test_an_ignored_node_is_told_and_an_open_door_lets_in(person: Person, up: Terminal) -> None:
     port = person.ask("status")["join"]["endpoints"][0]
     stranger = person.open("node", "join", "--at", port, "--name", "stranger", columns=200)
     stranger.expect(r"waiting; Ctrl-C")
@@ -144,14 +151,16 @@ def test_an_ignored_node_is_told_and_an_open_door_lets_in(person: Person) -> Non
     assert person.run("node", "discover", "--open", "2h").returncode == 2
 
 
-def test_broker_and_orchestrator_are_killed_while_a_node_waits(person: Person) -> None:
+def test_broker_and_orchestrator_are_killed_while_a_node_waits(
+    person: Person, up: Terminal
+) -> None:
     status = person.ask("status")
     port = status["join"]["endpoints"][0]
     joining = person.open("node", "join", "--at", port, "--name", "pi-late", columns=200)
     code = joining.expect(r"code (\S{3}-\S{3})")[1]
     brokers = [
         child
-        for child in psutil.Process(person.terminals[0].pid).children(recursive=True)
+        for child in psutil.Process(up.pid).children(recursive=True)
         if "mosquitto" in child.name() or "imlmesh_broker" in " ".join(child.cmdline())
     ]
     assert brokers
@@ -159,7 +168,7 @@ def test_broker_and_orchestrator_are_killed_while_a_node_waits(person: Person) -
         child.kill()
     psutil.Process(status["pid"]).kill()
     person.until(lambda: person.run("node", "approve", code).returncode == 0)
-    assert joining.wait() == 0
+    assert joining.wait() == 0, joining.text
     person.open("node", "run", "pi-late")
     works(person, "pi-late", person.folder / "pi-late")
     assert person.ask("status")["pid"] != status["pid"]

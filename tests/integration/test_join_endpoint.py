@@ -61,6 +61,24 @@ async def test_the_secret_is_stored_nowhere(front, tmp_path):
     assert not [path for path in files if token.secret in path.read_bytes()]
 
 
+async def test_the_ledger_tells_who_got_in_by_what_and_who_failed(front, tmp_path):
+    token = await front.token()
+    with pytest.raises(MeshError):
+        await join(tmp_path / "eve", replace(token, secret=b"x" * 16))
+    await join(tmp_path / "pi-bed", token)
+    wanted = {"token-created", "token-proof-failed", "node-enrolled", "token-spent"}
+    wanted.add("certificate-issued")
+    entries = []
+    async with asyncio.timeout(20):
+        while not {each["kind"] for each in entries} >= wanted:
+            # the mover makes entries a moment after the commit
+            entries = (await front.api(lambda client: client.get("audit")))["entries"]
+    actors = {each["kind"]: each["actor"] for each in entries}
+    assert actors["node-enrolled"] == f"token {token.id}"
+    subjects = {each["kind"]: each["subject"] for each in entries}
+    assert (subjects["token-spent"], subjects["node-enrolled"]) == (token.id, "pi-bed")
+
+
 async def test_a_lost_answer_costs_no_second_use(front, tmp_path):
     token = await front.token()
     keys = NewKeys.kept(tmp_path / "pi-bed")
@@ -422,3 +440,21 @@ async def test_the_code_is_worth_nothing_without_its_commitment(front):
         assert await asking.ask(**changed) == "join.nonce"
     assert front.state.joins == {}
     assert pack({}) == b"\x80"
+
+
+async def test_who_waits_asks_again_whatever_nonce_an_ended_orchestrator_gave(front, tmp_path):
+    """A restart between the nonce and the question that uses it."""
+    waits = asyncio.Event()
+    troubles: asyncio.Queue[MeshError | None] = asyncio.Queue()
+    told = Told(lambda code, door: waits.set(), troubles.put_nowait)
+    joining = asyncio.create_task(join(tmp_path / "pi-bed", None, told, at=(front.address,)))
+    await asyncio.wait_for(waits.wait(), 20)
+    nonces = front.running.joining._nonces
+    give = nonces.give
+    nonces.give = lambda now_ms, commitment=b"": b"n" * 16
+    trouble = await asyncio.wait_for(troubles.get(), 20)
+    assert (trouble and trouble.code) == "join.nonce"
+    nonces.give = give
+    await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
+    await asyncio.wait_for(joining, 20)
+    assert await asyncio.wait_for(troubles.get(), 1) is None, "told that it is good again"
