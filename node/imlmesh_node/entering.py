@@ -47,7 +47,6 @@ from imlmesh_runtime.trust import (
     unverified_context,
 )
 
-#: what every node gets; a mesh that has one adds its roster
 _PAPERS = {"node.pem", "root.pub", "trust"}
 
 
@@ -252,7 +251,7 @@ def _let_in(door: Door, answer: Mapping[str, Any]) -> LetIn:
     profile, timing = fields.take("profile", str), fields.take("timing", str)
     broker = fields.take("broker", str)
     if (
-        papers.keys() - {"roster"} != _PAPERS
+        papers.keys() != _PAPERS
         or not all(type(each) is bytes for each in papers.values())
         or profile not in PROFILES
         or timing not in limits.TIMINGS
