@@ -162,11 +162,12 @@ def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty folder on another file system than `tmp_path`."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
-        lack("/dev/shm is no file system of its own")
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
+    for place in (Path("/dev/shm"), Path("/var/tmp")):
+        if place.is_dir() and place.stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                yield Path(folder)
+            return
+    lack("/dev/shm is no file system of its own")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
