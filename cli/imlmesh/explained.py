@@ -141,6 +141,7 @@ MEANS: dict[str, str] = {
     "trust.mode": "A private file can be read by others.",
     "ledger.doubted": "Entries of the ledger are missing that the ledger key signed: nothing new starts.",
     "ledger.not_found": "The ledger has no entry of this number.",
+    "verdicts.not_frozen": "No nodes fell silent together, so silence is judged as ever.",
     "ledger.undoubted": "Nothing contradicts the ledger, so there is nothing to acknowledge.",
     "seal.invalid": "What should be a seal of the ledger is not signed by its key.",
     "seal.rollback": "A seal speaks of fewer entries than this node has witnessed.",

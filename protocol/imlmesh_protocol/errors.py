@@ -263,6 +263,7 @@ CODES: dict[str, Code] = {
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),
+    "verdicts.not_frozen": Code("input", False, "nothing to decide: imlmesh node list"),
     "ledger.undoubted": Code("input", False, "there is nothing to acknowledge: imlmesh status"),
     "seal.invalid": Code("peer", False, "the sender does not hold the ledger key of this mesh"),
     "seal.rollback": Code("peer", False, "the ledger was cut: imlmesh audit verify"),

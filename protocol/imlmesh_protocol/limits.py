@@ -109,6 +109,16 @@ CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out a
 ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
 ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
 
+# silence
+JITTER_USUAL = 4  # a beat that comes a quarter of its interval late is nothing to notice
+JITTER_FACTOR = 2  # the window grows by twice what beats came late, to double its length at most
+JITTER_BEATS = 8  # of those in time: each takes an eighth of it back, half is forgotten after 5
+MASS_SILENCE = 3  # nodes; of two a loss is still about each of them
+MASS_SILENCE_PERCENT = 55  # of those that should speak: what they share has failed
+TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
+LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
+LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
+
 # plans
 PLAN_BYTES = 4 * 1024 * 1024  # 500 actions with 8 KB of params each
 PLAN_ACTIONS = 500  # default of IML v2; configurable

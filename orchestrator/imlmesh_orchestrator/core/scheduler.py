@@ -18,6 +18,7 @@ from imlmesh_orchestrator.core import (
     liveness,
     memory,
     runs,
+    silence,
 )
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
@@ -143,6 +144,10 @@ def _bus_closed(turn: Turn, event: e.BusClosed) -> None:
     turn.state.bus_open = False
 
 
+def _stood_still(turn: Turn, event: e.StoodStill) -> None:
+    silence.fresh_windows(turn)
+
+
 def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
     turn.state.behind = event.behind
 
@@ -186,6 +191,10 @@ def _inventory_arrived(turn: Turn, event: e.InventoryArrived) -> None:
 
 
 def _tick(turn: Turn, event: Tick) -> None:
+    wanted_ms = turn.deadlines.next_ms()
+    if wanted_ms is not None and event.at_ms - wanted_ms > limits.TICK_LATE_MS:
+        # nobody was heard meanwhile either
+        silence.fresh_windows(turn)
     for kind, key in turn.deadlines.take_due(event.at_ms):
         _DUE[kind](turn, key)
 
@@ -260,6 +269,9 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.Restarted: _restarted,
     e.BusOpened: _bus_opened,
     e.BusClosed: _bus_closed,
+    e.LoopbackMeasured: silence.loopback,
+    e.StoodStill: _stood_still,
+    e.SilenceExplained: silence.explain,
     e.PlanSubmitted: runs.submit,
     e.CancelAsked: runs.cancel,
     e.PauseAsked: runs.pause,

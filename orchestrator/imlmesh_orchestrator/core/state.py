@@ -1,7 +1,7 @@
 """What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals, memory.
 
 The one rule: only `core/apply.py` writes the durable part, and it does so from changes alone;
-`Presence` and `bus_open` are volatile, empty after a restart, and outside the replay comparison.
+`Presence`, `Freeze` and what the bus does are volatile, empty after a restart, and outside the replay comparison.
 """
 
 from collections import deque
@@ -82,6 +82,21 @@ class Presence:
     evidence: int = 0
     #: whether the deadline heap holds an entry for this node
     watched: bool = False
+    #: the longest that its beats came late of late, fading; see `silence`
+    jitter_ms: int = 0
+    #: whether its silence is explained: the broker or a person said that it is gone
+    explained: bool = False
+    #: when it was lost by silence that nobody explained; 0 when not
+    lost_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class Freeze:
+    """Volatile: so many nodes fell silent together that no verdict is made; see `silence`."""
+
+    #: nodes whose silence nobody has explained yet, and how many nodes were looked at
+    silent: set[str]
+    of: int
 
 
 @dataclass(slots=True)
@@ -314,6 +329,9 @@ class State:
     #: when the mesh itself quarantined nodes of late
     quarantined_ms: deque[int] = field(default_factory=deque)
     bus_open: bool = False
+    #: whether what we say to ourselves through the broker comes back
+    hears: bool = True
+    freeze: Freeze | None = None
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)

@@ -68,6 +68,8 @@ LEDGERED: dict[type[c.Change], Told] = {
     a.EvidenceKept: Told("node"),
     c.NodeDescribed: Told("node"),
     c.LivenessChanged: Told("node", when=_is_lost),
+    c.VerdictsFrozen: Told("of"),
+    c.VerdictsResumed: Told("by", _by),
     c.LabelsChanged: Told("node"),
     c.GroupChanged: Told("group"),
     c.MemoryWritten: Told("session", _by, "key value by", _by_person),
