@@ -23,6 +23,7 @@ from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.ledger import Notary
+from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -32,7 +33,7 @@ from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, Place, TrustError
-from imlmesh_protocol.wire.topics import orchestrator_subscriptions
+from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
@@ -66,7 +67,8 @@ class Setup:
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
         addresses = [address_of(self.broker)]
-        subscriptions = orchestrator_subscriptions(self.mesh)
+        probe = orchestrator_probe(self.mesh, self.me)
+        subscriptions = (*orchestrator_subscriptions(self.mesh), probe)
         return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
 
 
@@ -134,6 +136,9 @@ class RunningOrchestrator:
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
+        if self._link is None:
+            topic = orchestrator_probe(setup.mesh, setup.me)
+            shell.loopback = Loopback(topic, shell.link, clock, shell.post)
         await shell.start()
         if self._link is None:
             self.access = Access(setup.home.broker, shell.state, self._door(shell))

@@ -20,6 +20,7 @@ from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
 from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.ledger import Ledger, Notary
+from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.store.files import OpenStore
@@ -112,6 +113,8 @@ class Shell(Answering):
         self.ledger = Ledger(file, voice.notary, open_store, clock, self, stores.witnessed)
         self.mover = Mover(self.lifecycle, stores.reader, open_store, clock, behind, file)
         self.intake = Intake(open_store, stores.held, clock, self.stream, inbound.telemetry)
+        #: None where no broker is between the nodes and us
+        self.loopback: Loopback | None = None
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
@@ -142,6 +145,8 @@ class Shell(Answering):
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
         self.engine.stop()
+        if self.loopback is not None:
+            self.loopback.close()
         told = await self.mover.close()
         # the last seal leaves before the goodbye; a file that refuses entries must not delay that
         await self.ledger.close(seal=told)
@@ -188,13 +193,18 @@ class Shell(Answering):
     def link_up(self) -> None:
         self._outbound.announce("online")
         self.post(e.BusOpened(self.clock.now_ms(), "link"))
+        if self.loopback is not None:
+            self.loopback.link_up()
 
     def link_down(self, reason: str) -> None:
         log.warning("link down: %s", reason)
         self.post(e.BusClosed(self.clock.now_ms(), "link"))
 
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
-        self._inbound.message(topic, payload, retained)
+        if self.loopback is not None and topic == self.loopback.topic:
+            self.loopback.came(payload)
+        else:
+            self._inbound.message(topic, payload, retained)
 
     def handed_over(self) -> None:
         self.engine.turn_now()

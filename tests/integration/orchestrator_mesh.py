@@ -14,7 +14,7 @@ import httpx2
 
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
-from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
@@ -45,10 +45,11 @@ def plan(*actions: dict[str, Any], **more: Any) -> str:
 class Mesh:
     """A home with a broker; processes are started and killed by name."""
 
-    def __init__(self, home: Home, port: int, control_port: int) -> None:
+    def __init__(self, home: Home, broker: Broker) -> None:
         self.home = home
-        self.port = port
-        self.control_port = control_port
+        self.broker = broker
+        self.port = broker.port
+        self.control_port = broker.control_port
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
@@ -145,7 +146,7 @@ async def opened_mesh(folder: Path, environ: Mapping[str, str] = os.environ) -> 
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port, broker.control_port)
+    made = Mesh(home, broker)
     try:
         async with asyncio.timeout(60):
             yield made
