@@ -80,6 +80,8 @@ MEANS: dict[str, str] = {
     "node.quarantined": "Evidence speaks against the node: it gets nothing, and its word does not count.",
     "node.revoked": "The node was removed from the mesh for good.",
     "node.admission": "What the node is now cannot become what was asked for.",
+    "node.stopping": "The node was told to end: it finishes what runs and takes nothing new.",
+    "orchestrator.stopping": "The orchestrator was told to end: it finishes and takes nothing new.",
     "node.full": "The node holds as many dispatches as it may.",
     "node.exists": "The id belongs to a node, or belonged to one.",
     "node.too_many": "No more nodes can join this mesh.",

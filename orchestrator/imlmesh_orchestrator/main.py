@@ -42,7 +42,7 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.process import only_one, until_told
+from imlmesh_runtime.process import end_in_time, only_one, until_told
 from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
@@ -151,7 +151,11 @@ class RunningOrchestrator:
         return shell
 
     async def close(self) -> None:
-        """Stop taking, say goodbye, write down what is left; safe after a failed start."""
+        """Stop taking, finish, write down what is left and say goodbye; safe after a failed start."""
+        if self._api is not None:
+            self._api.refuse_new()
+        if self.shell is not None:
+            await self.shell.finish()
         if self._api is not None:
             await self._api.close()
         if self.access is not None:
@@ -208,7 +212,8 @@ async def run_orchestrator(home: Home, broker: str) -> int:
             shell = await running.start()
             failed = await until_told(shell.engine.failed, shell.engine.turned)
         finally:
-            await running.close()
+            with end_in_time():
+                await running.close()
     return 1 if failed else 0
 
 

@@ -142,6 +142,16 @@ class Shell(Answering):
         self.intake.start()
         self.link.start(self)
 
+    async def finish(self) -> None:
+        """Place nothing more; returns when all that was decided is stored and on its way."""
+        if self.engine.failed.done():
+            return
+        self.post(e.StopAsked(self.clock.now_ms(), "stop"))
+        turned = asyncio.ensure_future(self.engine.turned())
+        await asyncio.wait({turned, self.engine.failed}, return_when=asyncio.FIRST_COMPLETED)
+        turned.cancel()
+        self._outbound.settle_now()
+
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
         self.engine.stop()

@@ -115,6 +115,8 @@ CODES: dict[str, Code] = {
     "node.quarantined": Code("mesh", True, "imlmesh node show NODE tells why"),
     "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
     "node.admission": Code("input", False, "imlmesh node show NODE tells what it is"),
+    "node.stopping": Code("mesh", True, "another node does it, or this one when it is back"),
+    "orchestrator.stopping": Code("mesh", True, "ask again when it is back"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),

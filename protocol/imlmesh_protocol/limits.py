@@ -57,7 +57,11 @@ CHILD_RESTARTS = 5  # of a process of `up`, within CHILD_RESTART_WINDOW_MS; more
 CHILD_RESTART_WINDOW_MS = 60_000
 CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
-STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
+STOP_MS = (
+    10_000  # between SIGTERM and SIGKILL of a process that `up` started; twice SIGTERM by then
+)
+SHUTDOWN_MS = 60_000  # from SIGTERM to the end of a process of ours, whatever hangs
+GOODBYE_MS = 5_000  # for drivers that are stopped to end, and the goodbye to leave
 LOCAL_NODES = 20  # of a mesh inside one process, on one loop: a plan under test names a handful
 PORTS_TRIED = 100  # from the usual one upwards, for a free one
 DISCOVERY_ECHO_MS = 1_000  # a packet of our own comes back within a millisecond, or never
@@ -348,6 +352,11 @@ class Timing:
     def suspect_ms(self) -> int:
         """Silent this long without a will: shown as suspect, gets nothing new."""
         return self.lost_ms * 2 // 3
+
+    @property
+    def finish_ms(self) -> int:
+        """How long what runs on a node that is told to end may go on."""
+        return self.lost_ms
 
 
 WAN = Timing(heartbeat_ms=15_000, lost_ms=30_000)

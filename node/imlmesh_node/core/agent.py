@@ -13,6 +13,7 @@ from typing import Any
 from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.changes import Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
+from imlmesh_node.core.ending import cut_short, given_back
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
@@ -49,7 +50,8 @@ class Agent:
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
         self.session: int | None = None
-        self.stopping = False
+        #: when what runs is stopped, once it was told to end
+        self._finish_by_ms: int | None = None
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
         #: dispatch id to when its result was last sent, oldest first
@@ -96,9 +98,16 @@ class Agent:
             due.extend(self._lease_end(held))
         for held in self.slots.running.values():
             if not held.instant and held.killing is None:
+                if self._finish_by_ms is not None:
+                    due.append(self._finish_by_ms)
                 due.append(held.started_ms + held.dispatch.timeout_ms)
                 due.extend(self._lease_end(held))
         return min(due, default=None)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end: it takes nothing more."""
+        return self._finish_by_ms is not None
 
     def held_ids(self) -> tuple[str, ...]:
         """The dispatches taken and not finished."""
@@ -141,6 +150,8 @@ class Agent:
         self._see(*place)
         if self.session is None or self.stopping:
             self._raise_floor()  # a later agent shall not take what this one did not
+            if self.session is not None and self.slots.running:  # no goodbye was said yet
+                self._commands += given_back(event.dispatches, self.state.records)
             return
         again: list[str] = []
         new: list[str] = []
@@ -272,6 +283,8 @@ class Agent:
                 self._kill(held, KillReason.LEASE)
             elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
                 self._kill(held, KillReason.TIMEOUT)
+            elif self._finish_by_ms is not None and at_ms >= self._finish_by_ms:
+                self._kill(held, KillReason.SHUTDOWN)
         if self.session is not None:
             if at_ms >= self.heart.next_ms:
                 self._send_heartbeat(at_ms)
@@ -281,12 +294,14 @@ class Agent:
             self._forget_settled()
 
     def _on_shutdown(self, event: events.ShutdownAsked) -> None:
-        self.stopping = True
+        by_ms = event.at_ms + event.finish_ms
+        self._finish_by_ms = min(by_ms, self._finish_by_ms or by_ms)
         for held in list(self.slots.waiting.values()):
             fault = Fault("action.not_started", "the node was shut down before it started")
             self._fail_waiting(held, event.at_ms, fault)
-        for held in self.slots.running.values():
-            self._kill(held, KillReason.SHUTDOWN)
+        if self._finish_by_ms <= event.at_ms:
+            for held in self.slots.running.values():
+                self._kill(held, KillReason.SHUTDOWN)
         self._forget_settled()
         self._say_goodbye()
 
@@ -298,13 +313,7 @@ class Agent:
         """What the end of an earlier agent cut short is reported as what is known of it."""
         leftover, self._leftover = self._leftover, []
         for record in leftover:
-            if record.started:
-                text = "the machine or its agent restarted while it ran"
-                outcome, fault = commands.interrupted(record.effect, text)
-            else:
-                outcome = "failed"
-                fault = Fault("action.not_started", "the agent restarted before it started")
-            self._record(ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0), at_ms)
+            self._record(cut_short(record), at_ms)
 
     def _start_waiting(self, at_ms: int) -> list[str]:
         """Ask for all drivers that may run; returns the ids of those that do not end at once."""

@@ -71,11 +71,14 @@ def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
     turn.deadlines.add(at_ms, Deadline.FINISH, dispatch.dispatch)
 
 
+_NOT_NOW = frozenset({"node.full", "node.stopping", "node.quarantined"})
+
+
 def take_rejects(turn: Turn, event: RejectArrived) -> None:
     """The node will not do it: another one, or the action fails with this node's code.
 
-    A full node gets nothing before its next heartbeat; likewise one that still believes that it is
-    quarantined, and hears once more that it is not.
+    A full node gets nothing before its next heartbeat; likewise one that is about to end, or still
+    believes that it is quarantined, and hears once more that it is not.
     """
     for name, fault in event.refusals:
         dispatch = turn.state.dispatches.get(name)
@@ -85,7 +88,7 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             continue  # what was accepted ends with a result
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
-        full = fault.code in ("node.full", "node.quarantined")
+        full = fault.code in _NOT_NOW
         if fault.code == "node.quarantined":
             turn.command(SendAdmission(event.node, "release"))
         if full:

@@ -61,6 +61,11 @@ class SilenceExplained(Event):
 
 
 @dataclass(slots=True)
+class StopAsked(Event):
+    """The process was told to end: nothing new is placed."""
+
+
+@dataclass(slots=True)
 class Retried:
     """What a run takes over from the ended run `of` that it retries, by action id.
 

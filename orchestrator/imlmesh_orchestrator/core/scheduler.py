@@ -148,6 +148,10 @@ def _stood_still(turn: Turn, event: e.StoodStill) -> None:
     silence.fresh_windows(turn)
 
 
+def _stop_asked(turn: Turn, event: e.StopAsked) -> None:
+    turn.state.stopping = True
+
+
 def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
     turn.state.behind = event.behind
 
@@ -272,6 +276,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.LoopbackMeasured: silence.loopback,
     e.StoodStill: _stood_still,
     e.SilenceExplained: silence.explain,
+    e.StopAsked: _stop_asked,
     e.PlanSubmitted: runs.submit,
     e.CancelAsked: runs.cancel,
     e.PauseAsked: runs.pause,

@@ -332,6 +332,8 @@ class State:
     #: whether what we say to ourselves through the broker comes back
     hears: bool = True
     freeze: Freeze | None = None
+    #: told to end
+    stopping: bool = False
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)
