@@ -109,3 +109,26 @@ async def test_a_silent_death_is_noticed_within_its_window(mesh: Mesh) -> None:
         process.send_signal(signal.SIGCONT)
     assert took_s <= 6.5
     assert ("pi-2", "lost") not in verdicts(mesh)
+
+
+async def test_most_nodes_silent_at_once_are_an_alarm_until_a_person_judges(mesh: Mesh) -> None:
+    more = ("pi-3", "pi-4")
+    for name in more:
+        await mesh.node(name)
+    await mesh.online(*NODES, *more)
+    silent = ("pi-2", *more)
+    refused = await mesh.http.post("silence", json={"reason": "so"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "verdicts.not_frozen")
+    for name in silent:
+        mesh.processes[name].send_signal(signal.SIGSTOP)
+    try:
+        found = await mesh.until("health", lambda found: found["verdicts"]["frozen"])
+        assert found["verdicts"]["silent"] == sorted(silent)
+        assert found["nodes"] == {"online": 1, "suspect": 3, "lost": 0, "offline": 0}
+        answer = await mesh.http.post("silence", json={"reason": "the fuse of hall 2"})
+        assert answer.json() == {"schema": "imlmesh.silence/1", "nodes": 3}
+        await mesh.until("health", lambda found: found["nodes"]["lost"] == 3)
+    finally:
+        for name in silent:
+            mesh.processes[name].send_signal(signal.SIGCONT)
+    await mesh.online(*NODES, *more)
