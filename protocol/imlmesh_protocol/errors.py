@@ -135,6 +135,7 @@ CODES: dict[str, Code] = {
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
+    "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
     "action.lease_lost": Code(
         "mesh", True, "the node was cut off and ended the work", "ConnectionError"
     ),

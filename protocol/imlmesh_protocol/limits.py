@@ -123,6 +123,12 @@ TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
 LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
 LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
 
+# stragglers
+STRAGGLER_FACTOR = 3  # times the median of its kind: of such, few end soon
+STRAGGLER_SAMPLES = 5  # of its kind that must have ended before one is called slow
+STRAGGLER_KEPT = 64  # of the latest of each kind: the median of more is the same
+STRAGGLER_MS = 1_000  # what is quicker than this gains nothing by a copy
+
 # plans
 PLAN_BYTES = 4 * 1024 * 1024  # 500 actions with 8 KB of params each
 PLAN_ACTIONS = 500  # default of IML v2; configurable

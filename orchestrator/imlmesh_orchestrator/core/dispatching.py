@@ -5,7 +5,7 @@ The one rule: a dispatch ends once. What a result means is decided by the dispat
 
 from collections.abc import Callable
 
-from imlmesh_orchestrator.core import asking, flow, retry
+from imlmesh_orchestrator.core import asking, flow, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -61,6 +61,7 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
             accepted(turn, dispatch)
         if name in started and dispatch.state is DispatchState.ACCEPTED:
             turn.change(c.DispatchStarted(turn.at_ms, turn.cause, dispatch.run, name))
+            stragglers.started(turn, dispatch)
 
 
 def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -128,7 +129,10 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
         if record.state in ACTION_ENDED:
             _keep(turn, dispatch.run, result)
         elif result.outcome == "completed":
+            stragglers.won(turn, run, record, dispatch)
             _finish(turn, run, record, dispatch, result, _COMPLETED)
+        elif result.dispatch == record.copied:
+            _keep(turn, dispatch.run, result)  # its copy does it
         elif _OUTCOME[result.outcome] is not dispatch.state:
             _decide(turn, run, record, dispatch, result)
     elif dispatch.state is DispatchState.SUPERSEDED:

@@ -19,6 +19,7 @@ from imlmesh_orchestrator.core import (
     memory,
     runs,
     silence,
+    stragglers,
 )
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
@@ -116,6 +117,8 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
                 Deadline.FINISH,
                 dispatch.dispatch,
             )
+            if dispatch.started_ms:
+                stragglers.started(turn, dispatch)
             if dispatch.on_loss == "reroute":
                 over_ms = turn.at_ms + limits.reroute_ms(dispatch.lease_ms)
                 turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
@@ -258,6 +261,7 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.NODE: _node_due,
     Deadline.ACCEPT: _unaccepted,
     Deadline.FINISH: _dispatch_due(liveness.overdue),
+    Deadline.STRAGGLER: _dispatch_due(stragglers.look),
     Deadline.REROUTE: _dispatch_due(liveness.reroute),
     Deadline.EXPIRY: _open_run_due(runs.expire),
     Deadline.START: _open_run_due(runs.start_due),

@@ -166,6 +166,8 @@ class ActionRecord:
     #: failures that a node reported, and when it is tried again (0: not waiting for that)
     failures: int = 0
     retry_at_ms: int = 0
+    #: the dispatch that was too slow and has a copy elsewhere, "" without one
+    copied: str = ""
     #: what the approved gate was bound to, "" without one
     approved: str = ""
     #: node of the last dispatch that may have had an effect, and how many ended before this one
@@ -237,6 +239,8 @@ class RunRecord:
     #: open approvals by the key of the unit that they are about
     questions: dict[str, str] = field(default_factory=dict)
     dispatches: list[str] = field(default_factory=list)
+    #: how many ms pure drivers of each (module, action) took of late
+    durations: dict[tuple[str, str], deque[int]] = field(default_factory=dict)
     #: volatile: index into `sequence` of the first action that may not have ended
     cursor: int = field(default=0, compare=False)
     #: volatile: the share of nodes that it has had, weighted by priority
@@ -276,6 +280,8 @@ class DispatchRecord:
     lease_ms: int
     on_loss: str
     state: DispatchState = DispatchState.PLANNED
+    #: when its node told that the driver runs; 0 when it has not
+    started_ms: int = 0
 
 
 @dataclass(slots=True)
