@@ -294,7 +294,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = Unguarded(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker)
+    made = Mesh(home, broker.port, broker.control_port)
     try:
         async with asyncio.timeout(60):
             yield made

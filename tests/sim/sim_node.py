@@ -5,19 +5,23 @@ from typing import TYPE_CHECKING, Any
 from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
 from imlmesh_node.core.agent import Agent, AgentConfig
-from imlmesh_node.core.changes import Change
+from imlmesh_node.core.changes import Bulk, Change
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import TIME_ASK_MS
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from plans import TOY
 
 if TYPE_CHECKING:
     from world import World
+
+#: a result of three chunks
+LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
 
 
 class SimNode:
@@ -28,6 +32,8 @@ class SimNode:
         self.name = name
         self.boot = 0
         self.journal: list[Change] = []
+        #: the boot that began it, and whether it began in place of another
+        self.journal_since, self.lost = 0, False
         #: commits so far, and at which of them the power goes
         self.commits = 0
         self.cut_at: int | None = None
@@ -40,11 +46,14 @@ class SimNode:
         if self.agent is not None:
             return
         self.boot += 1
-        stored = AgentState()
-        for change in self.journal:
-            apply(stored, change)
+        stored = self._stored()
+        if not self.journal_since:
+            self.journal_since = self.boot
         config = AgentConfig(
-            limits.LAN.heartbeat_ms, floor=stored.floor, quarantined=stored.quarantined
+            limits.LAN.heartbeat_ms,
+            floor=stored.floor,
+            lost=stored.lost,
+            quarantined=stored.quarantined,
         )
         self.agent = Agent(config, list(stored.records.values()))
         self._drivers.clear()
@@ -55,6 +64,19 @@ class SimNode:
         self.world.tell(f"{self.name} boots ({self.boot})")
         self.link = self.world.link(self.name, node_filter(self.name))
         self.link.start(self)
+
+    def _stored(self) -> AgentState:
+        """What the journal gives."""
+        stored = AgentState(lost=self.lost)
+        for change in self.journal:
+            apply(stored, change)
+        return stored
+
+    def lose_journal(self) -> None:
+        """It dies, and its next agent finds a journal that it cannot read."""
+        self.kill()
+        self.journal.clear()
+        self.journal_since, self.lost = 0, True
 
     def kill(self) -> None:
         if self.agent is None:
@@ -90,6 +112,8 @@ class SimNode:
         if kind is Kind.RESPONSE:
             if fields["nonce"] == self._nonce:
                 self._nonce = self._ask_ms = None
+                # what was sent before an answer to this question is old, whatever the journal knows
+                self._floor = max(self._floor, (epoch, seq))
                 dice = self.world.dice.getrandbits(32)
                 self.post(e.SessionOpened(self.world.now_ms, self._session, epoch, dice=dice))
             return
@@ -110,7 +134,16 @@ class SimNode:
             )
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
-            self.post(e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq))
+            self.post(
+                e.AckArrived(
+                    at_ms,
+                    fields["beat"],
+                    fields["settled"],
+                    epoch,
+                    seq,
+                    wants=fields.get("wants", ()),
+                )
+            )
         elif kind is Kind.REQUEST:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
         elif fields["do"] == "rebirth":
@@ -172,6 +205,12 @@ class SimNode:
                     self.world.now_ms, command.dispatch.id, outcome, error=fault
                 )
                 self.post(event)
+        elif isinstance(command, k.SendChunk):
+            chunk = chunk_of(command.bulk, command.index)
+            self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
+        elif isinstance(command, k.SendStatus):
+            fields = {"state": command.state, "journal_since": self.journal_since}
+            self._send(Kind.STATUS, fields | {"manifest": TOY})
         elif not isinstance(command, k.NoteRefusal):
             self._send(*_letter(command))
 
@@ -189,6 +228,9 @@ class SimNode:
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
+        if at_ms % 8 == 0:
+            # no dice: whether a result is large must not change which world a seed is
+            return e.DriverFinished(at_ms, dispatch.id, "completed", packed=LARGE)
         return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})
 
     def next_ms(self) -> int | None:
@@ -228,18 +270,21 @@ class SimNode:
     def problems(self) -> list[str]:
         if self.agent is None:
             return []
-        stored = AgentState()
-        for change in self.journal:
-            apply(stored, change)
+        stored = self._stored()
         if stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
         faults = self.link.faults
         return [f"{self.name}: the core raised; see the log"] if faults else []
 
 
+def chunk_of(bulk: Bulk, index: int) -> dict[str, Any]:
+    data = LARGE[index * limits.RESULT_CHUNK_BYTES :][: limits.RESULT_CHUNK_BYTES]
+    return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
+
+
 def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:
-    if isinstance(command, k.SendStatus):
-        return Kind.STATUS, {"state": command.state, "manifest": TOY}
+    if isinstance(command, k.Escalate):
+        return Kind.ESCALATE, {"fault": command.fault}
     if isinstance(command, k.SendHeartbeat):
         return Kind.HEARTBEAT, {"beat": command.beat, "held": command.held}
     if isinstance(command, k.SendAccept):

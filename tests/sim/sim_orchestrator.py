@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
@@ -15,7 +16,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 
@@ -35,6 +36,8 @@ class SimOrchestrator:
         #: until then the machine does nothing, as if it were suspended
         self.still_until_ms = 0
         self._epoch = 0
+        #: results that came in chunks and were whole
+        self.assembled = 0
         #: commits so far, and at which of them, on which side, the power goes
         self.commits = 0
         self.cut_at: tuple[int, str] | None = None
@@ -56,6 +59,7 @@ class SimOrchestrator:
         self._seq = self._causes = 0
         self._floors: dict[tuple[str, str], tuple[int, int, int]] = {}
         self._answer_ms: int | None = None
+        self._assembly = Assembly()
         self.core = Scheduler({}, self.history())
         self.world.tell(f"orchestrator starts, epoch {self._epoch}")
         self.post(e.Restarted, epoch=self._epoch)
@@ -157,7 +161,10 @@ class SimOrchestrator:
                 profile="local_worker",
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
+                journal_since=fields["journal_since"],
             )
+        elif kind is Kind.ESCALATE:
+            self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
             self.post(e.HeartbeatArrived, **where, **fields, health={})
@@ -172,7 +179,23 @@ class SimOrchestrator:
                 e.Result(r.dispatch, r.hash, r.outcome, r.duration_ms, r.result, r.error)
                 for r in fields["results"]
             )
-            self.post(e.ResultsArrived, node=node, results=results)
+            if "chunk" in fields:
+                results = self._assemble(node, *fields["chunk"])
+            if results:
+                self.post(e.ResultsArrived, node=node, results=results)
+
+    def _assemble(self, node: str, record: Any, chunk: dict[str, Any]) -> tuple[e.Result, ...]:
+        item = {"id": record.dispatch, "hash": record.hash, "chunk": chunk}
+        index = self._assembly.take(node, item, self.world.now_ms)
+        if index is not None:
+            wants = {"beat": None, "settled": (), "wants": ((record.dispatch, index),)}
+            self._send(node, Kind.ACK, wants)
+            return ()
+        value = self._assembly.value(node, item)
+        self.assembled += 1
+        return (
+            e.Result(record.dispatch, record.hash, record.outcome, record.duration_ms, value, None),
+        )
 
     # the engine
 

@@ -31,6 +31,7 @@ FAULTS = (
     "broker",
     "replay",
     "replay",
+    "torn",
     "cancel",
     "pause",
     "cordoned",
@@ -140,6 +141,9 @@ class World:
         later_ms = self.now_ms + pause_ms
         if fault == "kill":
             node.kill()
+            self.at(later_ms, node.start)
+        elif fault == "torn":
+            node.lose_journal()
             self.at(later_ms, node.start)
         elif fault == "cut":
             self.hub.partition(node.name)

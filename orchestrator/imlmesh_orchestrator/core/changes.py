@@ -102,6 +102,14 @@ class VerdictsResumed(Change):
 
 
 @dataclass(slots=True)
+class NodeEscalated(Change):
+    """The node asked for a person."""
+
+    node: str
+    fault: Fault
+
+
+@dataclass(slots=True)
 class LabelsChanged(Change):
     """All labels of the node after the change."""
 
