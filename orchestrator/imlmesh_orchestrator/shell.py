@@ -72,6 +72,9 @@ class Shell(Answering):
     """One running orchestrator. `replay` is what its store held; `env` the IML_ variables; with
     `four_eyes` nobody opens a gate of a run that they submitted."""
 
+    #: None where no broker is between the nodes and us
+    loopback: Loopback | None = None
+
     def __init__(
         self,
         voice: Voice,
@@ -116,8 +119,6 @@ class Shell(Answering):
         self.ledger = Ledger(file, voice.notary, open_store, clock, self, stores.witnessed)
         self.mover = Mover(self.lifecycle, stores.reader, open_store, clock, behind, file)
         self.intake = Intake(open_store, stores.held, clock, self.stream, inbound.telemetry)
-        #: None where no broker is between the nodes and us
-        self.loopback: Loopback | None = None
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()

@@ -23,8 +23,9 @@ from imlmesh_orchestrator.core.events import (
     NodeGone,
     NodeLeft,
 )
+from imlmesh_orchestrator.core.presence import Presence
 from imlmesh_orchestrator.core.silence import watch
-from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
+from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault

@@ -11,7 +11,8 @@ from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import LoopbackMeasured, SilenceExplained
-from imlmesh_orchestrator.core.state import Freeze, NodeRecord, Presence, State
+from imlmesh_orchestrator.core.presence import Freeze, Presence
+from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault

@@ -1,7 +1,8 @@
 """What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals, memory.
 
 The one rule: only `core/apply.py` writes the durable part, and it does so from changes alone;
-`Presence`, `Freeze` and what the bus does are volatile, empty after a restart, and outside the replay comparison.
+what stands in `presence`, and what the bus does, is volatile, empty after a restart, and outside the
+replay comparison.
 """
 
 from collections import deque
@@ -11,6 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
+from imlmesh_orchestrator.core.presence import Freeze, Presence, Sightings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
@@ -109,36 +111,6 @@ class JoinRecord:
 
 
 @dataclass(slots=True)
-class Presence:
-    """Volatile: when a node was last heard, and what it said of itself."""
-
-    last_heard_ms: int
-    health: Mapping[str, Any] = field(default_factory=dict)
-    #: nonce of the inventory under way, and the dispatches that it must account for
-    asked: str = ""
-    expects: tuple[str, ...] = ()
-    #: late results of forgotten runs that were kept for it
-    evidence: int = 0
-    #: whether the deadline heap holds an entry for this node
-    watched: bool = False
-    #: the longest that its beats came late of late, fading; see `silence`
-    jitter_ms: int = 0
-    #: whether its silence is explained: the broker or a person said that it is gone
-    explained: bool = False
-    #: when it was lost by silence that nobody explained; 0 when not
-    lost_at_ms: int = 0
-
-
-@dataclass(slots=True)
-class Freeze:
-    """Volatile: so many nodes fell silent together that no verdict is made; see `silence`."""
-
-    #: nodes whose silence nobody has explained yet, and how many nodes were looked at
-    silent: set[str]
-    of: int
-
-
-@dataclass(slots=True)
 class AdmissionRecord:
     """Of a node that is not open. `until_ms` 0 is until somebody changes it."""
 
@@ -152,15 +124,6 @@ class AdmissionRecord:
     probation: bool = field(default=False, compare=False)
     probes: int = field(default=0, compare=False)
     probing: bool = field(default=False, compare=False)
-
-
-@dataclass(slots=True)
-class Sightings:
-    """Volatile: what was seen against one node of late, as (kind, mark) to when."""
-
-    marks: dict[tuple[str, str], int] = field(default_factory=dict)
-    #: when rows of it were kept
-    kept_ms: deque[int] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
