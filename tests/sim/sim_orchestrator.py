@@ -33,6 +33,8 @@ class SimOrchestrator:
         self.stored: list[c.Change] = []
         self.core: Scheduler = Scheduler({})
         self.alive = False
+        #: until then the machine does nothing, as if it were suspended
+        self.still_until_ms = 0
         self._epoch = 0
         #: results that came in chunks and were whole
         self.assembled = 0
@@ -295,6 +297,8 @@ class SimOrchestrator:
     def next_ms(self) -> int | None:
         if not self.alive:
             return None
+        if self.world.now_ms < self.still_until_ms:
+            return self.still_until_ms
         if self._waiting:
             return self.world.now_ms
         times = [self.core.next_deadline_ms(), self._answer_ms]
@@ -302,6 +306,8 @@ class SimOrchestrator:
 
     def tick(self) -> None:
         now_ms = self.world.now_ms
+        if now_ms < self.still_until_ms:
+            return
         while self.alive and self._waiting:
             plan = self._waiting.pop()
             dice = self.world.dice.getrandbits(64)
