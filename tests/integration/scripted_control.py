@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nacl.signing import VerifyKey
 
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -225,8 +226,12 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
+    with pytest.MonkeyPatch.context() as patch:
+        # the broker keeps the certificate that it was given, whatever its dates are
+        patch.setattr(Authority, "refresh", lambda self, broker: None)
+        authority = Authority.open(home)
     make_node(
-        Authority.open(home),
+        authority,
         NODE,
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),

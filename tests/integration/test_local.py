@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from imlmesh import LocalClient, Plan
+from imlmesh import LocalClient, Plan, main, render
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from page_blocks import blocks
 
@@ -85,6 +85,16 @@ class Shell:
             out, err = running.communicate(timeout=WITHIN_S)
             return running.returncode, out, err
 
+    def run_here(self, patch: pytest.MonkeyPatch, made: Plan | str, *flags: str) -> int:
+        """As `run`, in this process, which has imported it all; the exit code."""
+        _, _, _, *words = self.command(made, *flags)
+        for name in ("IMLMESH_BROKER", "PATH", "TMPDIR", "IMLMESH_HOME"):
+            patch.setenv(name, self.env[name])
+        patch.setattr("tempfile.tempdir", str(self.temporary))
+        patch.chdir(self.folder)
+        render.console.cache_clear()
+        return main.run(words)
+
     def left(self) -> list[str]:
         return [path.name for path in self.temporary.iterdir()]
 
@@ -146,9 +156,15 @@ def test_events_come_as_lines_of_json(shell: Shell) -> None:
     ],
 )
 def test_exit_codes_are_those_of_plan_run(
-    shell: Shell, made: Plan | str, flags: tuple[str, ...], code: int, words: str
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    made: Plan | str,
+    flags: tuple[str, ...],
+    code: int,
+    words: str,
 ) -> None:
-    found, out, err = shell.run(made, *flags)
+    found, (out, err) = shell.run_here(monkeypatch, made, *flags), capfd.readouterr()
     assert (found, words in out + err) == (code, True), out + err
     assert shell.left() == []
     # Nobody would answer these any more.

@@ -143,6 +143,7 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         },
         "admissions": {},
         "access": {"problem": None},
+        "join": {"endpoints": ["127.0.0.1:8766"], "waiting": 0},
         "runs": {"active": 0},
         "approvals": {"pending": 0},
         "messages": {"refused": {}, "refused_at_ms": {}},
