@@ -1,27 +1,25 @@
 """What must hold in every world, and who looks at it: the invariants of DESIGN section 5.
 
-| sentence of the design                                    | where it is asked                        |
-|-----------------------------------------------------------|------------------------------------------|
-| no dispatch runs twice on a node                          | `driver_starts`                          |
-| no two live leases on one claim                           | `claims_held`, node `invariants.check`,  |
-|                                                           | `leases` (and one unit of work: `broken`) |
-| nothing leaves before its commit                          | `driver_starts`, `node_says`,            |
-|                                                           | `sends`, `settles`                       |
-| a quarantined node gets nothing new                       | `_planned`, `sends`                      |
-| every run ends or says what it waits for                  | orchestrator `invariants.broken`,        |
-|                                                           | `World.check_end`                        |
-| replaying the store gives the same state                  | `SimNode.problems`, `replay_differs`     |
-| a once or physical effect happens at most once without a  | `effects_once`                           |
-| person's answer                                           |                                          |
+| sentence of the design                            | where it is asked                               |
+|---------------------------------------------------|-------------------------------------------------|
+| no dispatch runs twice on a node                  | `driver_starts`                                 |
+| no two live leases on one claim                   | `leases`, and the node's `invariants.check`     |
+| nothing leaves before its commit                  | `driver_starts`, `node_says`, `sends`, `settles` |
+| a quarantined node gets nothing new               | `_planned`, `sends`                             |
+| every run ends or says what it waits for          | `invariants.broken`, `World.check_end`          |
+| replaying the store gives the same state          | `replays`, `SimNode.problems`                   |
+| a once or physical effect happens at most once    | `effects_once`                                  |
+|   without a person's answer                       |                                                 |
+| one unit of work has one live dispatch            | `invariants.broken`                             |
+| work that must stop when cut off is nowhere else  | `leases`                                        |
+|   before it has stopped                           |                                                 |
+| what ended stays as it ended                      | `ends_stay`                                     |
+| a result counts for the attempt that gave it      | `_taken`                                        |
+| a node takes nothing of an older epoch            | `journalled`                                    |
+| no loss while our own connection is young         | `_lost`                                         |
+| the mesh quarantines only for what a node did     | `_admitted`                                     |
 
-and the rules that the same section states of states, results, epochs and verdicts:
-
-| what ended stays as it ended                              | `ends_stay`                              |
-| a result counts for the attempt that gave it              | `_taken`                                 |
-| a node listens to the highest epoch that it has met       | `journalled`                             |
-| no verdict of loss while our own connection is young      | `_lost`                                  |
-| a node is quarantined by the mesh for what it did alone   | `_admitted`                              |
-
+The first seven are the design's list, the others are rules of the same section.
 The one rule: a check knows only what was committed, sent, started and reported, so a core that is
 wrong about itself does not convince it.
 """
@@ -226,6 +224,11 @@ class Checks:
             for result in command.results:
                 if (node, result.dispatch) not in self._reported:
                     self.breach(f"{node} reports {result.dispatch} before it stored that")
+
+    def replays(self) -> None:
+        """What the store gives is what the living core holds."""
+        if self.world.orchestrator.alive:
+            self.breaches += self.world.orchestrator.replay_differs()
 
     # what is asked after every event
 

@@ -100,6 +100,13 @@ def _store_full(world: "World", fault: Fault) -> None:
     _later(world, fault, world.orchestrator.machine.free_disk)
 
 
+def _behind(world: "World", fault: Fault) -> None:
+    """The store's mover lags."""
+    own = world.orchestrator
+    own.post(e.OutflowMeasured, behind=True)
+    _later(world, fault, lambda: own.post(e.OutflowMeasured, behind=False))
+
+
 def _goodbye(world: "World", fault: Fault) -> None:
     node = world.nodes[fault.node]
     node.goodbye()
@@ -125,6 +132,7 @@ def _replay(world: "World", fault: Fault) -> None:
 
 
 def _orchestrator(world: "World", fault: Fault) -> None:
+    world.checks.replays()
     world.orchestrator.kill()
     _later(world, fault, world.orchestrator.start)
 
@@ -181,6 +189,7 @@ _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "alone": _alone,
     "asleep": _asleep,
     "store full": _store_full,
+    "behind": _behind,
     "broker": _broker,
     "cancel": _cancel,
     "pause": _pause,

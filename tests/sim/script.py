@@ -30,6 +30,7 @@ WEIGHTS = {
     "alone": 2,
     "asleep": 1,
     "store full": 2,
+    "behind": 1,
     "broker": 2,
     "cancel": 1,
     "pause": 1,

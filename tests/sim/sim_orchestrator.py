@@ -81,12 +81,15 @@ class SimOrchestrator:
         """Its machine sleeps: nothing is heard or done, time goes on."""
         self.machine.sleep()
 
-    def resume_machine(self) -> None:
+    def resume_machine(self, timers_first: bool | None = None) -> None:
+        """It wakes; None: chance says whether timers or messages come first."""
         if not self.machine.asleep:
             return
         slept_ms, heard = self.machine.wake()
         self.world.tell(f"the orchestrator's machine wakes after {slept_ms} ms")
-        if self.world.dice.random() < 0.5:
+        if timers_first is None:
+            timers_first = self.world.dice.random() < 0.5
+        if timers_first:
             self.tick()
         for act in heard:
             act()

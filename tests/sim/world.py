@@ -165,6 +165,7 @@ class World:
         self.orchestrator.post(e.GroupSet, group=GROUP, nodes=tuple(self.nodes))
 
     def heal(self) -> None:
+        self.checks.replays()
         self.tell("everything heals")
         self.hub.faults = Faults()
         self.hub.restart()
