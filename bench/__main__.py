@@ -8,7 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, broker, core, driver, fairness, ingest, lag, mesh, preview, revoke, verify
+from bench import (
+    agent,
+    broker,
+    core,
+    driver,
+    fairness,
+    ingest,
+    lag,
+    mesh,
+    preview,
+    revoke,
+    spool,
+    verify,
+)
 from bench.figures import line, machine
 from bench.peers.page import HEADING
 
@@ -25,6 +38,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "mesh": mesh.run,
     "broker": broker.run,
     "telemetry": ingest.run,
+    "spool": spool.run,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 _HEAD = """\
@@ -61,6 +75,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
   signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one
   message.
+- **spool_boot**: a node whose spool holds 100,000 readings in 2,000 rows, and whose journal 256 results: seconds from its start to
+  the accepted birth, until the first reading was sent, which is after the last result was settled, and until all were.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
 """
 

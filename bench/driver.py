@@ -11,7 +11,7 @@ from imlmesh_drivers.registry import builtin_modules, driver_class, shipped_mani
 from imlmesh_node.config import Policy
 from imlmesh_node.core.claims import Claims
 from imlmesh_node.guard import Guard
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 ROUNDS = 15
 CALLS = 500

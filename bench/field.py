@@ -53,7 +53,8 @@ class Field:
         signer = NodeKeys.load(folder, MESH).signer
         if name not in shell.state.enrolled:
             newcomer = Newcomer(name, name, signer.raw_public, "local_worker")
-            await shell.enrol(newcomer, Issued(b"", 0, 0), "bench")
+            serial = len(shell.state.enrolled)
+            await shell.enrol(newcomer, Issued(b"", serial, 0), "bench")
         return folder
 
     @contextlib.contextmanager

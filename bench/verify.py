@@ -27,8 +27,8 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import encode_dispatch
 from imlmesh_protocol.wire.envelope import Opener, Sealer, signing_input
-from imlmesh_protocol.wire.messages import encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.memory import MemoryHub, MemoryLink
 from imlmesh_runtime.paths import Home

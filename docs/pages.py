@@ -17,7 +17,8 @@ from imlmesh_protocol.limits import (
     MESSAGE_EXPIRY_MS,
     MESSAGE_VALUES,
 )
-from imlmesh_protocol.wire.messages import DISPATCH_FIELDS, FIELDS
+from imlmesh_protocol.wire.dispatches import DISPATCH_FIELDS
+from imlmesh_protocol.wire.messages import FIELDS
 from imlmesh_protocol.wire.topics import CHANNELS, KINDS, NAMED_CHANNELS, REFUSALS, Way
 
 HERE = Path(__file__).parent

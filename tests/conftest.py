@@ -105,6 +105,20 @@ def as_root() -> None:
         pytest.skip("needs root")
 
 
+@pytest.fixture
+def small_disk(as_root: None, tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB, empty."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ("-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(disk))
+    made = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        lack(f"no disk can be mounted: {made.stderr.strip()}")
+    yield disk
+    # whoever still has a file open there is ending
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 @pytest.fixture(scope="session")
 def bootable(systemd_tools: None) -> None:
     """The rights to boot a machine within this one; a container of a build machine may have none."""

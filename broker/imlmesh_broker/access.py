@@ -27,6 +27,7 @@ from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import READY, notify
+from imlmesh_runtime.pairs import key_file
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import logged
 from imlmesh_runtime.trust import HeldTrust, broker_name, client_context
@@ -122,7 +123,8 @@ def _greet(ca: Path, mesh: str, place: tuple[str, int]) -> None:
     for it reads between two packets. Nobody at the port: nobody serves by what was."""
     name = broker_name(mesh)
     cas = HeldTrust(ca, mesh).trust.control_cas
-    context = client_context(cas, ca / "control.pem", ca / "control.key", name)
+    pem = ca / "control.pem"
+    context = client_context(cas, pem, key_file(pem), name)
     try:
         with (
             socket.create_connection(place, limits.BROKER_START_MS / 1000) as bare,

@@ -31,9 +31,10 @@ logger = logging.getLogger(__name__)
 
 USUAL_PORT, USUAL_CONTROL_PORT = 8883, 8884
 EVERYWHERE = ""
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
+_AGAIN_S = 1.0  # before a broker that was not told is told again
 # whoever listens and says nothing is not our broker, which may have ended meanwhile
 _HANDSHAKE_S = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,7 +52,7 @@ class BrokerPlace:
     folder: Path
     ca: Path
     log: Path
-    host: str = _LOOPBACK
+    host: str = LOOPBACK
     port: int | None = None
     control_port: int | None = None
 
@@ -59,11 +60,6 @@ class BrokerPlace:
     def served(self) -> Path:
         """Checked copies of what the broker serves by, and its own configuration."""
         return self.folder / "served"
-
-    @property
-    def near(self) -> str:
-        """An address at which this computer reaches the broker."""
-        return self.host or _LOOPBACK
 
 
 class Broker(ABC):
@@ -114,7 +110,8 @@ class Broker(ABC):
         """
         self.place.served.mkdir(mode=0o700, exist_ok=True)
         # one that served before is where its clients look for it
-        self._find_ports(self.port or USUAL_PORT, self.control_port or USUAL_CONTROL_PORT)
+        if not self.port:
+            self._find_ports(USUAL_PORT, USUAL_CONTROL_PORT)
         again: set[tuple[int, int]] = set()
         while self._child is None:
             try:
@@ -144,7 +141,7 @@ class Broker(ABC):
     def _find_ports(self, first: int, first_control: int) -> None:
         place = self.place
         self.port = place.port or free_port(place.host, first)
-        self.control_port = place.control_port or free_port(place.near, first_control, self.port)
+        self.control_port = place.control_port or free_port(LOOPBACK, first_control, self.port)
 
     async def _watch(self) -> None:
         """Tell the broker when the orchestrator says anew who may come in."""
@@ -153,15 +150,21 @@ class Broker(ABC):
             await asyncio.sleep(limits.BROKER_WATCH_MS / 1000)
             if not (untold or self._served.is_changed()):
                 continue
-            async with self._telling:
-                try:
-                    untold |= await asyncio.to_thread(self._served.take)
-                    if untold:
-                        await self._reload()
-                    self._tell_applied()
-                    untold = False
-                except (LinkError, TrustError, OSError) as exc:
-                    logger.error("the broker was not told who may come in: %s", exc)
+            try:
+                await self._tell(untold)
+                untold = False
+            except Exception as exc:
+                # whatever it is: who looks no more lets nobody be shut out
+                logger.error("the broker was not told who may come in: %r", exc)
+                untold = True
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _tell(self, untold: bool) -> None:
+        async with self._telling:
+            changed = await asyncio.to_thread(self._served.take)
+            if changed or untold:
+                await self._reload()
+            self._tell_applied()
 
     async def _reload(self) -> None:
         """Returns when the child serves by the copies as they are now.
@@ -217,7 +220,7 @@ class Broker(ABC):
             try:
                 async with asyncio.timeout(_HANDSHAKE_S):
                     _, writer = await asyncio.open_connection(
-                        self.place.near, self.control_port, ssl=context
+                        LOOPBACK, self.control_port, ssl=context
                     )
             except ssl.SSLError as exc:
                 text = f"port {self.control_port} is served by another broker: {exc.reason}"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import ClassVar
 
-from imlmesh_broker.child import Broker
+from imlmesh_broker.child import LOOPBACK, Broker
 from imlmesh_broker.mosquitto import Mosquitto, find_mosquitto
 from imlmesh_protocol.errors import InputError, LinkError
 
@@ -28,7 +28,7 @@ class Embedded(Broker):
             "--served": str(place.served),
             "--address": place.host,
             "--port": str(self.port),
-            "--control-address": place.near,
+            "--control-address": LOOPBACK,
             "--control-port": str(self.control_port),
             "--log": str(place.log),
         }

@@ -75,7 +75,6 @@ def _general(layout: Layout) -> Iterator[str]:
     acl = layout.served / "mesh.acl"
     yield f"user {layout.user}"
     if layout.plugin is None:
-        yield "per_listener_settings false"
         yield "allow_anonymous false"
         yield f"acl_file {acl}"
     else:

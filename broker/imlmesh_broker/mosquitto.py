@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from imlmesh_broker.child import Broker
+from imlmesh_broker.child import LOOPBACK, Broker
 from imlmesh_broker.config import OPENSSL_TEXT, Layout, config_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
@@ -35,7 +35,7 @@ class Mosquitto(Broker):
         layout = Layout(
             served=place.served,
             node=(place.host, self.port),
-            control=(place.near, self.control_port),
+            control=(LOOPBACK, self.control_port),
             user=pwd.getpwuid(os.geteuid()).pw_name,
             plugin=find_plugin(Path(binary)) if version_of(binary) >= (2, 1) else None,
         )

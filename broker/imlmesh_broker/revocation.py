@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -27,19 +28,17 @@ def checked_lists(cas: bytes, lists: bytes, now: datetime | None = None) -> byte
     try:
         authorities = x509.load_pem_x509_certificates(cas)
         found = [x509.load_pem_x509_crl(part + _END) for part in lists.split(_END)[:-1]]
-    except ValueError as exc:
+        signers = [{ca.serial_number for ca in authorities if _signed_by(e, ca)} for e in found]
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise TrustError("broker.lists", f"not a revocation list: {exc}") from exc
-    missing = {ca.serial_number for ca in authorities}
+    if not all(signers):
+        raise TrustError("broker.lists", "a revocation list that no CA of the mesh signed")
     for each in found:
-        signers = [ca.serial_number for ca in authorities if _signed_by(each, ca)]
-        if not signers:
-            raise TrustError("broker.lists", "a revocation list that no CA of the mesh signed")
         _check_time(each, at)
-        missing.difference_update(signers)
+    missing = {ca.serial_number for ca in authorities}.difference(*signers)
     if missing or not authorities:
-        raise TrustError(
-            "broker.lists", f"{len(missing)} of the mesh's CAs have no revocation list"
-        )
+        text = f"{len(missing)} of the mesh's CAs have no revocation list"
+        raise TrustError("broker.lists", text)
     return _joined(found)
 
 

@@ -10,11 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from imlmesh_broker.config import acl_text
-from imlmesh_broker.revocation import checked_lists
 from imlmesh_broker.rights import ALL_IN, Access
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import TrustError
@@ -146,6 +142,9 @@ class Served:
 
 def _lists_of(folder: Path, role: str) -> tuple[bytes, bytes]:
     """(certificates, lists) of the CAs of a role."""
+    # the embedded broker reads what was checked, and never loads what checks it
+    from imlmesh_broker.revocation import checked_lists
+
     try:
         cas = read_file(folder / f"{role}-ca.pem")
         lists = read_file(folder / f"{role}-ca.crl", limits.CRL_BYTES)
@@ -157,6 +156,9 @@ def _lists_of(folder: Path, role: str) -> tuple[bytes, bytes]:
 def _pair_of(folder: Path) -> tuple[bytes, bytes]:
     """The broker's certificate and its key; TrustError `trust.file` when they are no pair: they are
     two files, and may be seen between one and the other."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     certificate, key = read_file(folder / "broker.pem"), read_file(folder / "broker.key")
     try:
         shown = x509.load_pem_x509_certificate(certificate).public_key()

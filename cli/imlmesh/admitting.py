@@ -104,6 +104,25 @@ def remove(
     return 0 if found["broker"] is None or found["broker"]["enforced"] else 1
 
 
+def grant(
+    node: Name,
+    profile: Annotated[
+        str,
+        typer.Argument(metavar="PROFILE", help="readonly, local_worker, power_user, unrestricted."),
+    ],
+) -> None:
+    """Say how much a node may do at most. Its own policy.toml stays the ceiling."""
+    from imlmesh.client import Client, path_of
+    from imlmesh.render import emit, say, write
+
+    body = {"profile": profile}
+    found = Client.connect(settings.home).post(path_of("nodes", node, "profile"), body)
+    if emit(found):
+        return
+    write(f"{found['alias']} may be {found['granted']}")
+    say("  what its own policy.toml does not allow it still refuses")
+
+
 def _decide(node: str, admission: str, reason: str, span: str | None) -> dict[str, Any]:
     from imlmesh.client import Client, path_of
     from imlmesh.spans import seconds_of
@@ -171,6 +190,9 @@ def _loss_lines(known: Mapping[str, Any]) -> list[str]:
 
 
 _EXAMPLES: dict[Callable[..., Any], str] = {
+    grant: """\
+imlmesh node grant pi-bed power_user
+imlmesh node grant pi-bed readonly       at once, whatever its policy says""",
     cordon: """\
 imlmesh node cordon pi-bed --reason "new wires on Monday"
 imlmesh node cordon pi-bed --reason "new wires" --for 2h""",

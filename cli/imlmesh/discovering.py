@@ -1,15 +1,27 @@
-"""What mDNS tells this computer: nodes that wait, and whether it works here at all.
+"""Who waits: nodes that want to be let in, and nodes that mDNS tells of, which look for their mesh.
 
 The one rule: where mDNS cannot work that is an error with the line to use instead, never an empty
-list. Deliberately absent: letting a node in; it has its keys already.
+list. Deliberately absent: letting a single node in.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from imlmesh.client import Client
 from imlmesh.mesh import Mesh, open_mesh
-from imlmesh.render import Column, say, try_line, write_table
+from imlmesh.render import (
+    Column,
+    console,
+    emit,
+    emit_record,
+    is_live,
+    say,
+    try_line,
+    write,
+    write_table,
+)
 from imlmesh.settings import settings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError
@@ -26,11 +38,21 @@ def waiting_nodes(seconds: float | None) -> dict[str, Any]:
             raise
         mesh = None
     listen_s = limits.DISCOVERY_LISTEN_MS / 1000 if seconds is None else seconds
-    found = asyncio.run(_listen(mesh, listen_s))
     own = None if mesh is None else (mesh.authority.mesh, _root(mesh))
-    nodes = [
+    joining = [] if own is None else _joining(*own)
+    try:
+        found = asyncio.run(_listen(mesh, listen_s))
+    except LinkError as exc:
+        if not joining:
+            raise
+        say(f"! mDNS does not work here: {exc.message} [{exc.code}]")
+        found = []
+    nodes = joining + [
         {
             "node": each.node,
+            "code": None,
+            "profile": None,
+            "joins": False,
             "mesh": each.mesh,
             "root": each.root,
             "ours": None if own is None else (each.mesh, each.root) == own,
@@ -47,10 +69,64 @@ def print_waiting(nodes: Sequence[dict[str, Any]]) -> None:
         say("no node waits on this network; one that is online is in: " + try_line("node list"))
         say("mDNS ends at VLANs, container networks and most guest networks: docs/reach.md")
         return
-    columns = [Column("NODE"), Column("ADDRESS"), Column("LOOKS FOR"), Column("ROOT", 1)]
+    columns = [Column("NODE"), Column("ADDRESS"), Column("CODE"), Column("WAITS FOR")]
+    columns += [Column("PROFILE", 1), Column("ROOT", 2)]
     write_table(columns, [_row(node) for node in nodes])
-    if any(node["ours"] for node in nodes):
+    if any(node["joins"] for node in nodes):
+        say("the code must be the one that the node shows; then:  " + try_line("node approve NAME"))
+    if any(node["ours"] and not node["joins"] for node in nodes):
         say("let it find this mesh:  " + try_line("up --lan"))
+
+
+def hold_door_open(seconds: float) -> None:
+    """Let in whoever asks until the time is over, and tell who comes; Ctrl-C closes the door."""
+    with Client.connect(settings.home) as client:
+        opened = client.put("joins", {"for_ms": round(seconds * 1_000)})
+        emit(opened)
+        end_ms = opened["open_until_ms"] or 0
+        known = {node["node"] for node in client.get("joins")["enrolled"]}
+        try:
+            while (now := client.get("joins"))["now_ms"] < end_ms:
+                for node in now["enrolled"]:
+                    if node["node"] not in known:
+                        known.add(node["node"])
+                        _tell(f"✔ {node['alias']} is in as {node['profile']}", node)
+                left_s = (end_ms - now["now_ms"]) / 1_000
+                if settings.output == "table" and is_live():
+                    console().print(f"open for {left_s:3.0f} s more; Ctrl-C closes", end="\r")
+                time.sleep(min(1.0, left_s))
+        finally:
+            client.put("joins", {"for_ms": 0})
+    say("the door is closed; who asks now waits for:  " + try_line("node approve NAME"))
+
+
+def _tell(text: str, node: dict[str, Any]) -> None:
+    if settings.output == "table":
+        write(text)
+    else:
+        emit_record({"schema": "imlmesh.node-in/1", **node}, line=True)
+
+
+def _joining(mesh: str, root: str) -> list[dict[str, Any]]:
+    """The nodes that ask this mesh to be let in; none while it does not run."""
+    try:
+        with Client.connect(settings.home) as client:
+            found = client.get("joins")["nodes"]
+    except LinkError:
+        return []
+    return [
+        {
+            "node": each["node"],
+            "code": each["code"],
+            "profile": each["profile"],
+            "joins": True,
+            "mesh": mesh,
+            "root": root,
+            "ours": True,
+            "addresses": [each["address"]],
+        }
+        for each in found
+    ]
 
 
 def node_line(address: str) -> str:
@@ -82,7 +158,10 @@ async def _listen(mesh: Mesh | None, seconds: float) -> list[Service]:
 
 def _row(node: dict[str, Any]) -> list[str]:
     meshes = {True: "this mesh", False: f"another mesh, {node['mesh']}", None: node["mesh"]}
-    return [node["node"], ", ".join(node["addresses"]), meshes[node["ours"]], node["root"]]
+    waits = "approval" if node["joins"] else meshes[node["ours"]]
+    code = node["code"] or ("a token" if node["joins"] else "-")
+    where = ", ".join(node["addresses"])
+    return [node["node"], where, code, waits, node["profile"] or "-", node["root"]]
 
 
 def _root(mesh: Mesh) -> str:

@@ -44,6 +44,14 @@ _BY_CODE = {
     "place.no_node": ExitCode.NO_NODE,
     "orchestrator.unreachable": ExitCode.UNREACHABLE,
     "access.denied": ExitCode.NOT_ALLOWED,
+    **dict.fromkeys(("broker.unsafe", "broker.lists", "broker.access"), ExitCode.NOT_ALLOWED),
+    "token.invalid": ExitCode.INVALID,
+    "token.not_found": ExitCode.INVALID,
+    "join.unreachable": ExitCode.UNREACHABLE,
+    "join.busy": ExitCode.UNREACHABLE,
+    "join.several": ExitCode.INVALID,
+    "join.not_found": ExitCode.INVALID,
+    "join.ambiguous": ExitCode.INVALID,
     "action.failed_by_person": ExitCode.DENIED,
     "approval.denied": ExitCode.DENIED,
     "approval.expired": ExitCode.DENIED,
@@ -62,7 +70,7 @@ _BY_FAMILY = {
     ),
     **dict.fromkeys(("run", "node", "approval", "home", "memory", "ledger"), ExitCode.INVALID),
     **dict.fromkeys(("link", "broker", "discovery"), ExitCode.UNREACHABLE),
-    **dict.fromkeys(("trust", "signature"), ExitCode.NOT_ALLOWED),
+    **dict.fromkeys(("trust", "signature", "token", "join"), ExitCode.NOT_ALLOWED),
     "internal": ExitCode.INTERNAL,
 }
 

@@ -175,6 +175,7 @@ def print_node(node: Record) -> None:
         + ("no temperature" if temperature is None else f"{temperature:.0f} °C"),
         "beats": bars(node["beats"]).strip() or "-",
         "dispatches": f"{node['live_dispatches']} live",
+        "spool": f"{node['spool']['records']:,} records on their way",
         "modules": ", ".join(node["modules"]) or "-",
         "refused": _refused(node["refused"]),
     }

@@ -23,8 +23,8 @@ from imlmesh.live import follow, show_end
 from imlmesh.mesh import Mesh, machine_name, make_mesh, policy_text
 from imlmesh.render import counted, say
 from imlmesh.settings import settings
-from imlmesh_node.journal import Journal
 from imlmesh_node.main import load_setup as load_node_setup
+from imlmesh_node.opening import open_journal
 from imlmesh_node.running import RunningNode
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_orchestrator.shell import Shell
@@ -136,8 +136,7 @@ async def _all_live(shell: Shell, names: Sequence[str]) -> None:
 
 async def _node(folder: Path, hub: MemoryHub) -> RunningNode:
     setup = load_node_setup(folder)
-    journal = Journal.open(folder / "journal.db")
-    loaded = await journal.load(MeshClock().now_ms())
+    journal, loaded = await open_journal(folder / "journal.db", MeshClock().now_ms())
     subscriptions = node_subscriptions(setup.config.mesh, setup.config.id)
     return RunningNode(setup, journal, loaded, MemoryLink(hub, setup.config.id, subscriptions))
 

@@ -14,10 +14,11 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imlmesh.client import Client
-from imlmesh_broker.child import USUAL_CONTROL_PORT
+from imlmesh.client import Client, path_of
+from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.errors import Place as TextPlace
@@ -82,9 +83,18 @@ class Mesh:
             profile, text = policy_text("local_worker", policy)
             # Before its broker has served it has no address; `up` hands it over at each start.
             brokers = (self.broker_address,) if self.port else ()
-            place = Place(self.authority.mesh, name, self.authority.orchestrator, brokers)
-            let_in(client, folder, replace(place, timing=self.timing), profile, text)
+            place = Place(
+                self.authority.mesh,
+                name,
+                self.authority.orchestrator,
+                brokers,
+                timing=self.timing,
+                join=(f"{ADDRESS}:{last_port(self.home)}",),
+            )
+            let_in(client, folder, place, profile, text)
         elif policy is not None:
+            granted = policy_text("", policy)[0]
+            client.post(path_of("nodes", name, "profile"), {"profile": granted})
             write_private(folder / "policy.toml", policy_text("", policy)[1].encode())
         return folder
 
@@ -115,12 +125,17 @@ def open_mesh(home: str | Path | None) -> Mesh:
     in the home of somebody else, who could not read what root makes there.
     """
     found = find_home(home, os.environ)
-    if os.geteuid() == 0 and found.ca.is_dir() and (owner := found.ca.stat().st_uid) != 0:
-        text = f"{found.root} is another user's, who could not read what root makes there"
-        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
+    check_owner(found)
     authority = Authority.open(found)
     port, control_port, timing = _settings(found)
     return Mesh(found, authority, port, timing, control_port)
+
+
+def check_owner(home: Home) -> None:
+    """InputError `access.denied` for root in the home of somebody else."""
+    if os.geteuid() == 0 and home.ca.is_dir() and (owner := home.ca.stat().st_uid) != 0:
+        text = f"{home.root} is another user's, who could not read what root makes there"
+        raise InputError("access.denied", text, hint=f"sudo -u '#{owner}' imlmesh ...")
 
 
 def control_address(home: Home) -> str:
@@ -129,6 +144,13 @@ def control_address(home: Home) -> str:
     InputError `config.invalid`. Unlike `open_mesh` it needs no key.
     """
     return f"{ADDRESS}:{_settings(home)[1] or USUAL_CONTROL_PORT}"
+
+
+def nodes_address(home: Home) -> str | None:
+    """The same of nodes; None in a home without the file that says so."""
+    if not _settings_file(home).exists():
+        return None
+    return f"{ADDRESS}:{_settings(home)[0] or USUAL_PORT}"
 
 
 def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:

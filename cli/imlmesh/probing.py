@@ -17,6 +17,7 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.certificates import Issued, Issuer, new_root
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.wire import topics
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.trust import (
@@ -26,9 +27,6 @@ from imlmesh_runtime.trust import (
     new_tls_key,
     server_check,
 )
-
-#: the orchestrator knows no nodes of these names, so nobody acts on what they say
-NAMES = ("probe-a", "probe-b")
 
 
 class Identities:
@@ -46,15 +44,15 @@ class Identities:
         """Everybody who takes part."""
         mesh = self._authority.mesh
         stranger = Issuer(*new_root(mesh, "node"))
-        uri = f"imlmesh://{mesh}/node/{NAMES[0]}"
-        known = [self._certified(name) for name in NAMES]
-        key, request = new_tls_key(NAMES[0])
+        uri = f"imlmesh://{mesh}/node/{topics.PROBES[0]}"
+        known = [self._certified(name) for name in topics.PROBES]
+        key, request = new_tls_key(topics.PROBES[0])
         return Cast(
             anonymous=server_check(self._keys.held.trust.control_cas, broker_name(mesh)),
-            stranger=self._context(key, stranger.issue_client(request, NAMES[0], uri)),
+            stranger=self._context(key, stranger.issue_client(request, topics.PROBES[0], uri)),
             control=self._keys.context(),
-            node=(NAMES[0], known[0]),
-            other=(NAMES[1], known[1]),
+            node=(topics.PROBES[0], known[0]),
+            other=(topics.PROBES[1], known[1]),
             revoke=self.revoke,
         )
 

@@ -16,18 +16,20 @@ from imlmesh.mesh import ADDRESS, Mesh
 from imlmesh.probing import probe_broker, unsafe
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
+from imlmesh_orchestrator.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
 from imlmesh_runtime.discovery import Discovery, Service, short_root
 from imlmesh_runtime.trust import ControlKeys
 
 _POLL_S = 0.1
+_ALL = "0.0.0.0"  # noqa: S104 - with --lan
 
 
 class RunningMesh:
     """Start in the order broker, orchestrator, nodes; `stop` ends all in the reverse order.
 
-    With `lan` the broker listens on all addresses of this computer.
+    With `lan` broker and join endpoint listen on all addresses of this computer.
     """
 
     def __init__(self, mesh: Mesh, notice: Callable[[str], None], *, lan: bool = False) -> None:
@@ -56,8 +58,7 @@ class RunningMesh:
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         await self._broker.start()
         self.mesh = mesh.settle_ports(self._broker.port, self._broker.control_port)
-        near = place.near
-        places = (near, self._broker.port), (near, self._broker.control_port)
+        places = (ADDRESS, self._broker.port), (ADDRESS, self._broker.control_port)
         if error := unsafe(await probe_broker(authority, *places)):
             raise error
         return chosen.program
@@ -66,7 +67,8 @@ class RunningMesh:
         """Tell the network by mDNS where this mesh is, until `stop`."""
         mesh = self.mesh
         root = short_root(mesh.home.ca / "root.pub")
-        announced = Service(mesh.authority.mesh, root, port=mesh.port or 0)
+        port = mesh.port or 0
+        announced = Service(mesh.authority.mesh, root, port=port, join=last_port(mesh.home))
         self._discovery = Discovery(announced=announced)
         self._discovery.start()
         return self._discovery
@@ -74,10 +76,11 @@ class RunningMesh:
     async def start_orchestrator(self) -> Client:
         """Returns when its API answers and it is connected to the broker."""
         home = self.mesh.home
+        door = f"{_ALL if self.lan else ADDRESS}:{last_port(home)}"
         program = Program(
             "orchestrator",
             "imlmesh_orchestrator",
-            ("--home", str(home.root), "--broker", self.mesh.control_address),
+            ("--home", str(home.root), "--broker", self.mesh.control_address, "--join", door),
             home.logs / "orchestrator.log",
         )
         supervised = await self._supervisor.start(program)

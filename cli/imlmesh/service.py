@@ -65,14 +65,18 @@ def check_reach(file: Path) -> None:
             raise MeshError("service.interpreter", f"{path}: {exc.strerror}") from exc
 
 
-def install_orchestrator(machine: Machine, python: str, broker: str | None) -> list[Deed]:
+def install_orchestrator(
+    machine: Machine, python: str, broker: str | None, join: str | None = None
+) -> list[Deed]:
     """The deeds for the mesh in the home of services, which is made when there is none.
 
-    `broker` is ADDRESS:PORT; None: the one that the mesh names. InputError `config.invalid` for it,
-    `service.foreign` for a unit that somebody else wrote.
+    `broker` is ADDRESS:PORT; None: the one that the mesh names. `join` is where nodes join; None:
+    on this machine alone. InputError `config.invalid` for them, `service.foreign` for a unit that
+    somebody else wrote.
     """
-    if broker is not None:
-        address_of(broker)
+    for address in (broker, join):
+        if address is not None:
+            address_of(address)
     home = machine.at(SERVICE_HOME)
     # refuses a path that systemd does not take, before anything is done
     unit_text("orchestrator", python)
@@ -83,7 +87,7 @@ def install_orchestrator(machine: Machine, python: str, broker: str | None) -> l
     deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
 
     def text() -> str:
-        return unit_text("orchestrator", python, broker or control_address(Home(home)))
+        return unit_text("orchestrator", python, broker or control_address(Home(home)), join)
 
     name = unit_name("orchestrator")
     deeds.append(_write_unit(machine, name, text))
@@ -102,7 +106,7 @@ def install_node(
     text = unit_text("node", python)
     nodes = [_check_folder(machine, folder)] if folder is not None else node_ids(machine)
     if not nodes:
-        hint = "imlmesh service install node FOLDER, which `imlmesh node provision` made"
+        hint = "imlmesh service install node FOLDER, which `imlmesh node join` made"
         raise InputError("usage", f"{machine.at(NODES)} holds no node yet", hint=hint)
     deeds = _foundation(machine)
     for target in (machine.at(NODES / node) for node in nodes):
@@ -205,7 +209,7 @@ def _make_folder(path: Path) -> None:
 def _check_folder(machine: Machine, folder: Path) -> str:
     """The id of the node of `folder`, which may move."""
     file = folder / "mesh.toml"
-    hint = "imlmesh node provision NAME makes one"
+    hint = "imlmesh node join makes one"
     if not file.is_file():
         raise InputError("config.invalid", f"{folder} is not the folder of a node", hint=hint)
     try:

@@ -1,6 +1,6 @@
 """The units of systemd that this installation would have: the shipped ones, with its own words.
 
-The one rule: what a unit says stands in systemd/ alone; here only the interpreter, the broker and
+The one rule: what a unit says stands in systemd/ alone; here only the interpreter, addresses and
 the groups of a machine are filled in. Deliberately absent: writing and starting them.
 """
 
@@ -21,6 +21,7 @@ ACCESS = "imlmesh-access.service"
 
 _PYTHON = "/opt/imlmesh/bin/python"
 _BROKER = "127.0.0.1:8884"
+_JOIN = "127.0.0.1:8766"
 #: what systemd refuses in the path of a program, or reads as something else
 _NOT_TAKEN = re.compile(r"[^ -~]|[\"'\\*?\[\];$|&<>]")
 #: every shipped unit says so in its first lines
@@ -34,13 +35,16 @@ def unit_name(kind: Kind, node: str = "") -> str:
     )
 
 
-def unit_text(kind: Kind, python: str, broker: str | None = None) -> str:
-    """The unit's file. `python` is an absolute path, `broker` ADDRESS:PORT for an orchestrator.
+def unit_text(kind: Kind, python: str, broker: str | None = None, join: str | None = None) -> str:
+    """The unit's file. `python` is an absolute path, `broker` and `join` are ADDRESS:PORT for an
+    orchestrator.
 
     MeshError `service.interpreter` for a path that systemd does not take as a program.
     """
     text = _by_python(unit_name(kind), python)
-    return text if broker is None else text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
+    if broker is not None:
+        text = text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
+    return text if join is None else text.replace(f"--join {_JOIN} ", f"--join {join} ")
 
 
 def access_text(python: str) -> str:

@@ -30,7 +30,8 @@ _PINS = range(54)  # BCM numbers of the largest header
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """mesh.toml. `brokers` are (address, port), called in turn; without one the mesh is looked for
-    by mDNS. `broker_hint` is where it was when the folder was made, as text."""
+    by mDNS. `broker_hint` is where it was when the folder was made, as text; `join` is where the
+    node's certificate came from."""
 
     mesh: str
     id: str
@@ -38,6 +39,7 @@ class NodeConfig:
     brokers: tuple[Address, ...]
     timing: limits.Timing
     broker_hint: str = ""
+    join: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def load_config(folder: Path) -> NodeConfig:
         if not NAME.fullmatch(names[name]):
             reader.wrong(name, "must be a name such as pi-garden")
     addresses = reader.texts("brokers", is_address, "host:port")
+    doors = reader.texts("join", is_address, "host:port")
     hint = reader.take("broker_hint", str, "", "host:port")
     if hint and not is_address(hint):
         reader.wrong("broker_hint", "must be host:port")
@@ -73,6 +76,7 @@ def load_config(folder: Path) -> NodeConfig:
         brokers=tuple(address_of(address) for address in addresses),
         timing=limits.TIMINGS[timing],
         broker_hint=hint,
+        join=tuple(address_of(address) for address in doors),
     )
 
 

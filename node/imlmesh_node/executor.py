@@ -26,7 +26,7 @@ from imlmesh_node.sizes import check_result
 from imlmesh_protocol.errors import Fault, MeshError
 from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_runtime.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -188,11 +188,12 @@ class Executor:
         began_s = time.perf_counter()
         try:
             driver = self._drivers.get(dispatch.module) or self._load(dispatch.module)
-            result = check_result(perform_now(driver, dispatch.action, dispatch.params, call))
+            result = perform_now(driver, dispatch.action, dispatch.params, call)
+            value, packed = check_result(result)
         except MeshError as exc:
             self._end_failed(dispatch, exc, began_s)
             return
-        self._end(dispatch, "completed", result, None, began_s)
+        self._end(dispatch, "completed", began_s, result=value, packed=packed)
 
     def _load(self, module: str) -> Driver:
         try:
@@ -212,7 +213,7 @@ class Executor:
     async def _follow(self, dispatch: Dispatch, call: Call, runs: str) -> None:
         began_s = time.perf_counter()
         try:
-            result = check_result(await self._perform(dispatch, call, runs))
+            value, packed = check_result(await self._perform(dispatch, call, runs))
         except asyncio.CancelledError:
             self._end_killed(dispatch, began_s)
         except Exception as exc:
@@ -222,7 +223,7 @@ class Executor:
             else:
                 self._end_failed(dispatch, coded(exc), began_s)
         else:
-            self._end(dispatch, "completed", result, None, began_s)
+            self._end(dispatch, "completed", began_s, result=value, packed=packed)
 
     async def _perform(self, dispatch: Dispatch, call: Call, runs: str) -> Any:
         if runs == "process":
@@ -264,20 +265,18 @@ class Executor:
         driver = self._drivers.get(dispatch.module)
         if driver is not None and dispatch.effect is Effect.PHYSICAL:
             _make_safe(driver)
-        self._end(dispatch, outcome, None, fault, began_s)
+        self._end(dispatch, outcome, began_s, error=fault)
 
     def _end_failed(self, dispatch: Dispatch, error: MeshError, began_s: float) -> None:
         outcome = "timed_out" if error.code == "driver.timeout" else "failed"
-        self._end(dispatch, outcome, None, Fault(error.code, error.message[:FAULT_CHARS]), began_s)
+        fault = Fault(error.code, error.message[:FAULT_CHARS])
+        self._end(dispatch, outcome, began_s, error=fault)
 
-    def _end(
-        self, dispatch: Dispatch, outcome: str, result: Any, fault: Fault | None, began_s: float
-    ) -> None:
+    def _end(self, dispatch: Dispatch, outcome: str, began_s: float, **more: Any) -> None:
         self._runs.pop(dispatch.id, None)
         duration_ms = int((time.perf_counter() - began_s) * 1_000)
-        self._post(
-            DriverFinished(self._clock.now_ms(), dispatch.id, outcome, result, fault, duration_ms)
-        )
+        at_ms = self._clock.now_ms()
+        self._post(DriverFinished(at_ms, dispatch.id, outcome, duration_ms=duration_ms, **more))
 
 
 def _moves_things_here(driver: Driver) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
 from imlmesh_runtime.discovery import MESHES, Discovery, Service
+from imlmesh_runtime.link.address import JOIN_PORT
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.multicast import is_loopback, nearest_first
 
@@ -58,6 +59,7 @@ class Finder:
         self._round: deque[Address] = deque(given)
         self._last: Address | None = None
         self._good: list[Address] = []
+        self._told_joins: list[Address] = []
         self._discovery: Discovery | None = None
         self._telling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -72,6 +74,12 @@ class Finder:
             self._round.extend(dict.fromkeys([*known, *heard]))
         self._last = self._round.popleft()
         return self._last
+
+    def joins(self) -> list[Address]:
+        """Where the join endpoint may be: as mDNS told, and where the broker was or may be."""
+        last = [self._last] if self._last else []
+        near = [(host, JOIN_PORT) for host, _ in (*self._good, *last, *self._given)]
+        return list(dict.fromkeys((*self._told_joins, *near)))
 
     def reached(self) -> None:
         """The mesh is found: no more mDNS; when the session breaks, this address is the first."""
@@ -119,12 +127,14 @@ class Finder:
         return await discovery.until(lambda: self._ours(discovery))
 
     def _ours(self, discovery: Discovery) -> list[Address]:
-        return [
-            (address, service.port)
+        ours = [
+            (address, service)
             for service in list(discovery.found.values())
             if (service.mesh, service.root) == (self._me.mesh, self._me.root)
             for address in nearest_first(service.addresses, discovery.networks)
         ]
+        self._told_joins = [(address, service.join) for address, service in ours if service.join]
+        return [(address, service.port) for address, service in ours]
 
     async def _tell_when_quiet(self, discovery: Discovery, others: bool) -> None:
         """Once, what is wrong: as soon as that is sure, or when nothing was heard for a while."""

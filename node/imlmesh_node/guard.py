@@ -16,7 +16,8 @@ from imlmesh_protocol.errors import DriverDenied, DriverError, Fault
 from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
 from imlmesh_protocol.states import EFFECT_CARE
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
+from imlmesh_protocol.wire.documents import Standing
 
 
 def _read(site: Site, path: str) -> None:
@@ -96,6 +97,13 @@ def check_profile(spec: ActionSpec, profile: str) -> Fault | None:
     return Fault("policy.profile", text)
 
 
+NoSpace = Callable[[], Fault | None]
+
+
+def _room() -> None:
+    """There is room."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     spec: ActionSpec
@@ -106,13 +114,27 @@ class _Known:
 class Guard:
     """Checks dispatches against one policy; remembers what does not depend on params."""
 
-    def __init__(self, policy: Policy, manifest: Manifest) -> None:
+    def __init__(self, policy: Policy, manifest: Manifest, no_space: NoSpace = _room) -> None:
+        """`no_space` tells why nothing may begin that may not be repeated."""
+        self._no_space = no_space
+        self._revoked = False
+        #: what is left of the policy's profile beneath what the mesh grants
+        self.profile = policy.profile
         self._policy = policy
         self._manifest = manifest
         self._known: dict[tuple[str, str], _Known] = {}
 
+    def rule(self, standing: Standing | None) -> None:
+        """What the roster says of this node: it may lower the profile of the policy, never raise it."""
+        status, granted = standing or ("active", self._policy.profile)
+        self._revoked = status != "active"
+        self.profile = min(self._policy.profile, granted, key=PROFILES.index)
+        self._known.clear()
+
     def check(self, dispatch: Dispatch) -> tuple[Dispatch, Fault | None]:
         """The dispatch with the claims of its driver, and why it is refused, if it is."""
+        if self._revoked:
+            return dispatch, Fault("node.revoked", "the roster says that this node was removed")
         known = self._known.get((dispatch.module, dispatch.action)) or self._look_up(dispatch)
         if isinstance(known, Fault):
             return dispatch, known
@@ -127,9 +149,12 @@ class Guard:
             except KeyError as exc:
                 return dispatch, Fault("driver.params", f"{exc.args[0]} is missing")
             dispatch = replace(dispatch, claims=tuple(sorted(claims)))
+        refusal = None
         if known.has_guards:
-            return dispatch, check_params(spec, self._policy.site, dispatch.params)
-        return dispatch, None
+            refusal = check_params(spec, self._policy.site, dispatch.params)
+        if refusal is None and not dispatch.effect.repeatable:
+            refusal = self._no_space()
+        return dispatch, refusal
 
     def _look_up(self, dispatch: Dispatch) -> _Known | Fault:
         name = f"{dispatch.module}.{dispatch.action}"[:200]
@@ -138,7 +163,7 @@ class Guard:
         spec = self._manifest.find(dispatch.module, dispatch.action)
         if spec is None:
             return Fault("action.unknown", f"this node does not offer {name}")
-        refusal = check_profile(spec, self._policy.profile)
+        refusal = check_profile(spec, self.profile)
         known = _Known(spec, refusal, bool(guarded(spec)))
         self._known[dispatch.module, dispatch.action] = known
         return known

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from imlmesh_node.core.events import (
     AckArrived,
@@ -23,12 +23,12 @@ from imlmesh_node.core.events import (
 )
 from imlmesh_node.guard import Guard
 from imlmesh_node.presence import Presence
-from imlmesh_node.witness import Witness
 from imlmesh_protocol.errors import Fault, MeshError, ProtocolError
 from imlmesh_protocol.limits import REFUSAL_CHARS, REFUSALS_TOLD_MS
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import decode_dispatch, name_of_dispatch
 from imlmesh_protocol.wire.envelope import Opener
-from imlmesh_protocol.wire.messages import Message, decode_dispatch, name_of_dispatch
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import boot_ms
 
@@ -84,7 +84,8 @@ class Refusals:
 
 
 class Inbox:
-    """`post` takes events, `ends_at_once(module, action)` is the executor's."""
+    """`post` takes events, `ends_at_once(module, action)` is the executor's; `orders` are commands that
+    others than the core obey, by their word."""
 
     def __init__(
         self,
@@ -94,17 +95,15 @@ class Inbox:
         ends_at_once: Callable[[str, str], bool],
         post: Callable[[Event], None],
         refusals: Refusals,
-        witness: Witness,
+        orders: Mapping[str, Callable[[Message], Event | None]],
     ) -> None:
-        self._witness = witness
         self._opener = opener
         self._presence = presence
         self._guard = guard
         self._ends_at_once = ends_at_once
         self._post = post
         self._refusals = refusals
-        #: keeps a newer trust or roster; raises what is wrong with another
-        self.keep_document: Callable[[bytes], object] | None = None
+        self._orders = orders
 
     def take(self, topic: str, payload: bytes, retained: bool) -> None:
         """Take one message; it never raises what the message is to blame for."""
@@ -140,16 +139,12 @@ class Inbox:
                     message.term,
                     message.seq,
                     message.id,
+                    tuple((id, index) for id, index in message.fields.get("wants", ())),
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
                 return RebirthAsked(at_ms, message.id, message.term)
-            case Kind.COMMAND if message.fields["do"] == "seal":
-                self._witness.take(message.fields)
-                return None
-            case Kind.COMMAND if message.fields["do"] == "roster":
-                if self.keep_document is not None:
-                    self.keep_document(message.fields.get("doc", b""))
-                return None
+            case Kind.COMMAND if message.fields["do"] in self._orders:
+                return self._orders[message.fields["do"]](message)
             case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
                 quarantined = message.fields["do"] == "quarantine"
                 return QuarantineArrived(at_ms, quarantined, message.term, message.seq, message.id)

@@ -3,15 +3,26 @@
 The one rule: the folder appears whole or not at all. Deliberately absent: how the papers came.
 """
 
+import glob
 import json
 import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_runtime.files import folder_at, read_file, read_private, write_all, write_private
-from imlmesh_runtime.trust import HeldTrust, new_signing_key, new_tls_key, signer_of
+from imlmesh_runtime.trust import (
+    HeldTrust,
+    broker_name,
+    client_context,
+    load_public,
+    new_signing_key,
+    new_tls_key,
+    signer_of,
+)
 
 _PRIVATE = ("node.key", "identity.key")
 
@@ -40,6 +51,7 @@ class NewKeys:
         node asks with the same keys. TrustError `trust.file`.
         """
         beside = _beside(folder)
+        _remove_drafts(folder)
         if not beside.is_dir():
             made = cls.make(folder.name)
             with folder_at(beside) as place:
@@ -64,6 +76,7 @@ class Place:
     brokers: tuple[str, ...] = ()
     broker_hint: str = ""
     timing: str = "wan"
+    join: tuple[str, ...] = ()
 
     @property
     def text(self) -> bytes:
@@ -74,6 +87,8 @@ class Place:
             "orchestrator": self.orchestrator,
             "brokers": list(self.brokers),
         }
+        if self.join:
+            fields["join"] = list(self.join)
         if self.broker_hint:
             fields["broker_hint"] = self.broker_hint
         fields["timing"] = self.timing
@@ -91,11 +106,38 @@ def write_folder(
         for name in ("keys", "files"):
             (made / name).mkdir(mode=0o700)
         write_all(made / "keys", {**papers, **keys.files})
-        HeldTrust(made / "keys", place.mesh)
+        cas = HeldTrust(made / "keys", place.mesh).trust.control_cas
+        # refuses a certificate that is not for our key
+        pair = (made / "keys" / "node.pem", made / "keys" / "node.key")
+        client_context(cas, *pair, broker_name(place.mesh))
         if policy_text is not None:
             write_private(made / "policy.toml", policy_text.encode())
         write_private(made / "mesh.toml", place.text)
     shutil.rmtree(_beside(folder), ignore_errors=True)
+
+
+def joined_as(folder: Path) -> tuple[str, bytes]:
+    """(id, root key as raw bytes) of the node whose folder this is, for who joined it before.
+
+    InputError `folder.exists` when it is something else, or nothing.
+    """
+    try:
+        node = str(tomllib.loads(read_file(folder / "mesh.toml").decode())["id"])
+        root = bytes(load_public(folder / "keys" / "root.pub").key)
+    except (TrustError, ValueError, KeyError) as exc:
+        text = f"{folder} is there already, and no folder of a node"
+        raise InputError("folder.exists", text) from exc
+    shutil.rmtree(_beside(folder), ignore_errors=True)
+    _remove_drafts(folder)
+    return node, root
+
+
+def _remove_drafts(folder: Path) -> None:
+    """What was being written when this computer lost its power, or the process was killed."""
+    for name in (folder.name, _beside(folder).name):
+        for draft in folder.parent.glob(f".{glob.escape(name)}.*"):
+            if draft != _beside(folder) and draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _beside(folder: Path) -> Path:

@@ -7,6 +7,7 @@ The one rule: everything that it is comes from its folder. Deliberately absent: 
 import argparse
 import asyncio
 import shlex
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from imlmesh_node.config import load_config, load_policy
 from imlmesh_node.finding import Finder, Tell, log_error
-from imlmesh_node.journal import Journal
+from imlmesh_node.opening import open_journal
+from imlmesh_node.papers import Papers
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_node.simulated import simulated
 from imlmesh_protocol.wire.topics import node_subscriptions
@@ -50,19 +52,24 @@ async def run_node(
         if simulate:
             setup = replace(setup, policy=simulated(setup.policy))
         config = setup.config
-        journal = Journal.open(folder / "journal.db")
-        loaded = await journal.load(time.time_ns() // 1_000_000)
+        wall_ms = time.time_ns() // 1_000_000
+        journal, loaded = await open_journal(folder / "journal.db", wall_ms)
         subscriptions = node_subscriptions(config.mesh, config.id)
         finder = _finder(setup, broker, tell)
-        # its own clock may be years off: dates are looked at when the orchestrator has told the time
-        context = without_clock(setup.keys.context())
-        link = MqttLink(finder, config.id, context, subscriptions)
+        papers = Papers(finder, folder, setup.keys.held, config.join)
+
+        def context() -> ssl.SSLContext:
+            # its own clock may be years off: dates are looked at when the orchestrator told the time
+            return without_clock(setup.keys.context())
+
+        link = MqttLink(papers, config.id, context, subscriptions)
         node = RunningNode(setup, journal, loaded, link)
         node.start()
+        papers.start(link, node.clocks.mesh)
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
         failed = await until_told(node.engine.failed, node.engine.turned)
         await node.stop()
-        await finder.close()
+        await papers.close()
         return 1 if failed else 0
 
 

@@ -75,6 +75,11 @@ class Outbox:
             if letter.qos:
                 self._link.flush()
 
+    @property
+    def unacked(self) -> int:
+        """Messages that the broker has not acknowledged."""
+        return self._link.unacked
+
     def check_broker(self) -> bool:
         """Whether mesh time, now that it is known, allows the broker's certificate; else it is left."""
         return self._link.check_peer(self._clock.now_ms())

@@ -41,13 +41,14 @@ class Presence:
     def __init__(
         self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
     ) -> None:
-        self._outbox = outbox
         self.clocks = clocks
+        self._outbox = outbox
         self._post = post
         self._boot = boot
         self._epoch = epoch
         self._loop = asyncio.get_running_loop()
-        self._session = 0
+        #: number of the session, of which there may be none open
+        self.session = 0
         self._nonce: str | None = None
         self._asked_ms = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -55,8 +56,8 @@ class Presence:
 
     def begin(self) -> Will:
         """A connection is attempted: a new session, and what the broker says if it breaks."""
-        self._session += 1
-        return self._outbox.new_session(self._boot, self._session)
+        self.session += 1
+        return self._outbox.new_session(self._boot, self.session)
 
     def link_up(self) -> None:
         self._ask()
@@ -90,7 +91,7 @@ class Presence:
             self.is_open = True
             opened = SessionOpened(
                 self.clocks.steady.now_ms(),
-                self._session,
+                self.session,
                 message.term,
                 message.id,
                 secrets.randbits(64),

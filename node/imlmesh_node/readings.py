@@ -1,19 +1,20 @@
 """What drivers measure on its way to the orchestrator: gathered, then many readings in a message.
 
 The one rule: one signature for all that was measured within a second, whatever it is; the one who
-verifies pays for each signature and hardly for each reading. What nobody can take waits, bounded;
-then the oldest are dropped and counted. Deliberately absent: keeping readings across a restart.
+verifies pays for each signature and hardly for each reading. What nobody can take waits for a while, then
+goes to the spool; where that has no room the oldest are dropped and counted.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 from imlmesh_node.outbox import Letter
+from imlmesh_node.spool import Kept, Record
 from imlmesh_protocol import limits
 from imlmesh_protocol.telemetry import is_metric
 from imlmesh_protocol.wire.topics import Kind
@@ -31,6 +32,15 @@ class Measured:
     value: float
 
 
+#: keep(records): whether they are written down
+Keep = Callable[[Sequence[Record]], bool]
+
+
+def no_spool(records: Sequence[Record]) -> bool:
+    """Nothing can be written down."""
+    return False
+
+
 class Readings:
     """Sends through `send` while `is_open` says so; `clock` is mesh time; `note(code, text, count)` is
     told of what was dropped."""
@@ -41,7 +51,10 @@ class Readings:
         is_open: Callable[[], bool],
         clock: Clock,
         note: Callable[[str, str, int], None],
+        keep: Keep = no_spool,
     ) -> None:
+        """`keep` writes readings down for later and says whether it could."""
+        self._keep = keep
         self._send = send
         self._is_open = is_open
         self._clock = clock
@@ -85,24 +98,50 @@ class Readings:
             self._timer.cancel()
             self._timer = None
         if not self._is_open():
+            late_ms = boot_ms() - limits.SPILL_MS
+            if len(self._waiting) >= limits.SPILL_READINGS or (
+                self._waiting and self._waiting[0].at_ms <= late_ms
+            ):
+                self._spill()
             if self._waiting:
                 self._later()
             return
         if self._dropped:
             self._note("telemetry.rate", f"{self._dropped} readings were dropped", self._dropped)
             self._dropped = 0
-        offset_ms = self._clock.now_ms() - boot_ms()
-        # sorted is stable: the readings of a metric stay in their order
-        waiting = sorted(self._waiting, key=attrgetter("module"))
+        waiting = list(self._waiting)
         self._waiting.clear()
-        for module, readings in groupby(waiting, attrgetter("module")):
-            for part in _parts(list(readings)):
+        self._send_messages(waiting, self._clock.now_ms() - boot_ms(), qos=0)
+
+    def send_spooled(self, records: Iterable[Kept]) -> None:
+        """Send what was written down, so that the broker's word says when it has arrived."""
+        readings = []
+        for kept in records:
+            module, metric, unit, value = kept.values
+            readings.append(Measured(module, metric, unit, kept.at_ms, value))
+        self._send_messages(readings, 0, qos=1)
+
+    def _send_messages(self, readings: list[Measured], offset_ms: int, *, qos: int) -> None:
+        # sorted is stable: the readings of a metric stay in their order
+        waiting = sorted(readings, key=attrgetter("module"))
+        for module, group in groupby(waiting, attrgetter("module")):
+            for part in _parts(list(group)):
                 fields = _fields(part, offset_ms)
-                self._send(Letter(Kind.EVENT, fields, f"telemetry/{module}", qos=0))
+                self._send(Letter(Kind.EVENT, fields, f"telemetry/{module}", qos=qos))
+
+    def _spill(self) -> None:
+        for part in _parts(list(self._waiting)):
+            rows = [(each.at_ms, each.module, each.metric, each.unit, each.value) for each in part]
+            if not self._keep(rows):
+                return
+            for _ in part:
+                self._waiting.popleft()
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, or write it down."""
         self.send_all()
+        if not self._is_open():
+            self._spill()
         if self._timer is not None:
             self._timer.cancel()
 

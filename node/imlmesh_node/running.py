@@ -5,6 +5,7 @@ recorded, then the goodbye leaves, then link, drivers and journal close.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import Change
 from imlmesh_node.core.commands import Command
-from imlmesh_node.core.events import Event, ShutdownAsked
+from imlmesh_node.core.events import Event, RebirthAsked, ShutdownAsked
+from imlmesh_node.edge import Edge
 from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.journal import Journal, Loaded
 from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.presence import Clocks, Presence
-from imlmesh_node.readings import Readings
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
-from imlmesh_node.streams import EventStreams
+from imlmesh_node.space import Space
 from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import STOP_MS
+from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
+from imlmesh_protocol.wire.documents import ROSTER, TRUST, Standing
 from imlmesh_protocol.wire.envelope import Opener, Sealer
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
@@ -49,6 +53,10 @@ class RunningNode:
     def __init__(self, setup: Setup, journal: Journal, loaded: Loaded, link: Link) -> None:
         config, keys = setup.config, setup.keys
         manifest = node_manifest(setup.policy)
+        self._held = keys.held
+        self._id = config.id
+        self._guard = Guard(setup.policy, manifest, Space(setup.folder).refusal)
+        self._guard.rule(self._standing())
         self.clocks = Clocks()
         self.refusals = Refusals(self._tell_refusals)
         self.link = link
@@ -60,22 +68,20 @@ class RunningNode:
         self.presence = Presence(
             self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0]
         )
-        send, is_open = self._outbox.send, lambda: self.presence.is_open
-        self._readings = Readings(send, is_open, self.clocks.mesh, self.refusals.note)
-        self._streams = EventStreams(send, is_open, self._readings)
-        self._executor = Executor(setup.policy.site, self._streams, self._post, self.clocks.steady)
-        simulated = setup.policy.site.buses.simulate
-        birth = Birth(manifest, setup.policy.profile, config.timing, setup.folder, simulated)
+        self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
+        streams, steady = self.edge.streams, self.clocks.steady
+        self._executor = Executor(setup.policy.site, streams, self._post, steady)
         self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
         self._performer = Performer(
-            self._outbox, self._executor, birth, self.refusals, self.witness
+            self._outbox,
+            self._executor,
+            _birth(setup, manifest, loaded, lambda: self._guard.profile),
+            self.refusals,
+            journal.read_chunk,
+            self.edge.spool.health,
+            self.witness,
         )
-        self.agent = Agent(
-            AgentConfig(
-                config.timing.heartbeat_ms, floor=loaded.floor, quarantined=loaded.quarantined
-            ),
-            loaded.records,
-        )
+        self.agent = _agent(config, loaded)
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
@@ -84,18 +90,18 @@ class RunningNode:
         inbox = Inbox(
             opener,
             self.presence,
-            Guard(setup.policy, manifest),
+            self._guard,
             self._executor.ends_at_once,
             self._post,
             self.refusals,
-            self.witness,
+            {TRUST: self._take_document, ROSTER: self._take_document, "seal": self._take_seal},
         )
-        inbox.keep_document = keys.held.take
         self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
         """Begin to connect; what an earlier agent left open is reported first."""
         self._post(Tick(self.clocks.steady.now_ms()))
+        self.edge.start(lambda: len(self.agent.unsettled_ids()))
         self.link.start(self._shell)
 
     def stand_guard(self) -> None:
@@ -109,7 +115,7 @@ class RunningNode:
 
     async def stop(self) -> None:
         """End well if possible, within STOP_MS."""
-        self._readings.close()
+        self.edge.end_readings()
         self.refusals.close()
         self._post(ShutdownAsked(self.clocks.steady.now_ms()))
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
@@ -117,7 +123,7 @@ class RunningNode:
         await asyncio.wait(either, timeout=STOP_MS / 2_000, return_when=asyncio.FIRST_COMPLETED)
         goodbye.cancel()
         self.presence.close()
-        self._streams.close()
+        await self.edge.close()
         await self.link.close()
         await self._executor.close()
         self.engine.stop()
@@ -128,5 +134,40 @@ class RunningNode:
             self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
         return self.presence.is_open
 
+    def _take_document(self, message: Message) -> Event | None:
+        """Keep newer trust or a newer roster; who sent it hears of the trust that is held now, and of
+        what a roster changes here."""
+        before = self._standing()
+        if not self._held.take(message.fields.get("doc", b"")):
+            return None
+        if message.fields["do"] == ROSTER and before == self._standing():
+            return None
+        self._guard.rule(self._standing())
+        return RebirthAsked(self.clocks.steady.now_ms(), message.id, message.term)
+
+    def _standing(self) -> Standing | None:
+        roster = self._held.roster
+        return roster.nodes.get(self._id) if roster else None
+
+    def _take_seal(self, message: Message) -> None:
+        self.witness.take(message.fields)
+
     def _post(self, event: Event) -> None:
         self.engine.post(event)
+
+
+def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
+    told = AgentConfig(
+        config.timing.heartbeat_ms,
+        floor=loaded.floor,
+        lost=loaded.lost,
+        quarantined=loaded.quarantined,
+    )
+    return Agent(told, loaded.records)
+
+
+def _birth(setup: Setup, manifest: Manifest, loaded: Loaded, profile: Callable[[], str]) -> Birth:
+    policy, timing = setup.policy, setup.config.timing
+    simulated = policy.site.buses.simulate
+    held, since = setup.keys.held, loaded.since
+    return Birth(manifest, profile, timing, setup.folder, held, simulated, since)

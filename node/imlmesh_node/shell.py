@@ -16,7 +16,7 @@ from imlmesh_drivers.registry import builtin_modules, driver_class, module_of, s
 from imlmesh_node import health
 from imlmesh_node.config import Policy
 from imlmesh_node.core import commands
-from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_node.core.commands import Command
 from imlmesh_node.executor import Executor
 from imlmesh_node.inbox import Inbox, Refusals
@@ -28,8 +28,12 @@ from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.trust import HeldTrust
 
 log = logging.getLogger(__name__)
+
+#: read(dispatch, index, done): calls done with that chunk of a result
+ReadChunk = Callable[[str, int, Callable[[bytes], None]], None]
 
 # below this many bytes a result cannot hold enough values to matter
 _FEW_BYTES = 128
@@ -54,22 +58,28 @@ def node_manifest(policy: Policy) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a node says of itself when it comes; `folder` is the one whose disk is watched."""
+    """What a node says of itself when it comes; `folder` is the one whose disk is watched, `held` whose
+    version it tells, `journal_since` the boot that began its journal."""
 
     manifest: Manifest
-    profile: str
+    profile: Callable[[], str]
     timing: Timing
     folder: Path
+    held: HeldTrust
     simulated: bool = False
+    journal_since: int = 1
 
     def fields(self) -> dict[str, Any]:
         return {
             "state": "online",
             "manifest": self.manifest.to_wire(),
             "facts": health.facts(self.manifest.modules) | self._simulation(),
-            "profile": self.profile,
+            "profile": self.profile(),
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,
+            "trust": self.held.trust.version,
+            "roster": self.held.roster.version if self.held.roster else 0,
+            "journal_since": self.journal_since,
         }
 
     def _simulation(self) -> dict[str, bool]:
@@ -86,10 +96,14 @@ class Performer:
         executor: Executor,
         birth: Birth,
         refusals: Refusals,
+        read_chunk: ReadChunk,
+        spool_health: Callable[[], dict[str, int]],
         witness: Witness,
     ) -> None:
+        self._spool_health = spool_health
         self._witness = witness
         self._outbox = outbox
+        self._read_chunk = read_chunk
         self._executor = executor
         self._birth = birth
         self._refusals = refusals
@@ -101,6 +115,7 @@ class Performer:
             commands.SendInventory: self._inventory,
             commands.SendReject: self._reject,
             commands.SendAccept: self._accept,
+            commands.Escalate: self._escalate,
         }
 
     def early(self, asked: Sequence[Command]) -> Sequence[Command]:
@@ -141,8 +156,20 @@ class Performer:
                     self._executor.kill(command.dispatch, command.reason)
                 case commands.NoteRefusal():
                     self._refusals.note(command.fault.code, command.fault.message)
+                case commands.SendChunk():
+                    self._send_chunk(command)
                 case commands.SendStatus():
                     self.gone.set()
+
+    def _send_chunk(self, command: commands.SendChunk) -> None:
+        """The journal holds it, so it leaves when that has been read."""
+
+        def read(data: bytes) -> None:
+            item = _head(command.result)
+            item["chunk"] = _chunk(command.bulk, command.index, data)
+            self._outbox.send(Letter(Kind.COMPLETE, {"results": [item]}))
+
+        self._read_chunk(command.result.dispatch, command.index, read)
 
     def _status(self, command: commands.SendStatus) -> Letter:
         if command.state != "online":
@@ -152,7 +179,7 @@ class Performer:
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
         fields: dict[str, Any] = {"beat": command.beat, "held": list(command.held)}
-        fields["health"] = health.health(self._birth.folder)
+        fields["health"] = health.health(self._birth.folder) | self._spool_health()
         if self._witness.document is not None:
             fields["seal"] = self._witness.document
         return Letter(Kind.HEARTBEAT, fields)
@@ -172,6 +199,10 @@ class Performer:
             for id, fault in command.refusals
         ]
         return Letter(Kind.REJECT, {"refusals": refusals})
+
+    def _escalate(self, command: commands.Escalate) -> Letter:
+        fault = command.fault
+        return Letter(Kind.ESCALATE, {"code": fault.code, "message": fault.message})
 
     def _accept(self, command: commands.SendAccept) -> Letter:
         fields: dict[str, Any] = {"dispatches": [list(pair) for pair in command.pairs]}
@@ -202,13 +233,21 @@ def batches(results: Sequence[ResultRecord]) -> list[list[dict[str, Any]]]:
     return made
 
 
-def _item(result: ResultRecord) -> dict[str, Any]:
-    item: dict[str, Any] = {
+def _chunk(bulk: Bulk, index: int, data: bytes) -> dict[str, Any]:
+    return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
+
+
+def _head(result: ResultRecord) -> dict[str, Any]:
+    return {
         "id": result.dispatch,
         "hash": result.hash,
         "outcome": result.outcome,
         "duration_ms": result.duration_ms,
     }
+
+
+def _item(result: ResultRecord) -> dict[str, Any]:
+    item = _head(result)
     if result.error is None:
         item["result"] = result.result
     else:

@@ -1,14 +1,19 @@
-"""What a result may be: plain values, few and small enough for one message.
+"""What a result may be: plain values, few and small enough.
 
 The one rule: what passes here can be sent, stored and read by every receiver. A tiny result,
-which most are, costs no encoding.
+which most are, costs no encoding; a large one stays encoded from here on.
 """
 
 import math
 from typing import Any
 
 from imlmesh_protocol.errors import DriverError, ProtocolError
-from imlmesh_protocol.limits import MESSAGE_DEPTH, MESSAGE_VALUES, RESULT_BYTES
+from imlmesh_protocol.limits import (
+    MESSAGE_DEPTH,
+    MESSAGE_VALUES,
+    RESULT_BYTES,
+    RESULT_CHUNK_BYTES,
+)
 from imlmesh_protocol.wire.codec import pack, unpack
 
 # a result lies within its item, the list of results and the body
@@ -18,10 +23,13 @@ _TINY_VALUES = 32
 _TINY_CHARS = 256
 
 
-def check_result(value: Any) -> Any:
-    """The result as it will travel; DriverError `result.too_large` or `driver.failed`."""
+def check_result(value: Any) -> tuple[Any, bytes]:
+    """The result as it will travel: the value, or, of one that needs several messages, its msgpack.
+
+    Raises DriverError `result.too_large` or `driver.failed`.
+    """
     if value is None or is_tiny(value):
-        return value
+        return value, b""
     try:
         packed = pack(value)
     except ProtocolError as exc:
@@ -34,9 +42,10 @@ def check_result(value: Any) -> Any:
         text = f"the result has {values} values, {depth} deep; {_VALUES} and {_DEPTH} fit"
         raise DriverError("result.too_large", text)
     try:
-        return unpack(packed)
+        checked = unpack(packed, max_bytes=RESULT_BYTES)
     except ProtocolError as exc:
         raise DriverError("driver.failed", f"the result: {exc.message}") from exc
+    return (checked, b"") if len(packed) <= RESULT_CHUNK_BYTES else (None, packed)
 
 
 def measure(value: Any) -> tuple[int, int]:

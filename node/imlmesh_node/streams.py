@@ -3,17 +3,19 @@ readings pass by.
 
 The one rule: a flood costs lines, never heartbeats: so many a second leave, so many wait, and
 then the oldest are dropped and counted. Of progress only the latest is worth sending. What a source
-saw waits while the node is cut off, and leaves with QoS 1.
+saw waits while the node is cut off, goes to the spool after a while, and leaves with QoS 1.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from imlmesh_node.outbox import Letter
-from imlmesh_node.readings import Readings
+from imlmesh_node.readings import Keep, Readings, no_spool
 from imlmesh_node.sizes import is_tiny
+from imlmesh_node.spool import Kept
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.limits import (
     LOG_LINES_BURST,
@@ -22,8 +24,12 @@ from imlmesh_protocol.limits import (
     PROGRESS_CHARS,
     SOURCE_EVENTS_PER_S,
     SOURCE_EVENTS_WAITING,
+    SPILL_EVENTS,
+    SPILL_MS,
+    SPOOL_EVENTS_ROW,
 )
 from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.clock import boot_ms
 
 _TURN_S = 0.05
 _LATE_MS = 1_000  # what a source saw says how old it is from here on
@@ -35,8 +41,14 @@ class EventStreams:
     """Sends through `send` while `is_open` says that a session is open."""
 
     def __init__(
-        self, send: Callable[[Letter], None], is_open: Callable[[], bool], readings: Readings
+        self,
+        send: Callable[[Letter], None],
+        is_open: Callable[[], bool],
+        readings: Readings,
+        keep: Keep = no_spool,
     ) -> None:
+        """`keep` writes down what sources saw, for later, and says whether it could."""
+        self._keep = keep
         self._send = send
         self._is_open = is_open
         #: takes one reading
@@ -44,8 +56,8 @@ class EventStreams:
         self._loop = asyncio.get_running_loop()
         self._lines: deque[tuple[str, str, str]] = deque()
         self._progress: dict[str, dict[str, Any]] = {}
-        #: (when, name, values)
-        self._sources: deque[tuple[float, str, Mapping[str, Any]]] = deque()
+        #: (ms since boot, name, values)
+        self._sources: deque[tuple[int, str, Mapping[str, Any]]] = deque()
         self._allowance = LOG_LINES_BURST
         self._dropped = 0
         self._missed = 0
@@ -79,10 +91,19 @@ class EventStreams:
         if len(self._sources) == SOURCE_EVENTS_WAITING:
             self._sources.popleft()
             self._missed += 1
-        self._sources.append((self._loop.time(), name, values))
+        self._sources.append((boot_ms(), name, values))
         self._schedule()
 
+    def send_spooled(self, records: Iterable[Kept]) -> None:
+        """Send what sources saw while nobody listened."""
+        for kept in records:
+            name, values = kept.values
+            self._send_source(name, values, kept.age_ms)
+
     def close(self) -> None:
+        """Write down what is left of what sources saw."""
+        if not self._is_open():
+            self._spill()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -96,6 +117,10 @@ class EventStreams:
         self._timer = None
         if self._is_open():
             self._send_some()
+        elif len(self._sources) >= SPILL_EVENTS or (
+            self._sources and self._sources[0][0] <= boot_ms() - SPILL_MS
+        ):
+            self._spill()
         self._allowance = min(LOG_LINES_BURST, self._allowance + _LINES_PER_TURN)
         waits = self._lines or self._progress or self._sources
         if waits or self._allowance < LOG_LINES_BURST:
@@ -106,7 +131,8 @@ class EventStreams:
         for fields in progress.values():
             self._send(Letter(Kind.EVENT, fields, "progress", qos=0))
         for _ in range(min(len(self._sources), _SOURCE_EVENTS_PER_TURN)):
-            self._send_source(*self._sources.popleft())
+            seen_ms, name, values = self._sources.popleft()
+            self._send_source(name, values, boot_ms() - seen_ms)
         while self._lines and self._allowance > 0:
             dispatch, line, stream = self._lines.popleft()
             self._allowance -= 1
@@ -116,9 +142,16 @@ class EventStreams:
                 self._dropped = 0
                 self._send_line(dispatch, text, "log")
 
-    def _send_source(self, seen_s: float, name: str, values: Mapping[str, Any]) -> None:
+    def _spill(self) -> None:
+        while self._sources:
+            part = list(islice(self._sources, SPOOL_EVENTS_ROW))
+            if not self._keep([(at_ms, name, dict(values)) for at_ms, name, values in part]):
+                return
+            for _ in part:
+                self._sources.popleft()
+
+    def _send_source(self, name: str, values: Mapping[str, Any], age_ms: int) -> None:
         told = dict(values)
-        age_ms = round((self._loop.time() - seen_s) * 1_000)
         if age_ms >= _LATE_MS:
             told["age_ms"] = age_ms
         if self._missed:

@@ -5,7 +5,7 @@ things up; that is the core's and the views'.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -140,6 +140,10 @@ class Answering:
             issued.not_after_ms,
         )
         await self._ask(event)
+
+    async def ask(self, make: Callable[[int, str], e.Event]) -> Any:
+        """What the core answers to the event that `make(at_ms, cause)` is, once that is stored."""
+        return (await self._ask(make(self.clock.now_ms(), self._next_cause())))[0]
 
     async def set_group(self, group: str, nodes: tuple[str, ...]) -> None:
         """From now on the group has exactly these node ids; none removes it."""

@@ -17,6 +17,7 @@ _MAX_ACTIONS = 100_000  # ten times the largest plan that is measured
 _TABLES = {
     "plans": {"max_actions"},
     "approvals": {"four_eyes"},
+    "certificates": {"node_s"},
     "telemetry": {"raw_hours", "minute_days", "hour_days", "max_mb"},
 }
 # [telemetry]: least, most, default. A raw reading lives until its hour is rolled up and nobody can be late
@@ -31,11 +32,13 @@ _KEPT = {
 @dataclass(frozen=True, slots=True)
 class Config:
     """`max_actions` is how many actions a plan may have; with `four_eyes` nobody opens a gate
-    of a run that they submitted; `kept` is how long telemetry stays."""
+    of a run that they submitted; `kept` is how long telemetry stays, `node_s` how long the certificate
+    of a node lives."""
 
     max_actions: int = limits.PLAN_ACTIONS
     four_eyes: bool = False
     kept: Kept = field(default_factory=Kept)
+    node_s: int = limits.CERTIFICATE_S
 
 
 def load_config(path: Path) -> Config:
@@ -59,9 +62,14 @@ def load_config(path: Path) -> Config:
         text = "approvals.four_eyes must be true or false"
         errors.append(_wrong(path, "/approvals/four_eyes", text))
     kept = _kept(path, found["telemetry"], errors)
+    node_s: Any = found["certificates"].get("node_s", limits.CERTIFICATE_S)
+    least_s, most_s = limits.CERTIFICATE_LEAST_S, limits.CERTIFICATE_MOST_S
+    if type(node_s) is not int or not least_s <= node_s <= most_s:
+        text = f"certificates.node_s must be a whole number from {least_s} to {most_s}"
+        errors.append(_wrong(path, "/certificates/node_s", text))
     if errors:
         raise InputErrors(sorted(errors, key=lambda error: error.message))
-    return Config(max_actions, four_eyes, kept)
+    return Config(max_actions, four_eyes, kept, node_s)
 
 
 def _kept(path: Path, table: dict[str, Any], errors: list[InputError]) -> Kept:

@@ -12,6 +12,7 @@ from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.manifest import PROFILES
+from imlmesh_protocol.wire import topics
 from imlmesh_runtime.trust import PublicKey
 
 
@@ -36,7 +37,22 @@ class Enrolling:
             raise InputError("config.invalid", text)
         if newcomer.node == self._authority.orchestrator:
             raise InputError("node.exists", f"{newcomer.node!r} is the orchestrator")
+        if newcomer.node in topics.PROBES:
+            raise InputError("node.exists", f"{newcomer.node!r} is what the broker is probed as")
         PublicKey.of_raw(newcomer.identity)
+        return await self._papers(newcomer, request, by)
+
+    def papers(self) -> Mapping[str, bytes]:
+        """root.pub and trust, which anybody may read."""
+        return self._authority.papers()
+
+    async def certify(self, node: str, request: bytes) -> Mapping[str, bytes]:
+        """The same files for a node that is in, whose identity has asked; also again and again."""
+        record = self._shell.state.enrolled[node]
+        newcomer = Newcomer(node, record.alias, record.identity, record.profile)
+        return await self._papers(newcomer, request, record.by)
+
+    async def _papers(self, newcomer: Newcomer, request: bytes, by: str) -> Mapping[str, bytes]:
         issued = self._authority.certify(request, newcomer.node, self._lifetime_s)
         await self._shell.enrol(newcomer, issued, by)
         return {"node.pem": issued.pem, **self._authority.papers()}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core import evidence
 from imlmesh_orchestrator.stream import Stream
@@ -61,6 +62,10 @@ class Heard(Protocol):
         """Whether the node has a session now."""
         ...
 
+    def born(self, node: str, fields: Mapping[str, Any]) -> None:
+        """What a node says of itself when it is born."""
+        ...
+
     def beat(self, event: e.HeartbeatArrived) -> None:
         """A believed heartbeat, to be kept."""
         ...
@@ -86,6 +91,7 @@ class Inbound:
         self._clock = clock
         self._stream = stream
         self._heard = heard
+        self._assembly = Assembly()
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
         #: heartbeats that wait, by the node in their topic, and their bytes
@@ -95,10 +101,11 @@ class Inbound:
             Kind.STATUS: self._status,
             Kind.ACCEPT: _accept,
             Kind.REJECT: _reject,
-            Kind.COMPLETE: _complete,
+            Kind.COMPLETE: self._complete,
             Kind.RESPONSE: _response,
             Kind.REQUEST: self._request,
             Kind.EVENT: self._event,
+            Kind.ESCALATE: _escalation,
         }
 
     def message(self, topic: str, payload: bytes, retained: bool = False) -> None:
@@ -108,6 +115,8 @@ class Inbound:
             parsed = topics.received(topic, retained)
             if parsed.way is not Way.FROM:
                 raise ProtocolError("message.kind", f"no node writes to {topic[:200]!r}")
+            if parsed.name in topics.PROBES:
+                return  # a probe asks the broker, not us
             if parsed.kind is Kind.STATUS and not payload:
                 return  # what the broker kept of a removed node was cleared
             if parsed.kind is Kind.HEARTBEAT:
@@ -182,6 +191,7 @@ class Inbound:
         def opened() -> e.Event | None:
             self._wait(topic.name, -1, -size)
             at_ms = self._clock.now_ms()
+            self._assembly.expire(at_ms)
             try:
                 message = self._opener.open(topic, payload, at_ms)
             except MeshError as exc:
@@ -215,7 +225,9 @@ class Inbound:
     def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
         state = message.fields["state"]
         if state == "online":
-            return _birth(message, at_ms, self._heard.alias(message.iss))
+            birth = _birth(message, at_ms, self._heard.alias(message.iss))
+            self._heard.born(message.iss, message.fields)
+            return birth
         made_by = e.NodeLeft if state == "offline" else e.NodeGone
         return made_by(at_ms, message.id, message.iss, message.term, message.session)
 
@@ -225,6 +237,26 @@ class Inbound:
         self._told_ms[message.iss] = at_ms
         fields = {"what": "time", "nonce": message.fields["nonce"], "at_ms": at_ms}
         self._heard.answer(message.iss, Kind.RESPONSE, fields)
+
+    def _complete(self, topic: Topic, message: Message, at_ms: int) -> e.Event | None:
+        items = message.fields["results"]
+        pieces = [item for item in items if "chunk" in item]
+        whole = [item for item in items if "chunk" not in item] if pieces else items
+        results = [_result(item) for item in whole]
+        for item in pieces:
+            results += self._assemble(message.iss, item, at_ms)
+        return e.ResultsArrived(at_ms, message.id, message.iss, tuple(results)) if results else None
+
+    def _assemble(self, node: str, item: Mapping[str, Any], at_ms: int) -> list[e.Result]:
+        """The result that is whole with this chunk, if it is; else the node is told what is missing."""
+        if split_dispatch(item["id"])[2] != node:
+            raise TrustError("dispatch.unknown", f"{node} speaks of {item['id'][:120]}")
+        index = self._assembly.take(node, item, at_ms)
+        if index is not None:
+            wants = {"beat": None, "settled": [], "wants": [[item["id"], index]]}
+            self._heard.answer(node, Kind.ACK, wants)
+            return []
+        return [_result({**item, "result": self._assembly.value(node, item)})]
 
     def _event(self, topic: Topic, message: Message, at_ms: int) -> None:
         """Log lines, progress, and what sources saw."""
@@ -299,6 +331,7 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         body["profile"],
         body["heartbeat_ms"],
         body["lost_ms"],
+        body.get("journal_since", 0),
     )
 
 
@@ -314,19 +347,22 @@ def _reject(topic: Topic, message: Message, at_ms: int) -> e.Event:
     return e.RejectArrived(at_ms, message.id, message.iss, refusals)
 
 
-def _complete(topic: Topic, message: Message, at_ms: int) -> e.Event:
-    results = tuple(
-        e.Result(
-            item["id"],
-            item["hash"],
-            item["outcome"],
-            item["duration_ms"],
-            item.get("result"),
-            _fault(item["error"]) if "error" in item else None,
-        )
-        for item in message.fields["results"]
+def _result(item: Mapping[str, Any]) -> e.Result:
+    return e.Result(
+        item["id"],
+        item["hash"],
+        item["outcome"],
+        item["duration_ms"],
+        item.get("result"),
+        _fault(item["error"]) if "error" in item else None,
     )
-    return e.ResultsArrived(at_ms, message.id, message.iss, results)
+
+
+def _escalation(topic: Topic, message: Message, at_ms: int) -> e.Event:
+    fault = Fault(message.fields["code"], message.fields["message"][: limits.FAULT_CHARS])
+    if fault.code not in CODES:
+        raise ProtocolError("message.invalid", f"no such code: {fault.code[:80]!r}")
+    return e.EscalationArrived(at_ms, message.id, message.iss, fault)
 
 
 def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:
@@ -337,5 +373,5 @@ def _response(topic: Topic, message: Message, at_ms: int) -> e.Event:
     return e.InventoryArrived(at_ms, message.id, message.iss, body["nonce"], held, unsettled)
 
 
-def _fault(item: dict[str, Any]) -> Fault:
+def _fault(item: Mapping[str, Any]) -> Fault:
     return Fault(item["code"], item["message"])

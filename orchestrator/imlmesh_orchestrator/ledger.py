@@ -42,9 +42,10 @@ class Pace:
     store_ms: int = limits.WITNESS_STORE_MS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notary:
-    """The ledger key of a mesh, those whose seals are believed, and when to seal."""
+    """The ledger key of a mesh, which may roll over, those whose seals are believed, and when to
+    seal."""
 
     mesh: str
     signer: Signer

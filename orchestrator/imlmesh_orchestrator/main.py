@@ -21,8 +21,12 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.door import BrokerDoor
 from imlmesh_orchestrator.enrolling import Enrolling
+from imlmesh_orchestrator.expiring import ExpiredSessions
 from imlmesh_orchestrator.intake import Held
+from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
+from imlmesh_orchestrator.renewing import Renewing
+from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -30,13 +34,13 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
-from imlmesh_protocol import limits
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
-from imlmesh_runtime.link.base import Link
+from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
@@ -62,18 +66,20 @@ class Setup:
     config: Config
     broker: str
     notary: Notary
+    #: where nodes join, to begin with; None: where they did at the last start
+    join: Address | None = None
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
         addresses = [address_of(self.broker)]
         subscriptions = orchestrator_subscriptions(self.mesh)
-        return MqttLink(addresses, self.me, self.keys.context(), subscriptions)
+        return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
-def load_setup(home: Home, broker: str | None) -> Setup:
+def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup:
     """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
 
-    `broker` None is for who brings a link that needs none.
+    `broker` None is for who brings a link that needs none; `join` is the address for joining.
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
@@ -88,8 +94,9 @@ def load_setup(home: Home, broker: str | None) -> Setup:
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.root / "orchestrator.toml")
+    door = address_of(join) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
-    return Setup(home, mesh, me, keys, config, broker or "memory", notary)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary, door)
 
 
 class RunningOrchestrator:
@@ -108,8 +115,12 @@ class RunningOrchestrator:
         self._ledger = FileReader(self._files.path("metadata"))
         self._database: Database | None = None
         self._api: Api | None = None
+        self._trusting: Trusting | None = None
+        self._rosters: Rosters | None = None
+        self.joining: Joining | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
+        self._expired: ExpiredSessions | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -134,13 +145,24 @@ class RunningOrchestrator:
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
+        trusting = self._trusting = Trusting(
+            setup.home.ca, self._authority, setup.keys, setup.notary, shell
+        )
+        trusting.start()
+        rosters = self._rosters = Rosters(setup.mesh, setup.me, setup.keys, shell)
+        rosters.start()
         await shell.start()
         if self._link is None:
-            self.access = Access(setup.home.broker, shell.state, self._door(shell))
+            door = self._door(shell, rosters)
+            self.access = Access(setup.home.broker, shell.state, door)
             shell.lifecycle.watch(self.access.committed)
             self.access.start()
+            self._expired = ExpiredSessions(shell.state.enrolled, shell.clock, door.end_session)
+            self._expired.start()
         if serve:
-            self._api = Api(setup.home, self._served(shell, clock.now_ms()))
+            joining = self.joining = self._opened(shell)
+            trusting.when_reloaded = joining.load
+            self._api = Api(setup.home, self._served(shell, joining, trusting, clock.now_ms()))
             await self._api.start()
         log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
         return shell
@@ -149,8 +171,9 @@ class RunningOrchestrator:
         """Stop taking, say goodbye, write down what is left; safe after a failed start."""
         if self._api is not None:
             await self._api.close()
-        if self.access is not None:
-            await self.access.close()
+        for each in (self._trusting, self._rosters, self.joining, self.access, self._expired):
+            if each is not None:
+                await each.close()
         if self.shell is not None:
             await self.shell.close()
         self._reader.close()
@@ -163,18 +186,35 @@ class RunningOrchestrator:
 
     def enrolling(self, shell: Shell) -> Enrolling:
         """The way for nodes into this mesh."""
-        return Enrolling(Authority.open(self._setup.home), shell, limits.CERTIFICATE_S)
+        return Enrolling(self._authority(), shell, self._setup.config.node_s)
 
-    def _door(self, shell: Shell) -> BrokerDoor:
+    def _authority(self) -> Authority:
+        return Authority.open(self._setup.home)
+
+    def _opened(self, shell: Shell) -> Joining:
+        """The way in for other machines; closed where no other machine can be a node."""
         setup = self._setup
-        authority = Authority.open(setup.home)
-        return BrokerDoor(authority, setup.keys, shell, address_of(setup.broker))
+        if self._link is not None:
+            reach = Reach(setup.mesh, setup.me, setup.broker, "lan")
+            return Joining(setup.home, shell, self.enrolling(shell), reach)
+        reach = reach_of(setup.home, setup.mesh, setup.me, setup.broker)
+        joining = Joining(setup.home, shell, self.enrolling(shell), reach)
+        renewing = Renewing(self._authority(), shell, joining.take_nonce, setup.config.node_s)
+        joining.routes["POST", "/v1/renew"] = renewing.answer
+        joining.start(setup.join)
+        return joining
 
-    def _served(self, shell: Shell, now_ms: int) -> Served:
+    def _door(self, shell: Shell, rosters: Rosters) -> BrokerDoor:
+        setup = self._setup
+        return BrokerDoor(self._authority(), setup.keys, rosters, shell, address_of(setup.broker))
+
+    def _served(self, shell: Shell, joining: Joining, trusting: Trusting, now_ms: int) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
             enrolling=self.enrolling(shell),
+            trusting=trusting,
+            joining=joining,
             access=self.access,
             config=setup.config,
             output=self._output,
@@ -189,13 +229,13 @@ class RunningOrchestrator:
         )
 
 
-async def run_orchestrator(home: Home, broker: str) -> int:
+async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> int:
     """Run until told to end; 0, or 1 when it could not go on.
 
     Raises InputError, TrustError or StoreError when the home cannot be used, InputError
     `orchestrator.running` when another one uses it.
     """
-    setup = load_setup(home, broker)
+    setup = load_setup(home, broker, join)
     home.make()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
         running = RunningOrchestrator(setup)
@@ -213,7 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
+    parser.add_argument("--join", metavar="ADDRESS:PORT", help="where nodes join, or a port above")
     given = parser.parse_args(argv)
     set_up_logs()
-    api_folder = given.api.absolute() if given.api else None
-    return asyncio.run(run_orchestrator(Home(given.home.absolute(), api_folder), given.broker))
+    home = Home(given.home.absolute(), given.api.absolute() if given.api else None)
+    return asyncio.run(run_orchestrator(home, given.broker, given.join))

@@ -30,16 +30,6 @@ class Register:
             key = self._keys[record.identity] = PublicKey.of_raw(record.identity)
         return key.key if key.key_id == key_id else None
 
-    def find(self, name: str) -> str | None:
-        """The id of the node that is called so, born or not; None when there is none."""
-        state = self._state
-        known = state.find_node(name)
-        if known is not None:
-            return known.node
-        if name in state.enrolled:
-            return name
-        return next((r.node for r in state.enrolled.values() if r.alias == name), None)
-
     def alias(self, node: str) -> str:
         """What people call an enrolled node; its id when nobody is."""
         record = self._state.enrolled.get(node)

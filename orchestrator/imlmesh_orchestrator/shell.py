@@ -96,11 +96,14 @@ class Shell(Answering):
         self.state.approval_counter = replay.marks.approval_counter
         sealer = Sealer(voice.signer.sign, voice.signer.key_id, voice.mesh, voice.me, Way.TO)
         sealer.new_session(self.epoch, 0)
+        self.sealer = sealer
+        #: called with id and fields whenever a node is born
+        self.births: list[Callable[[str, Mapping[str, Any]], None]] = []
         self._outbound = Outbound(
             voice.mesh, voice.me, sealer, link, clock, self.stream, self.lifecycle
         )
-        self.register = Register(self.state)
-        opener = Opener(voice.mesh, voice.me, self.register.find_key)
+        self._register = Register(self.state)
+        opener = Opener(voice.mesh, voice.me, self._register.find_key)
         inbound = Inbound(opener, clock, self.stream, self)
         self._inbound = inbound
         self.engine: Engine[e.Event | Tick, c.Change, Any] = Engine(
@@ -166,8 +169,7 @@ class Shell(Answering):
 
     def name_of(self, node: str) -> str:
         """What people call a node; its id when nobody introduced it."""
-        record = self.state.nodes.get(node)
-        return record.alias if record is not None else node
+        return self.state.alias_of(node)
 
     def tell_all(self, fields: dict[str, Any]) -> None:
         """A command to every node, resting on no commit."""
@@ -209,12 +211,16 @@ class Shell(Answering):
         self._outbound.send(node, kind, fields)
 
     def alias(self, node: str) -> str:
-        return self.register.alias(node)
+        return self._register.alias(node)
 
     def is_live(self, node: str) -> bool:
         record = self.state.nodes.get(node)
         present = node in self.state.presence
         return present and record is not None and record.liveness is Liveness.ONLINE
+
+    def born(self, node: str, fields: Mapping[str, Any]) -> None:
+        for watcher in self.births:
+            watcher(node, fields)
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.intake.beat(event.node, event.at_ms, event.beat, event.health)

@@ -54,8 +54,8 @@ class Checked:
 def snapshot(state: State) -> Snapshot:
     """All known nodes, and the names that plans may use."""
     nodes, aliases, groups = dict(state.nodes), dict(state.aliases), dict(state.groups)
-    names = {**aliases, **dict.fromkeys(nodes)}
-    fleet = Fleet({name: node or name for name, node in names.items()}, groups)
+    names = {**{node: node for node in nodes}, **aliases}
+    fleet = Fleet(names, groups)
     return Snapshot(
         State(
             nodes=nodes,

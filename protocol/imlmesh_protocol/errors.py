@@ -207,12 +207,48 @@ CODES: dict[str, Code] = {
     "dispatch.unknown": Code("peer", False, "no such dispatch here"),
     # trust
     "signature.invalid": Code("peer", False, "the sender does not hold the key it claims"),
-    "signature.unknown_key": Code(
-        "peer", False, "provision the node first: imlmesh node provision"
-    ),
-    "trust.file": Code("here", False, "restore the file, or provision the node again"),
+    "signature.unknown_key": Code("peer", False, "let the node join first: imlmesh node join"),
+    "trust.file": Code("here", False, "restore the file, or let the node join anew"),
     "trust.rollback": Code("peer", False, "an old document was sent again; the newer one is kept"),
+    "trust.root_away": Code("here", False, "bring the root key here, and add: --root FILE"),
+    "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
+    # joining
+    "token.invalid": Code(
+        "input", False, "paste the whole line that `imlmesh token create` printed"
+    ),
+    "token.unknown": Code("peer", False, "ask the owner for a new one: imlmesh token create"),
+    "token.expired": Code("input", False, "ask the owner for a new one: imlmesh token create"),
+    "token.used": Code(
+        "input", False, "ask the owner for a new one: imlmesh token create --uses N"
+    ),
+    "token.revoked": Code("input", False, "ask the owner for a new one: imlmesh token create"),
+    "token.burnt": Code(
+        "peer", False, "somebody tried wrong secrets: imlmesh token create makes another"
+    ),
+    "token.proof": Code("peer", False, "paste the whole line that `imlmesh token create` printed"),
+    "token.not_found": Code("input", False, "imlmesh token list"),
+    "token.too_many": Code("input", False, "imlmesh token list; ended ones go after a week"),
+    "join.invalid": Code("peer", False, "both machines need the same version of imlmesh"),
+    "join.too_large": Code("peer", False, "at most 8 KiB"),
+    "join.nonce": Code("peer", True, "join again; a nonce is good once and for a minute"),
+    "join.signature": Code("peer", False, "the sender does not hold the identity key it claims"),
+    "join.pin": Code(
+        "peer", False, "somebody else answers at this address; nothing secret was sent to it"
+    ),
+    "join.unreachable": Code(
+        "mesh", True, "imlmesh up --lan opens a mesh; then: --at ADDRESS:PORT", "ConnectionError"
+    ),
+    "join.several": Code("input", False, "choose one: --at ADDRESS:PORT"),
+    "join.too_many": Code("peer", True, "imlmesh node discover; approve or ignore those that wait"),
+    "join.not_found": Code("input", False, "imlmesh node discover lists who waits"),
+    "join.ambiguous": Code("input", False, "use its code instead of its name"),
+    "join.expired": Code("peer", True, "join again: nobody approved in time"),
+    "join.ignored": Code("peer", False, "the owner ignores this node; ask the owner"),
+    "join.replaces": Code(
+        "input", False, "only a node that is offline, lost or removed is replaced"
+    ),
+    "join.busy": Code("peer", True, "too many join at once; it is tried again", "ConnectionError"),
     "clock.behind": Code("here", True, "sudo timedatectl set-ntp true"),
     # link, broker
     "link.down": Code("mesh", True, "imlmesh status", "ConnectionError"),
@@ -220,7 +256,7 @@ CODES: dict[str, Code] = {
         "mesh", True, "the broker is slow; it goes on when it caught up", "ConnectionError"
     ),
     "link.refused": Code(
-        "mesh", False, "provision the node again, or check the mesh id", "ConnectionError"
+        "mesh", False, "let the node join anew, or check the mesh id", "ConnectionError"
     ),
     "link.tls": Code("mesh", False, "the broker is not the one of this mesh", "ConnectionError"),
     "discovery.blocked": Code(
@@ -260,6 +296,10 @@ CODES: dict[str, Code] = {
         "here", False, "use the imlmesh version that made it, or a newer one", "OSError"
     ),
     "store.corrupt": Code("here", False, "restore a backup of the file", "OSError"),
+    "journal.lost": Code("mesh", False, "look what the node did last: docs/edge.md", "OSError"),
+    "spool.full": Code("mesh", True, "what a cut-off node drops first: docs/edge.md", "OSError"),
+    "journal.full": Code("mesh", True, "free disk space on the node", "OSError"),
+    "escalate.rate": Code("peer", True, "look at the node's log"),
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),

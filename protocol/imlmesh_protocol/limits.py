@@ -13,7 +13,9 @@ MESSAGE_VALUES = 20_000  # bounds the decode time of a 256 KiB message full of t
 COUNT_MAX = (1 << 63) - 1  # of a number in a message: what a column of the stores holds
 DISPATCH_ID_CHARS = 192  # run, action (64), node (63) and attempt need at most 161
 PARAMS_BYTES = 192 * 1024  # leaves room for envelope and neighbours within one message
-RESULT_BYTES = 192 * 1024  # one message; results in chunks come with a later issue
+RESULT_BYTES = 4 * 1024 * 1024  # packed; more belongs into a file
+RESULT_CHUNK_BYTES = 192 * 1024  # of a larger result in one message, as long as params may be
+RESULT_CHUNKS = -(-RESULT_BYTES // RESULT_CHUNK_BYTES)  # of one result
 MESSAGE_EXPIRY_MS = 60_000  # whatever matters is sent again sooner, so older is only a replay
 CLOCK_TOLERANCE_MS = 5_000  # two synced clocks differ by the half of a slow round trip
 BATCH_DISPATCHES = 128  # dispatches a delegate: one signature for many, still well below 256 KiB
@@ -70,16 +72,53 @@ DISCOVERED = 256  # services kept; a network full of others' must not fill our m
 DISCOVERED_ADDRESSES = 8  # of one service: a computer with containers has five
 
 # trust
+ROSTER_GATHER_MS = 200  # who joins meanwhile is in the same roster; a removal does not wait for it
 DOCUMENT_BYTES = 192 * 1024  # of trust or roster: they travel within a message; 10,000 short ids
 TRUST_CERTIFICATES = 4  # of one role at once: two while one rolls over, and what an admin forgot
 TRUST_KEYS = (
     8  # of one role at once: two while one rolls over; old ledger keys stay for their seals
 )
 ENROLLED_NODES = 10_000  # the largest fleet that is measured
+JOIN_BYTES = 8 * 1024  # of a request to join: keys, names and a certificate request are below 2 KB
+JOIN_ANSWER_BYTES = 256 * 1024  # to it: a certificate, and trust with DOCUMENT_BYTES
+JOIN_HEAD_BYTES = 4 * 1024  # of what stands before its body; ours has 150
+JOIN_CONNECTIONS = 256  # at once: a whole site that is imaged with one token, and room for others
+JOIN_OF_ADDRESS = 128  # of them from one address, so that nobody holds the door shut alone
+JOIN_CONNECTION_MS = 10_000  # TLS, request and answer together, on a busy Pi
+JOIN_NONCE_MS = 60_000  # between a nonce and the request that uses it, by a person's slow network
+JOIN_NONCES = 4_096  # given out and not used; then the oldest end
+JOIN_POLL_MS = 2_000  # a node that waits asks so often what became of it
+JOIN_WAITS_MS = 3_600_000  # a node that waits for a person and does not ask again is forgotten
+JOIN_WAITING = 64  # of them; a person looks through a list of that length
+JOIN_WAITING_OF_ADDRESS = 8  # of them from one address, so that nobody fills the list alone
+JOIN_IGNORED_MS = 86_400_000  # an ignored node may be seen again on the next day
+JOIN_OPEN_MS = 15 * 60_000  # the longest that the door stands open without a person's look
+JOIN_OPEN_NODES = 32  # let in by one opening of it; ids are for ever, and a person looks at more
+JOIN_PACE_MS = 600_000  # within which one address or node may make us write JOIN_WRITES times
+JOIN_WRITES = 30  # codes of one address, certificates of one node: what is written stays
+JOIN_PACED = 4_096  # addresses and nodes whose pace is remembered; then the oldest is forgotten
+TOKENS = 1_000  # kept at once, ended ones too
+TOKEN_USES = 10_000  # as many as a mesh has nodes
+TOKEN_MS = 3_600_000  # without --ttl: long enough to walk to the other machine
+TOKEN_LONGEST_MS = 366 * 86_400_000  # an image that is flashed for a year
+TOKEN_KEPT_MS = 7 * 86_400_000  # after its end, so that it is told why it does not work
+TOKEN_WRONG_PROOFS = 5  # then it is burnt: nobody mistypes what is pasted
+TOKEN_ENDPOINTS = 4  # in one token: a computer with two networks has two addresses
+TOKEN_CHARS = 2_048  # of its text: ours have 250
 KEY_FILE_BYTES = 16 * 1024  # a PEM file of ours is below 2 KB
 CA_S = 730 * 86_400  # two years; rolled over with an overlap before its end
 CERTIFICATE_S = 30 * 86_400  # of a node or control: renewed at two thirds of it while it runs
+BROKER_FOLLOWS_S = 5.0  # a broker whose files are watched has read new ones by then
+TRUST_AGAIN_MS = 15_000  # newer trust is told again to who did not say that it has it
+CERTIFICATE_LEAST_S = 3  # of a node; shorter ones end before their renewal has begun
+CERTIFICATE_MOST_S = 366 * 86_400  # who is revoked is refused by list until then
+RENEWAL_SPREAD_MS = 10_000  # 10,000 nodes that a new CA makes renew: 1,000 a second
+RENEWAL_RETRY_MS = 2_000  # pause after a renewal or a look for newer trust; doubles
+RENEWAL_RETRY_MAX_MS = 600_000  # 1,400 tries in the last third of a certificate's life
+RENEWAL_LOOK_MS = 3_600_000  # a sleeping machine finds out that late, at the latest, what is due
+RENEWAL_S = 30.0  # of one renewal: a Pi imports for 3 s, then there are four round trips
 SERVER_S = 825 * 86_400  # the longest that TLS clients of the field accept; made anew at a start
+CRL_BYTES = 4 * 1024 * 1024  # of the lists of a role: 40 bytes for each removed certificate
 CRL_S = 30 * 86_400  # past it every client is refused, so it is made anew each day
 CERTIFICATE_BACKDATE_MS = 3_600_000  # clocks without a battery come up a little late
 LOG_FILE_BYTES = 10 * 1024 * 1024  # of each of two log files of a process: an SD card has room
@@ -107,6 +146,7 @@ ACCESS_ANSWER_MS = 3_000  # a person who removes a node is told by then whether 
 ACCESS_AGAIN_MS = 2_000  # what is not applied is told again, until it is
 CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out after CRL_S
 ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
+EXPIRED_LOOK_S = 60  # a certificate of 30 days may count a minute longer
 ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
 
 # plans
@@ -196,6 +236,11 @@ EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies gi
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
 REFUSALS_PER_S = 20  # shown to watchers; all are counted
+ESCALATE_MS = 10_000  # between two calls of a node for a person; what comes sooner is refused
+ESCALATED_MS = 24 * 3_600_000  # such a call is shown for a day
+ASSEMBLY_NODE_BYTES = 16 * 1024 * 1024  # of results that come in chunks, of one node: four at once
+ASSEMBLY_BYTES = 64 * 1024 * 1024  # of them of all nodes; a Pi keeps room for the rest
+ASSEMBLY_MS = 60_000  # without another chunk: forgotten, for the node sends all of it again
 HEARTBEATS_WAITING = 20_000  # two bursts of the largest fleet; what comes on top is dropped
 HEARTBEATS_WAITING_BYTES = 64 * 1024 * 1024  # that many of 3 KB; nobody has looked at them yet
 HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself alone
@@ -227,7 +272,9 @@ TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million 
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
 TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
-TELEMETRY_LATE_MS = 3_600_000  # an older reading is refused: its hour is over for everybody
+TELEMETRY_LATE_MS = (
+    47 * 3_600_000
+)  # an older reading is refused: raw ones, that tell a repetition, are kept an hour longer
 TELEMETRY_LANE_BYTES = 32 * 1024 * 1024  # of messages not yet verified, of all nodes
 TELEMETRY_LANE_NODE_BYTES = 1024 * 1024  # of one node; then its own oldest go
 TELEMETRY_TURN_MS = 2  # of verifying telemetry before everything else has its turn
@@ -248,6 +295,28 @@ EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits l
 # node
 NODE_SLOTS = 4  # actions that run at once; what ends at once takes no slot
 NODE_HELD = 256  # dispatches accepted and not finished: the window of the orchestrator
+NODE_UNSETTLED_BYTES = (
+    64 * 1024 * 1024
+)  # of large results that nobody has settled: 16 of the largest
+SPILL_MS = 10_000  # cut off for so long, a node begins to write down: an SD card wears by the write
+SPILL_READINGS = 500  # or when so many wait
+SPILL_EVENTS = 100
+SPOOL_EVENTS_ROW = 20  # events of a source written, read and sent together
+SPOOL_READINGS = 150_000  # of a node that is cut off: what TELEMETRY_BURST takes from it afterwards
+SPOOL_EVENTS = 20_000  # a day of one every 4 s
+SPOOL_BYTES = 32 * 1024 * 1024  # of both, on an SD card that others use too
+SPOOL_FREE_BYTES = 16 * 1024 * 1024  # of disk that are left to the journal and to others
+SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10 s
+SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
+SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
+SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
+JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
+JOURNAL_FREE_BYTES = (
+    4 * 1024 * 1024
+)  # of disk: below it nothing that may not be repeated is taken; one largest result fits
+JOURNAL_RETRY_MS = 250  # a commit that found the disk full is tried again
+JOURNAL_TRIES = 20  # in 5 s, shorter than a lease; then the node ends, and makes pins safe
+CHUNK_RESEND_MS = 10_000  # a chunk that nobody answered goes out again: 150 kbit/s carry it by then
 NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4 windows
 RESEND_MS = 5_000  # results that nobody settled go out again
 REFUSALS_TOLD_MS = 1_000  # a flood of bad messages costs its node one message a second

@@ -5,6 +5,8 @@ step of the wall clock changes nothing. A node's clock is set by the orchestrato
 """
 
 import time
+from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 
@@ -23,6 +25,15 @@ def boot_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+@cache
+def machine_boot() -> str:
+    """What tells this boot of the machine from all others; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class MeshClock:
     """The orchestrator's own clock, and a node's once it was synced."""
 
@@ -33,6 +44,11 @@ class MeshClock:
 
     def now_ms(self) -> int:
         return boot_ms() + self._offset_ms
+
+    @property
+    def offset_ms(self) -> int:
+        """What to add to milliseconds since boot."""
+        return self._offset_ms
 
     def sync(self, mesh_ms: int) -> int:
         """Set mesh time, as the orchestrator answered; returns by how much it moved."""

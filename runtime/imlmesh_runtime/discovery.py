@@ -32,6 +32,7 @@ logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 MESHES = "_imlmesh._tcp.local."
 NODES = "_imlmesh-node._tcp.local."
 _ROOT = re.compile(r"[0-9a-f]{8}")
+_PORT = re.compile(r"[0-9]{1,5}")
 _LABEL_NAME = 54  # a label of a name has 63 bytes, and 9 are for the root hash
 T = TypeVar("T")
 _NO_PORT = 9  # the discard port: a waiting node serves nothing, and an SRV record needs a port
@@ -40,13 +41,15 @@ _NO_PORT = 9  # the discard port: a waiting node serves nothing, and an SRV reco
 @dataclass(frozen=True, slots=True)
 class Service:
     """A mesh, or with `node` (its id) a node of one that waits. `root` are 8 hex of the hash of the
-    mesh's root key; `port` is the broker's; `addresses` are IPv4."""
+    mesh's root key; `port` is the broker's, `join` that of the endpoint where nodes join, 0 without
+    one; `addresses` are IPv4."""
 
     mesh: str
     root: str
     node: str = ""
     port: int = _NO_PORT
     addresses: tuple[str, ...] = ()
+    join: int = 0
 
     @property
     def kind(self) -> str:
@@ -66,9 +69,12 @@ def service_of(
     mesh, root, node = (properties.get(name) or "" for name in ("mesh", "root", "node"))
     named = NAME.fullmatch(mesh) and _ROOT.fullmatch(root)
     waits = NAME.fullmatch(node) if kind == NODES else not node
-    if not named or not waits or not port or not addresses:
+    join = properties.get("join") or "0"
+    joins = _PORT.fullmatch(join) and int(join) < 65_536
+    if not named or not waits or not joins or not port or not addresses:
         return None
-    return Service(mesh, root, node, port, tuple(addresses[: limits.DISCOVERED_ADDRESSES]))
+    near = tuple(addresses[: limits.DISCOVERED_ADDRESSES])
+    return Service(mesh, root, node, port, near, int(join))
 
 
 class Discovery:
@@ -187,7 +193,8 @@ class Discovery:
         from zeroconf.asyncio import AsyncServiceInfo
 
         label = f"{(service.node or service.mesh)[:_LABEL_NAME]}-{service.root}"
-        texts = {"mesh": service.mesh, "root": service.root, "node": service.node}
+        join = str(service.join or "")
+        texts = {"mesh": service.mesh, "root": service.root, "node": service.node, "join": join}
         info = AsyncServiceInfo(
             service.kind,
             f"{label}.{service.kind}",

@@ -5,6 +5,7 @@ the files hold, and anything that grows.
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -87,6 +88,17 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else of ours changes what is in `folder` meanwhile, in this process or another."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

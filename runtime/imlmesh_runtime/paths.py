@@ -64,6 +64,11 @@ class Home:
     def api_token(self) -> Path:
         return (self.api_folder or self.run) / "api.token"
 
+    @property
+    def join_json(self) -> Path:
+        """Where nodes joined at the last start: {"address", "port"}."""
+        return self.run / "join.json"
+
     def node(self, node_id: str) -> Path:
         """The folder of a node of this machine; `name.invalid` when it is not an id."""
         return self.nodes / check_name("node", node_id)

@@ -41,6 +41,11 @@ class Store(Protocol):
         """Run `work` in one transaction, then call `done(result, error)` on the loop thread."""
         ...
 
+    def checkpoint(self) -> None:
+        """Bring what was committed from the write-ahead log into the file itself; while nothing else
+        is under way."""
+        ...
+
     async def close(self) -> None:
         """Finish what was submitted and close the file."""
         ...
@@ -78,34 +83,54 @@ def connect(path: Path | str, *, synchronous: str = "FULL", read_only: bool = Fa
             database.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
             database.execute("PRAGMA foreign_keys=ON")
     except sqlite3.Error as exc:
-        raise StoreError("store.failed", f"{path}: {exc}") from exc
+        raise _coded(exc, str(path)) from exc
     return database
 
 
-def check_space(path: Path) -> None:
-    """Raise `store.full` when the disk of this file has less free space than the floor."""
-    if shutil.disk_usage(path.parent).free < FREE_SPACE_BYTES:
-        raise StoreError("store.full", f"{path.parent}: less than {FREE_SPACE_BYTES >> 20} MB free")
+def _coded(error: sqlite3.Error, where: str) -> StoreError:
+    """A full disk and a file that is no database any more are told apart from everything else."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    # the index of the write-ahead log is a file of its own, and says it in other words
+    if name.startswith("SQLITE_FULL") or name == "SQLITE_IOERR_SHMSIZE":
+        code = "store.full"
+    elif name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        code = "store.corrupt"
+    else:
+        code = "store.failed"
+    return StoreError(code, f"{where}: {error}")
 
 
-def open_file(path: Path, migrations: Sequence[str], *, synchronous: str = "FULL") -> Any:
+def check_space(path: Path, floor: int = FREE_SPACE_BYTES) -> None:
+    """Raise `store.full` when the disk of this file has less free bytes than the floor."""
+    if shutil.disk_usage(path.parent).free < floor:
+        raise StoreError("store.full", f"{path.parent}: less than {floor >> 20} MB free")
+
+
+def open_file(
+    path: Path,
+    migrations: Sequence[str],
+    *,
+    synchronous: str = "FULL",
+    floor: int = FREE_SPACE_BYTES,
+    presize_bytes: int = WAL_PRESIZE_BYTES,
+) -> Any:
     """Open, check and migrate a file; the connection is ready for one writer.
 
     `migrations` are SQL scripts in order; `user_version` counts those applied. A file that has
     data is copied to `<name>.before-<version>` first.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_space(path)
+    check_space(path, floor)
     database = connect(path, synchronous=synchronous)
     try:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise StoreError("store.corrupt", f"{path}: {verdict}")
         _migrate(database, path, migrations)
-        _presize(database)
-    except sqlite3.DatabaseError as exc:
+        _presize(database, presize_bytes)
+    except sqlite3.Error as exc:
         database.close()
-        raise StoreError("store.corrupt", f"{path}: {exc}") from exc
+        raise _coded(exc, str(path)) from exc
     except StoreError:
         database.close()
         raise
@@ -124,10 +149,16 @@ def _migrate(database: sqlite3.Connection, path: Path, migrations: Sequence[str]
         database.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
 
 
-def _presize(database: sqlite3.Connection) -> None:
+def _presize(database: sqlite3.Connection, size: int) -> None:
     """Grow the WAL once: commits into a recycled WAL are a third faster than into a growing one."""
+    if not size:
+        return
     database.execute("CREATE TABLE IF NOT EXISTS _presize (filler BLOB)")
-    database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (WAL_PRESIZE_BYTES,))
+    try:
+        database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (size,))
+    except sqlite3.OperationalError as exc:
+        if _coded(exc, "").code != "store.full":
+            raise  # on a full disk it stays as it is
     database.execute("DELETE FROM _presize")
     database.execute("PRAGMA wal_checkpoint(RESTART)")
 
@@ -144,8 +175,7 @@ def transact(database: sqlite3.Connection, work: Work) -> Any:
                 database.execute("ROLLBACK")
             raise
     except sqlite3.Error as exc:
-        full = "full" in str(getattr(exc, "sqlite_errorname", "")).lower()
-        raise StoreError("store.full" if full else "store.failed", f"commit: {exc}") from exc
+        raise _coded(exc, "commit") from exc
     except MeshError:
         raise
     except Exception as exc:
@@ -167,13 +197,17 @@ class Database:
         *,
         synchronous: str = "FULL",
         inline: bool = False,
+        floor: int = FREE_SPACE_BYTES,
+        presize_bytes: int = WAL_PRESIZE_BYTES,
     ) -> None:
         self.path = path
         self._inline = inline
         self._doubt = 0
         #: work that the thread has and has not answered
         self._pending = 0
-        self._database = open_file(path, migrations, synchronous=synchronous)
+        self._database = open_file(
+            path, migrations, synchronous=synchronous, floor=floor, presize_bytes=presize_bytes
+        )
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name=f"write-{path.stem}", daemon=True)
@@ -185,6 +219,9 @@ class Database:
             return
         self._pending += 1
         self._queue.put((work, done))
+
+    def checkpoint(self) -> None:
+        self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     async def close(self) -> None:
         self._queue.put(None)
@@ -237,6 +274,9 @@ class MemoryStore:
         else:
             done(result, None)
 
+    def checkpoint(self) -> None:
+        """There is no log."""
+
     async def close(self) -> None:
         self.database.close()
 
@@ -246,6 +286,9 @@ class FailingStore:
 
     def submit(self, work: Work, done: Done) -> None:
         done(None, StoreError("store.failed", "this store always fails"))
+
+    def checkpoint(self) -> None:
+        """Nothing was committed."""
 
     async def close(self) -> None:
         return None

@@ -24,7 +24,18 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Roster, Trust, kind_of
-from imlmesh_runtime.files import check_private, read_file, read_private, write_private
+from imlmesh_runtime.contexts import client_context as client_context
+from imlmesh_runtime.contexts import server_check as server_check
+from imlmesh_runtime.contexts import unverified_context as unverified_context
+from imlmesh_runtime.files import (
+    check_private,
+    locked,
+    read_file,
+    read_private,
+    write_private,
+)
+from imlmesh_runtime.pairs import certificates_of as certificates_of
+from imlmesh_runtime.pairs import key_file
 
 Document = TypeVar("Document", Trust, Roster)
 
@@ -90,8 +101,13 @@ def new_signing_key() -> tuple[bytes, bytes]:
     private = SigningKey.generate()
     return (
         _pem("PRIVATE KEY", _PRIVATE_HEAD + bytes(private)),
-        _pem("PUBLIC KEY", _PUBLIC_HEAD + bytes(private.verify_key)),
+        public_pem(bytes(private.verify_key)),
     )
+
+
+def public_pem(raw: bytes) -> bytes:
+    """The PEM of an Ed25519 public key of 32 raw bytes."""
+    return _pem("PUBLIC KEY", _PUBLIC_HEAD + raw)
 
 
 def _pem(label: str, der: bytes) -> bytes:
@@ -168,90 +184,56 @@ def join_name(mesh: str) -> str:
     return f"join.{mesh}.imlmesh"
 
 
-def certificates_of(pem: bytes) -> tuple[bytes, ...]:
-    """The certificates of a PEM file as DER, in its order; TrustError `trust.file` without one."""
-    end = b"-----END CERTIFICATE-----"
-    try:
-        found = [
-            ssl.PEM_cert_to_DER_cert((part.strip() + b"\n" + end).decode())
-            for part in pem.split(end)[:-1]
-        ]
-    except ValueError as exc:
-        raise TrustError("trust.file", f"not the PEM of certificates: {exc}") from exc
-    if not found:
-        raise TrustError("trust.file", "not the PEM of certificates")
-    return tuple(found)
-
-
-class NamedContext(ssl.SSLContext):
-    """A client context that always asks for one server name, whatever address was dialled."""
-
-    server_name: str
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
-
-
-def client_context(cas: Iterable[bytes], cert: Path, key: Path, server_name: str) -> ssl.SSLContext:
-    """TLS 1.3 with our certificate, to a server that one of `cas` (DER) calls `server_name`.
-
-    `cert` and `key` are PEM files; TrustError `trust.file` when something cannot be used.
-    """
-    context = server_check(cas, server_name)
-    try:
-        context.load_cert_chain(cert, key)
-    except OSError as exc:
-        raise TrustError("trust.file", f"{cert} or {key}: {exc}") from exc
-    return context
-
-
-def server_check(cas: Iterable[bytes], server_name: str) -> ssl.SSLContext:
-    """As `client_context`, without a certificate of our own."""
-    context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.server_name = server_name
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # Python 3.13 asks for this by default; asking everywhere keeps our certificates honest.
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    try:
-        for der in cas:
-            context.load_verify_locations(cadata=der)
-    except (OSError, ValueError) as exc:
-        raise TrustError("trust.file", f"not the certificate of a CA: {exc}") from exc
-    return context
-
-
 class HeldTrust:
     """The newest trust and roster that a folder holds; nothing older ever takes their place.
 
     The folder has root.pub, trust and, once there is one, roster. TrustError `trust.file` when they
-    cannot be read, `trust.rollback` for an older version.
+    cannot be read, `trust.rollback` for an older version. Another process may take for the same
+    folder. `when_newer` is called after newer trust came, `when_unknown` when a plan key is named
+    that trust does not have.
     """
 
     def __init__(self, folder: Path, mesh: str) -> None:
         self._folder = folder
         self._mesh = mesh
+        self.when_newer: Callable[[], None] = lambda: None
+        self.when_unknown: Callable[[], None] = lambda: None
         self.root = load_public(folder / "root.pub")
-        self.trust = self._trust_of(self._stored("trust"))
+        self.trust = self._trust_of(self.document)
         self.roster: Roster | None = None
         if (folder / "roster").exists():
-            self.roster = self._roster_of(self._stored("roster"))
+            self.roster = self._kept_roster()
+
+    @property
+    def document(self) -> bytes:
+        """The trust that is held, as it was signed."""
+        return read_file(self._folder / "trust", limits.DOCUMENT_BYTES)
+
+    def reload(self) -> bool:
+        """Look for newer trust in the folder, and a newer roster; whether there was newer trust."""
+        found = self._trust_of(self.document)
+        is_newer = found.version > self.trust.version
+        if is_newer:
+            self.trust = found
+            self.when_newer()
+        if (self._folder / "roster").exists():
+            roster = self._kept_roster()
+            if roster and (self.roster is None or roster.version > self.roster.version):
+                self.roster = roster
+        return is_newer
 
     def take(self, document: bytes) -> bool:
         """Keep a newer document, durably; False for the one that is held. Raises ProtocolError or
         TrustError when it is not signed by who may, of another mesh, or older."""
         if kind_of(document) == TRUST:
             trust = self._trust_of(document)
-            if not _is_newer(TRUST, self.trust.version, trust.version):
-                return False
-            write_private(self._folder / "trust", document)
+            with locked(self._folder):
+                self.reload()
+                if not _is_newer(TRUST, self.trust.version, trust.version):
+                    return False
+                write_private(self._folder / "trust", document)
             self.trust = trust
+            self.when_newer()
             return True
         roster = self._roster_of(document)
         if self.roster and not _is_newer(ROSTER, self.roster.version, roster.version):
@@ -260,9 +242,16 @@ class HeldTrust:
         self.roster = roster
         return True
 
+    def roster_document(self) -> bytes:
+        """The signed bytes of the roster that is held; TrustError `trust.file` without one."""
+        return read_file(self._folder / "roster", limits.DOCUMENT_BYTES)
+
     def plan_key(self, key_id: bytes) -> VerifyKey | None:
         """The plan key of that name: everything down is signed by one."""
-        return _named(self.trust.plan, key_id)
+        found = _named(self.trust.plan, key_id)
+        if found is None:
+            self.when_unknown()
+        return found
 
     def ledger_key(self, key_id: bytes) -> VerifyKey | None:
         """The ledger key of that name."""
@@ -281,8 +270,15 @@ class HeldTrust:
             raise ProtocolError("message.audience", f"a document of mesh {document.mesh}")
         return document
 
-    def _stored(self, name: str) -> bytes:
-        return read_file(self._folder / name, limits.DOCUMENT_BYTES)
+    def _kept_roster(self) -> Roster | None:
+        """None when it was signed by a key that trust has dropped since: each that the present keys
+        sign is newer, so none that is older can take its place."""
+        try:
+            return self._roster_of(self.roster_document())
+        except TrustError as exc:
+            if exc.code != "signature.unknown_key":
+                raise
+            return None
 
 
 def _is_newer(kind: str, held: int, offered: int) -> bool:
@@ -313,13 +309,14 @@ class NodeKeys:
     def load(cls, folder: Path, mesh: str, *, strict: bool = False) -> Self:
         """From `folder`/keys; TrustError `trust.file`, `trust.mode`."""
         keys = folder / "keys"
-        check_private(keys / "node.key", strict=strict)
+        pem = keys / "node.pem"
+        check_private(key_file(pem), strict=strict)
         held = HeldTrust(keys, mesh)
 
         def context() -> ssl.SSLContext:
+            held.reload()  # a child may have fetched newer trust
             name = broker_name(mesh)
-            cas = held.trust.control_cas
-            return client_context(cas, keys / "node.pem", keys / "node.key", name)
+            return client_context(held.trust.control_cas, pem, key_file(pem), name)
 
         return cls(load_signer(keys / "identity.key", strict=strict), held, context)
 
@@ -328,9 +325,12 @@ class NodeKeys:
         return self.held.plan_key(key_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ControlKeys:
-    """What the CA's folder gives the orchestrator: its voices, and the documents that it hands out."""
+    """What the CA's folder gives the orchestrator: its voices, and the documents that it hands out.
+
+    Voices roll over: who signs asks for the signer each time.
+    """
 
     signer: Signer
     roster: Signer
@@ -341,15 +341,25 @@ class ControlKeys:
     @classmethod
     def load(cls, ca: Path, mesh: str, *, strict: bool = False) -> Self:
         """From the folder `ca`; TrustError `trust.file`, `trust.mode`."""
-        check_private(ca / "control.key", strict=strict)
+        pem = ca / "control.pem"
+        check_private(key_file(pem), strict=strict)
         held = HeldTrust(ca, mesh)
 
         def context() -> ssl.SSLContext:
+            held.reload()  # whoever rolls a CA over is another process
             name = broker_name(mesh)
-            cas = held.trust.control_cas
-            return client_context(cas, ca / "control.pem", ca / "control.key", name)
+            return client_context(held.trust.control_cas, pem, key_file(pem), name)
 
-        plan, roster, ledger = (
-            load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")
-        )
-        return cls(plan, roster, ledger, held, context)
+        return cls(*_voices(ca, strict=strict), held, context)
+
+    def reload(self, ca: Path) -> None:
+        """What lies in the folder now, after something rolled over."""
+        self.held.reload()
+        self.signer, self.roster, self.ledger = _voices(ca, strict=False)
+
+
+def _voices(ca: Path, *, strict: bool) -> tuple[Signer, Signer, Signer]:
+    plan, roster, ledger = (
+        load_signer(ca / f"{name}.key", strict=strict) for name in ("plan", "roster", "ledger")
+    )
+    return plan, roster, ledger

@@ -54,4 +54,4 @@ def check_words(words: list[str]) -> None:
     command, rest = root.get_command(context, words[0]), words[1:]
     if hasattr(command, "commands"):
         command, rest = command.commands[words[1]], words[2:]
-    assert command.make_context(" ".join(words), rest).params
+    assert command.make_context(" ".join(words), rest).command is command

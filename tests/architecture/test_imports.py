@@ -28,7 +28,7 @@ START_UP = {
     "imlmesh_protocol.wire": {"pydantic", "asyncio", "imlmesh_protocol.iml"},
     "imlmesh_node.main": {
         *("typer", "rich", "fastapi", "uvicorn", "cryptography", *HARDWARE),
-        *("imlmesh_protocol.iml", "jsonschema", "zeroconf"),
+        *("imlmesh_protocol.iml", "jsonschema", "zeroconf", "http.client"),
     },
     "imlmesh_drivers.iot": {*HARDWARE, "gmqtt", "pydantic"},
     "imlmesh.main": {"pydantic", "fastapi", "cryptography", "gmqtt", "zeroconf"},

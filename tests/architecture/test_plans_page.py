@@ -13,7 +13,8 @@ from imlmesh_protocol.iml.validate import validate
 from page_blocks import Block, blocks, check_words, commands
 from source_tree import ROOT
 
-PAGE = ROOT / "docs" / "plans.md"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "plans.md"
 BLOCKS = list(blocks(PAGE))
 EXAMPLES = sorted((ROOT / "examples" / "plans").glob("*.iml.yaml"))
 LINES = 500
@@ -47,7 +48,13 @@ def test_the_almost_valid_plan_becomes_a_valid_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [*commands(PAGE), *commands(ROOT / "docs" / "reach.md")], ids=" ".join
+    "words",
+    [
+        words
+        for page in (PAGE, DOCS / "reach.md", DOCS / "joining.md", DOCS / "rotation.md")
+        for words in commands(page)
+    ],
+    ids=" ".join,
 )
 def test_every_command_takes_these_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -12,8 +12,8 @@ from nacl.signing import SigningKey, VerifyKey
 from imlmesh_protocol.limits import MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import encode_dispatch
 from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
-from imlmesh_protocol.wire.messages import encode_dispatch
 from imlmesh_protocol.wire.topics import Kind, Topic, Way
 from imlmesh_runtime.trust import Signer, key_id
 
@@ -36,6 +36,7 @@ BIN = encode_dispatch(
 )
 FAULT = {"code": "driver.failed", "message": "it did not"}
 DONE = {"id": NAME, "hash": HASH, "outcome": "completed", "duration_ms": 3, "result": {"value": 1}}
+CHUNK = {"chunk": {"index": 1, "count": 2, "hash": HASH, "data": b"the end of it"}}
 BIRTH = {
     "state": "online",
     "manifest": {"modules": {"fake": {"version": "1", "actions": []}}},
@@ -43,11 +44,12 @@ BIRTH = {
     "profile": "readonly",
     "heartbeat_ms": 2_000,
     "lost_ms": 6_000,
+    "journal_since": 7,
 }
 
 DOWN: dict[str, tuple[Kind, dict[str, Any]]] = {
     "delegate": (Kind.DELEGATE, {"dispatches": [BIN, BIN.replace(b"water", b"drain")]}),
-    "ack": (Kind.ACK, {"beat": 4, "settled": [NAME]}),
+    "ack": (Kind.ACK, {"beat": 4, "settled": [NAME], "wants": [[NAME, 3]]}),
     "command": (Kind.COMMAND, {"do": "cancel", "dispatches": [NAME]}),
     "request": (Kind.REQUEST, {"what": "inventory", "nonce": "n-1"}),
     "response": (Kind.RESPONSE, {"what": "time", "nonce": "n-1", "at_ms": NOW_MS}),
@@ -60,6 +62,12 @@ UP: dict[str, tuple[Kind, str, dict[str, Any]]] = {
         "",
         {"results": [DONE, {**DONE, "outcome": "failed", "error": FAULT}]},
     ),
+    "complete-chunk": (
+        Kind.COMPLETE,
+        "",
+        {"results": [{name: value for name, value in DONE.items() if name != "result"} | CHUNK]},
+    ),
+    "escalate": (Kind.ESCALATE, "", {"code": "journal.lost", "message": "it is gone"}),
     "request": (Kind.REQUEST, "", {"what": "time", "nonce": "n-2"}),
     "response": (
         Kind.RESPONSE,

@@ -14,7 +14,12 @@ from broker_stage import BASE, ME, MESH, Stage, down, ended, mesh_at, stage_of, 
 from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.visitor import Visitor
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.core.state import EnrolledRecord
+from imlmesh_orchestrator.expiring import ExpiredSessions
+from imlmesh_orchestrator.takeover import take_over
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, TrustError
+from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import write_private
 from imlmesh_runtime.trust import broker_name
 from node_folders import make_node
@@ -258,6 +263,43 @@ async def test_the_embedded_broker_ends_a_session_with_its_certificate(tmp_path)
             await ended(brief)
         a.send(b"\xc0\x00")
         assert await a.packet() == (0xD0, b"")
+
+
+@pytest.mark.mosquitto
+async def test_the_orchestrator_ends_a_session_with_its_certificate(tmp_path, monkeypatch):
+    """Mosquitto looks at a certificate once; who has a newer one is left alone."""
+    monkeypatch.setattr(limits, "EXPIRED_LOOK_S", 0.1)
+    async with stage_of(mesh_at(tmp_path / "home", "a"), "mosquitto") as stage:
+        authority = Authority.open(stage.home)
+        _, issued = make_node(authority, "brief", stage.home.node("brief"), lifetime_s=2)
+        brief, a = await stage.enter("brief"), await stage.enter("a")
+        ended_ms, later_ms = issued.not_after_ms, issued.not_after_ms + 86_400_000
+        enrolled = {
+            "brief": enrolled_with("brief", {"1": ended_ms}),
+            "a": enrolled_with("a", {"2": ended_ms, "3": later_ms}),
+        }
+
+        async def end_session(node: str) -> bool:
+            address = ("127.0.0.1", stage.broker.control_port)
+            return await take_over(address, node, stage.context(ME), 1)
+
+        looking = ExpiredSessions(enrolled, MeshClock(), end_session)
+        looking.start()
+        try:
+            brief.send(b"\xc0\x00")
+            assert await brief.packet() == (0xD0, b"")
+            async with asyncio.timeout(10):
+                await ended(brief)
+            assert MeshClock().now_ms() >= ended_ms
+            a.send(b"\xc0\x00")
+            assert await a.packet() == (0xD0, b"")
+        finally:
+            await looking.close()
+        assert await stage.is_refused("brief")
+
+
+def enrolled_with(name: str, certificates: dict[str, int]) -> EnrolledRecord:
+    return EnrolledRecord(name, name, b"", "readonly", "test", 0, certificates)
 
 
 async def test_nothing_is_delivered_any_more_within_moments(stage):

@@ -314,6 +314,29 @@ async def test_a_goodbye_publishes_no_will(begin):
     assert not node.connected
 
 
+async def test_a_session_that_begins_anew_ends_well_and_loses_nothing(begin):
+    _, heard = await begin(ORCHESTRATOR, f"{BASE}/from/#")
+    node, node_heard = await begin("a", f"{BASE}/to/a/+", will=gone)
+    for number in range(50):
+        node.publish(f"{BASE}/from/a/complete", b"%d" % number)
+    node.begin_anew()
+    node.begin_anew()
+    await node_heard.until(lambda: node_heard.ups == 2)
+    assert node.connected
+    assert node_heard.sessions == 2
+    assert len(node_heard.downs) == 1
+    node.publish(f"{BASE}/from/a/complete", b"50")
+    await heard.until(lambda: len(heard.messages) >= 51)
+    assert [int(payload) for _, payload in heard.messages] == list(range(51))
+
+
+async def test_without_a_session_nothing_begins_anew(rig):
+    link = rig.link("a")
+    link.begin_anew()
+    assert not link.connected
+    await link.close()
+
+
 async def test_a_new_broker_finds_its_clients_again(begin, rig):
     orchestrator, heard = await begin(ORCHESTRATOR, f"{BASE}/from/#")
     node, node_heard = await begin("a", f"{BASE}/to/a/+")

@@ -18,8 +18,9 @@ from imlmesh_protocol.errors import LinkError, ProtocolError
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.link.packets import next_packet
+from imlmesh_runtime.pairs import own_certificate, write_pair
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import NodeKeys
+from imlmesh_runtime.trust import NodeKeys, new_tls_key
 from node_folders import make_node
 
 TOPIC = "imlmesh/1/home/to/a/delegate"
@@ -68,6 +69,11 @@ class SlowBroker:
                     (mid,) = struct.unpack("!H", body[2 + length : 4 + length])
                     self.published.put_nowait((mid, body[4 + length :]))
         writer.close()
+
+    def seen(self) -> bytes:
+        """The certificate of the last client."""
+        certificate: bytes = self.writer.get_extra_info("ssl_object").getpeercert(True)
+        return certificate
 
     def acknowledge(self, mid: int) -> None:
         self.writer.write(b"\x40\x02" + struct.pack("!H", mid))
@@ -285,6 +291,25 @@ async def test_who_learns_the_time_later_leaves_a_broker_of_another_year(home):
             assert not link.check_peer(now_ms + years * year_ms)
             assert (await heard.downs.get()).startswith("link.tls: ")
             await heard.ups.get()
+        await link.close()
+
+
+async def test_each_session_is_begun_with_the_keys_of_its_time(home):
+    """The broker sees the certificate that was there when the session began anew."""
+    broker, heard = SlowBroker(), Heard()
+    node_pem = home.node("a") / "keys" / "node.pem"
+    context = NodeKeys.load(home.node("a"), "home").context
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = MqttLink([("127.0.0.1", port)], "a", context, ("imlmesh/1/home/to/a/+",))
+        link.start(heard)
+        await heard.ups.get()
+        first = broker.seen()
+        assert first == own_certificate(node_pem)
+        key, request = new_tls_key("a")
+        write_pair(node_pem, key, Authority.open(home).certify(request, "a").pem)
+        link.begin_anew()
+        await heard.ups.get()
+        assert broker.seen() == own_certificate(node_pem) != first
         await link.close()
 
 

@@ -18,7 +18,7 @@ from imlmesh_node.core.events import DriverFinished
 from imlmesh_node.executor import Executor
 from imlmesh_protocol.limits import RESULT_BYTES, TELEMETRY_CALL_BURST
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_runtime.clock import ManualClock
 
 WITHIN_S = 20

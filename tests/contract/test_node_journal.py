@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imlmesh_node.core.changes import (
+    Bulk,
     Change,
     DispatchSettled,
     DispatchTaken,
@@ -19,8 +20,10 @@ from imlmesh_node.core.changes import (
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_node.journal import MIGRATIONS, Journal
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
+from imlmesh_protocol.limits import RESULT_CHUNK_BYTES
 from imlmesh_protocol.states import Effect
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+from imlmesh_protocol.wire.codec import pack
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 
 DONE = ResultRecord("r/b/pi/1", b"2", "completed", {"value": [1, None, "é", b"x"]}, None, 12)
 FAILED = ResultRecord("r/c/pi/1", b"3", "failed", None, Fault("driver.failed", "no"), 0)
@@ -101,6 +104,38 @@ async def test_what_was_held_at_a_restart_goes_on_as_the_same_row(
     loaded = await Journal(make_store()).load(1)
     assert [record.dispatch for record in loaded.records] == ["r/c/pi/1", "r/e/pi/1"]
     assert [record.result for record in loaded.records] == [FAILED, None]
+
+
+async def test_a_large_result_is_kept_in_chunks_until_it_is_settled(
+    make_store: Callable[[], Store],
+) -> None:
+    packed = pack("x" * (2 * RESULT_CHUNK_BYTES + 5))
+    large = ResultRecord("r/a/pi/1", b"1", "completed", None, None, 3, Bulk(len(packed), b"s" * 32))
+    journal = Journal(make_store())
+    await commit(
+        journal,
+        DispatchTaken("r/a/pi/1", b"1", Effect.ONCE, 5),
+        DispatchTaken("r/b/pi/1", b"2", Effect.ONCE, 5),
+        ResultRecorded(DONE),
+        ResultRecorded(large, packed),
+    )
+    journal = Journal(make_store())
+    loaded = await journal.load(1)
+    assert [record.result for record in loaded.records] == [large, DONE]
+    chunks = [await chunk(journal, "r/a/pi/1", index) for index in range(3)]
+    assert b"".join(chunks) == packed
+    assert [len(each) for each in chunks[:2]] == [RESULT_CHUNK_BYTES] * 2
+    await commit(journal, DispatchSettled("r/a/pi/1"))
+    store = make_store()
+    assert await run(store, lambda db: db.execute("SELECT count(*) FROM chunks").fetchone()) == (0,)
+    loaded = await Journal(store).load(1)
+    assert [record.result for record in loaded.records] == [DONE]
+
+
+async def chunk(journal: Journal, id: str, index: int) -> bytes:
+    read: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    journal.read_chunk(id, index, read.set_result)
+    return await asyncio.wait_for(read, 10)
 
 
 async def test_a_boot_number_is_higher_than_all_before(make_store: Callable[[], Store]) -> None:

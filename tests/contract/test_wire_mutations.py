@@ -18,8 +18,9 @@ from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.limits import MESSAGE_BYTES, MESSAGE_EXPIRY_MS
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.dispatches import Dispatch, decode_dispatch
 from imlmesh_protocol.wire.envelope import signing_input
-from imlmesh_protocol.wire.messages import Dispatch, Message, decode_dispatch
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import KINDS, Kind, Topic, Way
 
 CORPUS = corpus()

@@ -141,6 +141,11 @@ class Person:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def join(self, name: str, *words: str, owner: "Person | None" = None) -> Path:
+        """The folder of a node that joins here the mesh of `owner`, or this person's own."""
+        token = (owner or self).ask("token", "create")["text"]
+        return Path(self.ask("node", "join", token, "--name", name, *words)["folder"])
+
     def until(self, ready: Callable[[], Any], timeout_s: float = 30) -> Any:
         """The first true answer of `ready`."""
         deadline_s = time.monotonic() + timeout_s

@@ -82,7 +82,7 @@ def mesh(person: Person) -> Mesh:
     up.expect("Ctrl-C stops")
     found = Mesh(person, up, own)
     for name in ("pi-bed", "pi-roof"):
-        assert person.run("node", "provision", name, "--policy", "with-fake.toml").returncode == 0
+        person.join(name, "--policy", "with-fake.toml")
         found.run_node(name)
     assert person.run("group", "set", "garden", "pi-bed", "pi-roof").returncode == 0
     assert person.run("group", "set", "office", own).returncode == 0

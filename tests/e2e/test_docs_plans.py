@@ -52,7 +52,7 @@ def office(person: Person) -> Path:
     own = up.expect(r"✔ node (\S+)")[1]
     up.expect("Ctrl-C stops")
     for name in ("pi-bed", "pi-roof"):
-        assert person.run("node", "provision", name, "--policy", POLICY).returncode == 0
+        person.join(name, "--policy", POLICY)
         person.open("node", "run", name)
 
     def online() -> bool:

@@ -41,7 +41,7 @@ def mesh(person: Person) -> Person:
     """A mesh with the simulated node pi-bed."""
     up = person.open("up", "--timing", "lan", "--policy", POLICY)
     up.expect("Ctrl-C stops")
-    assert person.run("node", "provision", "pi-bed", "--policy", POLICY).returncode == 0
+    person.join("pi-bed", "--policy", POLICY)
     node = person.open("node", "run", "pi-bed", "--simulate")
     node.expect("simulated node of")
     person.until(lambda: person.liveness("pi-bed") == "online")

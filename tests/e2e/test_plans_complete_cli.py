@@ -110,8 +110,7 @@ def mesh(person: Person) -> Mesh:
     up = person.open("up", "--timing", "lan", "--policy", "own.toml")
     up.expect("Ctrl-C stops")
     for name in ("pi-bed", "pi-roof"):
-        made = person.run("node", "provision", name, "--policy", "policy.toml")
-        assert made.returncode == 0, made.stderr
+        person.join(name, "--policy", "policy.toml")
         person.open("node", "run", name)
     for name in ("pi-bed", "pi-roof"):
         person.until(lambda name=name: name in str(person.ask("node", "list")["nodes"]))

@@ -115,8 +115,7 @@ def mesh(person: Person) -> Mesh:
     person.open("up", "--timing", "lan").expect("Ctrl-C stops")
     found = Mesh(person)
     for name in NODES:
-        made = person.run("node", "provision", name, "--policy", "policy.toml")
-        assert made.returncode == 0, made.stderr
+        person.join(name, "--policy", "policy.toml")
         found.run_node(name)
     found.client.put("groups/garden", {"nodes": list(NODES)})
     return found

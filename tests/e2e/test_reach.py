@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -44,10 +45,23 @@ def mesh_up(person: Person, *flags: str) -> Terminal:
     return terminal
 
 
-def folder_of(person: Person, name: str, *flags: str) -> str:
-    folder = str(person.ask("node", "provision", name, *flags)["folder"])
-    assert Path(folder).is_dir()
-    return folder
+def folder_of(person: Person, name: str, broker: str = "", hint: str = "") -> str:
+    """A node's folder that was made on the owner's computer, and knows this address or none."""
+    folder = person.join(name)
+    place = folder / "mesh.toml"
+    text = re.sub(
+        r"(?m)^brokers = .*$",
+        f"brokers = {json.dumps([broker][: bool(broker)])}",
+        place.read_text(),
+    )
+    place.write_text(text + (f'broker_hint = "{hint}"\n' if hint else ""))
+    return str(folder)
+
+
+def address_in(up: Terminal, desk: Computer) -> str:
+    found = re.search(rf"{desk.address}:\d+", up.text)
+    assert found is not None
+    return found[0]
 
 
 def seconds_until_online(person: Person, node: str, began_s: float) -> float:
@@ -78,7 +92,7 @@ def test_a_node_in_its_own_namespace_finds_the_mesh_and_runs_a_plan(
     port = re.search(rf"{desk.address}:(\d+)", up.text)[1]  # type: ignore[index]
     knock = f"import socket; socket.create_connection(('::1', {port}), 5)"
     assert desk.run(sys.executable, "-c", knock).returncode == 0
-    folder = folder_of(owner, "pi-bed", "--no-broker")
+    folder = folder_of(owner, "pi-bed")
     began_s = time.monotonic()
     node = gardener.open("node", "run", folder)
     took_s = seconds_until_online(owner, "pi-bed", began_s)
@@ -99,8 +113,8 @@ def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
 ) -> None:
     desk, pi = lan.computer("desk"), lan.computer("pi")
     owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
-    mesh_up(owner, "--lan")
-    folder = folder_of(owner, "pi-bed", "--no-broker")
+    up = mesh_up(owner, "--lan")
+    folder = folder_of(owner, "pi-bed", hint=address_in(up, desk))
     pi.drop_mdns(*hooks)
     node = gardener.open("node", "run", folder, columns=300)
     told = node.expect(r"try:\s+(imlmesh node run \S+ --broker \S+)", TOLD_S)
@@ -121,8 +135,7 @@ def test_a_given_address_stands_first_and_needs_no_mdns(lan: Lan, someone: Someo
     desk, pi = lan.computer("desk"), lan.computer("pi")
     owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
     up = mesh_up(owner, "--lan")
-    address = re.search(rf"{desk.address}:\d+", up.text)[0]  # type: ignore[index]
-    folder = folder_of(owner, "pi-bed", "--broker", address)
+    folder = folder_of(owner, "pi-bed", address_in(up, desk))
     pi.drop_mdns("input", "output")
     began_s = time.monotonic()
     node = gardener.open("node", "run", folder)
@@ -137,7 +150,7 @@ def test_a_computer_without_a_network_says_so(lan: Lan, someone: Someone) -> Non
     up = mesh_up(owner, "--lan")
     assert "mDNS does not work here: UDP port 5353 is dropped" in up.text
     assert re.search(rf"imlmesh node run FOLDER --broker {desk.address}:\d+", up.text)
-    folder = folder_of(owner, "pi-bed", "--no-broker")
+    folder = folder_of(owner, "pi-bed", hint=address_in(up, desk))
     node = gardener.open("node", "run", folder, columns=300)
     node.expect(r"this computer is in no network \[discovery\.blocked\]", TOLD_S)
     # It comes later, as Wi-Fi does, but carries no mDNS.
@@ -151,7 +164,7 @@ def test_a_node_that_waits_is_discovered_and_a_mesh_without_lan_is_closed(
     owner, gardener, stranger = someone(desk, "owner"), someone(pi, "pi"), someone(roof, "roof")
     mesh_up(owner)
     mesh_up(stranger, "--lan")
-    folder = folder_of(owner, "pi-bed", "--no-broker")
+    folder = folder_of(owner, "pi-bed")
     node = gardener.open("node", "run", folder, columns=300)
 
     def seen_by(person: Person) -> list[dict[str, object]]:

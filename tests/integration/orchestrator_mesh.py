@@ -14,7 +14,7 @@ import httpx2
 
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
-from imlmesh_broker import BrokerPlace, choose_broker
+from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_runtime.paths import Home
@@ -45,8 +45,11 @@ def plan(*actions: dict[str, Any], **more: Any) -> str:
 class Mesh:
     """A home with a broker; processes are started and killed by name."""
 
-    def __init__(self, home: Home, port: int, control_port: int) -> None:
+    def __init__(
+        self, home: Home, port: int, control_port: int, broker: Broker | None = None
+    ) -> None:
         self.home = home
+        self.broker = broker
         self.port = port
         self.control_port = control_port
         self.processes: dict[str, asyncio.subprocess.Process] = {}
@@ -88,6 +91,12 @@ class Mesh:
         if process.returncode is None:
             os.killpg(process.pid, number)
         return await process.wait()
+
+    def kill_broker(self) -> None:
+        """It starts again by itself."""
+        assert self.broker is not None
+        assert self.broker.pid is not None
+        os.kill(self.broker.pid, signal.SIGKILL)
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.http.get(path)
@@ -145,7 +154,7 @@ async def opened_mesh(folder: Path, environ: Mapping[str, str] = os.environ) -> 
     place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
     broker = choose_broker(environ)(MESH, ME, place, ControlKeys.load(home.ca, MESH).context)
     await broker.start()
-    made = Mesh(home, broker.port, broker.control_port)
+    made = Mesh(home, broker.port, broker.control_port, broker)
     try:
         async with asyncio.timeout(60):
             yield made

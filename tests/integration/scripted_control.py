@@ -22,8 +22,9 @@ from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
+from imlmesh_protocol.wire.dispatches import Dispatch, encode_dispatch
 from imlmesh_protocol.wire.envelope import Opener, Sealer
-from imlmesh_protocol.wire.messages import Dispatch, Message, encode_dispatch
+from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.endings import without_clock

@@ -88,11 +88,14 @@ def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
     policy = "/opt/policy.toml"
     shipped = "/opt/checkout/examples/greenhouse.policy.toml"
     machine.run("sh", "-c", f"cat {shipped} - >{policy} <<'END'\n{BUSES}END")
-    words = ("node", "provision", "pi-bed", "--home", HOME, "--out", "/tmp/pi-bed")
-    words += ("--policy", policy)
-    machine.run(*AS_ORCHESTRATOR, PYTHON, "-m", "imlmesh", *words)
-    done = machine.imlmesh("service", "install", "node", "/tmp/pi-bed", "--hardware")
-    assert f"✔ enable and start {NODE}" in done.stdout
+    token = json.loads(machine.imlmesh("token", "create", "--json").stdout)["text"]
+    words = ("node", "join", token, "--name", "pi-bed", "--out", "/tmp/pi-bed", "--policy", policy)
+    done = machine.imlmesh(*words, "--service")
+    assert f"✔ enable and start {NODE}" in done.stdout, done.stderr
+    # and the same line again, as after whatever ended it
+    assert machine.imlmesh(*words, "--service").returncode == 0
+    assert machine.imlmesh("service", "install", "node", "--hardware").returncode == 0
+    machine.run("systemctl", "restart", NODE)
     assert is_active(machine, NODE)
     assert "pi-bed\n" not in machine.run("ls", "/tmp").stdout
     machine.until(lambda: liveness(machine) == "online")
@@ -165,7 +168,9 @@ def test_a_node_changes_its_files_and_nothing_else(machine: Booted) -> None:
         "/tmp/x": True,
         f"{FOLDER}/policy.toml": False,
         f"{FOLDER}/mesh.toml": False,
-        f"{FOLDER}/keys/node.key": False,
+        f"{FOLDER}/keys/root.pub": False,
+        f"{FOLDER}/keys/identity.key": False,
+        f"{FOLDER}/keys/renewed": True,
         f"{HOME}/x": False,
         "/etc/x": False,
         "/proc/sys/kernel/hostname": False,

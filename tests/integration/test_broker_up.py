@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from imlmesh.exits import ExitCode
 from imlmesh.mesh import ADDRESS, make_mesh, open_mesh
 from imlmesh.running import RunningMesh
 from imlmesh_broker.child import USUAL_PORT, free_port
@@ -45,6 +46,23 @@ def test_up_says_which_broker_serves(tmp_path: Path, kind: str) -> None:
         rest, _ = up.communicate(timeout=40)
     assert LINES[kind] in shown.decode()
     assert (up.returncode, b"stopped" in rest) == (0, True)
+
+
+def test_up_does_not_start_a_broker_that_cannot_know_who_is_revoked(tmp_path: Path) -> None:
+    mesh, _ = make_mesh(tmp_path / "home", "lan")
+    (mesh.home.ca / "node-ca.crl").write_bytes(b"torn")
+    up = subprocess.run(
+        [sys.executable, "-P", "-m", "imlmesh", "up"],
+        env={**os.environ, "IMLMESH_HOME": str(mesh.home.root), "IMLMESH_BROKER": "embedded"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert up.returncode == ExitCode.NOT_ALLOWED
+    assert "error[broker.lists]" in up.stderr
+    assert "broker" not in up.stdout
+    assert not (mesh.home.orchestrator / "lifecycle.db").exists()
 
 
 async def test_the_port_of_a_mesh_is_settled_when_its_broker_first_serves(

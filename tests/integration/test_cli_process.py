@@ -201,16 +201,16 @@ def test_an_unknown_broker_ends_with_3_before_anything_is_made(tmp_path: Path) -
     assert not (tmp_path / "home").exists()
 
 
-def test_provisioning_without_a_mesh_ends_with_3(imlmesh: Run) -> None:
-    done = imlmesh("node", "provision", "pi-bed")
-    assert done.returncode == 3
+def test_a_token_without_a_mesh_ends_with_5(imlmesh: Run) -> None:
+    done = imlmesh("token", "create")
+    assert done.returncode == 5
     assert "try: imlmesh up" in done.stderr
 
 
 def test_a_folder_that_is_no_node_ends_with_3(imlmesh: Run) -> None:
     done = imlmesh("node", "run", "nowhere")
     assert done.returncode == 3
-    assert "imlmesh node provision" in done.stderr
+    assert "imlmesh node join" in done.stderr
 
 
 def test_a_new_plan_is_valid_and_never_overwrites(imlmesh: Run, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What `node provision pi-bed` makes."""
+    """What `node join --name pi-bed` makes."""
     authority = Authority.create(Home(tmp_path / "mesh"), "home", "orchestrator")
     made = tmp_path / "pi-bed"
     make_node(authority, "pi-bed", made, brokers=("127.0.0.1:8883",))
@@ -327,11 +327,9 @@ def test_root_makes_nothing_in_the_home_of_services(
     assert imlmesh("install", "orchestrator")[0] == 0
     home = image / "var/lib/imlmesh"
     before = files_of(home)
-    out = tmp_path / "out"
-    code = run(["node", "provision", "x", "--home", str(home), "--out", str(out), "--json"])
+    code = run(["orchestrator", "run", "--home", str(home), "--json"])
     assert code == ExitCode.NOT_ALLOWED
     assert "sudo -u" in capsys.readouterr().err
-    assert not out.exists()
     assert files_of(home) == before
 
 

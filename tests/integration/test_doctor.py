@@ -15,7 +15,7 @@ from imlmesh.mesh import make_mesh
 from imlmesh.running import RunningMesh
 from imlmesh_broker import Embedded
 from imlmesh_broker.mosquitto import Mosquitto
-from imlmesh_protocol.errors import TrustError
+from imlmesh_protocol.errors import InputError, TrustError
 
 KINDS = [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]
 
@@ -55,6 +55,16 @@ async def test_a_broker_of_up_passes_and_what_the_probe_made_is_revoked(up, caps
     assert code == 0
     assert "$share steals nothing" in out
     assert " no " not in out
+
+
+async def test_a_mesh_at_work_is_asked_without_a_trace(up, capsys):
+    with await up.start_orchestrator() as client:
+        code, out = await doctor(capsys, up.mesh.home.root, "-o", "json")
+        assert (code, json.loads(out)["passed"]) == (0, True)
+        assert client.get("health")["messages"]["refused"] == {}
+        with pytest.raises(InputError) as caught:
+            await asyncio.to_thread(up.mesh.own_node, client, "probe-a")
+        assert caught.value.code == "node.exists"
 
 
 async def test_another_address_is_asked_and_fails_whole(up, capsys):

@@ -51,6 +51,17 @@ def test_settings_have_defaults_and_all_errors_are_told(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize("value", ["2", "31_622_401", "true", '"1h"', "600.0"])
+def test_the_life_of_a_certificate_has_bounds(tmp_path, value):
+    path = tmp_path / "orchestrator.toml"
+    path.write_text("[certificates]\nnode_s = 3\n")
+    assert load_config(path) == Config(node_s=3)
+    path.write_text(f"[certificates]\nnode_s = {value}\n")
+    with pytest.raises(InputErrors) as caught:
+        load_config(path)
+    assert [error.place.pointer for error in caught.value.errors] == ["/certificates/node_s"]
+
+
 @pytest.mark.parametrize(
     "broker", ["localhost", "localhost:", "localhost:99999", ":x", ":8883", "::1:8883", "a b:8883"]
 )

@@ -20,7 +20,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 from story import Story
 
 START_MS = 1_000_000

@@ -107,6 +107,13 @@ def _behind(world: "World", fault: Fault) -> None:
     _later(world, fault, lambda: own.post(e.OutflowMeasured, behind=False))
 
 
+def _torn(world: "World", fault: Fault) -> None:
+    """It dies, and its next agent finds a journal that it cannot read."""
+    node = world.nodes[fault.node]
+    node.lose_journal()
+    _later(world, fault, node.start)
+
+
 def _goodbye(world: "World", fault: Fault) -> None:
     node = world.nodes[fault.node]
     node.goodbye()
@@ -182,6 +189,7 @@ _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "drop": _drop,
     "suspend": _suspend,
     "journal full": _journal_full,
+    "torn": _torn,
     "goodbye": _goodbye,
     "clock": _clock,
     "replay": _replay,

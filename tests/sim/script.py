@@ -23,6 +23,7 @@ WEIGHTS = {
     "drop": 3,
     "suspend": 2,
     "journal full": 2,
+    "torn": 1,
     "goodbye": 2,
     "clock": 2,
     "replay": 3,

@@ -2,10 +2,11 @@
 
 The one rule: greedy and bounded. Halves first, then one by one, over faults, power cuts, plans,
 actions, nodes and the network, until a round finds nothing more or the trials are used up.
-Deliberately absent: why it fails; every breach or exception counts.
+What is left breaks in the same way, names and numbers aside.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -35,12 +36,13 @@ def smallest(script: Script, trials: int = TRIALS) -> Script:
     world, why = failure(script)
     if not why:
         return script
+    same = _kind(why)
     if world is not None and script.cuts is None:
-        script = _better([replace(script, cuts=tuple(world.cuts))]) or script
+        script = _better([replace(script, cuts=tuple(world.cuts))], same) or script
     left = trials
     while left > 0:
         candidates = _Bounded(_smaller(script), left)
-        found = _better(candidates)
+        found = _better(candidates, same)
         left -= candidates.tried
         if found is None:
             return script
@@ -63,8 +65,13 @@ class _Bounded:
             yield script
 
 
-def _better(scripts: Any) -> Script | None:
-    return next((script for script in scripts if failure(script)[1]), None)
+def _kind(why: str) -> str:
+    """What broke, without names and numbers."""
+    return re.sub(r"\S*\d\S*", "#", re.split("[;:]", why)[0])
+
+
+def _better(scripts: Any, same: str) -> Script | None:
+    return next((one for one in scripts if _kind(failure(one)[1]) == same), None)
 
 
 def _smaller(script: Script) -> Iterator[Script]:

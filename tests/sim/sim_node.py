@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
 from imlmesh_node.core.agent import Agent, AgentConfig
-from imlmesh_node.core.changes import Change
+from imlmesh_node.core.changes import Bulk, Change
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, InvariantError
 from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from letters import Letter, is_late
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from world import World
 
 
+#: a result of three chunks
+LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
 #: an agent that ended is started again by its parent
 RESTART_MS = 1_000
 
@@ -36,6 +39,8 @@ class SimNode:
         self.boot = 0
         self.machine = Machine(world)
         self.journal: list[Change] = []
+        #: the boot that began it, and whether it began in place of another
+        self.journal_since, self.lost = 0, False
         #: what the journal gives, folded as it grows
         self._stored = AgentState()
         #: commits so far, and at which of them the power goes
@@ -54,11 +59,16 @@ class SimNode:
         self.boot += 1
         self.mesh = SimClock(self.world, self.machine.wall_ms())
         self.steady = SimClock(self.world, self.machine.wall_ms())
-        stored = AgentState()
+        stored = AgentState(lost=self.lost)
         for change in self.journal:
             apply(stored, change)
+        if not self.journal_since:
+            self.journal_since = self.boot
         config = AgentConfig(
-            limits.LAN.heartbeat_ms, floor=stored.floor, quarantined=stored.quarantined
+            limits.LAN.heartbeat_ms,
+            floor=stored.floor,
+            lost=stored.lost,
+            quarantined=stored.quarantined,
         )
         self.agent = Agent(config, list(stored.records.values()))
         self._drivers.clear()
@@ -79,6 +89,13 @@ class SimNode:
         self._drivers.clear()
         self.machine.forget_heard()
         self.link.kill()
+
+    def lose_journal(self) -> None:
+        """It dies, and its next agent finds a journal that it cannot read."""
+        self.kill()
+        self.journal.clear()
+        self._stored = AgentState(lost=True)
+        self.journal_since, self.lost = 0, True
 
     def suspend(self) -> None:
         """The machine sleeps: its drivers stand still, nothing is heard, time goes on."""
@@ -172,7 +189,8 @@ class SimNode:
         if not self.steady.synced:
             self.steady.sync(mesh_ms)
         self._nonce, self._ask_ms = None, now_ms + TIME_SYNC_MS
-        self._floor = max(self._floor, (letter.term, 0))
+        # what was sent before an answer to this question is old, whatever the journal knows
+        self._floor = max(self._floor, (letter.term, letter.seq))
         if self.agent.session is None:
             dice = self.world.dice.getrandbits(32)
             opened = e.SessionOpened(self.steady.now_ms(), self._session, letter.term, dice=dice)
@@ -194,7 +212,10 @@ class SimNode:
             )
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
-            self.post(e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq))
+            wants = fields.get("wants", ())
+            self.post(
+                e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq, wants=wants)
+            )
         elif kind is Kind.REQUEST:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
         elif fields["do"] == "rebirth":
@@ -265,6 +286,12 @@ class SimNode:
                     self.steady.now_ms(), command.dispatch.id, outcome, error=fault
                 )
                 self.post(event)
+        elif isinstance(command, k.SendChunk):
+            chunk = chunk_of(command.bulk, command.index)
+            self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
+        elif isinstance(command, k.SendStatus):
+            fields = {"state": command.state, "journal_since": self.journal_since}
+            self._send(Kind.STATUS, fields | {"manifest": TOY})
         elif not isinstance(command, k.NoteRefusal):
             self.world.checks.node_says(self.name, command)
             self._send(*_letter(command))
@@ -286,6 +313,9 @@ class SimNode:
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
+        if at_ms % 8 == 0:
+            # no dice: whether a result is large must not change which world a seed is
+            return e.DriverFinished(at_ms, dispatch.id, "completed", packed=LARGE)
         return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})
 
     def next_ms(self) -> int | None:
@@ -346,9 +376,14 @@ class SimNode:
         return [f"{self.name}: the core raised; see the log"] if faults else []
 
 
+def chunk_of(bulk: Bulk, index: int) -> dict[str, Any]:
+    data = LARGE[index * limits.RESULT_CHUNK_BYTES :][: limits.RESULT_CHUNK_BYTES]
+    return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
+
+
 def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:
-    if isinstance(command, k.SendStatus):
-        return Kind.STATUS, {"state": command.state, "manifest": TOY}
+    if isinstance(command, k.Escalate):
+        return Kind.ESCALATE, {"fault": command.fault}
     if isinstance(command, k.SendHeartbeat):
         return Kind.HEARTBEAT, {"beat": command.beat, "held": command.held}
     if isinstance(command, k.SendAccept):

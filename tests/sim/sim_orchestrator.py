@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -14,7 +15,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire import topics
-from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from letters import Letter, is_ahead, is_late
@@ -62,6 +63,7 @@ class SimOrchestrator:
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
         self._answer_ms: int | None = None
+        self._assembly = Assembly()
         self.core = Scheduler({}, self.history())
         self.world.tell(f"orchestrator starts, epoch {self._epoch}")
         self.post(e.Restarted, epoch=self._epoch)
@@ -212,7 +214,10 @@ class SimOrchestrator:
                 profile="local_worker",
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
+                journal_since=fields["journal_since"],
             )
+        elif kind is Kind.ESCALATE:
+            self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
             self.post(e.HeartbeatArrived, **where, **fields, health={})
@@ -227,7 +232,23 @@ class SimOrchestrator:
                 e.Result(r.dispatch, r.hash, r.outcome, r.duration_ms, r.result, r.error)
                 for r in fields["results"]
             )
-            self.post(e.ResultsArrived, node=node, results=results)
+            if "chunk" in fields:
+                results = self._assemble(node, *fields["chunk"])
+            if results:
+                self.post(e.ResultsArrived, node=node, results=results)
+
+    def _assemble(self, node: str, record: Any, chunk: dict[str, Any]) -> tuple[e.Result, ...]:
+        item = {"id": record.dispatch, "hash": record.hash, "chunk": chunk}
+        index = self._assembly.take(node, item, self.clock.now_ms())
+        if index is not None:
+            wants = {"beat": None, "settled": (), "wants": ((record.dispatch, index),)}
+            self._send(node, Kind.ACK, wants)
+            return ()
+        value = self._assembly.value(node, item)
+        self.world.happened("a result in chunks")
+        return (
+            e.Result(record.dispatch, record.hash, record.outcome, record.duration_ms, value, None),
+        )
 
     # the engine
 

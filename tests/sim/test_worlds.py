@@ -33,6 +33,7 @@ BY_CHANCE = (
     "a commit failed: store",
     "half: deaf",
     "half: mute",
+    "a result in chunks",
 )
 
 

@@ -183,6 +183,7 @@ class World:
             node.start()
         self.orchestrator.start()
         self.orchestrator.resume()
+        self.orchestrator.post(e.OutflowMeasured, behind=False)
         for name in self.nodes:
             if self.dice.random() < 0.7 or not self.orchestrator.is_own(name):
                 self.orchestrator.decide(name, Admission.OPEN)

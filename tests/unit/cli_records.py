@@ -188,6 +188,8 @@ def node(name: str, liveness: str = "online", **fields: Any) -> dict[str, Any]:
         "profile": "local_worker",
         "version": "0.1.0",
         "live_dispatches": 0,
+        "escalation": None,
+        "spool": {"records": 0, "dropped_events": 0, "dropped_readings": 0},
         "modules": ["os_exec"],
         "problems": [],
     }

@@ -18,7 +18,7 @@ from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo
 from imlmesh_protocol.states import Effect, Liveness
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch, decode_dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch, decode_dispatch
 
 HEARTBEAT_MS, LOST_MS = 2_000, 6_000
 
@@ -110,6 +110,7 @@ class Stage:
 
     def birth(self, node: str, *, boot: int = 1, manifest: Manifest = TOY, **facts: Any) -> None:
         session = facts.pop("session", 1)
+        journal_since = facts.pop("journal_since", 0)
         self.post(
             e.NodeBirth,
             node=node,
@@ -121,6 +122,7 @@ class Stage:
             profile=facts.pop("profile", "unrestricted"),
             heartbeat_ms=HEARTBEAT_MS,
             lost_ms=LOST_MS,
+            journal_since=journal_since,
         )
 
     def beat(self, *nodes: str, held: tuple[str, ...] = ()) -> list[k.Command]:

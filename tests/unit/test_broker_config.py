@@ -60,6 +60,8 @@ def test_who_is_revoked_is_denied_all_and_who_is_quarantined_what_gives_it_work(
             f"topic deny {BASE}/from/{name}/accept",
             f"topic deny {BASE}/from/{name}/reject",
             f"topic deny {BASE}/from/{name}/event/#",
+            f"topic deny {BASE}/from/{name}/escalate",
+            f"topic deny {BASE}/from/{name}/escalate",
             f"topic deny {BASE}/to/{name}/delegate",
             f"topic deny {BASE}/orchestrator/+/status",
         }

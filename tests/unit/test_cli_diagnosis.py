@@ -98,6 +98,8 @@ def test_a_record_of_the_api_becomes_the_error_it_was() -> None:
         ("link.tls", 5),
         ("access.denied", 6),
         ("trust.mode", 6),
+        ("broker.unsafe", 6),
+        ("broker.lists", 6),
         ("orchestrator.running", 1),
         ("run.ended", 1),
         ("run.not_ended", 1),

@@ -18,6 +18,8 @@ def test_a_mesh_and_a_node_that_waits_are_read() -> None:
     assert mesh == Service("home", "1a2b3c4d", port=8883, addresses=("10.0.0.1",))
     assert mesh is not None
     assert mesh.kind == MESHES
+    door = service_of(MESHES, {**MESH, "join": "8766"}, 8883, AT)
+    assert door == Service("home", "1a2b3c4d", port=8883, addresses=("10.0.0.1",), join=8766)
     node = service_of(NODES, {**MESH, "node": "pi-bed"}, 9, AT)
     assert node == Service("home", "1a2b3c4d", "pi-bed", 9, ("10.0.0.1",))
     assert node is not None
@@ -35,6 +37,7 @@ def test_what_is_malformed_was_never_heard() -> None:
         service_of(MESHES, MESH, 0, AT),
         service_of(MESHES, MESH, None, AT),
         service_of(MESHES, {**MESH, "node": "pi"}, 8883, AT),
+        *(service_of(MESHES, {**MESH, "join": x}, 8883, AT) for x in ("x", "99999", "-1", "1 ")),
         service_of(NODES, MESH, 9, AT),
         service_of(NODES, {**MESH, "node": "../etc"}, 9, AT),
     ):
@@ -43,7 +46,7 @@ def test_what_is_malformed_was_never_heard() -> None:
 
 @given(
     st.sampled_from([MESHES, NODES]),
-    st.dictionaries(st.sampled_from(["mesh", "root", "node"]), texts),
+    st.dictionaries(st.sampled_from(["mesh", "root", "node", "join"]), texts),
     st.none() | st.integers(0, 65_535),
     st.lists(st.just("10.0.0.1"), max_size=40),
 )
@@ -54,6 +57,7 @@ def test_whatever_is_read_is_named_and_bounded(
     if service is not None:
         assert service.kind == kind
         assert all(NAME.fullmatch(name) for name in (service.mesh, service.node) if name)
+        assert 0 <= service.join < 65_536
         assert 1 <= len(service.addresses) <= limits.DISCOVERED_ADDRESSES
 
 

@@ -15,7 +15,7 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import RESEND_MS, SETTLED_KEPT_MS, START_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 BEAT_MS = 2_000
 LEASE_MS = 6_000

@@ -13,7 +13,7 @@ from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 CLAIMS = (("pin",), ("pin", "bus"), ("bus",), ())
 

@@ -11,7 +11,7 @@ from imlmesh_node.guard import Guard
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 SITE = Site(
     files="/srv/files",
@@ -192,3 +192,60 @@ def test_a_refusal_of_something_huge_stays_small() -> None:
     fault = guard.check(asked)[1]
     assert fault is not None
     assert len(fault.message) <= 300
+
+
+def test_without_room_on_the_disk_nothing_begins_that_may_not_be_repeated() -> None:
+    full = Fault("journal.full", "no room")
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest(), lambda: full)
+
+    def asked(action: str, effect: Effect, **params: Any) -> Fault | None:
+        dispatch = Dispatch("r/a/pi/1", "filesystem", action, params, effect, 1, 1, "finish")
+        return guard.check(dispatch)[1]
+
+    assert asked("read_file", Effect.ONCE, path="a") == full
+    assert asked("read_file", Effect.PURE, path="a") is None
+    # the policy's own word comes first
+    outside = asked("read_file", Effect.ONCE, path="/etc/passwd")
+    assert outside is not None
+    assert outside.code == "policy.path"
+
+
+@pytest.mark.parametrize(
+    ("policy", "granted", "left"),
+    [
+        ("local_worker", "unrestricted", "local_worker"),
+        ("power_user", "local_worker", "local_worker"),
+        ("local_worker", "readonly", "readonly"),
+        ("readonly", "readonly", "readonly"),
+    ],
+)
+def test_a_roster_lowers_the_profile_and_never_raises_it(policy, granted, left) -> None:
+    guard = Guard(Policy(policy, ALL, SITE), shipped_manifest())
+    guard.rule(("active", granted))
+    assert guard.profile == left
+    guard.rule(None)
+    assert guard.profile == policy
+
+
+def test_what_a_roster_takes_away_is_refused_at_once() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    params = {"path": "a", "content": "x"}
+    asked = Dispatch("r/a/pi/1", "filesystem", "append_file", params, Effect.ONCE, 1, 1, "finish")
+    assert guard.check(asked)[1] is None
+    guard.rule(("active", "readonly"))
+    fault = guard.check(asked)[1]
+    assert fault is not None
+    assert fault.code == "policy.profile"
+    guard.rule(("active", "local_worker"))
+    assert guard.check(asked)[1] is None
+
+
+def test_a_node_that_was_removed_does_nothing_more() -> None:
+    guard = Guard(Policy("local_worker", ALL, SITE), shipped_manifest())
+    guard.rule(("revoked", "local_worker"))
+    asked = Dispatch(
+        "r/a/pi/1", "filesystem", "read_file", {"path": "a"}, Effect.PURE, 1, 1, "finish"
+    )
+    fault = guard.check(asked)[1]
+    assert fault is not None
+    assert fault.code == "node.revoked"

@@ -15,6 +15,7 @@ from imlmesh_protocol.limits import (
     MESSAGE_DEPTH,
     MESSAGE_VALUES,
     RESULT_BYTES,
+    RESULT_CHUNK_BYTES,
 )
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.envelope import Sealer
@@ -141,8 +142,9 @@ def test_results_of_many_values_travel_in_messages_that_can_be_read() -> None:
         assert unpack(pack({"results": batch})) == {"results": batch}
 
 
-def test_the_largest_result_fits_a_message_alone() -> None:
-    value = check_result({"text": "x" * (RESULT_BYTES - 100)})
+def test_the_largest_result_of_one_message_fits_it_alone() -> None:
+    value, in_chunks = check_result({"text": "x" * (RESULT_CHUNK_BYTES - 100)})
+    assert in_chunks == b""
     made = batches([result(1, value), result(2, value)])
     assert [len(batch) for batch in made] == [1, 1]
     assert len(pack({"results": made[0]})) < MESSAGE_BYTES - 4_096
@@ -174,8 +176,8 @@ def nested(depth: int) -> Any:
     ],
 )
 def test_plain_results_pass_and_can_be_read(value: Any) -> None:
-    checked = check_result(value)
-    assert checked == value
+    checked, in_chunks = check_result(value)
+    assert (checked, in_chunks) == (value, b"")
     assert unpack(pack({"results": [{"result": checked}]}))["results"][0]["result"] == value
 
 
@@ -206,7 +208,14 @@ def test_what_nobody_could_read_is_refused_here(value: Any, code: str) -> None:
 
 
 def test_a_tuple_becomes_the_list_that_it_travels_as() -> None:
-    assert check_result({"pair": (1, 2)}) == {"pair": [1, 2]}
+    assert check_result({"pair": (1, 2)}) == ({"pair": [1, 2]}, b"")
+
+
+def test_a_result_that_needs_several_messages_stays_packed() -> None:
+    value = {"text": "x" * (RESULT_BYTES - 100)}
+    checked, in_chunks = check_result(value)
+    assert checked is None
+    assert unpack(in_chunks, max_bytes=RESULT_BYTES) == value
 
 
 def test_values_are_counted_as_receivers_do() -> None:

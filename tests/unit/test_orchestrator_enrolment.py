@@ -5,6 +5,7 @@ import pytest
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
 
@@ -57,3 +58,20 @@ def test_a_mesh_has_a_limit(core, monkeypatch):
     _, (refused,) = core.handle(asked("pi-2", b"b" * 32))
     assert isinstance(refused, k.Refuse)
     assert refused.fault.code == "node.too_many"
+
+
+def test_what_a_node_may_at_most_is_a_persons_word(core):
+    core.handle(asked("pi-1", b"a" * 32))
+    changes, commands = core.handle(e.GrantAsked(2_000, "q-2", "pi-1", "power_user", "eve"))
+    assert changes == [j.ProfileGranted(2_000, "q-2", "pi-1", "power_user", "eve")]
+    assert commands == [k.Reply("q-2", "power_user")]
+    assert core.state.enrolled["pi-1"].profile == "power_user"
+    again, _ = core.handle(e.GrantAsked(2_001, "q-3", "pi-1", "power_user", "eve"))
+    assert again == []
+
+
+def test_nothing_is_granted_to_who_is_not_in(core):
+    changes, (refused,) = core.handle(e.GrantAsked(2_000, "q-2", "ghost", "power_user", "eve"))
+    assert changes == []
+    assert isinstance(refused, k.Refuse)
+    assert refused.fault.code == "node.not_found"

@@ -132,7 +132,7 @@ def test_the_signature_of_a_removed_node_counts_no_more():
     told: dict[str, Any] = {"alias": "roof", "identity": bytes(key), "profile": "readonly"}
     stage.post(e.EnrolAsked, node="pi-1", by="eve", serial="7", not_after_ms=1 << 50, **told)
     register = Register(stage.state)
-    assert (register.find("roof"), register.find("pi-1"), register.find("x")) == (
+    assert tuple(map(stage.state.find_id, ("roof", "pi-1", "x"))) == (
         "pi-1",
         "pi-1",
         None,

@@ -176,6 +176,7 @@ class Listening:
     def __init__(self) -> None:
         self.clock, self.stream = ManualClock(), Stream()
         self.events: list[e.Event] = []
+        self.births: list[tuple[str, str]] = []
         self.answers: list[tuple[str, Kind, dict[str, Any]]] = []
         self.beats: list[e.HeartbeatArrived] = []
         self.seals: list[tuple[str, bytes | None]] = []
@@ -209,6 +210,9 @@ class Listening:
 
     def is_live(self, node: str) -> bool:
         return self.live
+
+    def born(self, node: str, fields: Any) -> None:
+        self.births.append((node, fields["profile"]))
 
     def beat(self, event: e.HeartbeatArrived) -> None:
         self.beats.append(event)
@@ -291,6 +295,14 @@ def test_the_time_is_told_whatever_the_asker_s_clock_says():
     assert listening.answers == [("pi-1", Kind.RESPONSE, told)]
     listening.say(Kind.REQUEST, what="inventory", nonce="n")
     assert dict(listening.stream.refused) == {"message.kind": 1}
+
+
+def test_what_a_probe_says_to_the_broker_is_no_news():
+    listening = Listening()
+    for name, wanted in (("probe-a", 0), ("probe-b", 0), ("probe-c", 1)):
+        listening.inbound.message(topics.from_node(MESH, name, Kind.ACCEPT), b"own")
+        assert sum(listening.stream.refused.values()) == wanted
+    assert listening.events == []
 
 
 def test_heartbeats_are_verified_late_and_kept():

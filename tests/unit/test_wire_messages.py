@@ -10,7 +10,7 @@ from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, Undo, manifest_from_wire
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import messages, topics
-from imlmesh_protocol.wire.messages import decode_dispatch, encode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch, encode_dispatch
 
 
 def encoded() -> bytes:
@@ -193,3 +193,71 @@ def test_a_manifest_with_an_undo_that_is_none_is_refused(undo: Any) -> None:
 def writing(undo: dict[str, Any] | None) -> ActionSpec:
     found = undo and Undo(undo["action"], undo["params"])
     return ActionSpec("iot", "write", {}, (), Effect.PHYSICAL, "readonly", 0.5, undo=found)
+
+
+FULL = b"x" * limits.RESULT_CHUNK_BYTES
+CHUNK: dict[str, Any] = {"index": 0, "count": 2, "hash": b"s" * 32, "data": FULL}
+
+
+def in_chunks(chunk: Any, **more: Any) -> dict[str, Any]:
+    item = {"id": "r/a/pi/1", "hash": b"h", "outcome": "completed", "duration_ms": 1}
+    return {"results": [{**item, "chunk": chunk, **more}]}
+
+
+def test_a_chunk_of_a_result_says_which_and_of_what() -> None:
+    messages.check_fields(topics.Kind.COMPLETE, in_chunks(CHUNK))
+    messages.check_fields(topics.Kind.COMPLETE, in_chunks({**CHUNK, "index": 1, "data": b"x"}))
+    last = {**CHUNK, "index": limits.RESULT_CHUNKS - 1, "count": limits.RESULT_CHUNKS}
+    messages.check_fields(topics.Kind.COMPLETE, in_chunks(last))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"index": -1},
+        {"index": 2},
+        {"index": True},
+        {"index": None},
+        {"count": 1},
+        {"count": limits.RESULT_CHUNKS + 1},
+        {"count": 2.0},
+        {"hash": b"s"},
+        {"hash": "s" * 32},
+        {"data": b""},
+        {"data": "x"},
+        {"data": FULL[1:]},
+        {"data": FULL + b"x"},
+        {"more": 1},
+    ],
+)
+def test_a_chunk_that_fits_nowhere_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        messages.check_fields(topics.Kind.COMPLETE, in_chunks({**CHUNK, **wrong}))
+    assert caught.value.code == "message.invalid"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        in_chunks([]),
+        in_chunks({}),
+        in_chunks(CHUNK, result=1),
+        in_chunks(CHUNK, outcome="failed", error={"code": "driver.failed", "message": ""}),
+    ],
+)
+def test_a_chunk_belongs_to_a_result_that_is_not_there(item: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        messages.check_fields(topics.Kind.COMPLETE, item)
+
+
+@pytest.mark.parametrize("wants", [[["r/a/pi/1", 0]], []])
+def test_an_ack_may_want_chunks(wants: Any) -> None:
+    fields = {"beat": None, "settled": [], "wants": wants}
+    messages.check_fields(topics.Kind.ACK, fields)
+
+
+@pytest.mark.parametrize("wants", [{}, [["r/a/pi/1"]], [["r/a/pi/1", -1]], [[1, 1]], [1]])
+def test_an_ack_wants_nothing_else(wants: Any) -> None:
+    fields = {"beat": None, "settled": [], "wants": wants}
+    with pytest.raises(ProtocolError):
+        messages.check_fields(topics.Kind.ACK, fields)

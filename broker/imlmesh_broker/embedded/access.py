@@ -6,6 +6,7 @@ delivered later needs no second look. Pure. Deliberately absent: passwords, rule
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from imlmesh_broker.rights import Access
@@ -48,7 +49,7 @@ class Identity:
         if role == "control":
             everything = (f"{topics.PREFIX}/{mesh}/#",)
             return cls(mesh, name, True, everything, everything, everything)
-        writes, reads = _of_node(name, topics.acl_rules(mesh))
+        writes, reads = _of_node(name, _rules(mesh))
         return cls(mesh, name, False, writes, reads, reads)
 
     def under(self, access: Access) -> Self:
@@ -57,8 +58,8 @@ class Identity:
             return self
         if self.id in access.revoked:
             return replace(self, writes=(), reads=())
-        kinds = topics.QUARANTINED if self.id in access.quarantined else topics.KINDS
-        writes, reads = _of_node(self.id, topics.acl_rules(self.mesh, kinds))
+        rules = _rules(self.mesh, is_quarantined=self.id in access.quarantined)
+        writes, reads = _of_node(self.id, rules)
         return replace(self, writes=writes, reads=reads)
 
     def may_write(self, topic: str) -> bool:
@@ -72,6 +73,11 @@ class Identity:
     def readable(self, asked: str) -> list[str]:
         """What of the filter `asked` it may read now, as filters."""
         return [found for rule in self.reads if (found := narrowed(asked, rule)) is not None]
+
+
+@lru_cache(maxsize=2)
+def _rules(mesh: str, *, is_quarantined: bool = False) -> tuple[tuple[str, str], ...]:
+    return topics.acl_rules(mesh, topics.QUARANTINED if is_quarantined else topics.KINDS)
 
 
 def _of_node(

@@ -11,12 +11,12 @@ from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
 
 app = noun(
-    "See, label, provision and run nodes.",
+    "Let nodes join; see, label and run them.",
     """\
 imlmesh node list
-imlmesh node provision pi-bed        make the folder of a new node
+imlmesh node join mj1_x7QdPq...      on the new machine; `token create` prints the line
 imlmesh node run pi-bed              on the machine that has the folder
-imlmesh node discover                who waits on this network
+imlmesh node discover                who waits to be let in
 imlmesh node drain pi-bed --reason "it moves" """,
 )
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Alias or id of the node.")]
@@ -34,10 +34,12 @@ def list_nodes(
     found = Client.connect(settings.home).get("nodes")
     if emit(found, "nodes"):
         return
-    if not found["nodes"]:
-        say("no nodes yet.   try: " + try_line("node provision NAME"))
-        return
-    print_nodes([each for each in found["nodes"] if removed or each["admission"] != "revoked"])
+    if found["nodes"]:
+        print_nodes([each for each in found["nodes"] if removed or each["admission"] != "revoked"])
+    elif not found.get("never_here"):
+        say("no nodes yet.   try: " + try_line("token create"))
+    if never := found.get("never_here"):
+        say(f"joined and never here: {', '.join(never)}   on it: imlmesh node run FOLDER")
 
 
 @verb(app, "imlmesh node show pi-bed\nimlmesh node show pi-bed --actions")
@@ -106,14 +108,23 @@ add_verbs(app)
 @verb(
     app,
     """\
-imlmesh node provision pi-bed                             profile local_worker
-imlmesh node provision pi-bed --profile readonly
-imlmesh node provision pi-bed --no-broker                 finds the mesh of `up --lan` by itself
-imlmesh node provision pi-bed --broker 192.168.1.20:8883  the address stands first
-imlmesh node provision pi-bed --policy garden.policy.toml --out /tmp/pi-bed""",
+imlmesh node join mj1_x7QdPq...                      the line of `imlmesh token create`
+imlmesh node join mj1_x7QdPq... --service            and systemd runs it from then on
+imlmesh node join @token.txt --name pi-bed           not seen by others in the list of processes
+imlmesh node join --at 192.168.1.20:8766             without a token: a person compares a code
+imlmesh node join mj1_x7QdPq... --policy garden.policy.toml --out /tmp/pi-bed""",
 )
-def provision(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Id for ever, and first alias.")],
+def join(
+    token: Annotated[
+        str | None, typer.Argument(metavar="[TOKEN]", help="What the owner made; or @FILE.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the mesh is; else it is looked for."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Id for ever; else this computer's name.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="readonly, local_worker, power_user or unrestricted.")
     ] = None,
@@ -121,58 +132,79 @@ def provision(
         Path | None,
         typer.Option(metavar="FILE", help="The node's policy.toml; it names the profile."),
     ] = None,
+    service: Annotated[
+        bool, typer.Option("--service", help="Let systemd run it; needs root.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to; else ./NAME.")
     ] = None,
-    broker: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="The broker, as the node reaches it.")
-    ] = None,
-    no_broker: Annotated[
-        bool, typer.Option("--no-broker", help="No address: the node finds its mesh by mDNS.")
-    ] = False,
 ) -> None:
-    """Make the folder of a new node: its keys, its certificate, its policy.
+    """Make this computer a node of a mesh; its keys are made here and never leave.
 
-    A node that was given an address of another computer asks mDNS, too, when that does not answer.
+    May be repeated, whatever ended it. Without a token it shows a code and waits until the owner has
+    compared it. A profile above local_worker waits for the owner, too.
     """
-    from imlmesh.client import Client
-    from imlmesh.discovering import lan_addresses
-    from imlmesh.mesh import let_in, open_mesh, policy_text
-    from imlmesh.render import emit
-    from imlmesh_node.joining import Place
+    from imlmesh.joining import Wanted, check_service, join_mesh
+    from imlmesh.render import emit, say, write
     from imlmesh_protocol.errors import InputError
 
     if profile and policy:
         raise InputError("usage", "--profile and --policy exclude each other: the file names it")
-    if broker and no_broker:
-        raise InputError("usage", "--broker and --no-broker exclude each other")
-    mesh = open_mesh(settings.home)
-    address = None if no_broker else broker or mesh.broker_address
-    folder = (out or Path(name)).absolute()
-    level, text = policy_text(profile or "local_worker", policy)
-    place = Place(
-        mesh.authority.mesh,
-        name,
-        mesh.authority.orchestrator,
-        (address,) if address else (),
-        "" if address else next(iter(lan_addresses(mesh)), ""),
-        mesh.timing,
-    )
-    let_in(Client.connect(settings.home), folder, place, level, text)
-    record = {"node": name, "alias": name, "folder": str(folder), "profile": level}
-    if not emit({"schema": "imlmesh.provisioned/1", **record}):
-        _tell_provisioned(record, address)
+    if service:
+        check_service()
+    record = join_mesh(Wanted(token, at, name, profile, policy, out))
+    if service:
+        from imlmesh.nouns.service import install
+
+        install("node", Path(record["folder"]))
+        return
+    if emit({"schema": "imlmesh.joined/1", **record}):
+        return
+    write(record["folder"])
+    again = "is in already" if record["before"] else f'is in mesh "{record["mesh"]}"'
+    say(f"✔ node {record['node']} {again}; its folder holds its keys: keep it private")
+    say(f"run it:  imlmesh node run {record['folder']}")
 
 
-def _tell_provisioned(record: dict[str, str], address: str | None) -> None:
-    from imlmesh.render import say, write
+@verb(
+    app,
+    """\
+imlmesh node approve pi-bed
+imlmesh node approve 4KT-9QX                    by the code that it shows
+imlmesh node approve pi-new --replaces pi-bed   it is called pi-bed from now on
+imlmesh node approve pi-bed --profile readonly""",
+)
+def approve(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Id or code of a node that waits.")],
+    replaces: Annotated[
+        str | None, typer.Option(metavar="NODE", help="The gone node whose alias it takes over.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="What it may do at most; else what it asked for.")
+    ] = None,
+) -> None:
+    """Let in a node that waits; compare its code first: `imlmesh node discover`."""
+    from imlmesh.client import Client, path_of
+    from imlmesh.render import emit, write
 
-    folder, level = record["folder"], record["profile"]
-    write(folder)
-    say(f"✔ node {record['node']}   profile {level}; the folder holds its keys: keep it private")
-    found = "finds its mesh by mDNS, when that is up with --lan"
-    say(f"  it {f'calls the broker at {address}' if address else found}")
-    say(f"run it:  imlmesh node run {folder}")
+    asked = {"replaces": replaces, "profile": profile}
+    found = Client.connect(settings.home).post(path_of("joins", name, "approve"), asked)
+    if not emit(found):
+        shown = f", which shows {found['code']}," if found["code"] else ""
+        write(f"{found['alias']}{shown} is in as {found['profile']}; it hears so in a few seconds")
+
+
+@verb(app, "imlmesh node ignore pi-bed\nimlmesh node ignore 4KT-9QX")
+def ignore(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Id or code of a node that waits.")],
+) -> None:
+    """Do not see a waiting node for a day; it is told, and ends."""
+    from imlmesh.client import Client, path_of
+    from imlmesh.render import emit, write
+
+    found = Client.connect(settings.home).post(path_of("joins", name, "ignore"), {})
+    if not emit(found):
+        write(f"{found['node']} is ignored for a day")
 
 
 @verb(
@@ -184,7 +216,7 @@ imlmesh node run pi-bed --simulate""",
     "run",
 )
 def run_node(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `node provision` made.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `node join` made.")],
     broker: Annotated[
         str | None, typer.Option(metavar="ADDRESS:PORT", help="Try this address first.")
     ] = None,
@@ -202,7 +234,7 @@ def run_node(
     from imlmesh_protocol.errors import InputError
 
     if not (folder / "mesh.toml").is_file():
-        hint = "imlmesh node provision NAME makes one"
+        hint = "imlmesh node join makes one"
         raise InputError("config.invalid", f"{folder} is not the folder of a node", hint=hint)
     from imlmesh_node.main import start
     from imlmesh_runtime.logs import set_up_logs
@@ -224,21 +256,31 @@ def _tell(error: Any) -> None:
     app,
     """\
 imlmesh node discover
-imlmesh node discover --listen 30s -o json""",
+imlmesh node discover --listen 30s -o json
+imlmesh node discover --open 4m                let in whoever asks, until then""",
 )
 def discover(
     listen: Annotated[
         str | None, typer.Option(metavar="TIME", help="For how long; else 3s.")
     ] = None,
+    door: Annotated[
+        str | None,
+        typer.Option("--open", metavar="TIME", help="Let in who asks, for at most 15m."),
+    ] = None,
 ) -> None:
-    """List nodes on this network that run and look for their mesh, heard by mDNS.
+    """List nodes that wait to be let in, with their codes, and nodes that look for their mesh.
 
-    Says so when mDNS cannot work here, and what to use instead.
+    Says so when mDNS cannot work here, and what to use instead. With --open whoever asks for no more
+    than local_worker is let in without a look until the time is over or Ctrl-C; never for ever.
     """
-    from imlmesh.discovering import print_waiting, waiting_nodes
+    from imlmesh.discovering import hold_door_open, print_waiting, waiting_nodes
     from imlmesh.render import emit
     from imlmesh.spans import seconds_of
 
+    seconds = seconds_of(door)
+    if seconds is not None:
+        hold_door_open(seconds)
+        return
     found = waiting_nodes(seconds_of(listen))
     if not emit(found, "nodes"):
         print_waiting(found["nodes"])

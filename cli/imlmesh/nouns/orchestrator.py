@@ -14,12 +14,17 @@ app = noun("Run the orchestrator alone.", "imlmesh orchestrator run --home /var/
     app,
     """\
 imlmesh orchestrator run
-imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884""",
+imlmesh orchestrator run --home /var/lib/imlmesh --broker 192.168.1.20:8884
+imlmesh orchestrator run --join 0.0.0.0:8766    nodes of other machines may join""",
 )
 def run(
     broker: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS:PORT", help="The broker; else the one of `imlmesh up`."),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS:PORT", help="Where nodes join; else on this computer alone."),
     ] = None,
 ) -> int:
     """Run the orchestrator of a home in this process, until Ctrl-C; its broker must run."""
@@ -30,4 +35,6 @@ def run(
     from imlmesh_runtime.paths import find_home
 
     home = find_home(settings.home, os.environ).root
-    return main(["--home", str(home), "--broker", broker or open_mesh(home).control_address])
+    address = broker or open_mesh(home).control_address
+    door = ["--join", join] if join else []
+    return main(["--home", str(home), "--broker", address, *door])

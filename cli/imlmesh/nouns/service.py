@@ -16,7 +16,7 @@ app = noun(
     "Let systemd run a node or the orchestrator: from the start of the machine, and again when it ends.",
     """\
 imlmesh service install node pi-bed --dry-run    what it would do
-sudo imlmesh service install node pi-bed         the folder that `node provision` made
+sudo imlmesh service install node pi-bed         the folder that `node join` made
 sudo imlmesh service install orchestrator
 imlmesh service logs node -f""",
 )
@@ -35,6 +35,7 @@ imlmesh service install orchestrator --dry-run       what it would do
 sudo imlmesh service install node pi-bed             moves the folder and starts the node
 sudo imlmesh service install node pi-bed --hardware  pins and buses too
 sudo imlmesh service install orchestrator --broker 192.168.1.20:8884
+sudo imlmesh service install orchestrator --join 0.0.0.0:8766    for nodes elsewhere
 sudo imlmesh service install node pi-bed --root /mnt/image""",
 )
 def install(
@@ -48,6 +49,10 @@ def install(
     broker: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS:PORT", help="Of the orchestrator; else its mesh's own."),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS:PORT", help="Where nodes join; else on this machine alone."),
     ] = None,
     python: Annotated[
         str | None, typer.Option(metavar="FILE", help="The interpreter; else the one in use.")
@@ -64,13 +69,9 @@ def install(
 
     import imlmesh_node
     from imlmesh.service import check_reach, install_node, install_orchestrator
-    from imlmesh_protocol.errors import InputError
 
     machine, kind = _machine(root), _kind(which)
-    if kind == "orchestrator" and (folder or hardware):
-        raise InputError("usage", "FOLDER and --hardware belong to a node")
-    if kind == "node" and broker:
-        raise InputError("usage", "--broker belongs to an orchestrator; mesh.toml says a node's")
+    _check_words(kind, of_node=bool(folder or hardware), of_orchestrator=bool(broker or join))
     program = python or sys.executable
     if machine.is_this:
         check_reach(Path(program))
@@ -81,10 +82,20 @@ def install(
             machine, program, folder.resolve() if folder else None, hardware=hardware
         )
     else:
-        deeds = install_orchestrator(machine, program, broker)
+        deeds = install_orchestrator(machine, program, broker, join)
     _carry_out(machine, kind, deeds, dry_run, f"service install {kind}")
     if kind == "orchestrator" and not dry_run:
         _tell_broker(machine, broker)
+
+
+def _check_words(kind: "Kind", *, of_node: bool, of_orchestrator: bool) -> None:
+    from imlmesh_protocol.errors import InputError
+
+    if kind == "orchestrator" and of_node:
+        raise InputError("usage", "FOLDER and --hardware belong to a node")
+    if kind == "node" and of_orchestrator:
+        text = "--broker and --join belong to an orchestrator; mesh.toml says a node's"
+        raise InputError("usage", text)
 
 
 def _tell_broker(machine: "Machine", broker: str | None) -> None:

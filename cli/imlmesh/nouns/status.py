@@ -31,7 +31,7 @@ def _problems(
 ) -> list[dict[str, str]]:
     """What needs a person: {text, try}, the most urgent first."""
     from imlmesh.fleet import by_trouble, decision_text, name_of
-    from imlmesh.render import try_line
+    from imlmesh.render import counted, try_line
 
     found = []
     broker = health["broker"]
@@ -50,6 +50,9 @@ def _problems(
         words = f"approval show {approval['approval']}"
         text = f"run {approval['run']} waits for you: {approval['message']}"
         found.append({"text": text, "try": try_line(words)})
+    if waiting := health.get("join", {}).get("waiting"):
+        text = f"{counted(waiting, 'node')} waiting to be let in"
+        found.append({"text": text, "try": try_line("node discover")})
     if health["store"]["behind"]:
         text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
         found.append({"text": text, "try": "look at the disk of the home folder"})

@@ -1,5 +1,6 @@
 """`imlmesh up`: a mesh on this computer, from nothing."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,11 +101,30 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     record |= {"lan": addresses, "mdns": "off" if trouble is None else trouble or "announced"}
     if emit({"schema": "imlmesh.up/1", **record}):
         return
-    words = "node provision NAME" + (" --no-broker" if trouble == "" else "")
-    _line("", f"Add a node: {try_line(words)}", shape=" ")
+    await asyncio.to_thread(_tell_join, client)
     hints = (try_line("node list"), "imlmesh plan new first.iml.yaml", try_line("status"))
     _line("", f"Next: {'   ·   '.join(hints)}", shape=" ")
+    if is_new:
+        _line("", "Once: the root key signs whom nodes trust, nothing else needs it. Move it away:")
+        _line(
+            "", f"  mv {shlex.quote(str(home.ca / 'root.key'))} /media/STICK/    (docs/rotation.md)"
+        )
     _line("", "Ctrl-C stops all of it", shape=" ")
+
+
+def _tell_join(client: Any) -> None:
+    """A line to paste on the next machine; a mesh with too many tokens has no other one."""
+    from imlmesh.render import clock, try_line
+    from imlmesh_protocol.errors import MeshError
+
+    try:
+        token = client.post("tokens", {})
+    except MeshError as exc:
+        _line("", f"Add a node: {try_line('token create')}   ({exc.message})", shape=" ")
+        return
+    until = clock(token["expires_at_ms"])
+    _line("", f"Add a node: run this on it (one machine, until {until}):", shape=" ")
+    _line("", f"  {token['line']}", shape=" ")
 
 
 async def _announce(running: Any, addresses: list[str]) -> str:

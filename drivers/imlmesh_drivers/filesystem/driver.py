@@ -23,12 +23,12 @@ from imlmesh_drivers.files import absolute, append, blamed_on, folder, split_roo
 from imlmesh_drivers.filesystem import drafts, results, text, tree, watching
 from imlmesh_drivers.filesystem.places import Places
 from imlmesh_protocol.errors import DriverError
-from imlmesh_protocol.limits import RESULT_BYTES
+from imlmesh_protocol.limits import RESULT_BYTES, RESULT_CHUNK_BYTES
 from imlmesh_protocol.manifest import Undo
 
 _CHUNK_BYTES = 1024 * 1024
 #: of a search's result: whoever sends it adds its own
-_FOUND_CHARS = RESULT_BYTES * 3 // 4
+_FOUND_CHARS = RESULT_CHUNK_BYTES * 3 // 4
 
 
 class Filesystem(Driver):

@@ -6,26 +6,27 @@ intent, and no dispatch is ever asked for twice. What must survive goes through 
 Deliberately absent: policy (an arrival brings the guard's word) and the drivers themselves.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.changes import Change, ResultRecord
+from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
+from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import (
     NODE_HELD,
     NODE_SLOTS,
-    NODE_UNSETTLED,
-    RESEND_MS,
     SETTLED_KEPT_MS,
-    START_MS,
 )
 from imlmesh_protocol.tick import Tick
+
+_LOST = Fault("journal.lost", "its journal could not be read and was set aside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class AgentConfig:
     held: int = NODE_HELD
     #: the highest (epoch, seq) that the journal knows, and whether it holds a quarantine
     floor: tuple[int, int] = (0, 0)
+    #: the journal of before was lost, and no orchestrator has heard of it
+    lost: bool = False
     quarantined: bool = False
 
 
@@ -44,7 +47,7 @@ class Agent:
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
         known = {record.dispatch: record for record in records}
-        self.state = AgentState(known, config.floor, config.quarantined)
+        self.state = AgentState(known, config.floor, config.lost, config.quarantined)
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
@@ -52,8 +55,7 @@ class Agent:
         self.stopping = False
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
-        #: dispatch id to when its result was last sent, oldest first
-        self._unsettled = {r.dispatch: 0 for r in self.state.records.values() if r.result}
+        self._unsettled = Unsettled(r.result for r in self.state.records.values())
         self._settled: dict[str, None] = {}
         self._settled_since_ms = 0
         self._changes: list[Change] = []
@@ -87,17 +89,11 @@ class Agent:
             due.append(0)
         if self.session is not None:
             due.append(self.heart.next_ms)
-            if self._unsettled:
-                due.append(next(iter(self._unsettled.values())) + RESEND_MS)
+            if (resend_ms := self._unsettled.due_ms) is not None:
+                due.append(resend_ms)
         if self._settled:
             due.append(self._settled_since_ms + SETTLED_KEPT_MS)
-        for held in self.slots.waiting.values():
-            due.append(held.arrived_ms + START_MS)
-            due.extend(self._lease_end(held))
-        for held in self.slots.running.values():
-            if not held.instant and held.killing is None:
-                due.append(held.started_ms + held.dispatch.timeout_ms)
-                due.extend(self._lease_end(held))
+        due.extend(self.slots.limits_ms(self.heart.answered_ms))
         return min(due, default=None)
 
     def held_ids(self) -> tuple[str, ...]:
@@ -106,7 +102,7 @@ class Agent:
 
     def unsettled_ids(self) -> tuple[str, ...]:
         """The dispatches whose results nobody has settled yet."""
-        return tuple(self._unsettled)
+        return self._unsettled.ids()
 
     def _on_session_opened(self, event: events.SessionOpened) -> None:
         if event.epoch < self._seen[0]:
@@ -114,6 +110,7 @@ class Agent:
             return
         self._see(event.epoch)
         self.session = event.session
+        self._unsettled.bulks.restart()
         self.heart.met(event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
@@ -128,8 +125,10 @@ class Agent:
 
     def _send_everything(self, at_ms: int) -> None:
         self._commands.append(commands.SendStatus("online"))
+        if self.state.lost:
+            self._commands.append(commands.Escalate(_LOST))
         self._send_heartbeat(at_ms)
-        self._send_results(tuple(self._unsettled), at_ms)
+        self._send_results(self._unsettled.ids(), at_ms)
 
     def _on_delegate(self, event: events.DelegateArrived) -> None:
         place = (event.epoch, event.seq)
@@ -171,11 +170,15 @@ class Agent:
                 return Fault("dispatch.hash", "another dispatch of that name is known here")
             again.append(dispatch.id)
             return None
+        if self.state.lost and not dispatch.effect.repeatable:
+            # a refusal would say that it was never done: until our birth was heard we are silent
+            self._refuse("journal.lost", f"{dispatch.id} may have been done before")
+            return None
         if arrival.refusal is not None:
             return arrival.refusal
         if self.state.quarantined:
             return Fault("node.quarantined", "its orchestrator put it in quarantine")
-        if len(self.slots) >= self._config.held or len(self._unsettled) >= NODE_UNSETTLED:
+        if len(self.slots) >= self._config.held or self._unsettled.full:
             text = f"it holds {len(self.slots)} dispatches and {len(self._unsettled)} results"
             return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
@@ -199,11 +202,17 @@ class Agent:
         self._see(event.epoch, event.seq)
         if event.beat is not None:
             self.heart.answered(event.beat)
+            if self.state.lost:
+                # only a beat of a session whose birth was taken is answered
+                self._change(changes.LossTold())
         if not self._settled:
             self._settled_since_ms = event.at_ms
         for id in event.settled:
-            if self._unsettled.pop(id, None) is not None:
+            if self._unsettled.settle(id):
                 self._settled[id] = None
+        for id, index in event.wants:
+            self._unsettled.bulks.wanted(id, index)
+        self._send_chunk(event.at_ms)
 
     def _on_cancel(self, event: events.CancelArrived) -> None:
         for id in event.dispatches:
@@ -251,7 +260,10 @@ class Agent:
             event.error,
             event.duration_ms,
         )
-        self._record(result, event.at_ms)
+        if event.packed:
+            digest = hashlib.sha256(event.packed).digest()
+            result.bulk = Bulk(len(event.packed), digest)
+        self._record(result, event.at_ms, event.packed)
         if self.slots.waiting:
             started = self._start_waiting(event.at_ms)
             if started and self.session is not None:
@@ -260,23 +272,15 @@ class Agent:
 
     def _on_tick(self, event: Tick) -> None:
         at_ms = event.at_ms
-        for held in list(self.slots.waiting.values()):
-            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
-                fault = Fault("action.lease_lost", "the node was cut off before it started")
-                self._fail_waiting(held, at_ms, fault)
-            elif at_ms >= held.arrived_ms + START_MS:
-                text = f"no slot or claim was free for {START_MS} ms"
-                self._fail_waiting(held, at_ms, Fault("action.not_started", text))
-        for held in self.slots.running.values():
-            if any(at_ms >= end_ms for end_ms in self._lease_end(held)):
-                self._kill(held, KillReason.LEASE)
-            elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
-                self._kill(held, KillReason.TIMEOUT)
+        for held, why in self.slots.late(at_ms, self.heart.answered_ms):
+            if isinstance(why, Fault):
+                self._fail_waiting(held, at_ms, why)
+            else:
+                self._kill(held, why)
         if self.session is not None:
             if at_ms >= self.heart.next_ms:
                 self._send_heartbeat(at_ms)
-            old_ms = at_ms - RESEND_MS
-            self._send_results([id for id, at in self._unsettled.items() if at <= old_ms], at_ms)
+            self._send_results(self._unsettled.due(at_ms), at_ms)
         if self._settled and at_ms >= self._settled_since_ms + SETTLED_KEPT_MS:
             self._forget_settled()
 
@@ -298,12 +302,7 @@ class Agent:
         """What the end of an earlier agent cut short is reported as what is known of it."""
         leftover, self._leftover = self._leftover, []
         for record in leftover:
-            if record.started:
-                text = "the machine or its agent restarted while it ran"
-                outcome, fault = commands.interrupted(record.effect, text)
-            else:
-                outcome = "failed"
-                fault = Fault("action.not_started", "the agent restarted before it started")
+            outcome, fault = commands.left_over(record.effect, started=record.started)
             self._record(ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0), at_ms)
 
     def _start_waiting(self, at_ms: int) -> list[str]:
@@ -330,13 +329,17 @@ class Agent:
         hash = self.state.records[id].hash
         self._record(ResultRecord(id, hash, outcome, None, fault, 0), at_ms)
 
-    def _record(self, result: ResultRecord, at_ms: int) -> None:
+    def _record(self, result: ResultRecord, at_ms: int, packed: bytes = b"") -> None:
         if self._settled:
             self._forget_settled()
-        self._change(changes.ResultRecorded(result))
-        self._unsettled[result.dispatch] = at_ms
-        if self.session is not None:
+        self._change(changes.ResultRecorded(result, packed))
+        self._unsettled.keep(result, at_ms)
+        if self.session is None:
+            return
+        if result.bulk is None:
             self._commands.append(commands.SendComplete((result,)))
+        else:
+            self._send_chunk(at_ms)
 
     def _send_results(self, ids: Iterable[str], at_ms: int) -> None:
         results: list[ResultRecord] = []
@@ -344,11 +347,21 @@ class Agent:
             result = self.state.records[id].result
             if result is None:
                 continue
-            if self._unsettled.pop(id, None) is not None:
-                self._unsettled[id] = at_ms
-            results.append(result)
+            self._unsettled.sent(id, at_ms)
+            if result.bulk is None:
+                results.append(result)
         if results and self.session is not None:
             self._commands.append(commands.SendComplete(tuple(results)))
+        self._send_chunk(at_ms)
+
+    def _send_chunk(self, at_ms: int) -> None:
+        """Small results never wait for large ones: those leave chunk by chunk."""
+        due = self._unsettled.bulks.due(at_ms) if self.session is not None else None
+        if due is not None:
+            id, index = due
+            result = self.state.records[id].result
+            if result is not None and result.bulk is not None:
+                self._commands.append(commands.SendChunk(result, result.bulk, index))
 
     def _send_accept(self, ids: Iterable[str]) -> None:
         records = [self.state.records[id] for id in ids]
@@ -361,10 +374,6 @@ class Agent:
 
     def _send_heartbeat(self, at_ms: int) -> None:
         self._commands.append(commands.SendHeartbeat(self.heart.beat(at_ms), self.held_ids()))
-
-    def _lease_end(self, held: HeldRecord) -> tuple[int, ...]:
-        end_ms = held.lease_end_ms(self.heart.answered_ms)
-        return () if end_ms is None else (end_ms,)
 
     def _forget_settled(self) -> None:
         settled, self._settled = self._settled, {}

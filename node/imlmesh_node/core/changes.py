@@ -7,12 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import RESULT_CHUNK_BYTES
 from imlmesh_protocol.states import Effect
 
 
 @dataclass(slots=True)
+class Bulk:
+    """A result that one message cannot carry: `size` bytes of msgpack, kept in the journal alone."""
+
+    size: int
+    sha256: bytes
+
+    @property
+    def chunks(self) -> int:
+        """How many messages carry it."""
+        return -(-self.size // RESULT_CHUNK_BYTES)
+
+
+@dataclass(slots=True)
 class ResultRecord:
-    """How a dispatch ended; `outcome` is one of messages.OUTCOMES, `error` None when completed."""
+    """How a dispatch ended; `outcome` is one of messages.OUTCOMES, `error` None when completed.
+
+    With `bulk` the result itself is not here but in the journal.
+    """
 
     dispatch: str
     hash: bytes
@@ -20,6 +37,7 @@ class ResultRecord:
     result: Any
     error: Fault | None
     duration_ms: int
+    bulk: Bulk | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +59,10 @@ class IntentRecorded:
 
 @dataclass(slots=True)
 class ResultRecorded:
+    """`packed` is the msgpack of a result with `bulk`, to be stored and not kept in memory."""
+
     result: ResultRecord
+    packed: bytes = b""
 
 
 @dataclass(slots=True)
@@ -60,6 +81,11 @@ class FloorRaised:
 
 
 @dataclass(slots=True)
+class LossTold:
+    """The orchestrator has heard that the journal of before is lost."""
+
+
+@dataclass(slots=True)
 class QuarantineSet:
     """Whether the orchestrator has put this node in quarantine; `False` is its release."""
 
@@ -67,5 +93,11 @@ class QuarantineSet:
 
 
 Change = (
-    DispatchTaken | IntentRecorded | ResultRecorded | DispatchSettled | FloorRaised | QuarantineSet
+    DispatchTaken
+    | IntentRecorded
+    | ResultRecorded
+    | DispatchSettled
+    | FloorRaised
+    | LossTold
+    | QuarantineSet
 )

@@ -7,10 +7,10 @@ manifest, signatures). Pins made safe after a kill are the executor's own duty, 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 class KillReason(StrEnum):
@@ -38,6 +38,13 @@ def interrupted(effect: Effect, message: str) -> tuple[str, Fault]:
     return "failed" if effect.repeatable else "unknown", Fault("node.interrupted", message)
 
 
+def left_over(effect: Effect, *, started: bool) -> tuple[str, Fault]:
+    """(outcome, fault) of what an earlier agent held and said no end of."""
+    if started:
+        return interrupted(effect, "the machine or its agent restarted while it ran")
+    return "failed", Fault("action.not_started", "the agent restarted before it started")
+
+
 @dataclass(slots=True)
 class SendAccept:
     """`pairs` are (dispatch id, hash); `started` those of them whose driver has started."""
@@ -57,6 +64,15 @@ class SendComplete:
 
 
 @dataclass(slots=True)
+class SendChunk:
+    """One piece of a result whose `bulk` the journal has."""
+
+    result: ResultRecord
+    bulk: Bulk
+    index: int
+
+
+@dataclass(slots=True)
 class SendHeartbeat:
     beat: int
     held: tuple[str, ...]
@@ -67,6 +83,13 @@ class SendStatus:
     """`state` is online (a birth) or offline (a goodbye, the last command of an agent)."""
 
     state: str
+
+
+@dataclass(slots=True)
+class Escalate:
+    """Ask for a person."""
+
+    fault: Fault
 
 
 @dataclass(slots=True)
@@ -103,8 +126,10 @@ Command = (
     SendAccept
     | SendReject
     | SendComplete
+    | SendChunk
     | SendHeartbeat
     | SendStatus
+    | Escalate
     | SendInventory
     | RunDriver
     | KillDriver

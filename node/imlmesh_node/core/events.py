@@ -9,7 +9,7 @@ from typing import Any
 
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.tick import Tick
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.wire.dispatches import Dispatch
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class DelegateArrived:
 
 @dataclass(slots=True)
 class AckArrived:
-    """Answers a heartbeat (`beat`, or None) and settles results."""
+    """Answers a heartbeat (`beat`, or None), settles results, and wants chunks: (dispatch, index)."""
 
     at_ms: int
     beat: int | None
@@ -68,6 +68,7 @@ class AckArrived:
     epoch: int = 0
     seq: int = 0
     cause: str = ""
+    wants: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,7 +107,10 @@ class RebirthAsked:
 
 @dataclass(slots=True)
 class DriverFinished:
-    """A driver's work ended, or its kill is confirmed. `outcome` is one of messages.OUTCOMES."""
+    """A driver's work ended, or its kill is confirmed. `outcome` is one of messages.OUTCOMES.
+
+    A result that one message cannot carry comes as `packed`, its msgpack, and not as `result`.
+    """
 
     at_ms: int
     dispatch: str
@@ -115,6 +119,7 @@ class DriverFinished:
     error: Fault | None = None
     duration_ms: int = 0
     cause: str = ""
+    packed: bytes = b""
 
 
 @dataclass(slots=True)

@@ -4,12 +4,16 @@ The one rule: oldest first, and nobody overtakes one who waits for the same clai
 once takes no slot. Deliberately absent: what becomes of a dispatch afterwards.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imlmesh_node.core.claims import Claims
 from imlmesh_node.core.commands import KillReason
-from imlmesh_protocol.limits import stop_ms
-from imlmesh_protocol.wire.messages import Dispatch
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import COUNT_MAX, START_MS, stop_ms
+from imlmesh_protocol.wire.dispatches import Dispatch
+
+NEVER_MS = COUNT_MAX
 
 
 @dataclass(slots=True)
@@ -22,13 +26,13 @@ class HeldRecord:
     started_ms: int = 0
     killing: KillReason | None = None
 
-    def lease_end_ms(self, answered_ms: int) -> int | None:
+    def lease_end_ms(self, answered_ms: int) -> int:
         """When a cut-off node gives it up; `answered_ms` is the sending of the last answered beat.
 
         A tenth of the lease is kept back, so that it ends here before anybody else may begin.
         """
         if self.dispatch.when_cut_off != "stop":
-            return None
+            return NEVER_MS
         return answered_ms + stop_ms(self.dispatch.lease_ms)
 
 
@@ -90,6 +94,32 @@ class Slots:
             if not wanted.isdisjoint(other.dispatch.claims):
                 return id
         return None
+
+    def limits_ms(self, answered_ms: int) -> Iterator[int]:
+        """When each of them has to start, to end, or to be given up."""
+        for held in self.waiting.values():
+            yield min(held.arrived_ms + START_MS, held.lease_end_ms(answered_ms))
+        for held in self.running.values():
+            if not held.instant and held.killing is None:
+                end_ms = held.started_ms + held.dispatch.timeout_ms
+                yield min(end_ms, held.lease_end_ms(answered_ms))
+
+    def late(self, at_ms: int, answered_ms: int) -> list[tuple[HeldRecord, Fault | KillReason]]:
+        """What did not start in time, with the fault, and what has to be ended, with the reason."""
+        found: list[tuple[HeldRecord, Fault | KillReason]] = []
+        for held in self.waiting.values():
+            if at_ms >= held.lease_end_ms(answered_ms):
+                text = "the node was cut off before it started"
+                found.append((held, Fault("action.lease_lost", text)))
+            elif at_ms >= held.arrived_ms + START_MS:
+                text = f"no slot or claim was free for {START_MS} ms"
+                found.append((held, Fault("action.not_started", text)))
+        for held in self.running.values():
+            if at_ms >= held.lease_end_ms(answered_ms):
+                found.append((held, KillReason.LEASE))
+            elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
+                found.append((held, KillReason.TIMEOUT))
+        return found
 
     def ids(self) -> tuple[str, ...]:
         return (*self.running, *self.waiting)

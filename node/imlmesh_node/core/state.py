@@ -14,6 +14,7 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    LossTold,
     QuarantineSet,
     ResultRecord,
     ResultRecorded,
@@ -34,10 +35,12 @@ class JournalRecord:
 
 @dataclass(slots=True)
 class AgentState:
-    """`records` by dispatch id, in the order taken; `floor` is the highest (epoch, seq) stored."""
+    """`records` by dispatch id, in the order taken; `floor` is the highest (epoch, seq) stored;
+    `lost`: an earlier journal was, and no orchestrator has heard of it."""
 
     records: dict[str, JournalRecord] = field(default_factory=dict)
     floor: tuple[int, int] = (0, 0)
+    lost: bool = False
     quarantined: bool = False
 
 
@@ -66,6 +69,10 @@ def _raised(state: AgentState, change: FloorRaised) -> None:
     state.floor = (change.epoch, change.seq)
 
 
+def _loss_told(state: AgentState, change: LossTold) -> None:
+    state.lost = False
+
+
 def _quarantine(state: AgentState, change: QuarantineSet) -> None:
     state.quarantined = change.quarantined
 
@@ -76,5 +83,6 @@ _APPLY: dict[type, Callable[[AgentState, Any], None]] = {
     ResultRecorded: _recorded,
     DispatchSettled: _settled,
     FloorRaised: _raised,
+    LossTold: _loss_told,
     QuarantineSet: _quarantine,
 }

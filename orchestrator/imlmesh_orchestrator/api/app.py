@@ -8,7 +8,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imlmesh_orchestrator.api import approvals, audit, fleet, memory, plans, runs, status, telemetry
+from imlmesh_orchestrator.api import (
+    approvals,
+    audit,
+    fleet,
+    joining,
+    memory,
+    plans,
+    runs,
+    status,
+    telemetry,
+    trust,
+)
 from imlmesh_orchestrator.api.problems import log, problem
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_protocol.errors import InputError, MeshError
@@ -24,7 +35,7 @@ def make_app(served: Served) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.served = served
-    for part in (status, plans, runs, approvals, memory, fleet, telemetry, audit):
+    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit, trust):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

@@ -23,18 +23,21 @@ from imlmesh_orchestrator.api.requests import (
     texts_of,
 )
 from imlmesh_orchestrator.api.served import Served, served_of
+from imlmesh_orchestrator.core.events import GrantAsked
 from imlmesh_orchestrator.views.nodes import (
     actions_view,
     admission_view,
     evidence,
     find_node,
     groups_view,
+    never_here,
     node_view,
 )
 from imlmesh_orchestrator.views.offers import list_offers, show_offer
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.ids import check_name
+from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 router = APIRouter()
@@ -44,10 +47,11 @@ router = APIRouter()
 async def list_nodes(request: Request) -> Response:
     served = served_of(request)
     beats, times = await served.beats(), await served.times()
-    state = served.shell.state
-    found = [node_view(state, record, beats, times) for record in state.nodes.values()]
+    state, now_ms = served.shell.state, served.shell.clock.now_ms()
+    found = [node_view(state, record, beats, times, now_ms) for record in state.nodes.values()]
     found.sort(key=lambda node: str(node["alias"]))
-    return answer({"schema": "imlmesh.node-list/1", "nodes": found})
+    told = {"schema": "imlmesh.node-list/1", "nodes": found, "never_here": never_here(state)}
+    return answer(told)
 
 
 @router.post("/nodes")
@@ -90,7 +94,7 @@ async def decide(request: Request, name: str) -> Response:
         raise InputError("usage", f"a reason has from 1 to {limits.REASON_CHARS} characters")
     for_ms = span_ms_of(body, "for_ms", limits.ADMISSION_MS)
     shell = served.shell
-    node = shell.register.find(name)
+    node = shell.state.find_id(name)
     if node is None:
         raise InputError("node.not_found", f"no node {name[:80]!r}")
     before = shell.state.admission_of(node)
@@ -103,6 +107,22 @@ async def decide(request: Request, name: str) -> Response:
             served.access.renew(node)
         broker = (await served.access.enforced(node)).as_record()
     return answer({"schema": "imlmesh.admission/1", **told, "broker": broker})
+
+
+@router.post("/nodes/{name}/profile")
+async def grant_profile(request: Request, name: str) -> Response:
+    """What a node may do at most, whatever its own policy allows."""
+    served = served_of(request)
+    profile = text_of(await body_of(request), "profile")
+    if profile not in PROFILES:
+        raise InputError("config.invalid", f"profile must be one of {', '.join(PROFILES)}")
+    node = served.shell.state.find_id(name)
+    if node is None:
+        raise InputError("node.not_found", f"no node {name[:80]!r}")
+    by = request.state.by
+    await served.shell.ask(lambda at_ms, cause: GrantAsked(at_ms, cause, node, profile, by))
+    told = {"node": node, "alias": served.shell.alias(node), "granted": profile}
+    return answer({"schema": "imlmesh.granted/1", **told})
 
 
 @router.get("/groups")
@@ -119,11 +139,11 @@ async def set_group(request: Request, group: str) -> Response:
     found: dict[str, None] = {}
     errors: list[MeshError] = []
     for name in wanted:
-        record = served.shell.state.find_node(name)
-        if record is None:
+        node = served.shell.state.find_id(name)
+        if node is None:
             errors.append(InputError("place.unknown_node", f'there is no node "{name[:80]}"'))
         else:
-            found[record.node] = None
+            found[node] = None
     if errors:
         raise InputErrors(errors)
     await served.shell.set_group(group, tuple(found))
@@ -149,7 +169,7 @@ async def _node(served: Served, name: str) -> Response:
     found = await served.ask(lambda database: evidence(database, record.node))
     body = {
         "schema": "imlmesh.node/1",
-        **node_view(served.shell.state, record, beats, times),
+        **node_view(served.shell.state, record, beats, times, served.shell.clock.now_ms()),
         "evidence": found,
         "refused": served.shell.stream.refused_of(record.node),
         "actions": actions_view(record),

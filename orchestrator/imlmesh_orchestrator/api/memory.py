@@ -46,7 +46,7 @@ async def set_value(request: Request, key: str) -> Response:
     try:
         _KEY.validate_python(key)
         # what a plan could not have written must not come in by this door
-        value = unpack(pack(body["value"]), max_bytes=limits.RESULT_BYTES)
+        value = unpack(pack(body["value"]), max_bytes=limits.PARAMS_BYTES)
     except ValidationError as exc:
         text = (
             f"a key is 1 to {limits.MEMORY_KEY_CHARS} characters without space, '.', '{{' or '}}'"

@@ -31,7 +31,9 @@ _STATUS = {
     "internal": 500,
     "internal.invariant": 500,
 }
-_NOT_FOUND = frozenset({f"{noun}.not_found" for noun in ("run", "node", "approval", "memory")})
+_NOT_FOUND = frozenset(
+    {f"{noun}.not_found" for noun in ("run", "node", "approval", "memory", "token", "join")}
+)
 
 
 def status_of(code: str) -> int:

@@ -89,6 +89,14 @@ def number_of(values: Mapping[str, str], name: str) -> int | None:
     return int(value)
 
 
+def count_of(body: Mapping[str, Any], name: str, default: int, most: int, *, least: int = 1) -> int:
+    """A field that is a whole number from `least` to `most`."""
+    value = body.get(name, default)
+    if type(value) is not int or not least <= value <= most:
+        raise InputError("usage", f"{name} must be a whole number from {least} to {most}")
+    return value
+
+
 def flag_of(values: Mapping[str, Any], name: str) -> bool:
     """A field, or a word of the query, that is true or false; false when it is not given."""
     value = values.get(name, False)

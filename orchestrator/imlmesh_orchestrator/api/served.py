@@ -12,8 +12,10 @@ from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.config import Config
 from imlmesh_orchestrator.enrolling import Enrolling
 from imlmesh_orchestrator.fingerprint import Previewed
+from imlmesh_orchestrator.joining import Joining
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
+from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_orchestrator.views.nodes import Beats, Times, beat_counts, decided, since
 from imlmesh_orchestrator.views.runs import find_run
 
@@ -24,6 +26,8 @@ class Served:
 
     shell: Shell
     enrolling: Enrolling
+    trusting: Trusting
+    joining: Joining
     #: None where no broker is between the nodes and us
     access: Access | None
     config: Config

@@ -15,6 +15,7 @@ from imlmesh_orchestrator.api.events import event_stream
 from imlmesh_orchestrator.api.problems import answer
 from imlmesh_orchestrator.api.requests import number_of
 from imlmesh_orchestrator.api.served import served_of
+from imlmesh_orchestrator.core.joins import waiting
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.states import Admission, Liveness
 
@@ -48,6 +49,7 @@ async def health(request: Request) -> Response:
                 "address": served.broker,
                 "error": str(error) if error else None,
             },
+            "join": {"endpoints": served.joining.addresses, "waiting": len(waiting(state, now_ms))},
             "store": {"behind": shell.mover.behind, "outflow_rows": rows},
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
             "ledger": _ledger(shell),

@@ -5,9 +5,12 @@ The one rule: every extension that RFC 5280 asks for is there, so that the stric
 proof of holding it count. Deliberately absent: files, chains.
 """
 
+import contextlib
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -50,7 +53,7 @@ def new_root(mesh: str, role: str) -> tuple[bytes, bytes]:
 
 
 class Issuer:
-    """Signs leaf certificates with the key of a CA."""
+    """Signs leaf certificates with the key of a CA, whose certificate is `der`."""
 
     def __init__(self, private: bytes, certificate: bytes) -> None:
         """Takes PEM; TrustError `trust.file` when they are not a P-256 key and its certificate."""
@@ -65,6 +68,16 @@ class Issuer:
         ):
             raise TrustError("trust.file", "the key of the CA does not belong to its certificate")
         self._key = key
+        self.der = self._certificate.public_bytes(serialization.Encoding.DER)
+
+    @classmethod
+    def of(cls, keys: Iterable[bytes], certificate: bytes) -> Self | None:
+        """With the key, of some PEM, that belongs to a certificate in DER; None without one."""
+        pem = ssl.DER_cert_to_PEM_cert(certificate).encode()
+        for private in keys:
+            with contextlib.suppress(TrustError):
+                return cls(private, pem)
+        return None
 
     def issue_client(
         self, request: bytes, name: str, uri: str, lifetime_s: int = limits.CERTIFICATE_S
@@ -121,7 +134,7 @@ class Issuer:
         purpose: x509.ObjectIdentifier,
         lifetime_s: int,
     ) -> Issued:
-        public = _proven_key(request)
+        public = proven_key(request)
         authority = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         certificate = (
             _builder(self._certificate.subject, _name(name), public, lifetime_s)
@@ -142,7 +155,8 @@ class Issuer:
         )
 
 
-def _proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
+def proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
+    """The P-256 key that a PEM request proves to hold; TrustError `signature.invalid`."""
     try:
         parsed = x509.load_pem_x509_csr(request)
         public = parsed.public_key()

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import admission_changes as a
-from imlmesh_orchestrator.core import apply_runs
+from imlmesh_orchestrator.core import apply_joins, apply_runs
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.state import (
     AdmissionRecord,
     ApprovalRecord,
@@ -36,6 +37,9 @@ def _node_enrolled(state: State, change: c.NodeEnrolled) -> None:
     state.enrolled[change.node] = EnrolledRecord(
         change.node, change.alias, change.identity, change.profile, change.by, change.at_ms
     )
+    state.identities[change.identity] = change.node
+    state.aliases[change.alias] = change.node
+    state.joins.pop(change.identity, None)
 
 
 def _certificate_issued(state: State, change: c.CertificateIssued) -> None:
@@ -62,15 +66,29 @@ def _node_described(state: State, change: c.NodeDescribed) -> None:
     else:
         _count_risky(state, record.manifest, -1)
     _count_risky(state, change.manifest, 1)
-    state.aliases.pop(record.alias, None)
-    state.aliases[change.alias] = change.node
-    record.alias = change.alias
+    call(state, change.node, change.alias)
     record.boot, record.session = change.boot, change.session
     record.manifest, record.facts = change.manifest, change.facts
     record.profile = change.profile
     record.heartbeat_ms, record.lost_ms = change.heartbeat_ms, change.lost_ms
     record.described += 1
     _touch(state, change.node)
+
+
+def call(state: State, node: str, alias: str) -> None:
+    """From now on `alias` means the node, and what it was called before means nothing."""
+    for record in (state.nodes.get(node), state.enrolled.get(node)):
+        if record is not None:
+            if state.aliases.get(record.alias) == node:
+                del state.aliases[record.alias]
+            record.alias = alias
+    state.aliases[alias] = node
+
+
+def _node_aliased(state: State, change: j.NodeAliased) -> None:
+    call(state, change.node, change.alias)
+    if change.node in state.nodes:
+        _touch(state, change.node)
 
 
 def _count_risky(state: State, manifest: Manifest, by: int) -> None:
@@ -98,6 +116,11 @@ def _liveness_changed(state: State, change: c.LivenessChanged) -> None:
     record = state.nodes[change.node]
     record.liveness = move(states.LIVENESS, change.node, record.liveness, change.liveness)
     _touch(state, change.node)
+
+
+def _node_escalated(state: State, change: c.NodeEscalated) -> None:
+    record = state.nodes[change.node]
+    record.escalation, record.escalated_ms = change.fault, change.at_ms
 
 
 def _admission_changed(state: State, change: a.AdmissionChanged) -> None:
@@ -194,9 +217,11 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.EpochRaised: _epoch_raised,
     c.NodeEnrolled: _node_enrolled,
     c.CertificateIssued: _certificate_issued,
+    j.NodeAliased: _node_aliased,
     c.NodeDescribed: _node_described,
     c.NodeReturned: _node_returned,
     c.LivenessChanged: _liveness_changed,
+    c.NodeEscalated: _node_escalated,
     a.AdmissionChanged: _admission_changed,
     a.EvidenceKept: _evidence_kept,
     c.LabelsChanged: _labels_changed,
@@ -209,4 +234,5 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.ApprovalAsked: _approval_asked,
     c.ApprovalClosed: _approval_closed,
     **apply_runs.APPLY,
+    **apply_joins.APPLY,
 }

@@ -85,6 +85,14 @@ class LivenessChanged(Change):
 
 
 @dataclass(slots=True)
+class NodeEscalated(Change):
+    """The node asked for a person."""
+
+    node: str
+    fault: Fault
+
+
+@dataclass(slots=True)
 class LabelsChanged(Change):
     """All labels of the node after the change."""
 

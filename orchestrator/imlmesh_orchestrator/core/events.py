@@ -164,6 +164,69 @@ class EnrolAsked(Event):
 
 
 @dataclass(slots=True)
+class TokenAsked(Event):
+    """A person wants a token; its secret and id were made, `key` is derived from the secret."""
+
+    token: str
+    key: bytes
+    uses: int
+    profile: str
+    groups: tuple[str, ...]
+    ttl_ms: int
+    by: str
+
+
+@dataclass(slots=True)
+class TokenRevokeAsked(Event):
+    token: str
+    by: str
+
+
+@dataclass(slots=True)
+class JoinAsked(Event):
+    """Whoever holds the key of `identity` (raw) asks to be `node`. `token`, when there is one, was
+    `proven` or not; `code` is what both sides show without one; with neither it asks again.
+    `profile` "" leaves it to the mesh."""
+
+    node: str
+    identity: bytes
+    profile: str
+    address: str
+    token: str
+    proven: bool
+    code: str
+
+
+@dataclass(slots=True)
+class JoinAnswered(Event):
+    """A person answers a node that waits, by its id or code. `replaces` names the node whose alias
+    it takes over, `profile` is another one than it asked for; both may be ""."""
+
+    name: str
+    approved: bool
+    profile: str
+    replaces: str
+    by: str
+
+
+@dataclass(slots=True)
+class JoinWindowAsked(Event):
+    """A person opens the door for so long, or closes it with 0."""
+
+    for_ms: int
+    by: str
+
+
+@dataclass(slots=True)
+class GrantAsked(Event):
+    """A person says how much a node may do at most, whatever its own policy allows."""
+
+    node: str
+    profile: str
+    by: str
+
+
+@dataclass(slots=True)
 class NodeBirth(Event):
     """A node says that it is here, in a session of a boot, and what it can do."""
 
@@ -176,6 +239,16 @@ class NodeBirth(Event):
     profile: str
     heartbeat_ms: int
     lost_ms: int
+    #: the boot that began its journal: it knows nothing of what it held in earlier ones
+    journal_since: int = 0
+
+
+@dataclass(slots=True)
+class EscalationArrived(Event):
+    """The node asks for a person."""
+
+    node: str
+    fault: Fault
 
 
 @dataclass(slots=True)

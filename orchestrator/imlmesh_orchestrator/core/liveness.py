@@ -6,10 +6,17 @@ while our own connection to the broker is down.
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import runs
-from imlmesh_orchestrator.core.commands import AskInventory, AskRebirth, SendAck, SendCancel
+from imlmesh_orchestrator.core.commands import (
+    AskInventory,
+    AskRebirth,
+    ReportRefusal,
+    SendAck,
+    SendCancel,
+)
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, send
 from imlmesh_orchestrator.core.events import (
+    EscalationArrived,
     HeartbeatArrived,
     InventoryArrived,
     NodeBirth,
@@ -32,7 +39,8 @@ def born(turn: Turn, event: NodeBirth) -> None:
     """A node is (again) here; what it still holds of our work it must now tell."""
     state = turn.state
     known = state.nodes.get(event.node)
-    if known is not None and _says_nothing_new(known, event):
+    lost = known is not None and event.journal_since > known.boot
+    if known is not None and not lost and _says_nothing_new(known, event):
         turn.change(c.NodeReturned(turn.at_ms, turn.cause, event.node, event.boot, event.session))
     else:
         turn.change(_described(turn, event))
@@ -42,9 +50,33 @@ def born(turn: Turn, event: NodeBirth) -> None:
     before = state.presence.get(node.node)
     evidence = before.evidence if before else 0
     state.presence[node.node] = Presence(turn.at_ms, evidence=evidence)
+    if lost:
+        _forgotten(turn, node)
     _watch(turn, node)
     ask_inventory(turn, node)
     turn.pools.room()
+
+
+def _forgotten(turn: Turn, node: NodeRecord) -> None:
+    """Its journal is gone: what it was sent may have been done, even where no accept was heard."""
+    fault = Fault("journal.lost", f"the journal of {node.alias} is lost")
+    each_live(turn, node, lambda dispatch: give_up(turn, dispatch, fault))
+
+
+def escalated(turn: Turn, event: EscalationArrived) -> None:
+    """Kept for people; said again it is nothing new."""
+    node = turn.state.nodes.get(event.node)
+    if node is None:
+        turn.command(AskRebirth(event.node))
+        return
+    since_ms = turn.at_ms - node.escalated_ms
+    if node.escalation == event.fault and since_ms < limits.ESCALATED_MS:
+        return
+    if node.escalation is not None and since_ms < limits.ESCALATE_MS:
+        text = f"{node.alias} asks for a person more than once in {limits.ESCALATE_MS} ms"
+        turn.command(ReportRefusal(node.node, Fault("escalate.rate", text)))
+        return
+    turn.change(c.NodeEscalated(turn.at_ms, turn.cause, node.node, event.fault))
 
 
 def _says_nothing_new(known: NodeRecord, event: NodeBirth) -> bool:

@@ -140,11 +140,12 @@ def _target_key(run: RunRecord, record: ActionRecord) -> PoolKey:
 def candidates(state: State, key: PoolKey) -> Iterable[NodeRecord]:
     """The known nodes that a target names, whatever they can do; a list of names in its order."""
     way, wanted = key[3], key[4]
-    if way in ("node", "order", "bound"):
-        names = (wanted,) if isinstance(wanted, str) else wanted
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    if way in ("node", "order"):
         return [node for name in names if (node := state.find_node(name)) is not None]
-    if way == "group":
-        return [state.nodes[name] for name in wanted if name in state.nodes]
+    if way in ("bound", "group"):
+        # ids, which an alias may look like
+        return [state.nodes[name] for name in names if name in state.nodes]
     return _meant(state, key, state.nodes.values())
 
 

@@ -26,7 +26,7 @@ from imlmesh_protocol.ids import dispatch_id
 from imlmesh_protocol.iml.params import effect_of
 from imlmesh_protocol.manifest import ActionSpec
 from imlmesh_protocol.states import ActionState, Effect
-from imlmesh_protocol.wire.messages import encode_attempt, encode_terms
+from imlmesh_protocol.wire.dispatches import encode_attempt, encode_terms
 
 _ANY_NUMBER = 1 << 62
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})

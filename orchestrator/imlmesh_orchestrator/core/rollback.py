@@ -11,7 +11,7 @@ from imlmesh_orchestrator.core.state import ActionRecord, RunRecord, State
 from imlmesh_protocol.errors import Fault, InputError
 from imlmesh_protocol.iml.template import render_undo
 from imlmesh_protocol.states import ActionState
-from imlmesh_protocol.wire.messages import decode_dispatch
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 
 
 @dataclass(slots=True)

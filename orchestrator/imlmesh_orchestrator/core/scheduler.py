@@ -15,9 +15,11 @@ from imlmesh_orchestrator.core import (
     enrolment,
     evidence,
     flow,
+    joins,
     liveness,
     memory,
     runs,
+    tokens,
 )
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
@@ -148,7 +150,8 @@ def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
 
 
 def _group_set(turn: Turn, event: e.GroupSet) -> None:
-    unknown = [node for node in event.nodes if node not in turn.state.nodes]
+    known = turn.state.nodes.keys() | turn.state.enrolled.keys()
+    unknown = [node for node in event.nodes if node not in known]
     if unknown:
         fault = Fault("place.unknown_node", f"no node {', '.join(unknown)}")
         turn.command(Refuse(event.cause, fault))
@@ -159,7 +162,7 @@ def _group_set(turn: Turn, event: e.GroupSet) -> None:
 
 
 def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
-    node = turn.state.find_node(event.node)
+    node = turn.state.nodes.get(event.node)
     if node is None:
         turn.command(Refuse(event.cause, Fault("node.not_found", f"no node {event.node}")))
         return
@@ -273,8 +276,15 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.EvidenceSeen: evidence.seen,
     e.NodeBirth: _born,
     e.EnrolAsked: enrolment.enrol,
+    e.GrantAsked: enrolment.grant,
+    e.TokenAsked: tokens.create,
+    e.TokenRevokeAsked: tokens.revoke,
+    e.JoinAsked: joins.ask,
+    e.JoinAnswered: joins.answer,
+    e.JoinWindowAsked: joins.open_door,
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
+    e.EscalationArrived: liveness.escalated,
     e.HeartbeatArrived: liveness.beat,
     e.AcceptArrived: take_accepts,
     e.RejectArrived: take_rejects,

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.manifest import Manifest
@@ -45,6 +46,9 @@ class NodeRecord:
     labels: Mapping[str, Any] = field(default_factory=dict)
     #: dispatches of this node that have not ended; a dict for its order
     live: dict[str, None] = field(default_factory=dict)
+    #: what it last asked a person about, and when
+    escalation: Fault | None = None
+    escalated_ms: int = 0
     #: volatile: the node said that it is full; cleared by its next heartbeat
     full: bool = field(default=False, compare=False)
     #: volatile: rises with each birth that says something new
@@ -67,6 +71,41 @@ class EnrolledRecord:
     by: str
     at_ms: int
     certificates: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TokenRecord:
+    """A join token. `spent` of its `uses` are gone, `wrong` proofs were sent for it."""
+
+    token: str
+    key: bytes
+    uses: int
+    profile: str
+    groups: tuple[str, ...]
+    at_ms: int
+    expires_at_ms: int
+    by: str
+    spent: int = 0
+    wrong: int = 0
+    revoked: bool = False
+
+    def forgotten(self, at_ms: int) -> bool:
+        """Whether it ended so long ago that the next token takes its place."""
+        return self.expires_at_ms + limits.TOKEN_KEPT_MS < at_ms
+
+
+@dataclass(slots=True)
+class JoinRecord:
+    """A node that waits for a person; see `joining_changes.JoinHeld`."""
+
+    identity: bytes
+    node: str
+    profile: str
+    code: str
+    groups: tuple[str, ...]
+    address: str
+    at_ms: int
+    expires_at_ms: int
 
 
 @dataclass(slots=True)
@@ -283,6 +322,15 @@ class State:
     run_counter: int = 0
     approval_counter: int = 0
     enrolled: dict[str, EnrolledRecord] = field(default_factory=dict)
+    #: enrolled ids by raw public key
+    identities: dict[bytes, str] = field(default_factory=dict)
+    tokens: dict[str, TokenRecord] = field(default_factory=dict)
+    #: who waits for a person, and until when whom nobody wants to see, by raw public key
+    joins: dict[bytes, JoinRecord] = field(default_factory=dict)
+    ignored: dict[bytes, int] = field(default_factory=dict)
+    #: until when the door is open, and by whom
+    open_until_ms: int = 0
+    opened_by: str = ""
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     #: of nodes that are not open, whether they were ever born or not
@@ -332,5 +380,16 @@ class State:
         return Admission.OPEN if record is None else record.admission
 
     def find_node(self, name: str) -> NodeRecord | None:
-        """A node by id or alias."""
-        return self.nodes.get(name) or self.nodes.get(self.aliases.get(name, ""))
+        """A node that was born, by alias or id."""
+        return self.nodes.get(self.aliases.get(name, name))
+
+    def find_id(self, name: str) -> str | None:
+        """The id of a node, born or not, by alias or id. An alias goes first: that of a replaced
+        node belongs to another one, even where it was its id."""
+        node = self.aliases.get(name, name)
+        return node if node in self.nodes or node in self.enrolled else None
+
+    def alias_of(self, node: str) -> str:
+        """What people call a node (an id), born or not; its id when nobody introduced it."""
+        record = self.nodes.get(node) or self.enrolled.get(node)
+        return node if record is None else record.alias

@@ -14,6 +14,7 @@ import msgpack
 
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
 from imlmesh_protocol.ids import split_dispatch
@@ -64,10 +65,20 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.EpochRaised: Told("epoch"),
     c.NodeEnrolled: Told("node", _by),
     c.CertificateIssued: Told("node"),
+    j.TokenCreated: Told("token", _by, "uses profile groups expires_at_ms by"),
+    j.TokenRevoked: Told("token", _by),
+    j.TokenSpent: Told("token"),
+    j.TokenProofFailed: Told("token"),
+    j.JoinHeld: Told("node"),
+    j.JoinIgnored: Told("node", _by),
+    j.JoinWindowSet: Told("by", _by),
+    j.NodeAliased: Told("node"),
+    j.ProfileGranted: Told("node", _by),
+    c.NodeDescribed: Told("node"),
+    c.NodeEscalated: Told("node"),
+    c.LivenessChanged: Told("node", when=_is_lost),
     a.AdmissionChanged: Told("node", _by),
     a.EvidenceKept: Told("node"),
-    c.NodeDescribed: Told("node"),
-    c.LivenessChanged: Told("node", when=_is_lost),
     c.LabelsChanged: Told("node"),
     c.GroupChanged: Told("group"),
     c.MemoryWritten: Told("session", _by, "key value by", _by_person),

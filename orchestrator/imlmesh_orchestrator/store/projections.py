@@ -15,6 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
+from imlmesh_orchestrator.store.joining import JOINED
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
@@ -43,6 +44,7 @@ _EPOCH = "INSERT INTO epochs (epoch, seq, at_ms) VALUES (?,?,?)"
 _NODE = """INSERT INTO nodes (node, alias, profile, described_seq) VALUES (?,?,?,?)
     ON CONFLICT (node) DO UPDATE SET alias = excluded.alias, profile = excluded.profile,
     described_seq = excluded.described_seq"""
+_ESCALATED = "INSERT OR REPLACE INTO escalations (node, seq) VALUES (?,?)"
 _ENROLLED = "INSERT INTO enrolled (node, alias, profile, seq) VALUES (?,?,?,?)"
 _CERTIFICATE = "INSERT INTO certificates (serial, node, not_after_ms, seq) VALUES (?,?,?,?)"
 _OLD_CERTIFICATES = "DELETE FROM certificates WHERE node = ? AND not_after_ms < ?"
@@ -108,6 +110,9 @@ class Batch:
             project(self, seq, change)
         elif type(change) is c.RunCreated:
             self._run_created(seq, change, sources.pop(change.cause, None))
+        elif type(change) in JOINED:
+            for sql, values in JOINED[type(change)](seq, change):
+                self._other(sql, *values)
 
     def statements(self) -> list[Statement]:
         """What to execute, in this order, in one transaction."""
@@ -278,6 +283,7 @@ class Batch:
 
     def _node_enrolled(self, seq: int, change: c.NodeEnrolled) -> None:
         self._other(_ENROLLED, change.node, change.alias, change.profile, seq)
+        self._other("DELETE FROM joins WHERE identity = ?", change.identity)
 
     def _certificate_issued(self, seq: int, change: c.CertificateIssued) -> None:
         self._other(_OLD_CERTIFICATES, change.node, change.at_ms)
@@ -288,6 +294,9 @@ class Batch:
 
     def _liveness_changed(self, seq: int, change: c.LivenessChanged) -> None:
         self._other(_LIVENESS, change.node, str(change.liveness), change.reason, change.at_ms, seq)
+
+    def _node_escalated(self, seq: int, change: c.NodeEscalated) -> None:
+        self._other(_ESCALATED, change.node, seq)
 
     def _admission_changed(self, seq: int, change: a.AdmissionChanged) -> None:
         if change.admission is Admission.OPEN:
@@ -376,6 +385,7 @@ _PROJECT: dict[type[c.Change], Callable[[Batch, int, Any], None]] = {
     c.CertificateIssued: Batch._certificate_issued,
     c.NodeDescribed: Batch._node_described,
     c.LivenessChanged: Batch._liveness_changed,
+    c.NodeEscalated: Batch._node_escalated,
     a.AdmissionChanged: Batch._admission_changed,
     a.EvidenceKept: Batch._evidence_kept,
     c.LabelsChanged: Batch._labels_changed,

@@ -12,7 +12,8 @@ from typing import Any
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import CODES, InputError
+from imlmesh_protocol.states import Admission, Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -20,6 +21,12 @@ _DISK_PERCENT = 90
 _HOT_C = 80
 _BEATS = """SELECT node, (at_ms - ?1) * ?3 / ?2, count(*) FROM heartbeats
     WHERE at_ms >= ?1 AND at_ms < ?1 + ?2 GROUP BY 1, 2"""
+#: how the spool is told, and under which names of its health a node says it
+_SPOOL = {
+    "records": "spooled_records",
+    "dropped_events": "dropped_events",
+    "dropped_readings": "dropped_readings",
+}
 _LAST = "SELECT node, since_ms, reason FROM nodes"
 _DECIDED = "SELECT node, since_ms FROM admissions"
 _EVIDENCE = """SELECT at_ms, kind, text, verdict FROM evidence WHERE node = ?
@@ -95,7 +102,9 @@ def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, A
     return told
 
 
-def node_view(state: State, record: NodeRecord, beats: Beats, times: Times) -> dict[str, Any]:
+def node_view(
+    state: State, record: NodeRecord, beats: Beats, times: Times, now_ms: int
+) -> dict[str, Any]:
     """One node as the API tells it, without its actions."""
     presence = state.presence.get(record.node)
     health = dict(presence.health) if presence else {}
@@ -120,7 +129,9 @@ def node_view(state: State, record: NodeRecord, beats: Beats, times: Times) -> d
         "version": record.facts.get("version"),
         "live_dispatches": len(record.live),
         "modules": sorted(record.manifest.modules),
-        "problems": _problems(record, health),
+        "escalation": _escalation(record),
+        "spool": {name: int(health.get(told) or 0) for name, told in _SPOOL.items()},
+        "problems": _problems(record, health, now_ms),
     }
 
 
@@ -141,8 +152,8 @@ def groups_view(state: State) -> list[dict[str, Any]]:
             "nodes": [
                 {
                     "node": node,
-                    "alias": state.nodes[node].alias,
-                    "liveness": str(state.nodes[node].liveness),
+                    "alias": state.alias_of(node),
+                    "liveness": _liveness(state, node),
                 }
                 for node in nodes
             ],
@@ -151,12 +162,42 @@ def groups_view(state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _problems(record: NodeRecord, health: Mapping[str, Any]) -> list[str]:
+def never_here(state: State) -> list[str]:
+    """What people call the nodes that were let in, not removed, and never came."""
+    return sorted(
+        record.alias
+        for node, record in state.enrolled.items()
+        if node not in state.nodes and state.admission_of(node) is not Admission.REVOKED
+    )
+
+
+def _liveness(state: State, node: str) -> str:
+    """Who was let in and has not come yet is offline."""
+    record = state.nodes.get(node)
+    return str(Liveness.OFFLINE if record is None else record.liveness)
+
+
+def _escalation(record: NodeRecord) -> dict[str, Any] | None:
+    """What the node asked a person about last, however long ago."""
+    fault = record.escalation
+    if fault is None:
+        return None
+    hint = CODES[fault.code].hint
+    told = {"code": fault.code, "message": fault.message, "hint": hint}
+    return told | {"at_ms": record.escalated_ms}
+
+
+def _problems(record: NodeRecord, health: Mapping[str, Any], now_ms: int) -> list[str]:
     found = []
+    if record.escalation is not None and now_ms - record.escalated_ms < limits.ESCALATED_MS:
+        found.append(f"asks for a person: {record.escalation.message}")
     if (health.get("disk_percent") or 0) >= _DISK_PERCENT:
         found.append(f"disk {health['disk_percent']:.0f} % full")
     if (health.get("temperature_c") or 0) >= _HOT_C:
         found.append(f"hot, {health['temperature_c']:.0f} °C")
+    for name in ("events", "readings"):
+        if lost := health.get(f"dropped_{name}"):
+            found.append(f"dropped {lost:.0f} {name} while it was cut off")
     if record.full:
         found.append("holds as many dispatches as it may")
     return found

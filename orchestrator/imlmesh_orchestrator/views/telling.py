@@ -11,6 +11,7 @@ from typing import Any
 
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
 from imlmesh_protocol.errors import Fault
@@ -125,6 +126,24 @@ def _enrolled(change: c.NodeEnrolled, alias: Alias) -> str:
 
 def _certificate(change: c.CertificateIssued, alias: Alias) -> str:
     return f"{alias(change.node)} got the certificate {change.serial}"
+
+
+def _token(change: j.TokenCreated, alias: Alias) -> str:
+    uses = f"{change.uses} node{'s' * (change.uses != 1)}"
+    groups = f", groups {_names(change.groups)}" if change.groups else ""
+    until = utc(change.expires_at_ms)
+    return f"{change.by} made token {change.token} for {uses} as {change.profile}{groups}, until {until}"
+
+
+def _held(change: j.JoinHeld, alias: Alias) -> str:
+    shown = f"shows {change.code}" if change.code else "has a token"
+    return f"{change.node} at {change.address} waits to join as {change.profile} and {shown}"
+
+
+def _window(change: j.JoinWindowSet, alias: Alias) -> str:
+    if change.until_ms:
+        return f"{change.by} lets in who asks until {utc(change.until_ms)}"
+    return f"{change.by} lets nobody in unasked any more"
 
 
 def _group(change: c.GroupChanged, alias: Alias) -> str:
@@ -256,11 +275,27 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
     ),
+    c.NodeEscalated: lambda change, alias: (
+        f"{alias(change.node)} asks for a person{why(change.fault)}"
+    ),
     a.AdmissionChanged: _admission,
     a.EvidenceKept: _evidence,
     c.LabelsChanged: _labels,
     c.NodeEnrolled: _enrolled,
     c.CertificateIssued: _certificate,
+    j.TokenCreated: _token,
+    j.TokenRevoked: lambda change, alias: f"{change.by} revoked token {change.token}",
+    j.TokenSpent: lambda change, alias: f"{alias(change.node)} used token {change.token}",
+    j.TokenProofFailed: lambda change, alias: (
+        f"{change.address} knows token {change.token} without its secret, as {change.node}"
+    ),
+    j.JoinHeld: _held,
+    j.JoinIgnored: lambda change, alias: f"{change.by} ignores {change.node}",
+    j.JoinWindowSet: _window,
+    j.ProfileGranted: lambda change, alias: (
+        f"{change.by} lets {alias(change.node)} be {change.profile}"
+    ),
+    j.NodeAliased: lambda change, alias: f"{change.node} is called {change.alias}",
     c.GroupChanged: _group,
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"

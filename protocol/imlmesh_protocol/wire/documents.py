@@ -17,6 +17,7 @@ from nacl.signing import VerifyKey
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.limits import COUNT_MAX, DOCUMENT_BYTES, TRUST_CERTIFICATES, TRUST_KEYS
+from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.envelope import KEY_ID_BYTES, VERSION, signing_input
 
@@ -25,6 +26,8 @@ _KEY_BYTES = 32
 #: what a roster says of a node: it takes part, or it never may again
 STATUSES = ("active", "revoked")
 
+#: (a word of STATUSES, the highest profile that is granted)
+Standing = tuple[str, str]
 FindKey = Callable[[bytes], VerifyKey | None]
 
 
@@ -67,7 +70,7 @@ class Roster:
     version: int
     at_ms: int
     orchestrators: tuple[str, ...]
-    nodes: Mapping[str, tuple[str, str]]
+    nodes: Mapping[str, Standing]
 
     @classmethod
     def open(cls, document: bytes, find_key: FindKey) -> Self:
@@ -140,7 +143,7 @@ def _parts(document: bytes) -> tuple[Any, bytes, bytes, bytes]:
     return kind, key_id, packed, signature
 
 
-def _standings(value: Any) -> dict[str, tuple[str, str]]:
+def _standings(value: Any) -> dict[str, Standing]:
     if type(value) is not dict or not all(type(each) is dict for each in value.values()):
         raise ProtocolError("message.invalid", "roster: nodes is not {status: {profile: [id]}}")
     found = [
@@ -149,10 +152,10 @@ def _standings(value: Any) -> dict[str, tuple[str, str]]:
         for profile, names in profiles.items()
         for name in _names(names)
     ]
-    if not value.keys() <= set(STATUSES) or len(dict(found)) != len(found):
-        raise ProtocolError(
-            "message.invalid", "roster: an unknown status, or an id that is in twice"
-        )
+    known = all(status in STATUSES and profile in PROFILES for _, (status, profile) in found)
+    if not known or len(dict(found)) != len(found):
+        text = "roster: an unknown status or profile, or an id that is in twice"
+        raise ProtocolError("message.invalid", text)
     return dict(found)
 
 

@@ -73,6 +73,10 @@ class Sealer:
         self.session = 0
         self._seq = 0
 
+    def sign_with(self, sign: Callable[[bytes], bytes], key_id: bytes) -> None:
+        """Every message from now on is signed by another key of the sender."""
+        self._sign, self._key_id = sign, key_id
+
     def new_session(self, term: int, session: int) -> None:
         """Every message from now on belongs to this epoch or boot, and session."""
         self.term, self.session = term, session

@@ -5,15 +5,19 @@ it. A field that the table does not name is refused: an old receiver must not ha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.limits import COUNT_MAX, DISPATCH_ID_CHARS, SEAL_BYTES
+from imlmesh_protocol.limits import (
+    COUNT_MAX,
+    RESULT_CHUNK_BYTES,
+    RESULT_CHUNKS,
+    SEAL_BYTES,
+)
 from imlmesh_protocol.merkle import HASH_BYTES
-from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.codec import check_values, pack, unpack_unchecked
+from imlmesh_protocol.wire.dispatches import is_dispatch_id
 from imlmesh_protocol.wire.topics import Kind
 
 Check = Callable[[Any], bool]
@@ -49,10 +53,6 @@ def _text(value: Any) -> bool:
     return type(value) is str
 
 
-def _bytes(value: Any) -> bool:
-    return type(value) is bytes
-
-
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
@@ -73,13 +73,8 @@ def _number_or_none(value: Any) -> bool:
     return value is None or type(value) in (int, float)
 
 
-def _dispatch_id(value: Any) -> bool:
-    # in ASCII a character is a byte: an answer that names as many ids as came still fits
-    return type(value) is str and len(value) <= DISPATCH_ID_CHARS and value.isascii()
-
-
 def _dispatch_ids(value: Any) -> bool:
-    return type(value) is list and all(_dispatch_id(item) for item in value)
+    return type(value) is list and all(is_dispatch_id(item) for item in value)
 
 
 def _readings(value: Any) -> bool:
@@ -106,6 +101,10 @@ def _texts(value: Any) -> bool:
     return type(value) is dict and all(map(_text, value.values()))
 
 
+def _bytes(value: Any) -> bool:
+    return type(value) is bytes
+
+
 def _bins(value: Any) -> bool:
     return type(value) is list and bool(value) and all(type(item) is bytes for item in value)
 
@@ -122,7 +121,7 @@ def _hashes(value: Any) -> bool:
 
 def _pairs(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is list and len(item) == 2 and _dispatch_id(item[0]) and type(item[1]) is bytes
+        type(item) is list and len(item) == 2 and is_dispatch_id(item[0]) and type(item[1]) is bytes
         for item in value
     )
 
@@ -135,6 +134,7 @@ def _fault(value: Any) -> bool:
     return type(value) is dict and _text(value.get("code")) and _text(value.get("message"))
 
 
+_SHA256_BYTES = 32
 _NUMBERS = frozenset({int, float})
 _LISTS = {list}
 OUTCOMES = ("completed", "failed", "timed_out", "cancelled", "unknown")
@@ -147,17 +147,46 @@ def _results(value: Any) -> bool:
 def _result(item: Any) -> bool:
     return (
         type(item) is dict
-        and _dispatch_id(item.get("id"))
+        and is_dispatch_id(item.get("id"))
         and type(item.get("hash")) is bytes
         and item.get("outcome") in OUTCOMES
         and _count(item.get("duration_ms"))
         and ("error" not in item if item["outcome"] == "completed" else _fault(item.get("error")))
+        and ("chunk" not in item or _chunk(item))
+    )
+
+
+def _chunk(item: dict[str, Any]) -> bool:
+    chunk = item["chunk"]
+    if type(chunk) is not dict or chunk.keys() != {"index", "count", "hash", "data"}:
+        return False
+    index, count, digest, data = (chunk[name] for name in ("index", "count", "hash", "data"))
+    return (
+        item["outcome"] == "completed"
+        and "result" not in item
+        and type(count) is int
+        and 2 <= count <= RESULT_CHUNKS
+        and type(index) is int
+        and 0 <= index < count
+        and type(digest) is bytes
+        and len(digest) == _SHA256_BYTES
+        and type(data) is bytes
+        and 1 <= len(data) <= RESULT_CHUNK_BYTES
+        # all but the last are full, so that everybody knows where each one lies
+        and (index == count - 1 or len(data) == RESULT_CHUNK_BYTES)
+    )
+
+
+def _wants(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is list and len(item) == 2 and is_dispatch_id(item[0]) and _count(item[1])
+        for item in value
     )
 
 
 def _refusals(value: Any) -> bool:
     return type(value) is list and all(
-        type(item) is dict and _dispatch_id(item.get("id")) and _fault(item) for item in value
+        type(item) is dict and is_dispatch_id(item.get("id")) and _fault(item) for item in value
     )
 
 
@@ -174,19 +203,23 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "results": Field(
             _results,
             "list of {id, hash, outcome, duration_ms, result} or {…, error {code, message}}; "
-            f"outcome is one of {', '.join(OUTCOMES)}",
+            f"outcome is one of {', '.join(OUTCOMES)}; in place of a large result chunk "
+            "{index, count, hash, data}: a piece of its msgpack, and the SHA-256 of the whole",
         )
     },
     Kind.ACK: {
         "beat": Field(_count_or_none, "number of the heartbeat that this answers, or null"),
         "settled": Field(_dispatch_ids, "dispatch ids whose results are stored"),
+        "wants": Field(
+            _wants, "list of [dispatch id, index]: the chunk of its result that comes next", False
+        ),
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "quarantine", "release", "roster", "seal"),
-            "cancel, rebirth, quarantine, release, roster, seal",
+            _one_of("cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal"),
+            "cancel, rebirth, quarantine, release, trust, roster, seal",
         ),
-        "doc": Field(_bytes, "roster: the signed document", False),
+        "doc": Field(_bytes, "trust, roster: the signed document", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
         "seal": Field(_seal, "seal: a signed head of the ledger", False),
         "from": Field(_count, "seal: the size that the proof leads from", False),
@@ -206,7 +239,7 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         ),
     },
     Kind.EVENT: {
-        "dispatch": Field(_dispatch_id, "the dispatch that it belongs to", False),
+        "dispatch": Field(is_dispatch_id, "the dispatch that it belongs to", False),
         "line": Field(_text, "log: one line", False),
         "stream": Field(_text, "log: stdout, stderr or log", False),
         "fraction": Field(_number_or_none, "progress: 0..1, or null when unknown", False),
@@ -224,6 +257,15 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "profile": Field(_text, "birth: the ceiling of the node's policy", False),
         "heartbeat_ms": Field(_count, "birth: how often it beats", False),
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
+        "trust": Field(_count, "birth: version of the trust that the node holds", False),
+        "roster": Field(_count, "birth: version of the roster that it holds, 0 without one", False),
+        "journal_since": Field(
+            _count, "birth: the boot that began its journal; what it held before is lost", False
+        ),
+    },
+    Kind.ESCALATE: {
+        "code": Field(_text, "what the node asks a person about, as a code"),
+        "message": Field(_text, "the same in words"),
     },
     Kind.HEARTBEAT: {
         "beat": Field(_count, "rising number; the ack answers it"),
@@ -248,130 +290,3 @@ def check_fields(kind: Kind, fields: Mapping[str, Any]) -> None:
                 raise ProtocolError("message.invalid", f"{kind} lacks {name!r}")
         elif not entry.check(fields[name]):
             raise ProtocolError("message.invalid", f"{kind}.{name} does not hold: {entry.holds}")
-
-
-@dataclass(slots=True)
-class Dispatch:
-    """One attempt to run one action on one node, as it travels inside a delegate.
-
-    Nobody changes one; it is not frozen because that would triple the time to make it.
-    """
-
-    id: str
-    module: str
-    action: str
-    params: Mapping[str, Any]
-    effect: Effect
-    timeout_ms: int
-    lease_ms: int
-    when_cut_off: str  # "stop" or "finish"
-    on_busy: str = "wait"
-    claims: tuple[str, ...] = field(default=())
-
-
-def encode_dispatch(
-    id: str,
-    module: str,
-    action: str,
-    params: Mapping[str, Any],
-    effect: Effect,
-    timeout_ms: int,
-    lease_ms: int,
-    when_cut_off: str,
-    claims: tuple[str, ...] = (),
-    on_busy: str = "wait",
-) -> bytes:
-    """The bin whose SHA-256 names exactly this attempt."""
-    terms = encode_terms(
-        module, action, effect, timeout_ms, lease_ms, when_cut_off, claims, on_busy
-    )
-    return encode_attempt(id, params, terms)
-
-
-def encode_terms(
-    module: str,
-    action: str,
-    effect: Effect,
-    timeout_ms: int,
-    lease_ms: int,
-    when_cut_off: str,
-    claims: tuple[str, ...],
-    on_busy: str,
-) -> bytes:
-    """What a dispatch has in common with many, for `encode_attempt`: eight entries of its map."""
-    entries = pack(
-        {
-            "module": module,
-            "action": action,
-            "effect": effect,
-            "timeout_ms": timeout_ms,
-            "lease_ms": lease_ms,
-            "when_cut_off": when_cut_off,
-            "on_busy": on_busy,
-            "claims": claims,
-        }
-    )
-    return entries[1:]
-
-
-def encode_attempt(id: str, params: Mapping[str, Any], terms: bytes) -> bytes:
-    """A dispatch: its own two entries, and its terms, which are encoded once for many."""
-    return _ID + pack(id) + _PARAMS + pack(params) + terms
-
-
-#: a map of ten entries begins, as the first byte of one of up to 15 says
-_ID = b"\x8a" + pack("id")
-_PARAMS = pack("params")
-_EFFECTS = {str(effect): effect for effect in Effect}
-_DISPATCH_TYPES: dict[str, type] = {
-    "id": str,
-    "module": str,
-    "action": str,
-    "params": dict,
-    "effect": str,
-    "timeout_ms": int,
-    "lease_ms": int,
-    "when_cut_off": str,
-    "on_busy": str,
-    "claims": list,
-}
-DISPATCH_FIELDS = tuple(_DISPATCH_TYPES)
-_TYPES = list(_DISPATCH_TYPES.values())
-_WORDS = {"when_cut_off": ("stop", "finish"), "on_busy": ("wait", "fail")}
-
-
-def decode_dispatch(data: bytes) -> Dispatch:
-    """Read one bin of a delegate; `message.invalid` when it is not a dispatch."""
-    body = unpack_unchecked(data)
-    if type(body) is not dict or body.keys() != _DISPATCH_TYPES.keys():
-        raise ProtocolError("message.invalid", "not a dispatch")
-    values = [body[name] for name in DISPATCH_FIELDS]
-    # one comparison of lists: this is read 20,000 times a second
-    if [type(value) for value in values] != _TYPES or not _fits(body):
-        raise ProtocolError("message.invalid", f"a dispatch of wrong values: {body['id']!r:.120}")
-    if body["params"]:
-        check_values(body["params"], depth=1)
-    values[4] = _EFFECTS[values[4]]
-    values[9] = tuple(values[9])
-    return Dispatch(*values)
-
-
-def name_of_dispatch(data: bytes) -> str | None:
-    """The id in a bin that `decode_dispatch` refuses, so that its sender can be told; None without."""
-    try:
-        body = unpack_unchecked(data)
-    except ProtocolError:
-        return None
-    name = body.get("id") if type(body) is dict else None
-    return name if _dispatch_id(name) else None
-
-
-def _fits(body: dict[str, Any]) -> bool:
-    return (
-        body["effect"] in _EFFECTS
-        and body["timeout_ms"] >= 0
-        and body["lease_ms"] >= 0
-        and body["when_cut_off"] in _WORDS["when_cut_off"]
-        and body["on_busy"] in _WORDS["on_busy"]
-        and all(type(claim) is str for claim in body["claims"])
-    )

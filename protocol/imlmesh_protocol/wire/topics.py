@@ -31,6 +31,7 @@ class Kind(StrEnum):
     COMPLETE = "complete"
     STATUS = "status"
     HEARTBEAT = "heartbeat"
+    ESCALATE = "escalate"
 
 
 class Way(StrEnum):
@@ -56,6 +57,7 @@ KINDS: dict[Way, frozenset[Kind]] = {
             Kind.EVENT,
             Kind.STATUS,
             Kind.HEARTBEAT,
+            Kind.ESCALATE,
         }
     ),
     Way.ALL: frozenset({Kind.COMMAND}),
@@ -71,6 +73,8 @@ QUARANTINED: dict[Way, frozenset[Kind]] = {
     Way.ORCHESTRATOR: frozenset(),
 }
 
+#: two names that no node gets: a probe of the broker speaks under them, and nobody minds
+PROBES = ("probe-a", "probe-b")
 #: fixed channels of an event; telemetry and source carry a name of their own behind a slash
 CHANNELS = frozenset({"progress", "log"})
 NAMED_CHANNELS = frozenset({"telemetry", "source"})

@@ -9,6 +9,8 @@ import re
 from imlmesh_protocol.errors import InputError
 from imlmesh_runtime.link.base import Address
 
+#: where nodes join and renew, unless they are told another port
+JOIN_PORT = 8766
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
@@ -19,6 +21,11 @@ def address_of(text: str) -> Address:
         hint = "for example 192.168.1.20:8883 or [fd00::20]:8883"
         raise InputError("config.invalid", f"broker {text[:80]!r} is not ADDRESS:PORT", hint=hint)
     return found[1] or found[2], int(found[3])
+
+
+def address_text(host: str, port: int) -> str:
+    """The other way round."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_address(text: str) -> bool:

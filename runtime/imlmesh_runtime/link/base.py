@@ -86,6 +86,10 @@ class Link(Protocol):
         Without it the link waits a moment for more, so that messages travel together.
         """
 
+    def begin_anew(self) -> None:
+        """End this session well (no will), and begin another at once with the keys that there are
+        now; `link_down` and `link_up` are called. Nothing happens without a session."""
+
     def check_peer(self, at_ms: int) -> bool:
         """Whether the broker's certificate is valid at this mesh time; if not, the session ends with
         `link.tls`. For who connected without a clock."""

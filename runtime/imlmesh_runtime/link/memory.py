@@ -230,6 +230,12 @@ class MemoryLink:
     def flush(self) -> None:
         """Nothing waits here: the hub has it already."""
 
+    def begin_anew(self) -> None:
+        if self.session is not None and self._events is not None:
+            self._hub.leave(self.client_id, goodbye=True)
+            self._hub.schedule(0, self._connect)
+            self._events.link_down("link.down: a new session begins")
+
     def check_peer(self, at_ms: int) -> bool:
         """Nobody needs a certificate here."""
         return True

@@ -53,15 +53,16 @@ _CONNACK_UNAVAILABLE = 3
 class MqttLink:
     """A `Link` to a broker; each connection attempt takes the next of its `addresses`.
 
-    `context` verifies the broker under the name of its mesh, whatever the address is. `draw`
-    gives the jitter of reconnects, in [0, 1).
+    `context` verifies the broker under the name of its mesh, whatever the address is; what makes one
+    is asked before each attempt, since keys and certificates are renewed. `draw` gives the jitter of
+    reconnects, in [0, 1).
     """
 
     def __init__(
         self,
         addresses: Sequence[Address] | Addresses,
         client_id: str,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | Callable[[], ssl.SSLContext],
         subscriptions: tuple[str, ...],
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -70,13 +71,14 @@ class MqttLink:
             InTurn(addresses) if isinstance(addresses, Sequence) else addresses
         )
         self._client_id = client_id
-        self._context = context
+        self._context = context if callable(context) else lambda: context
         self._subscriptions = subscriptions
         self._draw = draw
         self._events: CountedEvents | None = None
         self._session: _Session | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closing = False
+        self._anew: asyncio.Task[None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -105,6 +107,11 @@ class MqttLink:
         if self._session is not None:
             self._session.flush()
 
+    def begin_anew(self) -> None:
+        session = self._session
+        if session is not None and session.up and self._anew is None:
+            self._anew = asyncio.get_running_loop().create_task(session.say_goodbye())
+
     def check_peer(self, at_ms: int) -> bool:
         return self._session is None or self._session.check_peer(at_ms)
 
@@ -124,6 +131,12 @@ class MqttLink:
             error = await self._live(events)
             if self._closing:
                 return
+            if self._anew is not None:
+                # we ended it ourselves: nobody failed, and nobody has to wait
+                await self._anew
+                self._anew = None
+                events.link_down(str(error))
+                continue
             self.last_error = error
             self._addresses.failed(error)
             events.link_down(str(error))
@@ -143,7 +156,7 @@ class MqttLink:
         self._session = session
         try:
             async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
-                await session.connect(host, port, self._context, self._subscriptions)
+                await session.connect(host, port, self._context(), self._subscriptions)
             self._addresses.reached()
             return await session.ended
         except MQTTConnectError as exc:
@@ -206,6 +219,8 @@ class _Session:
         except TimeoutError:
             logger.warning("closing with %d messages not acknowledged", self.window.unacked)
         self.up = False
+        if self.ended.done():
+            return
         try:
             async with asyncio.timeout(limits.LINK_CLOSE_MS / 1000):
                 await self._client.disconnect()

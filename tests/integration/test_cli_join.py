@@ -1,0 +1,93 @@
+"""`imlmesh node join` where it cannot be done: a coded error, and nothing half done."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imlmesh_protocol.wire.joining import JoinToken
+from joined import Front
+
+TOKEN = JoinToken("home", ("127.0.0.1:9",), b"p" * 32, "t-1", b"s" * 16).text
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    made = Front(tmp_path / "h")
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "imlmesh", "node", "join", *words]
+    return await asyncio.to_thread(
+        subprocess.run, argv, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        (("mj1_abc",), "token.invalid", 3),
+        (("https://example.org/",), "token.invalid", 3),
+        (("@missing.txt",), "token.invalid", 3),
+        ((TOKEN, "--name", "A/B"), "name.invalid", 3),
+        ((TOKEN, "--profile", "root"), "config.invalid", 3),
+        ((TOKEN, "--policy", "missing.toml"), "policy.invalid", 3),
+        ((TOKEN, "--profile", "readonly", "--policy", "x"), "usage", 2),
+        ((TOKEN, "--out", "/dev/null/pi-bed"), "config.invalid", 3),
+        ((TOKEN, "--at", "nowhere"), "config.invalid", 3),
+        ((TOKEN, "--at", "127.0.0.1:9", "--name", "pi-bed"), "join.unreachable", 5),
+    ],
+)
+async def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path, words, code, exit_code):
+    done = await typed(tmp_path, *words)
+    assert f"error[{code}]" in done.stderr
+    assert done.returncode == exit_code
+    assert "try: " in done.stderr
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+    # a wrong token may have a right secret in it
+    assert "mj1_" not in done.stderr.replace("begins with mj1_", "")
+
+
+async def test_a_folder_of_something_else_is_left_alone(front, tmp_path):
+    token = await front.token(uses=9)
+    there = tmp_path / "pi-bed"
+    there.mkdir()
+    (there / "mine.txt").write_text("mine")
+    refused = await typed(tmp_path, token.text, "--name", "pi-bed")
+    assert "error[folder.exists]" in refused.stderr
+    assert [path.name for path in there.iterdir()] == ["mine.txt"]
+    assert front.state.enrolled == {}
+
+
+async def test_a_node_of_another_mesh_stays_that(front, tmp_path):
+    first = await front.token()
+    assert (await typed(tmp_path, first.text, "--name", "pi-bed")).returncode == 0
+    before = (tmp_path / "pi-bed" / "keys" / "node.pem").read_bytes()
+    other = Front(tmp_path / "other")
+    await other.open()
+    second = await other.token()
+    refused = await typed(tmp_path, second.text, "--name", "pi-bed")
+    assert "error[folder.exists]" in refused.stderr
+    assert (tmp_path / "pi-bed" / "keys" / "node.pem").read_bytes() == before
+    assert (other.state.enrolled, other.state.tokens[second.id].spent) == ({}, 0)
+    await other.close()
+
+
+async def test_a_token_may_lie_in_a_file_and_the_policy_names_the_profile(front, tmp_path):
+    (tmp_path / "token.txt").write_text((await front.token()).text + "\n")
+    policy = 'profile = "readonly"\n\n[roots]\nread = ["files"]\n'
+    (tmp_path / "policy.toml").write_text(policy)
+    words = ("@token.txt", "--name", "pi-bed", "--policy", "policy.toml", "--out", "there")
+    done = await typed(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "there"
+    assert (tmp_path / "there" / "policy.toml").read_text() == policy
+    assert front.state.enrolled["pi-bed"].profile == "readonly"
+    for path in (tmp_path / "there").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
