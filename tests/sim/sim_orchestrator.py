@@ -38,6 +38,8 @@ class SimOrchestrator:
         self.stored: list[c.Change] = []
         self.core: Scheduler = Scheduler({})
         self.alive = False
+        #: until then the machine does nothing, as if it were suspended
+        self.still_until_ms = 0
         self._epoch = 0
         #: commits so far, and at which of them, on which side, the power goes
         self.commits = 0
@@ -334,6 +336,8 @@ class SimOrchestrator:
     def next_ms(self) -> int | None:
         if not self.alive or self.machine.asleep:
             return None
+        if self.world.now_ms < self.still_until_ms:
+            return self.still_until_ms
         if self._waiting:
             return self.world.now_ms
         times = [self.clock.world_ms(self.core.next_deadline_ms()), self._answer_ms]
@@ -343,6 +347,8 @@ class SimOrchestrator:
         if self.machine.asleep:
             return
         now_ms = self.world.now_ms
+        if now_ms < self.still_until_ms:
+            return
         while self.alive and self._waiting:
             plan = self._waiting.pop()
             dice = self.world.dice.getrandbits(64)
