@@ -49,7 +49,6 @@ BROKER_REFUSALS_TOLD = 20  # of one connection in the log; more is one fault tol
 PROBE_ANSWER_MS = 3_000  # a broker that lives answers a question within a second
 BROKER_WATCH_MS = 50  # between two looks at what it may let in; revoking may take a second in all
 ACCESS_BYTES = 2 * 1024 * 1024  # of access.json: 20,000 ids of 63 characters
-CRL_BYTES = 4 * 1024 * 1024  # of a revocation list: 40 bytes for each of 100,000 certificates
 PROBE_S = 600  # the certificates that a probe makes for itself: it takes seconds
 PROBE_REVOKED_MS = 5_000  # until a revoked certificate must be refused: five times what we promise
 BROKER_START_MS = 10_000  # a Pi's first start from a cold SD card takes 2 to 3 s
