@@ -130,7 +130,8 @@ answer to the first nonce comes with a higher place than everything that was rec
 
 A node that lost its journal while its clock stands back counts its boots from below. The answer to its time request names
 the highest `boot` that the orchestrator took from it; the node stores the next number as its own, begins a new session with it
-and asks again. Its birth then says that its journal began with that boot.
+and asks again. Its birth then says that its journal began with that boot. A node that was heard in its present boot does not: there
+a second machine uses its keys (`message.two_senders`).
 """
 
 

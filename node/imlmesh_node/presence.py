@@ -4,7 +4,7 @@ The one rule: until the orchestrator has answered this session's nonce nothing e
 and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
 needed to believe it, and the dates of the broker's certificate are judged by it. An answer may say
 that this start's number is not higher than those of before, which a lost journal forgot: then the start gets
-a higher one and another session asks. Deliberately absent: what a session is good for; the core decides that.
+a higher one and another session asks; once one was open, only a second machine can be why. Deliberately absent: what a session is good for; the core decides that.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Presence:
         self._nonce: str | None = None
         self._asked_ms = 0
         self._timer: asyncio.TimerHandle | None = None
-        self.is_open = False
+        self.is_open = self._was_open = False
 
     def begin(self) -> Will:
         """A connection is attempted: a new session, and what the broker says if it breaks."""
@@ -95,8 +95,13 @@ class Presence:
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
-        if message.fields.get("boot", -1) >= self._boot:
-            self._count_on(message.fields["boot"] + 1)
+        higher = message.fields.get("boot", -1)
+        if higher >= self._boot:
+            if self._was_open:
+                # nothing that we forgot: who counted on would only hide the other machine
+                text = f"boot {higher} of ours was heard, and this is {self._boot}"
+                raise ProtocolError("message.two_senders", text)
+            self._count_on(higher + 1)
             return
         round_trip_ms = boot_ms() - self._asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
@@ -105,7 +110,7 @@ class Presence:
             return
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
         if not self.is_open:
-            self.is_open = True
+            self.is_open = self._was_open = True
             opened = SessionOpened(
                 self.clocks.steady.now_ms(),
                 self.session,
