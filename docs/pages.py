@@ -20,7 +20,14 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.wire.dispatches import DISPATCH_FIELDS
 from imlmesh_protocol.wire.messages import FIELDS
-from imlmesh_protocol.wire.topics import CHANNELS, KINDS, NAMED_CHANNELS, REFUSALS, Way
+from imlmesh_protocol.wire.topics import (
+    CHANNELS,
+    KINDS,
+    NAMED_CHANNELS,
+    REFUSALS,
+    Way,
+    orchestrator_probe,
+)
 
 HERE = Path(__file__).parent
 
@@ -172,6 +179,9 @@ def protocol() -> Iterator[str]:
         [*sorted(CHANNELS), *(f"{name}/<name>" for name in sorted(NAMED_CHANNELS))]
     )
     yield f"\nAn event's topic ends in its channel: {channels}."
+    probe = orchestrator_probe("<mesh>", "<id>")
+    yield f"\nAn orchestrator writes to `{probe}` and reads it itself, to know whether the broker carries anything."
+    yield "16 random bytes without an envelope: nobody else has a right there (`docs/liveness.md`)."
     yield _ENVELOPE
     yield from acceptance()
     yield "## Bodies\n"

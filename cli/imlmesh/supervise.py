@@ -56,13 +56,16 @@ class Supervised:
         self._keeper = asyncio.get_running_loop().create_task(self._keep(self._process))
 
     async def stop(self) -> None:
-        """SIGTERM, after limits.STOP_MS SIGKILL to the whole group; not restarted any more."""
+        """SIGTERM, once more after half of limits.STOP_MS for who finishes something, after all of it
+        SIGKILL to the whole group; not restarted any more."""
         await self._let_go()
-        if self.pid is not None:
-            self._signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.STOP_MS / 1000):
-                    await self._ended()
+        for _ in range(2):
+            if self._process is not None and self.pid is not None:
+                # not the group: it ends its children itself, when they have finished
+                self._process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(limits.STOP_MS / 2_000):
+                        await self._ended()
         await self.kill()
 
     async def kill(self) -> None:

@@ -27,7 +27,7 @@ from imlmesh_runtime.link.endings import without_clock
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
-from imlmesh_runtime.process import only_one, until_told
+from imlmesh_runtime.process import end_in_time, only_one, until_told
 from imlmesh_runtime.trust import NodeKeys
 
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
@@ -68,8 +68,9 @@ async def run_node(
         papers.start(link, node.clocks.mesh)
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
         failed = await until_told(node.engine.failed, node.engine.turned)
-        await node.stop()
-        await papers.close()
+        with end_in_time(node.hurry):
+            await node.stop(config.timing.finish_ms)
+            await papers.close()
         return 1 if failed else 0
 
 

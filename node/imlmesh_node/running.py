@@ -26,7 +26,7 @@ from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.space import Space
 from imlmesh_node.witness import Witness
 from imlmesh_protocol.errors import MeshError
-from imlmesh_protocol.limits import STOP_MS
+from imlmesh_protocol.limits import GOODBYE_MS
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Standing
@@ -115,21 +115,26 @@ class RunningNode:
         self.stand_guard()
         self._executor.warm_up(self._modules)
 
-    async def stop(self) -> None:
-        """End well if possible, within STOP_MS."""
-        self.edge.end_readings()
-        self.refusals.close()
-        self._post(ShutdownAsked(self.clocks.steady.now_ms()))
+    async def stop(self, finish_ms: int = 0) -> None:
+        """Take nothing more, let what runs end within `finish_ms`, stop the rest, say goodbye."""
+        self._post(ShutdownAsked(self.clocks.steady.now_ms(), finish_ms))
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
         either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
-        await asyncio.wait(either, timeout=STOP_MS / 2_000, return_when=asyncio.FIRST_COMPLETED)
+        timeout_s = (finish_ms + GOODBYE_MS) / 1_000
+        await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         goodbye.cancel()
+        self.edge.end_readings()
+        self.refusals.close()
         self.presence.close()
         await self.edge.close()
         await self.link.close()
         await self._executor.close()
         self.engine.stop()
         await self._journal.close()
+
+    def hurry(self) -> None:
+        """What still runs is stopped now."""
+        self._post(ShutdownAsked(self.clocks.steady.now_ms()))
 
     def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:

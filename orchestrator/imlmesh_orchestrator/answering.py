@@ -126,6 +126,11 @@ class Answering:
         event = e.AcknowledgementGiven(self.clock.now_ms(), self._next_cause(), by, reason)
         return int((await self._ask(event))[0])
 
+    async def explain_silence(self, by: str, reason: str) -> int:
+        """The nodes that fell silent together are gone; how many. `verdicts.not_frozen`."""
+        event = e.SilenceExplained(self.clock.now_ms(), self._next_cause(), by, reason)
+        return int((await self._ask(event))[0])
+
     async def enrol(self, newcomer: Newcomer, issued: Issued, by: str) -> None:
         """Let a node in with the certificate that was made for it; `node.exists`, `node.too_many`."""
         event = e.EnrolAsked(

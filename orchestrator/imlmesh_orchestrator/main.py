@@ -25,6 +25,7 @@ from imlmesh_orchestrator.expiring import ExpiredSessions
 from imlmesh_orchestrator.intake import Held
 from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
+from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.renewing import Renewing
 from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
@@ -36,7 +37,7 @@ from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
 from imlmesh_orchestrator.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
-from imlmesh_protocol.wire.topics import orchestrator_subscriptions
+from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
@@ -45,7 +46,7 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.process import only_one, until_told
+from imlmesh_runtime.process import end_in_time, only_one, until_told
 from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
@@ -72,7 +73,8 @@ class Setup:
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
         addresses = [address_of(self.broker)]
-        subscriptions = orchestrator_subscriptions(self.mesh)
+        probe = orchestrator_probe(self.mesh, self.me)
+        subscriptions = (*orchestrator_subscriptions(self.mesh), probe)
         return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
@@ -145,6 +147,9 @@ class RunningOrchestrator:
         shell = self.shell = Shell(
             voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
         )
+        if self._link is None:
+            topic = orchestrator_probe(setup.mesh, setup.me)
+            shell.loopback = Loopback(topic, shell.link, clock, shell.post)
         trusting = self._trusting = Trusting(
             setup.home.ca, self._authority, setup.keys, setup.notary, shell
         )
@@ -168,7 +173,11 @@ class RunningOrchestrator:
         return shell
 
     async def close(self) -> None:
-        """Stop taking, say goodbye, write down what is left; safe after a failed start."""
+        """Stop taking, finish, write down what is left and say goodbye; safe after a failed start."""
+        if self._api is not None:
+            self._api.refuse_new()
+        if self.shell is not None:
+            await self.shell.finish()
         if self._api is not None:
             await self._api.close()
         for each in (self._trusting, self._rosters, self.joining, self.access, self._expired):
@@ -243,7 +252,8 @@ async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> 
             shell = await running.start()
             failed = await until_told(shell.engine.failed, shell.engine.turned)
         finally:
-            await running.close()
+            with end_in_time():
+                await running.close()
     return 1 if failed else 0
 
 

@@ -184,6 +184,12 @@ class Outbound:
         )
         return Will(topic, payload)
 
+    def settle_now(self) -> None:
+        """Send the acks that wait for others."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._send_acks()
+
     def fail_all(self, error: MeshError) -> None:
         """The engine ended: nobody will answer."""
         for future in self._requests.values():

@@ -20,6 +20,7 @@ from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.inbound import Inbound
 from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.ledger import Ledger, Notary
+from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.store.files import OpenStore
@@ -70,6 +71,9 @@ class Stores:
 class Shell(Answering):
     """One running orchestrator. `replay` is what its store held; `env` the IML_ variables; with
     `four_eyes` nobody opens a gate of a run that they submitted."""
+
+    #: None where no broker is between the nodes and us
+    loopback: Loopback | None = None
 
     def __init__(
         self,
@@ -142,9 +146,21 @@ class Shell(Answering):
         self.intake.start()
         self.link.start(self)
 
+    async def finish(self) -> None:
+        """Place nothing more; returns when all that was decided is stored and on its way."""
+        if self.engine.failed.done():
+            return
+        self.post(e.StopAsked(self.clock.now_ms(), "stop"))
+        turned = asyncio.ensure_future(self.engine.turned())
+        await asyncio.wait({turned, self.engine.failed}, return_when=asyncio.FIRST_COMPLETED)
+        turned.cancel()
+        self._outbound.settle_now()
+
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
         self.engine.stop()
+        if self.loopback is not None:
+            self.loopback.close()
         told = await self.mover.close()
         # the last seal leaves before the goodbye; a file that refuses entries must not delay that
         await self.ledger.close(seal=told)
@@ -190,13 +206,18 @@ class Shell(Answering):
     def link_up(self) -> None:
         self._outbound.announce("online")
         self.post(e.BusOpened(self.clock.now_ms(), "link"))
+        if self.loopback is not None:
+            self.loopback.link_up()
 
     def link_down(self, reason: str) -> None:
         log.warning("link down: %s", reason)
         self.post(e.BusClosed(self.clock.now_ms(), "link"))
 
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
-        self._inbound.message(topic, payload, retained)
+        if self.loopback is not None and topic == self.loopback.topic:
+            self.loopback.came(payload)
+        else:
+            self._inbound.message(topic, payload, retained)
 
     def handed_over(self) -> None:
         self.engine.turn_now()

@@ -115,6 +115,8 @@ CODES: dict[str, Code] = {
     "node.quarantined": Code("mesh", True, "imlmesh node show NODE tells why"),
     "node.revoked": Code("mesh", False, "it was removed for good: let a new node join"),
     "node.admission": Code("input", False, "imlmesh node show NODE tells what it is"),
+    "node.stopping": Code("mesh", True, "another node does it, or this one when it is back"),
+    "orchestrator.stopping": Code("mesh", True, "ask again when it is back"),
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
@@ -133,6 +135,7 @@ CODES: dict[str, Code] = {
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
+    "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
     "action.lease_lost": Code(
         "mesh", True, "the node was cut off and ended the work", "ConnectionError"
     ),
@@ -303,6 +306,7 @@ CODES: dict[str, Code] = {
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),
+    "verdicts.not_frozen": Code("input", False, "nothing to decide: imlmesh node list"),
     "ledger.undoubted": Code("input", False, "there is nothing to acknowledge: imlmesh status"),
     "seal.invalid": Code("peer", False, "the sender does not hold the ledger key of this mesh"),
     "seal.rollback": Code("peer", False, "the ledger was cut: imlmesh audit verify"),

@@ -58,7 +58,11 @@ CHILD_RESTARTS = 5  # of a process of `up`, within CHILD_RESTART_WINDOW_MS; more
 CHILD_RESTART_WINDOW_MS = 60_000
 CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
-STOP_MS = 10_000  # between SIGTERM and SIGKILL of a process that `up` started
+STOP_MS = (
+    10_000  # between SIGTERM and SIGKILL of a process that `up` started; twice SIGTERM by then
+)
+SHUTDOWN_MS = 60_000  # from SIGTERM to the end of a process of ours, whatever hangs
+GOODBYE_MS = 5_000  # for drivers that are stopped to end, and the goodbye to leave
 LOCAL_NODES = 20  # of a mesh inside one process, on one loop: a plan under test names a handful
 PORTS_TRIED = 100  # from the usual one upwards, for a free one
 DISCOVERY_ECHO_MS = 1_000  # a packet of our own comes back within a millisecond, or never
@@ -149,6 +153,22 @@ CRL_AGAIN_S = 86_400  # the revocation list is made anew each day; it runs out a
 ACCESS_KICKS_MS = (0, 100, 400, 1_000)  # Mosquitto reloads some time after its signal
 EXPIRED_LOOK_S = 60  # a certificate of 30 days may count a minute longer
 ACCESS_HELD_MS = 150  # undisturbed for so long: nobody took the session back
+
+# silence
+JITTER_USUAL = 4  # a beat that comes a quarter of its interval late is nothing to notice
+JITTER_FACTOR = 2  # the window grows by twice what beats came late, to double its length at most
+JITTER_BEATS = 8  # of those in time: each takes an eighth of it back, half is forgotten after 5
+MASS_SILENCE = 3  # nodes; of two a loss is still about each of them
+MASS_SILENCE_PERCENT = 55  # of those that should speak: what they share has failed
+TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
+LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
+LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
+
+# stragglers
+STRAGGLER_FACTOR = 3  # times the median of its kind: of such, few end soon
+STRAGGLER_SAMPLES = 5  # of its kind that must have ended before one is called slow
+STRAGGLER_KEPT = 64  # of the latest of each kind: the median of more is the same
+STRAGGLER_MS = 1_000  # what is quicker than this gains nothing by a copy
 
 # plans
 PLAN_BYTES = 4 * 1024 * 1024  # 500 actions with 8 KB of params each
@@ -408,6 +428,11 @@ class Timing:
     def suspect_ms(self) -> int:
         """Silent this long without a will: shown as suspect, gets nothing new."""
         return self.lost_ms * 2 // 3
+
+    @property
+    def finish_ms(self) -> int:
+        """How long what runs on a node that is told to end may go on."""
+        return self.lost_ms
 
 
 WAN = Timing(heartbeat_ms=15_000, lost_ms=30_000)

@@ -113,7 +113,9 @@ ACTION: dict[ActionState, frozenset[ActionState]] = {
     A.PENDING: frozenset(
         {A.WAITING, A.AWAITING_APPROVAL, A.RUNNING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}
     ),
-    A.WAITING: frozenset({A.AWAITING_APPROVAL, A.RUNNING, A.FAILED, A.SKIPPED, A.CANCELLED}),
+    A.WAITING: frozenset(
+        {A.AWAITING_APPROVAL, A.RUNNING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}
+    ),
     # a person may say that a compensation which could not run is done
     A.AWAITING_APPROVAL: frozenset({A.WAITING, A.COMPLETED, A.FAILED, A.SKIPPED, A.CANCELLED}),
     # awaiting approval: a compensation that failed asks what now

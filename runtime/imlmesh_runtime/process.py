@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_runtime.notify import READY, STOPPING, WATCHDOG, notify, watchdog_s
 
@@ -77,6 +78,32 @@ async def until_told(
     watching.cancel()
     ending.cancel()
     return failed.done()
+
+
+@contextlib.contextmanager
+def end_in_time(hurry: Callable[[], None] | None = None) -> Iterator[None]:
+    """Around the end of a process: told once more it calls `hurry`; told again, without `hurry`, or
+    after limits.SHUTDOWN_MS it ends at once with exit code 1: what is stored is whole at any time.
+    """
+    loop = asyncio.get_running_loop()
+    ways = [] if hurry is None else [hurry]
+
+    def told() -> None:
+        log.warning("told again to end")
+        ways.pop()() if ways else _end_at_once()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    last = loop.call_later(limits.SHUTDOWN_MS / 1_000, _end_at_once)
+    try:
+        yield
+    finally:
+        last.cancel()
+
+
+def _end_at_once() -> None:
+    log.error("the process ends at once, with something unfinished")
+    os._exit(1)
 
 
 def tune() -> None:

@@ -6,6 +6,7 @@ of their own. Deliberately absent: any idea of what the tables mean.
 """
 
 import asyncio
+import contextlib
 import queue
 import shutil
 import sqlite3
@@ -226,6 +227,10 @@ class Database:
     async def close(self) -> None:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        # a copy of the file alone is then whole; who still reads it elsewhere is not waited for
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("PRAGMA busy_timeout=0")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._database.close()
 
     def _transact(self, work: Work) -> Any:

@@ -1,6 +1,8 @@
 """Who is shut out stays out, with each broker: what counts is what is delivered, in both directions."""
 
 import asyncio
+import os
+import signal
 import socket
 import ssl
 import statistics
@@ -134,6 +136,27 @@ async def test_a_quarantined_node_keeps_what_the_table_leaves_to_it(stage):
     control.publish(down("a", "delegate"))
     assert await again.hear() == down("a", "delegate")
     assert await hear_first(control, (again, up("a", "accept", b"free"))) == b"free"
+
+
+async def test_a_killed_broker_comes_back_with_the_same_rights(stage):
+    stage.write_lists("b")
+    stage.write_access(quarantined=("a",), revoked=("b",))
+    await stage.applied()
+    killed = stage.broker.pid
+    os.kill(killed, signal.SIGKILL)
+    await eventually(lambda: stage.broker.pid not in (None, killed))
+    async with asyncio.timeout(20):
+        while await stage.is_refused(ME):  # noqa: ASYNC110 - a broker sets no event
+            await asyncio.sleep(0.02)
+    assert await stage.is_refused("b")
+    control = await stage.enter(ME, FROM)
+    a = await stage.enter("a", f"{BASE}/to/a/+")
+    for name in ("accept", "heartbeat"):
+        a.publish(up("a", name))
+    assert await control.hear() == up("a", "heartbeat")
+    for name in ("delegate", "ack"):
+        control.publish(down("a", name))
+    assert await a.hear() == down("a", "ack")
 
 
 async def shown(stage: Stage) -> bytes:

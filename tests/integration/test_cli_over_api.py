@@ -363,3 +363,27 @@ def test_an_empty_list_says_what_was_asked_for(
     assert "no run is paused.   try: imlmesh run list" in capsys.readouterr().err
     assert main.run(["run", "list"]) == 0
     assert "no runs yet" in capsys.readouterr().err
+
+
+def test_status_tells_why_silent_nodes_are_not_called_lost(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = [f"pi-{n}" for n in range(7)]
+    health = cli_records.health(NOW_MS, verdicts={"hears": False, "frozen": True, "silent": silent})
+    api.answer("GET /v1/health", health)
+    api.answer("GET /v1/nodes", {"nodes": [node("pi")]})
+    api.answer("GET /v1/approvals", {"approvals": []})
+    assert main.run(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "! the broker does not carry our own messages: no node is judged"
+    assert lines[2] == (
+        "! 7 nodes fell silent together, none is called lost: pi-0, pi-1, pi-2, pi-3, pi-4 ..."
+    )
+    assert lines[3] == "    try: imlmesh node judge --reason 'they are gone'"
+
+
+def test_a_person_judges_silent_nodes(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answer("POST /v1/silence", {"schema": "imlmesh.silence/1", "nodes": 3})
+    assert main.run(["node", "judge", "--reason", "the fuse of hall 2"]) == 0
+    assert capsys.readouterr().out == "3 silent nodes will be called lost within a heartbeat\n"
+    assert main.run(["node", "judge"]) == 2

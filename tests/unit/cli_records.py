@@ -132,6 +132,7 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
         "store": {"behind": False, "outflow_rows": 0},
         "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
+        "verdicts": {"hears": True, "frozen": False, "silent": []},
         "ledger": {
             "entries": 12,
             "sealed": 12,

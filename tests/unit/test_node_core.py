@@ -495,12 +495,48 @@ def test_a_shutdown_stops_drivers_first_and_says_goodbye_last() -> None:
     asked = world.does(events.ShutdownAsked(20))
     assert kinds(asked) == [commands.SendComplete, commands.KillDriver]
     assert world.result(waits).error.code == "action.not_started"  # type: ignore[union-attr]
-    assert world.delegate(25, arrival(dispatch(3))) == []
+    (refused,) = world.delegate(25, arrival(dispatch(3)))
+    assert [fault.code for _, fault in refused.refusals] == ["node.stopping"]
     outcome, fault = commands.killed(runs, KillReason.SHUTDOWN)
     asked = world.does(events.DriverFinished(30, runs.id, outcome, None, fault))
     assert kinds(asked) == [commands.SendComplete, commands.SendStatus]
     assert asked[1].state == "offline"
     assert world.result(runs).outcome == "unknown"
+
+
+def test_what_runs_may_end_by_itself_before_the_goodbye() -> None:
+    world = World(slots=1)
+    runs, waits = dispatch(1), dispatch(2)
+    world.delegate(10, arrival(runs), arrival(waits))
+    assert kinds(world.does(events.ShutdownAsked(20, 6_000))) == [commands.SendComplete]
+    assert world.result(waits).error.code == "action.not_started"  # type: ignore[union-attr]
+    (refused,) = world.delegate(25, arrival(dispatch(3)))
+    assert [fault.code for _, fault in refused.refusals] == ["node.stopping"]
+    asked = world.finish(30, runs)
+    assert kinds(asked) == [commands.SendComplete, commands.SendStatus]
+    assert asked[1].state == "offline"
+    assert world.result(runs).outcome == "completed"
+    assert world.delegate(35, arrival(dispatch(4))) == []
+
+
+def test_what_runs_too_long_is_stopped_when_its_time_is_over_and_beats_go_on_till_then() -> None:
+    world = World()
+    one = dispatch(timeout_ms=60_000)
+    world.delegate(10, arrival(one))
+    world.does(events.ShutdownAsked(20, 6_000))
+    asked = [command for at_ms in range(500, 6_020, 500) for command in world.does(Tick(at_ms))]
+    assert commands.SendHeartbeat in kinds(asked)
+    assert of(commands.KillDriver, asked) == []
+    assert (world.agent.next_deadline_ms() or 0) <= 6_020
+    (kill,) = of(commands.KillDriver, world.does(Tick(6_020)))
+    assert (kill.dispatch.id, kill.reason) == (one.id, KillReason.SHUTDOWN)
+
+
+def test_told_again_it_stops_what_runs_at_once() -> None:
+    world = World()
+    world.delegate(10, arrival(dispatch()))
+    world.does(events.ShutdownAsked(20, 6_000))
+    assert kinds(world.does(events.ShutdownAsked(30))) == [commands.KillDriver]
 
 
 def test_an_idle_agent_leaves_at_once() -> None:

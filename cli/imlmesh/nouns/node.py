@@ -66,6 +66,29 @@ def show(
 @verb(
     app,
     """\
+imlmesh node judge --reason "the fuse of hall 2 blew\"""",
+)
+def judge(
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; it stands in the ledger.")
+    ],
+) -> None:
+    """Say that the nodes that fell silent together are gone: each is called lost, its work moves.
+
+    When most of a fleet is silent, imlmesh status shows an alarm and nobody is called lost, for what
+    they share may have failed: a switch, or the broker. This is your word that it is not that.
+    """
+    from imlmesh.client import Client
+    from imlmesh.render import counted, emit, write
+
+    found = Client.connect(settings.home).post("silence", {"reason": reason})
+    if not emit(found):
+        write(f"{counted(found['nodes'], 'silent node')} will be called lost within a heartbeat")
+
+
+@verb(
+    app,
+    """\
 imlmesh node label pi-bed site=garden pins=3
 imlmesh node label pi-bed site=             remove the label""",
 )

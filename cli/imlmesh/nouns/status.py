@@ -9,6 +9,7 @@ app = lone_verb()
 
 # what was refused before is no problem of now; `event tail` and the log have it
 _RECENT_MS = 600_000
+_NAMED = 5
 
 
 @verb(app, "imlmesh status\nimlmesh status --json")
@@ -40,6 +41,7 @@ def _problems(
             f"broker {broker['address']} is not connected: {broker['error'] or 'no reason known'}"
         )
         found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
+    found += _no_verdicts(health["verdicts"])
     for doubt in health["ledger"]["doubts"]:
         text = (
             f"read-only: {doubt['witness']} holds a seal of {doubt['size']} ledger entries that "
@@ -74,6 +76,23 @@ def _problems(
         for problem in node["problems"]:
             text = f"node {name}: {problem}"
             found.append({"text": text, "try": try_line(f"node show {name}")})
+    return found
+
+
+def _no_verdicts(verdicts: dict[str, Any]) -> list[dict[str, str]]:
+    """Why silent nodes are not called lost."""
+    from imlmesh.render import counted, try_line
+
+    found = []
+    if not verdicts["hears"]:
+        text = "the broker does not carry our own messages: no node is judged"
+        found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
+    if verdicts["frozen"]:
+        silent = verdicts["silent"]
+        text = f"{counted(len(silent), 'node')} fell silent together, none is called lost: " + (
+            ", ".join(silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
+        )
+        found.append({"text": text, "try": try_line("node judge --reason 'they are gone'")})
     return found
 
 

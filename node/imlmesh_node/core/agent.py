@@ -14,6 +14,7 @@ from typing import Any
 from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
+from imlmesh_node.core.ending import given_back
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
@@ -52,7 +53,6 @@ class Agent:
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
         self.session: int | None = None
-        self.stopping = False
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
         self._unsettled = Unsettled(r.result for r in self.state.records.values())
@@ -133,13 +133,14 @@ class Agent:
     def _on_delegate(self, event: events.DelegateArrived) -> None:
         place = (event.epoch, event.seq)
         if place <= self._seen:
-            old_epoch = event.epoch < self._seen[0]
-            code = "message.epoch" if old_epoch else "message.replayed"
+            code = "message.epoch" if event.epoch < self._seen[0] else "message.replayed"
             self._refuse(code, f"a delegate of {place} after {self._seen}")
             return
         self._see(*place)
-        if self.session is None or self.stopping:
+        if self.session is None or self.slots.stopping:
             self._raise_floor()  # a later agent shall not take what this one did not
+            if self.session is not None and self.slots.running:  # no goodbye was said yet
+                self._commands += given_back(event.dispatches, self.state.records)
             return
         again: list[str] = []
         new: list[str] = []
@@ -272,11 +273,7 @@ class Agent:
 
     def _on_tick(self, event: Tick) -> None:
         at_ms = event.at_ms
-        for held, why in self.slots.late(at_ms, self.heart.answered_ms):
-            if isinstance(why, Fault):
-                self._fail_waiting(held, at_ms, why)
-            else:
-                self._kill(held, why)
+        self._end_late(at_ms)
         if self.session is not None:
             if at_ms >= self.heart.next_ms:
                 self._send_heartbeat(at_ms)
@@ -284,18 +281,21 @@ class Agent:
         if self._settled and at_ms >= self._settled_since_ms + SETTLED_KEPT_MS:
             self._forget_settled()
 
+    def _end_late(self, at_ms: int) -> None:
+        for held, why in self.slots.late(at_ms, self.heart.answered_ms):
+            if isinstance(why, Fault):
+                self._fail_waiting(held, at_ms, why)
+            else:
+                self._kill(held, why)
+
     def _on_shutdown(self, event: events.ShutdownAsked) -> None:
-        self.stopping = True
-        for held in list(self.slots.waiting.values()):
-            fault = Fault("action.not_started", "the node was shut down before it started")
-            self._fail_waiting(held, event.at_ms, fault)
-        for held in self.slots.running.values():
-            self._kill(held, KillReason.SHUTDOWN)
+        self.slots.finish_by_ms = min(self.slots.finish_by_ms, event.at_ms + event.finish_ms)
+        self._end_late(event.at_ms)
         self._forget_settled()
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        if self.stopping and not self.slots.running:
+        if self.slots.stopping and not self.slots.running:
             self._commands.append(commands.SendStatus("offline"))
 
     def _end_leftover(self, at_ms: int) -> None:

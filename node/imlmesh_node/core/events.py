@@ -124,9 +124,11 @@ class DriverFinished:
 
 @dataclass(slots=True)
 class ShutdownAsked:
-    """The agent shall end: drivers are stopped, then a goodbye is sent."""
+    """The agent shall end: what runs may take `finish_ms` more, then drivers are stopped; then a
+    goodbye is sent. Asked again, the shorter time holds."""
 
     at_ms: int
+    finish_ms: int = 0
     cause: str = ""
 
 

@@ -16,6 +16,9 @@ from imlmesh_protocol.wire.dispatches import Dispatch
 NEVER_MS = COUNT_MAX
 
 
+_NEVER_MS = 1 << 62
+
+
 @dataclass(slots=True)
 class HeldRecord:
     """A dispatch that is not finished: waiting, or running since `started_ms`."""
@@ -44,6 +47,13 @@ class Slots:
         self.waiting: dict[str, HeldRecord] = {}
         self.running: dict[str, HeldRecord] = {}
         self.claims = Claims()
+        #: when whatever runs is stopped, since the agent was told to end
+        self.finish_by_ms = _NEVER_MS
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the agent was told to end: nothing more is taken or started."""
+        return self.finish_by_ms < _NEVER_MS
 
     def __len__(self) -> int:
         """How many dispatches are taken and not finished."""
@@ -101,7 +111,7 @@ class Slots:
             yield min(held.arrived_ms + START_MS, held.lease_end_ms(answered_ms))
         for held in self.running.values():
             if not held.instant and held.killing is None:
-                end_ms = held.started_ms + held.dispatch.timeout_ms
+                end_ms = min(held.started_ms + held.dispatch.timeout_ms, self.finish_by_ms)
                 yield min(end_ms, held.lease_end_ms(answered_ms))
 
     def late(self, at_ms: int, answered_ms: int) -> list[tuple[HeldRecord, Fault | KillReason]]:
@@ -111,6 +121,9 @@ class Slots:
             if at_ms >= held.lease_end_ms(answered_ms):
                 text = "the node was cut off before it started"
                 found.append((held, Fault("action.lease_lost", text)))
+            elif self.stopping:
+                text = "the node was shut down before it started"
+                found.append((held, Fault("action.not_started", text)))
             elif at_ms >= held.arrived_ms + START_MS:
                 text = f"no slot or claim was free for {START_MS} ms"
                 found.append((held, Fault("action.not_started", text)))
@@ -119,6 +132,8 @@ class Slots:
                 found.append((held, KillReason.LEASE))
             elif at_ms >= held.started_ms + held.dispatch.timeout_ms:
                 found.append((held, KillReason.TIMEOUT))
+            elif at_ms >= self.finish_by_ms:
+                found.append((held, KillReason.SHUTDOWN))
         return found
 
     def ids(self) -> tuple[str, ...]:

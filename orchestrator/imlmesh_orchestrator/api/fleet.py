@@ -109,6 +109,15 @@ async def decide(request: Request, name: str) -> Response:
     return answer({"schema": "imlmesh.admission/1", **told, "broker": broker})
 
 
+@router.post("/silence")
+async def explain_silence(request: Request) -> Response:
+    reason = text_of(await body_of(request), "reason").strip()
+    if not 0 < len(reason) <= limits.REASON_CHARS:
+        raise InputError("usage", f"a reason has from 1 to {limits.REASON_CHARS} characters")
+    gone = await served_of(request).shell.explain_silence(request.state.by, reason)
+    return answer({"schema": "imlmesh.silence/1", "nodes": gone})
+
+
 @router.post("/nodes/{name}/profile")
 async def grant_profile(request: Request, name: str) -> Response:
     """What a node may do at most, whatever its own policy allows."""

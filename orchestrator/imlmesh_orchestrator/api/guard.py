@@ -1,7 +1,8 @@
 """Who may speak to the API: the user who runs the orchestrator, and root.
 
 The one rule: on the Unix socket the kernel says who asks; on loopback a token does, which only
-that user can read. Everybody else gets 403 before a route is looked for.
+that user can read. Everybody else gets 403 before a route is looked for; who wants to change
+something while the orchestrator ends gets 503.
 """
 
 import hmac
@@ -15,8 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imlmesh_orchestrator.api.problems import problem
-from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import InputError, MeshError
 
+_QUESTIONS = frozenset({"GET", "HEAD"})
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -37,6 +39,8 @@ class Guard:
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
         self._token = token
+        #: told to end: nothing new is taken
+        self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,6 +51,10 @@ class Guard:
         if not allowed:
             refused = InputError("access.denied", "this API belongs to another user")
             await problem(refused)(scope, receive, send)
+            return
+        if self.stopping and scope["method"] not in _QUESTIONS:
+            ending = MeshError("orchestrator.stopping", "the orchestrator was told to end")
+            await problem(ending)(scope, receive, send)
             return
         state["by"] = user_name(state.get("uid", os.geteuid()))
         await self._app(scope, receive, send)

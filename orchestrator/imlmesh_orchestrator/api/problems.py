@@ -22,6 +22,7 @@ _STATUS = {
     "approval.four_eyes": 403,
     "plan.fingerprint": 409,
     "plan.nonce_reused": 409,
+    "verdicts.not_frozen": 409,
     "run.ended": 409,
     "run.not_ended": 409,
     "run.not_paused": 409,

@@ -41,6 +41,7 @@ class Api:
         self._served = served
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._guard: Guard | None = None
 
     async def start(self) -> None:
         """Listen, then say where; InputError `config.invalid` when that is not possible."""
@@ -50,7 +51,7 @@ class Api:
             listening = _unix(home) if token is None else _loopback()
         except OSError as exc:
             raise InputError("config.invalid", f"{home.api_socket}: {exc.strerror}") from exc
-        app = Guard(make_app(self._served), token)
+        app = self._guard = Guard(make_app(self._served), token)
         config = uvicorn.Config(
             app,
             http=PeerProtocol,
@@ -69,6 +70,11 @@ class Api:
                 self._serving.result()
             await asyncio.sleep(0)
         self._write_address(listening, token)
+
+    def refuse_new(self) -> None:
+        """From now on questions are answered, and whatever would change something is not taken."""
+        if self._guard is not None:
+            self._guard.stopping = True
 
     async def close(self) -> None:
         """Take nothing more, and be no longer found."""

@@ -52,6 +52,7 @@ async def health(request: Request) -> Response:
             "join": {"endpoints": served.joining.addresses, "waiting": len(waiting(state, now_ms))},
             "store": {"behind": shell.mover.behind, "outflow_rows": rows},
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
+            "verdicts": _verdicts(shell),
             "ledger": _ledger(shell),
             "admissions": dict(Counter(str(r.admission) for r in state.admissions.values())),
             "access": {"problem": (served.access.problem or None) if served.access else None},
@@ -70,6 +71,13 @@ async def health(request: Request) -> Response:
             },
         }
     )
+
+
+def _verdicts(shell: Shell) -> dict[str, Any]:
+    """Whether we hear ourselves, and which nodes fell silent together so that nobody is judged."""
+    state = shell.state
+    silent = sorted(map(shell.name_of, state.freeze.silent)) if state.freeze else []
+    return {"hears": state.hears, "frozen": state.freeze is not None, "silent": silent}
 
 
 def _ledger(shell: Shell) -> dict[str, Any]:

@@ -213,6 +213,10 @@ def _approval_closed(state: State, change: c.ApprovalClosed) -> None:
         state.runs[change.run].units[record.action].approved = record.digest
 
 
+def _verdicts(state: State, change: c.VerdictsFrozen | c.VerdictsResumed) -> None:
+    """Rows for people; a freeze itself does not outlive the process."""
+
+
 APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.EpochRaised: _epoch_raised,
     c.NodeEnrolled: _node_enrolled,
@@ -224,6 +228,8 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.NodeEscalated: _node_escalated,
     a.AdmissionChanged: _admission_changed,
     a.EvidenceKept: _evidence_kept,
+    c.VerdictsFrozen: _verdicts,
+    c.VerdictsResumed: _verdicts,
     c.LabelsChanged: _labels_changed,
     c.GroupChanged: _group_changed,
     c.MemoryWritten: _memory_written,

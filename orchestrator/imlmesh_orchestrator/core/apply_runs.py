@@ -4,6 +4,7 @@ The one rule is that of `apply`, which alone calls this: nothing is decided here
 was once decided cannot fail.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from imlmesh_protocol.states import (
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
+    Effect,
     RunState,
     move,
 )
@@ -194,6 +196,7 @@ def _dispatch_accepted(state: State, change: c.DispatchAccepted) -> None:
 def _dispatch_started(state: State, change: c.DispatchStarted) -> None:
     record = state.dispatches[change.dispatch]
     record.state = move(states.DISPATCH, change.dispatch, record.state, DispatchState.RUNNING)
+    record.started_ms = change.at_ms
 
 
 def _end_dispatch(
@@ -225,6 +228,8 @@ def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
         record.lost_on = (*record.lost_on, dispatch.node)
     elif change.state is DispatchState.UNKNOWN:
         record.worked_on = dispatch.node
+        if change.fault is not None and change.fault.code == "action.straggler":
+            record.copied, record.lost_on = change.dispatch, (*record.lost_on, dispatch.node)
 
 
 def _result_taken(state: State, change: c.ResultTaken) -> None:
@@ -233,6 +238,10 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     record = run.units[change.action]
     if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
+    if dispatch.started_ms and change.fault is None and dispatch.effect is Effect.PURE:
+        kind = (record.action.module, record.action.action)
+        kept: deque[int] = deque(maxlen=limits.STRAGGLER_KEPT)
+        run.durations.setdefault(kind, kept).append(change.duration_ms)
     if change.action_state is not None:
         if run.needed and record.action.id in run.needed:
             record.result = change.result

@@ -85,6 +85,23 @@ class LivenessChanged(Change):
 
 
 @dataclass(slots=True)
+class VerdictsFrozen(Change):
+    """An alarm: `silent` of `of` nodes fell silent together, so it is not about single ones; none is
+    lost until they speak, the broker says that they are gone, or a person does."""
+
+    silent: tuple[str, ...]
+    of: int
+
+
+@dataclass(slots=True)
+class VerdictsResumed(Change):
+    """Silence is judged again, after a fresh window; `by` is a person, or imlmesh."""
+
+    by: str
+    reason: str
+
+
+@dataclass(slots=True)
 class NodeEscalated(Change):
     """The node asked for a person."""
 

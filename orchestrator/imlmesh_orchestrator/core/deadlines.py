@@ -26,6 +26,7 @@ class Deadline(IntEnum):
     START = 10  # a run: its not_before
     ADMISSION = 11  # a node: the time of its admission is over
     PROBE = 12  # a node on probation: has it answered?
+    STRAGGLER = 13  # a dispatch that may be copied: does it take too long?
 
 
 Key = str | tuple[str, ...] | list[str]

@@ -5,7 +5,7 @@ The one rule: a dispatch ends once. What a result means is decided by the dispat
 
 from collections.abc import Callable
 
-from imlmesh_orchestrator.core import asking, flow, retry
+from imlmesh_orchestrator.core import asking, flow, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -61,6 +61,7 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
             accepted(turn, dispatch)
         if name in started and dispatch.state is DispatchState.ACCEPTED:
             turn.change(c.DispatchStarted(turn.at_ms, turn.cause, dispatch.run, name))
+            stragglers.started(turn, dispatch)
 
 
 def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -71,11 +72,14 @@ def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
     turn.deadlines.add(at_ms, Deadline.FINISH, dispatch.dispatch)
 
 
+_NOT_NOW = frozenset({"node.full", "node.stopping", "node.quarantined"})
+
+
 def take_rejects(turn: Turn, event: RejectArrived) -> None:
     """The node will not do it: another one, or the action fails with this node's code.
 
-    A full node gets nothing before its next heartbeat; likewise one that still believes that it is
-    quarantined, and hears once more that it is not.
+    A full node gets nothing before its next heartbeat; likewise one that is about to end, or still
+    believes that it is quarantined, and hears once more that it is not.
     """
     for name, fault in event.refusals:
         dispatch = turn.state.dispatches.get(name)
@@ -85,7 +89,7 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
             continue  # what was accepted ends with a result
         run = turn.state.runs[dispatch.run]
         record = run.units[dispatch.action]
-        full = fault.code in ("node.full", "node.quarantined")
+        full = fault.code in _NOT_NOW
         if fault.code == "node.quarantined":
             turn.command(SendAdmission(event.node, "release"))
         if full:
@@ -125,7 +129,10 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
         if record.state in ACTION_ENDED:
             _keep(turn, dispatch.run, result)
         elif result.outcome == "completed":
+            stragglers.won(turn, run, record, dispatch)
             _finish(turn, run, record, dispatch, result, _COMPLETED)
+        elif result.dispatch == record.copied:
+            _keep(turn, dispatch.run, result)  # its copy does it
         elif _OUTCOME[result.outcome] is not dispatch.state:
             _decide(turn, run, record, dispatch, result)
     elif dispatch.state is DispatchState.SUPERSEDED:

@@ -39,6 +39,33 @@ class BusClosed(Event):
 
 
 @dataclass(slots=True)
+class LoopbackMeasured(Event):
+    """Whether what we say to ourselves through the broker comes back in time."""
+
+    hears: bool
+
+
+@dataclass(slots=True)
+class StoodStill(Event):
+    """Our own machine or process did nothing for `for_ms`: it was suspended or stopped."""
+
+    for_ms: int
+
+
+@dataclass(slots=True)
+class SilenceExplained(Event):
+    """A person says that the nodes that fell silent together are gone."""
+
+    by: str
+    reason: str
+
+
+@dataclass(slots=True)
+class StopAsked(Event):
+    """The process was told to end: nothing new is placed."""
+
+
+@dataclass(slots=True)
 class Retried:
     """What a run takes over from the ended run `of` that it retries, by action id.
 

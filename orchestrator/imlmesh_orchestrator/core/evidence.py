@@ -10,7 +10,7 @@ from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core.admission import change_to, is_own, prolong
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.events import EvidenceSeen, ResultsArrived
-from imlmesh_orchestrator.core.state import Sightings
+from imlmesh_orchestrator.core.presence import Sightings
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.states import NOT_BELIEVED, Admission

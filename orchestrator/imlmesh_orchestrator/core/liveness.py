@@ -1,11 +1,11 @@
 """Who is there: births, heartbeats, silence, and what the loss of a node means for its work.
 
-The one rule: a broken connection is a suspicion, silence beyond the window a loss; no verdict
-while our own connection to the broker is down.
+The one rule: a broken connection is a suspicion, silence beyond the window a loss. Deliberately
+absent: how long the window is, and when silence says nothing; `silence` knows.
 """
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import runs
+from imlmesh_orchestrator.core import runs, silence
 from imlmesh_orchestrator.core.commands import (
     AskInventory,
     AskRebirth,
@@ -23,16 +23,14 @@ from imlmesh_orchestrator.core.events import (
     NodeGone,
     NodeLeft,
 )
-from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord, Presence
+from imlmesh_orchestrator.core.presence import Presence
+from imlmesh_orchestrator.core.silence import watch
+from imlmesh_orchestrator.core.state import DispatchRecord, NodeRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import Timing, reroute_ms
+from imlmesh_protocol.limits import reroute_ms
 from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
-
-
-def timing_of(node: NodeRecord) -> Timing:
-    return Timing(node.heartbeat_ms, node.lost_ms)
 
 
 def born(turn: Turn, event: NodeBirth) -> None:
@@ -48,11 +46,12 @@ def born(turn: Turn, event: NodeBirth) -> None:
     if known is None or node.liveness is not Liveness.ONLINE:
         set_liveness(turn, node, Liveness.ONLINE, "birth")
     before = state.presence.get(node.node)
-    evidence = before.evidence if before else 0
-    state.presence[node.node] = Presence(turn.at_ms, evidence=evidence)
+    evidence, jitter_ms = (before.evidence, before.jitter_ms) if before else (0, 0)
+    state.presence[node.node] = Presence(turn.at_ms, evidence=evidence, jitter_ms=jitter_ms)
+    silence.speaks(turn, node.node)
     if lost:
         _forgotten(turn, node)
-    _watch(turn, node)
+    watch(turn, node)
     ask_inventory(turn, node)
     turn.pools.room()
 
@@ -186,7 +185,7 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
     ):
         turn.command(AskRebirth(event.node))
         return
-    presence.last_heard_ms = turn.at_ms
+    silence.heard(turn, node, presence)
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
     if node.full:
@@ -194,7 +193,7 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
         turn.pools.room()
     if node.liveness is not Liveness.ONLINE:
         set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
-        _watch(turn, node)
+        watch(turn, node)
         ask_inventory(turn, node)
         turn.pools.room()
     for name in event.held:
@@ -212,6 +211,10 @@ def gone(turn: Turn, event: NodeGone) -> None:
     node = turn.state.nodes.get(event.node)
     if node is None or (node.boot, node.session) != (event.boot, event.session):
         return
+    presence = turn.state.presence.get(event.node)
+    if presence is not None:
+        presence.explained = True
+        silence.speaks(turn, node.node)
     if node.liveness is Liveness.ONLINE:
         set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
 
@@ -242,37 +245,28 @@ def look(turn: Turn, name: str) -> None:
     presence.watched = False
     if node.liveness not in (Liveness.ONLINE, Liveness.SUSPECT):
         return
-    silent_ms = turn.at_ms - presence.last_heard_ms
-    timing = timing_of(node)
-    if turn.state.bus_open and silent_ms >= timing.lost_ms:
-        _lose(turn, node, presence)
-        return
-    if turn.state.bus_open and silent_ms >= timing.suspect_ms and node.liveness is Liveness.ONLINE:
-        set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
-    _watch(turn, node)
+    if silence.may_judge(turn.state):
+        silent_ms = turn.at_ms - presence.last_heard_ms
+        suspect_ms, lost_ms = silence.windows(node, presence)
+        if silent_ms >= lost_ms and not silence.withheld(turn, node, presence):
+            _lose(turn, node, presence, silent_ms)
+            return
+        if silent_ms >= suspect_ms and node.liveness is Liveness.ONLINE:
+            set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
+    watch(turn, node)
 
 
-def _watch(turn: Turn, node: NodeRecord) -> None:
-    """One entry for each node waits in the heap; heartbeats move nothing."""
-    presence = turn.state.presence[node.node]
-    if presence.watched or not turn.state.bus_open:
-        return
-    presence.watched = True
-    timing = timing_of(node)
-    suspect_ms = presence.last_heard_ms + timing.suspect_ms
-    lost_ms = presence.last_heard_ms + timing.lost_ms
-    at_ms = suspect_ms if suspect_ms > turn.at_ms else lost_ms
-    turn.deadlines.add(at_ms, Deadline.NODE, node.node)
-
-
-def _lose(turn: Turn, node: NodeRecord, presence: Presence) -> None:
+def _lose(turn: Turn, node: NodeRecord, presence: Presence, silent_ms: int) -> None:
+    if not presence.explained:
+        presence.lost_at_ms = turn.at_ms
     set_liveness(turn, node, Liveness.LOST, "silent too long")
-    fault = Fault("node.lost", f"{node.alias} has been silent for {timing_of(node).lost_ms} ms")
+    fault = Fault("node.lost", f"{node.alias} has been silent for {silent_ms} ms")
 
     def lose(dispatch: DispatchRecord) -> None:
         if dispatch.on_loss == "reroute":
             lease_over_ms = presence.last_heard_ms + reroute_ms(dispatch.lease_ms)
-            turn.deadlines.add(lease_over_ms, Deadline.REROUTE, dispatch.dispatch)
+            at_ms = max(lease_over_ms, turn.at_ms)
+            turn.deadlines.add(at_ms, Deadline.REROUTE, dispatch.dispatch)
         elif dispatch.on_loss != "wait":
             give_up(turn, dispatch, fault)
 
@@ -283,6 +277,9 @@ def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
     """The lease is over on both sides: unless its node is back, the work may go elsewhere."""
     node = turn.state.nodes[dispatch.node]
     if node.liveness not in (Liveness.LOST, Liveness.OFFLINE):
+        return
+    if turn.state.freeze is not None and node.liveness is Liveness.LOST:
+        turn.deadlines.add(turn.at_ms + node.heartbeat_ms, Deadline.REROUTE, dispatch.dispatch)
         return
     presence = turn.state.presence.get(dispatch.node)
     # a node that came back and was lost again renewed its leases meanwhile; that loss has an entry
@@ -313,13 +310,8 @@ def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
 
 def bus_opened(turn: Turn) -> None:
     """We hear again: the silence of before was ours, so every node gets a fresh window."""
-    state = turn.state
-    state.bus_open = True
-    for node in state.nodes.values():
-        if node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
-            presence = state.presence.setdefault(node.node, Presence(turn.at_ms))
-            presence.last_heard_ms = turn.at_ms
-            _watch(turn, node)
+    turn.state.bus_open = turn.state.hears = True
+    silence.fresh_windows(turn)
     turn.command(AskRebirth(""))
     turn.pools.room()
 
@@ -327,5 +319,7 @@ def bus_opened(turn: Turn) -> None:
 def set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) -> None:
     """The node is now that; whoever waits for it looks again."""
     turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))
+    if liveness is Liveness.OFFLINE:
+        silence.speaks(turn, node.node)
     # who can go nowhere else must now hear that
     turn.pools.room()

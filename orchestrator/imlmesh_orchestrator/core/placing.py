@@ -35,7 +35,8 @@ _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 def place_ready(turn: Turn) -> None:
     """Dispatch all that is ready and has a node with room, the least served run first."""
     settle(turn)
-    if not turn.state.bus_open or turn.state.behind or turn.state.doubts:
+    state = turn.state
+    if not state.bus_open or state.behind or state.doubts or state.stopping:
         return
     pools = turn.pools
     while pools.stirred:

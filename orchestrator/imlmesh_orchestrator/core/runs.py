@@ -172,6 +172,9 @@ def send_cancels(turn: Turn, run: RunRecord) -> None:
         if record.state is ActionState.RUNNING and record.dispatch:
             node = turn.state.dispatches[record.dispatch].node
             by_node.setdefault(node, []).append(record.dispatch)
+            if record.copied:
+                node = turn.state.dispatches[record.copied].node
+                by_node.setdefault(node, []).append(record.copied)
     for node, dispatches in by_node.items():
         turn.command(SendCancel(node, tuple(dispatches)))
 

@@ -19,6 +19,8 @@ from imlmesh_orchestrator.core import (
     liveness,
     memory,
     runs,
+    silence,
+    stragglers,
     tokens,
 )
 from imlmesh_orchestrator.core import changes as c
@@ -117,6 +119,8 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
                 Deadline.FINISH,
                 dispatch.dispatch,
             )
+            if dispatch.started_ms:
+                stragglers.started(turn, dispatch)
             if dispatch.on_loss == "reroute":
                 over_ms = turn.at_ms + limits.reroute_ms(dispatch.lease_ms)
                 turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
@@ -143,6 +147,14 @@ def _bus_opened(turn: Turn, event: e.BusOpened) -> None:
 
 def _bus_closed(turn: Turn, event: e.BusClosed) -> None:
     turn.state.bus_open = False
+
+
+def _stood_still(turn: Turn, event: e.StoodStill) -> None:
+    silence.fresh_windows(turn)
+
+
+def _stop_asked(turn: Turn, event: e.StopAsked) -> None:
+    turn.state.stopping = True
 
 
 def _outflow_measured(turn: Turn, event: e.OutflowMeasured) -> None:
@@ -189,6 +201,10 @@ def _inventory_arrived(turn: Turn, event: e.InventoryArrived) -> None:
 
 
 def _tick(turn: Turn, event: Tick) -> None:
+    wanted_ms = turn.deadlines.next_ms()
+    if wanted_ms is not None and event.at_ms - wanted_ms > limits.TICK_LATE_MS:
+        # nobody was heard meanwhile either
+        silence.fresh_windows(turn)
     for kind, key in turn.deadlines.take_due(event.at_ms):
         _DUE[kind](turn, key)
 
@@ -248,6 +264,7 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.NODE: _node_due,
     Deadline.ACCEPT: _unaccepted,
     Deadline.FINISH: _dispatch_due(liveness.overdue),
+    Deadline.STRAGGLER: _dispatch_due(stragglers.look),
     Deadline.REROUTE: _dispatch_due(liveness.reroute),
     Deadline.EXPIRY: _open_run_due(runs.expire),
     Deadline.START: _open_run_due(runs.start_due),
@@ -263,6 +280,10 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.Restarted: _restarted,
     e.BusOpened: _bus_opened,
     e.BusClosed: _bus_closed,
+    e.LoopbackMeasured: silence.loopback,
+    e.StoodStill: _stood_still,
+    e.SilenceExplained: silence.explain,
+    e.StopAsked: _stop_asked,
     e.PlanSubmitted: runs.submit,
     e.CancelAsked: runs.cancel,
     e.PauseAsked: runs.pause,

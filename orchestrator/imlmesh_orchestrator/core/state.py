@@ -1,7 +1,8 @@
 """What the orchestrator's core remembers: nodes, groups, runs, dispatches, approvals, memory.
 
 The one rule: only `core/apply.py` writes the durable part, and it does so from changes alone;
-`Presence` and `bus_open` are volatile, empty after a restart, and outside the replay comparison.
+what stands in `presence`, and what the bus does, is volatile, empty after a restart, and outside the
+replay comparison.
 """
 
 from collections import deque
@@ -11,6 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
+from imlmesh_orchestrator.core.presence import Freeze, Presence, Sightings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
@@ -109,21 +111,6 @@ class JoinRecord:
 
 
 @dataclass(slots=True)
-class Presence:
-    """Volatile: when a node was last heard, and what it said of itself."""
-
-    last_heard_ms: int
-    health: Mapping[str, Any] = field(default_factory=dict)
-    #: nonce of the inventory under way, and the dispatches that it must account for
-    asked: str = ""
-    expects: tuple[str, ...] = ()
-    #: late results of forgotten runs that were kept for it
-    evidence: int = 0
-    #: whether the deadline heap holds an entry for this node
-    watched: bool = False
-
-
-@dataclass(slots=True)
 class AdmissionRecord:
     """Of a node that is not open. `until_ms` 0 is until somebody changes it."""
 
@@ -137,15 +124,6 @@ class AdmissionRecord:
     probation: bool = field(default=False, compare=False)
     probes: int = field(default=0, compare=False)
     probing: bool = field(default=False, compare=False)
-
-
-@dataclass(slots=True)
-class Sightings:
-    """Volatile: what was seen against one node of late, as (kind, mark) to when."""
-
-    marks: dict[tuple[str, str], int] = field(default_factory=dict)
-    #: when rows of it were kept
-    kept_ms: deque[int] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -190,6 +168,8 @@ class ActionRecord:
     #: failures that a node reported, and when it is tried again (0: not waiting for that)
     failures: int = 0
     retry_at_ms: int = 0
+    #: the dispatch that was too slow and has a copy elsewhere, "" without one
+    copied: str = ""
     #: what the approved gate was bound to, "" without one
     approved: str = ""
     #: node of the last dispatch that may have had an effect, and how many ended before this one
@@ -261,6 +241,8 @@ class RunRecord:
     #: open approvals by the key of the unit that they are about
     questions: dict[str, str] = field(default_factory=dict)
     dispatches: list[str] = field(default_factory=list)
+    #: how many ms pure drivers of each (module, action) took of late
+    durations: dict[tuple[str, str], deque[int]] = field(default_factory=dict)
     #: volatile: index into `sequence` of the first action that may not have ended
     cursor: int = field(default=0, compare=False)
     #: volatile: the share of nodes that it has had, weighted by priority
@@ -300,6 +282,8 @@ class DispatchRecord:
     lease_ms: int
     on_loss: str
     state: DispatchState = DispatchState.PLANNED
+    #: when its node told that the driver runs; 0 when it has not
+    started_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -362,6 +346,11 @@ class State:
     #: when the mesh itself quarantined nodes of late
     quarantined_ms: deque[int] = field(default_factory=deque)
     bus_open: bool = False
+    #: whether what we say to ourselves through the broker comes back
+    hears: bool = True
+    freeze: Freeze | None = None
+    #: told to end
+    stopping: bool = False
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)

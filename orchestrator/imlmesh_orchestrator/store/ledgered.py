@@ -79,6 +79,8 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.LivenessChanged: Told("node", when=_is_lost),
     a.AdmissionChanged: Told("node", _by),
     a.EvidenceKept: Told("node"),
+    c.VerdictsFrozen: Told("of"),
+    c.VerdictsResumed: Told("by", _by),
     c.LabelsChanged: Told("node"),
     c.GroupChanged: Told("group"),
     c.MemoryWritten: Told("session", _by, "key value by", _by_person),

@@ -14,6 +14,7 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import Admission, ApprovalState
@@ -274,6 +275,13 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.NodeReturned: lambda change, alias: f"{alias(change.node)} opened session {change.session}",
     c.LivenessChanged: lambda change, alias: (
         f"{alias(change.node)} is {change.liveness} ({change.reason})"
+    ),
+    c.VerdictsFrozen: lambda change, alias: (
+        f"alarm: {len(change.silent)} of {change.of} nodes fell silent together, none is called lost: "
+        + ", ".join(map(alias, change.silent[: limits.WAITING_REASONS]))
+    ),
+    c.VerdictsResumed: lambda change, alias: (
+        f"silence is judged again ({change.by}: {change.reason})"
     ),
     c.NodeEscalated: lambda change, alias: (
         f"{alias(change.node)} asks for a person{why(change.fault)}"

@@ -115,6 +115,11 @@ def orchestrator_status(mesh: str, orchestrator: str) -> str:
     return f"{PREFIX}/{mesh}/orchestrator/{orchestrator}/status"
 
 
+def orchestrator_probe(mesh: str, orchestrator: str) -> str:
+    """Where an orchestrator speaks to itself alone, to know whether the broker carries anything."""
+    return f"{PREFIX}/{mesh}/orchestrator/{orchestrator}/probe"
+
+
 def node_subscriptions(mesh: str, node: str) -> tuple[str, ...]:
     """What a node listens to: its own, everybody's, and whether an orchestrator is there."""
     base = f"{PREFIX}/{check_name('mesh', mesh)}"
