@@ -271,6 +271,7 @@ def request_of(key, name="pi-bed", *, ca=False) -> bytes:
         ({"node": "a\n"}, "name.invalid"),
         ({"node": "A"}, "name.invalid"),
         ({"node": "orchestra"}, "node.exists"),
+        ({"node": "probe-a"}, "node.exists"),
         ({"profile": "root"}, "join.invalid"),
         ({"nonce": b"n" * 16}, "join.nonce"),
         ({"nonce": b""}, "join.invalid"),
