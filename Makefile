@@ -17,7 +17,7 @@ endif
 # Modules that write files of the repository: --write makes them, --check says whether they are current.
 GENERATORS := imlmesh_drivers.manifests
 # How many seeded worlds `make sim` runs.
-WORLDS ?= 200
+WORLDS ?= 2000
 # How many random plans `make sim` compares with the reference interpreter.
 CASES ?= 500
 # The first seed: a long run can be cut into parts, and a failing world run again.

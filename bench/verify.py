@@ -53,7 +53,9 @@ class Side:
         up = Sealer(signer.sign, signer.key_id, MESH, NODE, Way.FROM)
         link = MemoryLink(MemoryHub(random.Random(0)), NODE, ())
         outbox = Outbox(Address(MESH, NODE, CONTROL), up, link, self.clocks.mesh)
-        presence = Presence(outbox, self.clocks, self.events.append, 1, 1)
+        presence = Presence(
+            outbox, self.clocks, self.events.append, 1, 1, lambda boot, done: done(None)
+        )
         presence.is_open = True
         self.refusals = Refusals(lambda counts: True)
         self.inbox = Inbox(

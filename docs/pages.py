@@ -16,6 +16,7 @@ from imlmesh_protocol.limits import (
     MESSAGE_DEPTH,
     MESSAGE_EXPIRY_MS,
     MESSAGE_VALUES,
+    TIME_LATE_PER_S,
 )
 from imlmesh_protocol.wire.dispatches import DISPATCH_FIELDS
 from imlmesh_protocol.wire.messages import FIELDS
@@ -97,7 +98,11 @@ _SIGNED = (
         ("message.expired",),
     ),
     ("on the way down, the epoch is the highest that was met, or higher", ("message.epoch",)),
-    ("(epoch or boot, session, seq) is above the last place of that sender", ("message.replayed",)),
+    (
+        "(epoch or boot, session, seq) is above the last place of that sender; a time request that is not is "
+        f"still answered, {TIME_LATE_PER_S * 60:.0f} times a minute at most, and has no other effect",
+        ("message.replayed", "message.two_senders"),
+    ),
     ("the fields are those of the kind, and make sense", ("message.invalid", "message.kind")),
 )
 _DISPATCHED = (
@@ -129,6 +134,11 @@ not end what runs. Each node tells all its counts in a signed event `{REFUSALS}`
 A node's floor and the highest epoch are in its journal: the floor is stored in the commit that takes work which may not be
 repeated, that refuses a dispatch, or that forgets a settled one; a new epoch is stored when it is met. After a crash the
 answer to the first nonce comes with a higher place than everything that was recorded before.
+
+A node that lost its journal while its clock stands back counts its boots from below. The answer to its time request names
+the highest `boot` that the orchestrator took from it; the node stores the next number as its own, begins a new session with it
+and asks again. Its birth then says that its journal began with that boot. A node that was heard in its present boot does not: there
+a second machine uses its keys (`message.two_senders`).
 """
 
 

@@ -22,6 +22,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.errors import Place as TextPlace
 from imlmesh_protocol.ids import check_name
+from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.wire.documents import root_hash
 from imlmesh_protocol.wire.joining import JoinToken
 from imlmesh_runtime.link.address import address_of
@@ -60,11 +61,13 @@ def join_mesh(wanted: Wanted) -> dict[str, Any]:
         keys = NewKeys.kept(folder)
     told = Told(partial(_tell_waits, name), _tell)
     found = asyncio.run(enter(Wish(name, asked, token, at), keys, told))
-    text = policy_text(found.profile, None)[1] if text is None else text
+    # whoever lets it in may give less than what was asked for here, and never more
+    profile = min((asked or found.profile, found.profile), key=PROFILES.index)
+    text = policy_text(profile, None)[1] if text is None else text
     with _written(folder):
         write_folder(folder, _place_of(found, name), keys, found.papers, text)
     record = {"node": name, "alias": found.alias, "mesh": found.mesh, "folder": str(folder)}
-    return {**record, "profile": found.profile, "broker": found.broker, "before": False}
+    return {**record, "profile": profile, "broker": found.broker, "before": False}
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ async def exchange(
     try:
         async with asyncio.timeout(limits.JOIN_CONNECTION_MS / 1000):
             status, answer = await _ask(address, context, path, make_body)
+    except MeshError:
+        raise  # of `make_body`, or of the answer: some are ValueErrors or OSErrors too
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code == _NOT_YET_VALID:
             raise LinkError("clock.behind", f"{where}: {exc.verify_message}") from exc
@@ -66,7 +68,10 @@ async def _ask(
         size = int(fields.get("content-length", "-1"))
         if not 0 <= size <= limits.JOIN_ANSWER_BYTES:
             raise ValueError("no length that an answer has")
-        return int(first.split(" ")[1]), unpack(await reader.readexactly(size))
+        status = first.split(" ")[1:2]
+        if not status or not status[0].isdecimal():
+            raise ValueError("no status that an answer has")
+        return int(status[0]), unpack(await reader.readexactly(size))
     finally:
         writer.close()
 

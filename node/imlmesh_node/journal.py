@@ -155,6 +155,14 @@ class Journal:
 
         self._store.submit(work, ended)
 
+    def raise_boot(self, boot: int, done: Callable[[MeshError | None], None]) -> None:
+        """Store that this start has that number and that the journal began with it, then call `done`."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.executemany(_SET, [(boot, "boot"), (boot, "since")])
+
+        self._submit(write, done, JOURNAL_TRIES)
+
     def read_chunk(self, id: str, index: int, done: Callable[[bytes], None]) -> None:
         """Call `done` with a chunk of a result that is not settled; never, once it is or cannot be read."""
         number = self._numbers.get(id)

@@ -84,6 +84,10 @@ class Outbox:
         """Whether mesh time, now that it is known, allows the broker's certificate; else it is left."""
         return self._link.check_peer(self._clock.now_ms())
 
+    def begin_anew(self) -> None:
+        """End this session of the link, and begin another at once."""
+        self._link.begin_anew()
+
     def new_session(self, boot: int, session: int) -> Will:
         """Number a new session; returns the will that belongs to it."""
         self._sealer.new_session(boot, session)

@@ -2,22 +2,29 @@
 
 The one rule: until the orchestrator has answered this session's nonce nothing else is accepted
 and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
-needed to believe it, and the dates of the broker's certificate are judged by it. Deliberately absent:
-what a session is good for; the core decides that.
+needed to believe it, and the dates of the broker's certificate are judged by it. An answer may say
+that this start's number is not higher than those of before, which a lost journal forgot: then the start gets
+a higher one and another session asks; once one was open, only a second machine can be why. Deliberately absent: what a session is good for; the core decides that.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 
 from imlmesh_node.core.events import Event, RebirthAsked, SessionClosed, SessionOpened
 from imlmesh_node.outbox import Letter, Outbox
-from imlmesh_protocol.errors import ProtocolError
+from imlmesh_protocol.errors import MeshError, ProtocolError
 from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import MeshClock, boot_ms
 from imlmesh_runtime.link.base import Will
+
+log = logging.getLogger(__name__)
+
+#: store(boot, done): calls done when that number of this start is kept, or with why it is not
+StoreBoot = Callable[[int, Callable[[MeshError | None], None]], None]
 
 
 class Clocks:
@@ -39,20 +46,27 @@ class Presence:
     """`post` takes the core's events; `boot` numbers this start of the agent."""
 
     def __init__(
-        self, outbox: Outbox, clocks: Clocks, post: Callable[[Event], None], boot: int, epoch: int
+        self,
+        outbox: Outbox,
+        clocks: Clocks,
+        post: Callable[[Event], None],
+        boot: int,
+        epoch: int,
+        store_boot: StoreBoot,
     ) -> None:
         self.clocks = clocks
         self._outbox = outbox
         self._post = post
         self._boot = boot
         self._epoch = epoch
+        self._store_boot = store_boot
         self._loop = asyncio.get_running_loop()
         #: number of the session, of which there may be none open
         self.session = 0
         self._nonce: str | None = None
         self._asked_ms = 0
         self._timer: asyncio.TimerHandle | None = None
-        self.is_open = False
+        self.is_open = self._was_open = False
 
     def begin(self) -> Will:
         """A connection is attempted: a new session, and what the broker says if it breaks."""
@@ -81,6 +95,14 @@ class Presence:
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
+        higher = message.fields.get("boot", -1)
+        if higher >= self._boot:
+            if self._was_open:
+                # nothing that we forgot: who counted on would only hide the other machine
+                text = f"boot {higher} of ours was heard, and this is {self._boot}"
+                raise ProtocolError("message.two_senders", text)
+            self._count_on(higher + 1)
+            return
         round_trip_ms = boot_ms() - self._asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
@@ -88,7 +110,7 @@ class Presence:
             return
         self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
         if not self.is_open:
-            self.is_open = True
+            self.is_open = self._was_open = True
             opened = SessionOpened(
                 self.clocks.steady.now_ms(),
                 self.session,
@@ -117,6 +139,21 @@ class Presence:
         """Something makes our clock doubtful; a question under way is enough."""
         if self.is_open and self._nonce is None:
             self._ask()
+
+    def _count_on(self, boot: int) -> None:
+        """This start gets that number; once it is stored another session begins."""
+        self._stop_asking()
+        log.warning("boot %d is not higher than those of before: it becomes %d", self._boot, boot)
+
+        def stored(error: MeshError | None) -> None:
+            if error is not None:
+                log.error("boot %d cannot be stored: %s", boot, error, extra={"code": error.code})
+                self._timer = self._loop.call_later(TIME_ASK_MS / 1_000, self._ask)
+            elif boot > self._boot:
+                self._boot = boot
+                self._outbox.begin_anew()
+
+        self._store_boot(boot, stored)
 
     def _ask(self) -> None:
         self._stop_asking()

@@ -25,6 +25,7 @@ from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.space import Space
 from imlmesh_node.witness import Witness
+from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.limits import GOODBYE_MS
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
@@ -61,12 +62,13 @@ class RunningNode:
         self.refusals = Refusals(self._tell_refusals)
         self.link = link
         self._journal = journal
+        self._since = loaded.since
         self._modules = setup.policy.modules
         sealer = Sealer(keys.signer.sign, keys.signer.key_id, config.mesh, config.id, Way.FROM)
         address = Address(config.mesh, config.id, config.orchestrator)
         self._outbox = Outbox(address, sealer, link, self.clocks.mesh)
         self.presence = Presence(
-            self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0]
+            self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0], self._store_boot
         )
         self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
         streams, steady = self.edge.streams, self.clocks.steady
@@ -75,7 +77,7 @@ class RunningNode:
         self._performer = Performer(
             self._outbox,
             self._executor,
-            _birth(setup, manifest, loaded, lambda: self._guard.profile),
+            _birth(setup, manifest, lambda: self._guard.profile, lambda: self._since),
             self.refusals,
             journal.read_chunk,
             self.edge.spool.health,
@@ -139,6 +141,16 @@ class RunningNode:
             self._outbox.send(Letter(Kind.EVENT, {"values": counts}, REFUSALS, qos=0))
         return self.presence.is_open
 
+    def _store_boot(self, boot: int, done: Callable[[MeshError | None], None]) -> None:
+        """Keep a higher number of this start; the journal of before, which knew higher ones, is lost."""
+
+        def stored(error: MeshError | None) -> None:
+            if error is None:
+                self._since = boot
+            done(error)
+
+        self._journal.raise_boot(boot, stored)
+
     def _take_document(self, message: Message) -> Event | None:
         """Keep newer trust or a newer roster; who sent it hears of the trust that is held now, and of
         what a roster changes here."""
@@ -171,8 +183,9 @@ def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
     return Agent(told, loaded.records)
 
 
-def _birth(setup: Setup, manifest: Manifest, loaded: Loaded, profile: Callable[[], str]) -> Birth:
+def _birth(
+    setup: Setup, manifest: Manifest, profile: Callable[[], str], since: Callable[[], int]
+) -> Birth:
     policy, timing = setup.policy, setup.config.timing
     simulated = policy.site.buses.simulate
-    held, since = setup.keys.held, loaded.since
-    return Birth(manifest, profile, timing, setup.folder, held, simulated, since)
+    return Birth(manifest, profile, timing, setup.folder, setup.keys.held, simulated, since)

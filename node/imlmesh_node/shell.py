@@ -67,7 +67,7 @@ class Birth:
     folder: Path
     held: HeldTrust
     simulated: bool = False
-    journal_since: int = 1
+    journal_since: Callable[[], int] = lambda: 1
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -79,7 +79,7 @@ class Birth:
             "lost_ms": self.timing.lost_ms,
             "trust": self.held.trust.version,
             "roster": self.held.roster.version if self.held.roster else 0,
-            "journal_since": self.journal_since,
+            "journal_since": self.journal_since(),
         }
 
     def _simulation(self) -> dict[str, bool]:

@@ -35,12 +35,16 @@ class Enrolling:
         if newcomer.profile not in PROFILES:
             text = f"profile must be one of {', '.join(PROFILES)}"
             raise InputError("config.invalid", text)
-        if newcomer.node == self._authority.orchestrator:
-            raise InputError("node.exists", f"{newcomer.node!r} is the orchestrator")
-        if newcomer.node in topics.PROBES:
-            raise InputError("node.exists", f"{newcomer.node!r} is what the broker is probed as")
+        self.check_id(newcomer.node)
         PublicKey.of_raw(newcomer.identity)
         return await self._papers(newcomer, request, by)
+
+    def check_id(self, node: str) -> None:
+        """InputError `node.exists` for an id that is no node's: our own, and those that probes use."""
+        if node == self._authority.orchestrator:
+            raise InputError("node.exists", f"{node!r} is the orchestrator")
+        if node in topics.PROBES:
+            raise InputError("node.exists", f"{node!r} is what the broker is probed as")
 
     def papers(self) -> Mapping[str, bytes]:
         """root.pub and trust, which anybody may read."""

@@ -1,7 +1,7 @@
 """What nodes say becomes events of the core, or a counted refusal.
 
 The one rule: nothing is believed before its signature, and nothing here decides. Time requests
-are answered at once; log lines and progress go to watchers alone; telemetry comes back by `telemetry`
+are answered at once, even those that come out of order, of which nothing else comes; log lines and progress go to watchers alone; telemetry comes back by `telemetry`
 when there is time for it. An old or repeated status is what a broker retained: a hint that the
 node exists, answered by asking it to introduce itself.
 """
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core import evidence
+from imlmesh_orchestrator.share import Shares
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, Fault, MeshError, ProtocolError, TrustError
@@ -62,6 +63,10 @@ class Heard(Protocol):
         """Whether the node has a session now."""
         ...
 
+    def last_boot(self, node: str) -> int:
+        """The boot of the last birth that is stored of this node; 0 without."""
+        ...
+
     def born(self, node: str, fields: Mapping[str, Any]) -> None:
         """What a node says of itself when it is born."""
         ...
@@ -94,6 +99,7 @@ class Inbound:
         self._assembly = Assembly()
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
+        self._late = Shares(limits.TIME_LATE_PER_S, limits.TIME_LATE_AT_ONCE)
         #: heartbeats that wait, by the node in their topic, and their bytes
         self._quiet: Counter[str] = Counter()
         self._quiet_count = self._quiet_bytes = 0
@@ -103,7 +109,6 @@ class Inbound:
             Kind.REJECT: _reject,
             Kind.COMPLETE: self._complete,
             Kind.RESPONSE: _response,
-            Kind.REQUEST: self._request,
             Kind.EVENT: self._event,
             Kind.ESCALATE: _escalation,
         }
@@ -125,8 +130,10 @@ class Inbound:
             if is_telemetry(parsed.channel):
                 self._heard.telemetry_came(parsed, payload)
                 return
-            now_ms = None if parsed.kind is Kind.REQUEST else at_ms
-            message = self._opener.open(parsed, payload, now_ms)
+            if parsed.kind is Kind.REQUEST:
+                self._request(parsed, payload, at_ms)
+                return
+            message = self._opener.open(parsed, payload, at_ms)
             event = self._understand(parsed, message, at_ms)
         except MeshError as exc:
             self._refuse(at_ms, topic, exc)
@@ -138,9 +145,7 @@ class Inbound:
         try:
             return self._read[topic.kind](topic, message, at_ms)
         except MeshError as exc:
-            exc.sender = message.iss
-            exc.stamp = (message.term, message.session, message.seq)
-            raise
+            raise _stamped(exc, message) from None
 
     def telemetry(self, topic: Topic, payload: bytes) -> None:
         """One message of telemetry, now that its turn has come."""
@@ -231,12 +236,23 @@ class Inbound:
         made_by = e.NodeLeft if state == "offline" else e.NodeGone
         return made_by(at_ms, message.id, message.iss, message.term, message.session)
 
-    def _request(self, topic: Topic, message: Message, at_ms: int) -> None:
+    def _request(self, topic: Topic, payload: bytes, at_ms: int) -> None:
+        """Tell the time; to one who forgot how far it counted also the boot that it must exceed."""
+        message, late = self._opener.open_question(topic, payload)
+        node = message.iss
+        if late is not None and not self._late.take(node, 1, at_ms):
+            raise late
         if message.fields["what"] != "time":
-            raise ProtocolError("message.kind", "a node asks for time alone")
-        self._told_ms[message.iss] = at_ms
+            error = ProtocolError("message.kind", "a node asks for time alone")
+            raise late or _stamped(error, message)
         fields = {"what": "time", "nonce": message.fields["nonce"], "at_ms": at_ms}
-        self._heard.answer(message.iss, Kind.RESPONSE, fields)
+        stored = self._heard.last_boot(node)
+        if late is not None or message.term < stored:
+            fields["boot"] = max(stored, self._opener.last_term(node))
+        self._heard.answer(node, Kind.RESPONSE, fields)
+        if late is not None:
+            raise late
+        self._told_ms[node] = at_ms
 
     def _complete(self, topic: Topic, message: Message, at_ms: int) -> e.Event | None:
         items = message.fields["results"]
@@ -287,6 +303,12 @@ class Inbound:
         values = message.fields.get("values", {})
         counts = {code: n for code, n in values.items() if code in CODES and type(n) is int}
         self._stream.refused_there(at_ms, message.iss, counts)
+
+
+def _stamped(error: MeshError, message: Message) -> MeshError:
+    """Its sender is to blame for it."""
+    error.sender, error.stamp = message.iss, (message.term, message.session, message.seq)
+    return error
 
 
 def _evidence(at_ms: int, kind: str, error: MeshError) -> e.EvidenceSeen:

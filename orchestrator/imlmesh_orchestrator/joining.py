@@ -198,8 +198,7 @@ class Joining:
             text = "the request is not signed by the identity key that it names"
             raise TrustError("join.signature", text) from exc
         proven_key(asked.request)
-        if asked.node == self._reach.orchestrator:
-            raise InputError("node.exists", f"{asked.node!r} is the orchestrator")
+        self._enrolling.check_id(asked.node)
         code = ""
         if asked.own or commitment:
             if not asked.own or commitment != commitment_of(asked.own, asked.identity):

@@ -13,6 +13,7 @@ from nacl.exceptions import CryptoError
 from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core.state import EnrolledRecord, State
+from imlmesh_orchestrator.nonces import Allowance
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.states import Admission
@@ -33,6 +34,7 @@ class Renewing:
         self._shell = shell
         self._take_nonce = take_nonce
         self._lifetime_s = lifetime_s
+        self._allowance = Allowance()
 
     async def answer(self, body: Any, _address: str) -> Mapping[str, Any]:
         """The endpoint's handler: `renew` for a body of whatever kind."""
@@ -44,7 +46,7 @@ class Renewing:
         """{certificate: PEM} for a body of `RenewalAsked`, once it is stored.
 
         ProtocolError `message.invalid`, `join.nonce`; TrustError `signature.unknown_key`,
-        `signature.invalid`, `node.revoked`.
+        `signature.invalid`, `node.revoked`; LinkError `join.busy`.
         """
         asked = RenewalAsked.of(body)
         self._take_nonce(asked.nonce)
@@ -55,6 +57,9 @@ class Renewing:
             public_key(known.identity).verify(signed, asked.proof)
         except CryptoError:
             raise TrustError("signature.invalid", f"{asked.node} did not sign this") from None
+        # each is a row in the store, an entry of the ledger and, once the node is removed, a number on
+        # the revocation list
+        self._allowance.take(known.node, self._shell.clock.now_ms())
         issued = self._authority.certify(asked.request, asked.node, self._lifetime_s)
         same = Newcomer(known.node, known.alias, known.identity, known.profile)
         await self._shell.enrol(same, issued, known.node)

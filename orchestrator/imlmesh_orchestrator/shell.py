@@ -239,6 +239,10 @@ class Shell(Answering):
         present = node in self.state.presence
         return present and record is not None and record.liveness is Liveness.ONLINE
 
+    def last_boot(self, node: str) -> int:
+        record = self.state.nodes.get(node)
+        return record.boot if record is not None else 0
+
     def born(self, node: str, fields: Mapping[str, Any]) -> None:
         for watcher in self.births:
             watcher(node, fields)

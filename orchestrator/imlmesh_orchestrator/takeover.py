@@ -41,6 +41,8 @@ async def take_over(
                 return True
             finally:
                 writer.close()
+    except LinkError:
+        raise  # it is an OSError too
     except (OSError, EOFError) as exc:
         raise LinkError("link.down", f"{host}:{port}: {exc!r}") from exc
 

@@ -52,7 +52,7 @@ DOWN: dict[str, tuple[Kind, dict[str, Any]]] = {
     "ack": (Kind.ACK, {"beat": 4, "settled": [NAME], "wants": [[NAME, 3]]}),
     "command": (Kind.COMMAND, {"do": "cancel", "dispatches": [NAME]}),
     "request": (Kind.REQUEST, {"what": "inventory", "nonce": "n-1"}),
-    "response": (Kind.RESPONSE, {"what": "time", "nonce": "n-1", "at_ms": NOW_MS}),
+    "response": (Kind.RESPONSE, {"what": "time", "nonce": "n-1", "at_ms": NOW_MS, "boot": 41}),
 }
 UP: dict[str, tuple[Kind, str, dict[str, Any]]] = {
     "accept": (Kind.ACCEPT, "", {"dispatches": [[NAME, HASH]], "started": [NAME]}),

@@ -63,9 +63,9 @@ class Control:
         envelope = self._sealer.seal(kind, NODE, fields, at_ms, MESSAGE_EXPIRY_MS)
         self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
 
-    def answer(self, question: Message, nonce: str | None = None) -> None:
+    def answer(self, question: Message, nonce: str | None = None, **more: int) -> None:
         nonce = nonce or question.fields["nonce"]
-        self.say(Kind.RESPONSE, {"what": "time", "nonce": nonce, "at_ms": START_MS})
+        self.say(Kind.RESPONSE, {"what": "time", "nonce": nonce, "at_ms": START_MS, **more})
 
     def delegate(self, number: int = 1, at_ms: int = START_MS) -> None:
         one = Dispatch(
@@ -201,6 +201,42 @@ async def test_each_connection_is_a_new_session_that_asks_first(
     assert rig.control.heard.empty()
     rig.control.answer(question)
     assert (await rig.control.next(Kind.STATUS)).fields["state"] == "online"
+
+
+async def test_who_forgot_its_boots_takes_the_next_one_before_anything_else(
+    rig: Rig, node: RunningNode
+) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.answer(question, boot=70)
+    again = await rig.control.next(Kind.REQUEST)
+    assert (again.term, again.session) == (71, question.session + 1)
+    assert rig.control.heard.empty()
+    rig.control.delegate(1)
+    rig.control.answer(again)
+    birth = await rig.control.next(Kind.STATUS)
+    assert node.refusals.counts == {"message.session": 1}
+    assert (birth.term, birth.fields["journal_since"]) == (71, 71)
+
+
+async def test_an_answer_to_another_question_pushes_no_boot(rig: Rig, node: RunningNode) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.answer(question, "not the nonce", boot=70)
+    rig.control.answer(question)
+    assert (await rig.control.next(Kind.STATUS)).term == question.term
+
+
+async def test_who_was_heard_in_this_boot_counts_no_further_for_a_second_machine(
+    rig: Rig, node: RunningNode
+) -> None:
+    await opened(rig)
+    rig.hub.drop(NODE)
+    await rig.control.next(Kind.STATUS)
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.answer(question, boot=70)
+    again = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000 + WITHIN_S)
+    assert (again.term, again.session) == (question.term, question.session)
+    assert rig.control.heard.empty()
+    assert node.refusals.counts == {"message.two_senders": 1}
 
 
 async def test_a_disk_that_fails_stops_the_agent_before_anything_runs(rig: Rig) -> None:

@@ -151,3 +151,22 @@ async def test_a_broker_that_is_not_there_is_no_proof(tmp_path: Path) -> None:
     with pytest.raises(LinkError) as caught:
         await take_over(("127.0.0.1", port), "pi-1", context, HOLD_MS)
     assert caught.value.code == "link.down"
+
+
+async def test_a_broker_that_refuses_is_told_apart_from_one_that_is_away(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    Authority.create(home, "home", "orchestra")
+    control = ControlKeys.load(home.ca, "home").context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home.broker / "broker.pem", home.broker / "broker.key")
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\x20\x02\x00\x05")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=context)
+    async with server:
+        with pytest.raises(LinkError) as caught:
+            await take_over(server.sockets[0].getsockname(), "pi-1", control, HOLD_MS)
+    assert caught.value.code == "link.refused"

@@ -70,7 +70,8 @@ class LedgerMesh:
             await self.running.close()
             self.running = None
 
-    async def node(self, name: str) -> RunningNode:
+    async def node(self, name: str, wall_ms: int | None = None) -> RunningNode:
+        """A node that runs; `wall_ms` is what its own clock says when it starts."""
         folder = self.home.node(name)
         if not folder.exists():
             place = Place(MESH, name, ME, ("127.0.0.1:1",), timing="lan")
@@ -78,7 +79,7 @@ class LedgerMesh:
                 await asyncio.to_thread(let_in, client, folder, place, "local_worker", POLICY)
         setup = load_node_setup(folder)
         journal = Journal.open(folder / "journal.db")
-        loaded = await journal.load(MeshClock().now_ms())
+        loaded = await journal.load(MeshClock().now_ms() if wall_ms is None else wall_ms)
         link = MemoryLink(self._hub, name, node_subscriptions(MESH, name))
         node = self.nodes[name] = RunningNode(setup, journal, loaded, link)
         node.start()

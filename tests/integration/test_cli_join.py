@@ -3,8 +3,10 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,13 @@ async def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(
         subprocess.run, argv, cwd=folder, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    while True:
+        if holds():
+            return
+        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +100,28 @@ async def test_a_token_may_lie_in_a_file_and_the_policy_names_the_profile(front,
     assert front.state.enrolled["pi-bed"].profile == "readonly"
     for path in (tmp_path / "there").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "written"),
+    [
+        ("readonly", "unrestricted", "readonly"),
+        ("power_user", "readonly", "readonly"),
+        ("readonly", "", "readonly"),
+    ],
+)
+async def test_a_mesh_never_gives_more_than_was_asked_for_here(
+    front, tmp_path, asked, given, written
+):
+    at = "{}:{}".format(*front.address)
+    joining = asyncio.create_task(
+        typed(tmp_path, "--at", at, "--name", "pi-bed", "--profile", asked)
+    )
+    async with asyncio.timeout(40):
+        await until(lambda: front.state.joins)
+    answer = {"profile": given} if given else {}
+    await front.api(lambda client: client.post("joins/pi-bed/approve", answer))
+    done = await joining
+    assert done.returncode == 0, done.stderr
+    policy = tomllib.loads((tmp_path / "pi-bed" / "policy.toml").read_text())
+    assert policy["profile"] == written

@@ -272,6 +272,7 @@ BAD = [
     ({"node": "a\n"}, "name.invalid"),
     ({"node": "A"}, "name.invalid"),
     ({"node": "orchestra"}, "node.exists"),
+    ({"node": "probe-a"}, "node.exists"),
     ({"profile": "root"}, "join.invalid"),
     ({"nonce": b"n" * 16}, "join.nonce"),
     ({"nonce": b""}, "join.invalid"),

@@ -279,6 +279,28 @@ def request_of(rig: Rig, node: str, signer: Signer, nonce: bytes, mesh: str = ME
     return {"node": node, "request": request, "nonce": nonce, "proof": proof}
 
 
+async def test_one_node_cannot_fill_the_revocation_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "JOIN_WRITES", 3)
+    async with rig_at(tmp_path, node_s=600) as rig:
+        signer = Signer.of_key(SigningKey.generate())
+        newcomer = Newcomer("pi", "pi", signer.raw_public, "readonly")
+        authority = Authority.open(rig.home)
+        request = NewKeys.make("pi").request
+        await rig.shell.enrol(newcomer, authority.certify(request, "pi"), "anna")
+        nonces = Nonces()
+        renewing = Renewing(authority, rig.shell, nonces.take, 600)
+        stranger = Signer.of_key(SigningKey.generate())
+        for _ in range(9):
+            with pytest.raises(MeshError, match="did not sign"):
+                await renewing.renew(request_of(rig, "pi", stranger, nonces.give()))
+        for _ in range(3):
+            await renewing.renew(request_of(rig, "pi", signer, nonces.give()))
+        with pytest.raises(MeshError) as caught:
+            await renewing.renew(request_of(rig, "pi", signer, nonces.give()))
+        assert caught.value.code == "join.busy"
+        assert len(rig.shell.state.enrolled["pi"].certificates) == 4
+
+
 async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
     async with rig_at(tmp_path, node_s=600) as rig:
         keys = NewKeys.make("pi")

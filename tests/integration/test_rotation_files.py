@@ -5,13 +5,15 @@ import os
 import shutil
 import signal
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from imlmesh_orchestrator.ca import Authority
+from imlmesh_broker.revocation import checked_lists
+from imlmesh_orchestrator.ca import Authority, rotation
 from imlmesh_orchestrator.ca.asking_broker import AskedBroker
 from imlmesh_orchestrator.ca.rotation import (
     CAS,
@@ -24,7 +26,7 @@ from imlmesh_orchestrator.ca.rotation import (
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.wire.documents import Roster, Trust
-from imlmesh_runtime.files import read_file
+from imlmesh_runtime.files import read_file, write_private
 from imlmesh_runtime.pairs import certificates_of, is_issued_by, key_file, own_certificate
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import (
@@ -283,3 +285,24 @@ def test_who_is_killed_at_any_write_leaves_what_the_same_command_completes(
         if not was_killed:
             break
     assert number > 2
+
+
+def test_who_is_removed_while_a_ca_rolls_over_takes_no_list_away(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.open(home)
+    removing = threading.Thread(target=authority.revoke, args=([7],))
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name == "node-ca.pem":
+            removing.start()
+            removing.join(0.5)  # it waits for us, or would be done by then
+        write_private(path, data)
+
+    monkeypatch.setattr(rotation, "write_private", write)
+    rotate(authority, "node-ca", root_signer(authority, None), NOBODY)
+    removing.join(20)
+    cas, lists = (read_file(home.ca / f"node-ca.{kind}") for kind in ("pem", "crl"))
+    assert checked_lists(cas, lists)
+    for issuer in authority.issuers("node"):
+        assert issuer.revoked_by(lists)[0] == {7}

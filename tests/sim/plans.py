@@ -3,7 +3,6 @@
 import random
 from typing import Any
 
-from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import Effect
 
@@ -30,7 +29,7 @@ TOY = Manifest(
 GROUP = "all"
 
 
-def random_plan(dice: random.Random, nodes: list[str]) -> Plan:
+def random_plan(dice: random.Random, nodes: list[str]) -> dict[str, Any]:
     """2 to 12 actions of all effects and targets, with all that may happen to them."""
     actions: list[dict[str, Any]] = []
     for index in range(dice.randint(2, 12)):
@@ -41,9 +40,10 @@ def random_plan(dice: random.Random, nodes: list[str]) -> Plan:
             "module": "toy",
             "action": do,
             "depends_on": dice.sample(earlier, dice.randint(0, min(2, len(earlier)))),
-            "timeout": dice.choice((2, 20)),
+            "timeout": dice.choice((2, 20, 20)),
             "params": {
-                "ms": dice.choice((0, 0, 50, 3_000)),
+                # the longest outlives a lease
+                "ms": dice.choice((0, 0, 0, 50, 50, 3_000, 3_000, 15_000, 15_000)),
                 # of its first attempts, how many fail
                 "fails": dice.choice((1, 2, 9)) if dice.random() < 0.15 else 0,
             },
@@ -55,17 +55,15 @@ def random_plan(dice: random.Random, nodes: list[str]) -> Plan:
         actions.append(action)
     if any("rollback" in action for action in actions):
         actions.append(_undoing(dice))
-    return Plan.model_validate(
-        {
-            "protocol_version": "2.0",
-            "plan_id": "sim",
-            "description": "",
-            "session_id": "s",
-            "execution_mode": dice.choice(("parallel", "parallel", "sequential")),
-            "barrier": dice.random() < 0.2,
-            "actions": actions,
-        }
-    )
+    return {
+        "protocol_version": "2.0",
+        "plan_id": "sim",
+        "description": "",
+        "session_id": "s",
+        "execution_mode": dice.choice(("parallel", "parallel", "sequential")),
+        "barrier": dice.random() < 0.2,
+        "actions": actions,
+    }
 
 
 def _on_error(dice: random.Random) -> dict[str, Any]:

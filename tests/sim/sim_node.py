@@ -6,22 +6,28 @@ from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
 from imlmesh_node.core.agent import Agent, AgentConfig
 from imlmesh_node.core.changes import Bulk, Change
+from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import TIME_ASK_MS
+from imlmesh_protocol.errors import Fault, InvariantError
+from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
+from letters import Letter, is_late
+from machine import Machine, SimClock
 from plans import TOY
 
 if TYPE_CHECKING:
     from world import World
 
+
 #: a result of three chunks
 LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
+#: an agent that ended is started again by its parent
+RESTART_MS = 1_000
 
 
 class SimNode:
@@ -31,22 +37,31 @@ class SimNode:
         self.world = world
         self.name = name
         self.boot = 0
+        self.machine = Machine(world)
         self.journal: list[Change] = []
         #: the boot that began it, and whether it began in place of another
         self.journal_since, self.lost = 0, False
+        #: what the journal gives, folded as it grows
+        self._stored = AgentState()
         #: commits so far, and at which of them the power goes
         self.commits = 0
         self.cut_at: int | None = None
         self.agent: Agent | None = None
+        #: running drivers: when each ends by itself, in the world's time
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
+        self._heard_no = -1
 
     def start(self) -> None:
         from world import node_filter
 
-        if self.agent is not None:
+        if self.agent is not None or self.machine.asleep:
             return
         self.boot += 1
-        stored = self._stored()
+        self.mesh = SimClock(self.world, self.machine.wall_ms())
+        self.steady = SimClock(self.world, self.machine.wall_ms())
+        stored = AgentState(lost=self.lost)
+        for change in self.journal:
+            apply(stored, change)
         if not self.journal_since:
             self.journal_since = self.boot
         config = AgentConfig(
@@ -60,23 +75,11 @@ class SimNode:
         self._session = self._seq = 0
         self._nonce: int | None = None
         self._ask_ms: int | None = None
+        self._asked_ms = 0
         self._floor = stored.floor
         self.world.tell(f"{self.name} boots ({self.boot})")
         self.link = self.world.link(self.name, node_filter(self.name))
         self.link.start(self)
-
-    def _stored(self) -> AgentState:
-        """What the journal gives."""
-        stored = AgentState(lost=self.lost)
-        for change in self.journal:
-            apply(stored, change)
-        return stored
-
-    def lose_journal(self) -> None:
-        """It dies, and its next agent finds a journal that it cannot read."""
-        self.kill()
-        self.journal.clear()
-        self.journal_since, self.lost = 0, True
 
     def kill(self) -> None:
         if self.agent is None:
@@ -84,7 +87,46 @@ class SimNode:
         self.world.tell(f"{self.name} dies")
         self.agent = None
         self._drivers.clear()
+        self.machine.forget_heard()
         self.link.kill()
+
+    def lose_journal(self) -> None:
+        """It dies, and its next agent finds a journal that it cannot read."""
+        self.kill()
+        self.journal.clear()
+        self._stored = AgentState(lost=True)
+        self.journal_since, self.lost = 0, True
+
+    def suspend(self) -> None:
+        """The machine sleeps: its drivers stand still, nothing is heard, time goes on."""
+        self.machine.sleep()
+
+    def resume(self) -> None:
+        """It wakes: what reached its sockets and what fell due meanwhile comes in either order."""
+        if not self.machine.asleep:
+            return
+        slept_ms, heard = self.machine.wake()
+        self.world.tell(f"{self.name} wakes after {slept_ms} ms")
+        if self.agent is None:
+            return
+        self._drivers = {id: (at + slept_ms, one) for id, (at, one) in self._drivers.items()}
+        if self.world.dice.random() < 0.5:
+            self.tick()
+        for act in heard:
+            act()
+        self.tick()
+
+    def goodbye(self) -> None:
+        """It is shut down: drivers are stopped, then it says so and ends."""
+        if self.agent is None or self.machine.asleep:
+            return
+        self.world.tell(f"{self.name} is shut down")
+        self.post(e.ShutdownAsked(self.steady.now_ms()))
+        self.kill()
+
+    def running(self) -> list[Dispatch]:
+        """What its drivers do now."""
+        return [dispatch for _, dispatch in self._drivers.values()]
 
     # the link's events
 
@@ -92,41 +134,77 @@ class SimNode:
         from world import up
 
         self._session += 1
-        letter = (Kind.STATUS, self.boot, self._session, 0, {"state": "gone"})
+        letter = Letter(Kind.STATUS, self.boot, self._session, 0, 0, {"state": "gone"})
         return Will(up(self.name, Kind.STATUS), self.world.write(letter), retain=False)
 
     def handed_over(self) -> None: ...
 
     def link_up(self) -> None:
-        self._ask()
+        self.machine.hear(self._ask)
 
     def link_down(self, reason: str) -> None:
+        self.machine.hear(lambda: self._down(reason))
+
+    def _down(self, reason: str) -> None:
         self._ask_ms = self._nonce = None
         if self.agent is not None and self.agent.session is not None:
-            self.post(e.SessionClosed(self.world.now_ms, reason))
+            self.post(e.SessionClosed(self.steady.now_ms(), reason))
 
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
-        kind, epoch, seq, fields = self.world.read(payload)
+        self._heard_no = self.world.came(payload, self._heard_no)
+        letter = self.world.read(payload)
+        self.machine.hear(lambda: self._message(letter))
+
+    def _message(self, letter: Letter) -> None:
         if self.agent is None:
             return
-        if kind is Kind.RESPONSE:
-            if fields["nonce"] == self._nonce:
-                self._nonce = self._ask_ms = None
-                # what was sent before an answer to this question is old, whatever the journal knows
-                self._floor = max(self._floor, (epoch, seq))
-                dice = self.world.dice.getrandbits(32)
-                self.post(e.SessionOpened(self.world.now_ms, self._session, epoch, dice=dice))
+        if letter.kind is Kind.RESPONSE:
+            self._answered(letter)
             return
-        if self.agent.session is None or (epoch, seq) <= self._floor:
+        if self.agent.session is None or not self.link.connected:
             return
-        newer = epoch > self._floor[0] > 0
-        self._floor = (epoch, seq)
-        if newer:
-            self.post(e.RebirthAsked(self.world.now_ms))
-        self._hear(kind, epoch, seq, fields)
+        if is_late(letter, self.mesh.now_ms()):
+            self._ask_again()
+            return
+        if letter.term > self._floor[0] > 0:
+            self._floor = (letter.term, 0)
+            self.post(e.RebirthAsked(self.steady.now_ms(), epoch=letter.term))
+            self._met(letter.term)
+            self._ask_again()
+        # a delegate's and a quarantine's place is the core's own to judge
+        place = (letter.term, letter.seq)
+        own = letter.kind is Kind.DELEGATE or letter.fields.get("do") in ("quarantine", "release")
+        if self.agent is not None and (own or place > self._floor):
+            self._floor = max(self._floor, place)
+            self._hear(letter)
 
-    def _hear(self, kind: Kind, epoch: int, seq: int, fields: dict[str, Any]) -> None:
-        at_ms = self.world.now_ms
+    def _answered(self, letter: Letter) -> None:
+        """The time: this session is open, and the clocks are set."""
+        stale = letter.fields["nonce"] != self._nonce or letter.term < self._floor[0]
+        if stale or self.agent is None:
+            return
+        now_ms = self.world.now_ms
+        mesh_ms = letter.fields["at_ms"] + (now_ms - self._asked_ms) // 2
+        self.mesh.sync(mesh_ms)
+        if not self.steady.synced:
+            self.steady.sync(mesh_ms)
+        self._nonce, self._ask_ms = None, now_ms + TIME_SYNC_MS
+        # what was sent before an answer to this question is old, whatever the journal knows
+        self._floor = max(self._floor, (letter.term, letter.seq))
+        if self.agent.session is None:
+            dice = self.world.dice.getrandbits(32)
+            opened = e.SessionOpened(self.steady.now_ms(), self._session, letter.term, dice=dice)
+            self.post(opened)
+            self._met(letter.term)
+
+    def _met(self, epoch: int) -> None:
+        """Unless the power went while it was noted."""
+        if self.agent is not None:
+            self.world.checks.meets(self.name, epoch)
+
+    def _hear(self, letter: Letter) -> None:
+        kind, epoch, seq, fields = letter.kind, letter.term, letter.seq, letter.fields
+        at_ms = self.steady.now_ms()
         if kind is Kind.DELEGATE:
             arrivals = tuple(
                 e.Arrival(dispatch, digest, None, dispatch.params["ms"] == 0)
@@ -134,15 +212,9 @@ class SimNode:
             )
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
+            wants = fields.get("wants", ())
             self.post(
-                e.AckArrived(
-                    at_ms,
-                    fields["beat"],
-                    fields["settled"],
-                    epoch,
-                    seq,
-                    wants=fields.get("wants", ()),
-                )
+                e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq, wants=wants)
             )
         elif kind is Kind.REQUEST:
             self.post(e.InventoryAsked(at_ms, fields["nonce"]))
@@ -166,43 +238,52 @@ class SimNode:
             changes += decided
             for command in commands:
                 if isinstance(command, k.RunDriver) and command.early:
-                    inbox += self._run(command.dispatch)
+                    inbox += self._run(command)
                 else:
                     asked.append(command)
-        if self._power_cut("before its commit", bool(changes)):
+        if self._power_cut(True, bool(changes)):
+            return
+        if changes and self.machine.disk_full:
+            self.world.happened("a commit failed: journal")
+            self.kill()  # an engine that cannot commit ends, and its parent starts it again
+            self.world.at(self.world.now_ms + RESTART_MS, self.start)
             return
         self.journal += changes
-        if self._power_cut("after its commit", bool(changes)):
+        epoch = event.epoch if isinstance(event, e.DelegateArrived) else None
+        self.world.checks.journalled(self.name, changes, epoch)
+        for change in changes:
+            apply(self._stored, change)
+        if self._power_cut(False, bool(changes)):
             return
         for command in asked:
             self._act(command)
 
-    def _power_cut(self, where: str, matters: bool) -> bool:
-        world = self.world
-        if matters:
-            self.commits += 1
-            if self.commits == self.cut_at:
-                self.kill()
-                world.at(world.now_ms + 2_000, self.start)
-                return True
-        if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.01:
+    def _power_cut(self, before: bool, matters: bool) -> bool:
+        if not matters:
             return False
-        world.tell(f"{self.name}: power cut {where}")
+        self.commits += 1
+        if self.commits == self.cut_at:
+            pause_ms: int | None = RESTART_MS * 2
+        else:
+            pause_ms = self.world.power_cut(self.name, before, 0.01)
+        if pause_ms is None:
+            return False
         self.kill()
-        world.at(world.now_ms + world.dice.choice((100, 2_000, 12_000)), self.start)
+        self.world.at(self.world.now_ms + pause_ms, self.start)
         return True
 
     def _act(self, command: k.Command) -> None:
         if self.agent is None:
             return
         if isinstance(command, k.RunDriver):
-            for event in self._run(command.dispatch):
+            for event in self._run(command):
                 self.post(event)
         elif isinstance(command, k.KillDriver):
             if self._drivers.pop(command.dispatch.id, None):
+                self.world.tell(f"{self.name}: stops {command.dispatch.id} ({command.reason})")
                 outcome, fault = k.killed(command.dispatch, command.reason)
                 event = e.DriverFinished(
-                    self.world.now_ms, command.dispatch.id, outcome, error=fault
+                    self.steady.now_ms(), command.dispatch.id, outcome, error=fault
                 )
                 self.post(event)
         elif isinstance(command, k.SendChunk):
@@ -212,11 +293,15 @@ class SimNode:
             fields = {"state": command.state, "journal_since": self.journal_since}
             self._send(Kind.STATUS, fields | {"manifest": TOY})
         elif not isinstance(command, k.NoteRefusal):
+            self.world.checks.node_says(self.name, command)
             self._send(*_letter(command))
 
-    def _run(self, dispatch: Dispatch) -> list[e.Event]:
-        if not dispatch.effect.repeatable:
-            self.world.count_effect(self.name, dispatch.id)
+    def _run(self, command: k.RunDriver) -> list[e.Event]:
+        dispatch = command.dispatch
+        record = self._stored.records.get(dispatch.id)
+        intent = record is not None and record.started
+        self.world.tell(f"{self.name}: runs {dispatch.id}")
+        self.world.checks.driver_starts(self.name, command, intent)
         ms = int(dispatch.params["ms"])
         if ms:
             self._drivers[dispatch.id] = (self.world.now_ms + ms, dispatch)
@@ -224,7 +309,7 @@ class SimNode:
         return [self._finished(dispatch)]
 
     def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
-        at_ms = self.world.now_ms
+        at_ms = self.steady.now_ms()
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
@@ -234,13 +319,16 @@ class SimNode:
         return e.DriverFinished(at_ms, dispatch.id, "completed", {"ok": True})
 
     def next_ms(self) -> int | None:
-        if self.agent is None:
+        if self.agent is None or self.machine.asleep:
             return None
         times = [at_ms for at_ms, _ in self._drivers.values()]
-        times += [t for t in (self.agent.next_deadline_ms(), self._ask_ms) if t is not None]
+        due_ms = self.steady.world_ms(self.agent.next_deadline_ms())
+        times += [t for t in (due_ms, self._ask_ms) if t is not None]
         return min(times, default=None)
 
     def tick(self) -> None:
+        if self.machine.asleep:
+            return
         now_ms = self.world.now_ms
         for id, (at_ms, dispatch) in list(self._drivers.items()):
             if at_ms <= now_ms and self._drivers.pop(id, None):
@@ -250,13 +338,21 @@ class SimNode:
         if self._ask_ms is not None and self._ask_ms <= now_ms:
             self._ask()
         due_ms = self.agent.next_deadline_ms()
-        if due_ms is not None and due_ms <= now_ms:
-            self.post(Tick(now_ms))
+        if due_ms is not None and due_ms <= self.steady.now_ms():
+            self.post(Tick(self.steady.now_ms()))
 
     def _ask(self) -> None:
+        if self.agent is None:
+            return
         self._nonce = self.world.dice.getrandbits(64)
+        self._asked_ms = self.world.now_ms
         self._ask_ms = self.world.now_ms + TIME_ASK_MS
         self._send(Kind.REQUEST, {"what": "time", "nonce": self._nonce})
+
+    def _ask_again(self) -> None:
+        """Its clock is doubtful; a question under way is enough."""
+        if self._nonce is None:
+            self._ask()
 
     def _send(self, kind: Kind, fields: dict[str, Any]) -> None:
         from world import up
@@ -264,15 +360,18 @@ class SimNode:
         if not self.link.connected:
             return
         self._seq += 1
-        letter = (kind, self.boot, self._session, self._seq, fields)
+        letter = Letter(kind, self.boot, self._session, self._seq, self.mesh.now_ms(), fields)
         self.link.publish(up(self.name, kind), self.world.write(letter))
 
     def problems(self) -> list[str]:
         if self.agent is None:
             return []
-        stored = self._stored()
-        if stored != self.agent.state:
+        if self._stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
+        try:
+            check(self.agent)
+        except InvariantError as exc:
+            return [f"{self.name}: {exc}"]
         faults = self.link.faults
         return [f"{self.name}: the core raised; see the log"] if faults else []
 

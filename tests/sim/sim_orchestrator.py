@@ -4,7 +4,6 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from imlmesh_orchestrator.assembly import Assembly
-from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
@@ -19,45 +18,52 @@ from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.dispatches import decode_dispatch
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
+from letters import Letter, is_ahead, is_late
+from machine import Machine, SimClock
+from sim_node import RESTART_MS
 
 if TYPE_CHECKING:
     from world import World
 
 NAME = "orchestrator"
 BEFORE, AFTER = "before its commit", "after its commit"
+#: what the story tells of a change
+_TOLD = ("run", "dispatch", "action", "node", "state", "liveness", "admission", "option", "fault")
 
 
 class SimOrchestrator:
     def __init__(self, world: "World") -> None:
         self.world = world
+        self.machine = Machine(world)
         self.stored: list[c.Change] = []
         self.core: Scheduler = Scheduler({})
         self.alive = False
         #: until then the machine does nothing, as if it were suspended
         self.still_until_ms = 0
         self._epoch = 0
-        #: results that came in chunks and were whole
-        self.assembled = 0
         #: commits so far, and at which of them, on which side, the power goes
         self.commits = 0
         self.cut_at: tuple[int, str] | None = None
         self._waiting: list[Plan] = []
-        #: what was decided of each node, in the order of the changes; and what broke against it
-        self._admissions: dict[str, Admission] = {}
-        self._broken: list[str] = []
-        self._asked: dict[str, tuple[str, str]] = {}
+        self._connected_ms: int | None = None
+        self._heard_no = -1
         #: (at_ms, topic, payload) of everything ever sent
         self.published: list[tuple[int, str, bytes]] = []
 
     def start(self) -> None:
         from world import MESH
 
-        if self.alive:
+        if self.alive or self.machine.asleep:
             return
         self.alive = True
+        last_ms = max((change.at_ms for change in self.stored), default=0)
+        self.clock = SimClock(self.world, max(self.machine.wall_ms(), last_ms + 1))
+        self._connected_ms = None
         self._epoch += 1
         self._seq = self._causes = 0
         self._floors: dict[tuple[str, str], tuple[int, int, int]] = {}
+        #: when each node was last told the time
+        self._told_ms: dict[str, int] = {}
         self._answer_ms: int | None = None
         self._assembly = Assembly()
         self.core = Scheduler({}, self.history())
@@ -71,8 +77,32 @@ class SimOrchestrator:
         if self.alive:
             self.world.tell("orchestrator dies")
             self.alive = False
+            self.machine.forget_heard()
             if hasattr(self, "link"):
                 self.link.kill()
+
+    def suspend(self) -> None:
+        """Its machine sleeps: nothing is heard or done, time goes on."""
+        self.machine.sleep()
+
+    def resume_machine(self, timers_first: bool | None = None) -> None:
+        """It wakes; None: chance says whether timers or messages come first."""
+        if not self.machine.asleep:
+            return
+        slept_ms, heard = self.machine.wake()
+        self.world.tell(f"the orchestrator's machine wakes after {slept_ms} ms")
+        if timers_first is None:
+            timers_first = self.world.dice.random() < 0.5
+        if timers_first:
+            self.tick()
+        for act in heard:
+            act()
+        self.tick()
+
+    def heard_for_ms(self) -> int:
+        """How long its connection to the broker has stood, slept time included."""
+        up_ms = self._connected_ms
+        return 0 if up_ms is None else self.world.now_ms - up_ms
 
     def history(self) -> list[c.Change]:
         """What the store gives back: everything but the changes of runs that have ended."""
@@ -126,30 +156,55 @@ class SimOrchestrator:
     def handed_over(self) -> None: ...
 
     def link_up(self) -> None:
+        self.machine.hear(self._up)
+
+    def _up(self) -> None:
+        self._connected_ms = self.world.now_ms
         self.post(e.BusOpened)
 
     def link_down(self, reason: str) -> None:
+        self.machine.hear(self._down)
+
+    def _down(self) -> None:
+        self._connected_ms = None
         self.post(e.BusClosed)
 
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
         node = topics.parse(topic).name
-        kind, boot, session, seq, fields = self.world.read(payload)
+        self._heard_no = self.world.came(payload, self._heard_no)
+        letter = self.world.read(payload)
+        self.machine.hear(lambda: self._message(node, letter, int(payload)))
+
+    def _message(self, node: str, letter: Letter, number: int) -> None:
         if not self.alive:
             return
-        if fields.get("state") == "gone":
+        kind, boot, session = letter.kind, letter.term, letter.session
+        if letter.fields.get("state") == "gone":
             self.post(e.NodeGone, node=node, boot=boot, session=session)
             return
-        lane = "heartbeat" if kind is Kind.HEARTBEAT else ""
-        if (boot, session, seq) <= self._floors.get((node, lane), (0, 0, 0)):
+        if kind is not Kind.REQUEST and is_late(letter, self.clock.now_ms()):
+            told_ms = self._told_ms.get(node, self.clock.now_ms())
+            known = self.clock.now_ms() - told_ms > limits.TIME_KNOWN_MS
+            if known and is_ahead(letter, self.clock.now_ms()):
+                seen = {"kind": "ahead", "text": "dated ahead", "mark": str(number)}
+                self.post(e.EvidenceSeen, node=node, **seen)
             return
-        self._floors[node, lane] = (boot, session, seq)
+        lane = "heartbeat" if kind is Kind.HEARTBEAT else ""
+        place = (boot, session, letter.seq)
+        if place <= self._floors.get((node, lane), (0, 0, 0)):
+            return
+        self._floors[node, lane] = place
         if kind is Kind.REQUEST:
-            self._send(node, Kind.RESPONSE, {"nonce": fields["nonce"]})
+            self._told_ms[node] = self.clock.now_ms()
+            answer = {"nonce": letter.fields["nonce"], "at_ms": self.clock.now_ms()}
+            self._send(node, Kind.RESPONSE, answer)
         else:
-            self._hear(node, kind, boot, session, fields)
+            self._hear(node, kind, boot, session, letter.fields)
 
     def _hear(self, node: str, kind: Kind, boot: int, session: int, fields: dict[str, Any]) -> None:
-        if kind is Kind.STATUS:
+        if kind is Kind.STATUS and fields["state"] == "offline":
+            self.post(e.NodeLeft, node=node, boot=boot, session=session)
+        elif kind is Kind.STATUS:
             self.post(
                 e.NodeBirth,
                 node=node,
@@ -186,13 +241,13 @@ class SimOrchestrator:
 
     def _assemble(self, node: str, record: Any, chunk: dict[str, Any]) -> tuple[e.Result, ...]:
         item = {"id": record.dispatch, "hash": record.hash, "chunk": chunk}
-        index = self._assembly.take(node, item, self.world.now_ms)
+        index = self._assembly.take(node, item, self.clock.now_ms())
         if index is not None:
             wants = {"beat": None, "settled": (), "wants": ((record.dispatch, index),)}
             self._send(node, Kind.ACK, wants)
             return ()
         value = self._assembly.value(node, item)
-        self.assembled += 1
+        self.world.happened("a result in chunks")
         return (
             e.Result(record.dispatch, record.hash, record.outcome, record.duration_ms, value, None),
         )
@@ -201,16 +256,23 @@ class SimOrchestrator:
 
     def post(self, kind: type[e.Event | Tick], /, **fields: Any) -> None:
         """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
-        if not self.alive:
+        if not self.alive or self.machine.asleep:
             return
         self._causes += 1
-        event = kind(self.world.now_ms, f"c{self._epoch}.{self._causes}", **fields)
+        event = kind(self.clock.now_ms(), f"c{self._epoch}.{self._causes}", **fields)
         changes, commands = self.core.handle(event)
         if self._power_cut(BEFORE, bool(changes)):
+            return
+        if changes and self.machine.disk_full:
+            self.world.happened("a commit failed: store")
+            self.kill()  # an engine that cannot commit ends, and its parent starts it again
+            self.world.at(self.world.now_ms + RESTART_MS, self.start)
             return
         self.stored += changes
         for change in changes:
             self._tell(change)
+        if changes:
+            self.world.checks.committed(changes, self.core.state)
         if self._power_cut(AFTER, bool(changes)):
             return
         self._perform(commands)
@@ -218,59 +280,36 @@ class SimOrchestrator:
             self._answer_ms = self.world.now_ms + 1_500
 
     def _power_cut(self, where: str, matters: bool) -> bool:
-        world = self.world
-        self.commits += matters and where == AFTER
-        if matters and self.cut_at == (self.commits, where):
-            self.cut_at = None
-            self.kill()
-            world.at(world.now_ms + 2_000, self.start)
-            return True
-        if not matters or world.now_ms > world.faulty_until_ms or world.dice.random() > 0.004:
+        if not matters:
             return False
-        world.tell(f"orchestrator: power cut {where}")
+        self.commits += where == AFTER
+        if self.cut_at == (self.commits, where):
+            self.cut_at = None
+            pause_ms: int | None = 2 * RESTART_MS
+        else:
+            pause_ms = self.world.power_cut(NAME, where == BEFORE, 0.004)
+        if pause_ms is None:
+            return False
         self.kill()
-        world.at(world.now_ms + world.dice.choice((100, 2_000, 12_000)), self.start)
+        self.world.at(self.world.now_ms + pause_ms, self.start)
         return True
 
     def _tell(self, change: c.Change) -> None:
-        fields = {
-            name: str(getattr(change, name))
-            for name in (
-                "run",
-                "dispatch",
-                "action",
-                "node",
-                "state",
-                "liveness",
-                "admission",
-                "fault",
-            )
-            if getattr(change, name, None)
-        }
-        self.world.tell(f"{type(change).__name__} {' '.join(fields.values())}")
-        if isinstance(change, a.AdmissionChanged):
-            self._admissions[change.node] = change.admission
-        elif isinstance(change, c.DispatchPlanned):
-            if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
-                self._broken.append(f"{change.node} got {change.dispatch} and is not open")
-            self.world.unit_of[change.dispatch] = (change.run, change.action)
-        elif isinstance(change, c.RetryPlanned):
-            self.world.reruns[change.run, change.action] += 1
-        elif isinstance(change, c.ApprovalAsked):
-            self._asked[change.approval] = (change.run, change.action)
-        elif isinstance(change, c.ApprovalClosed) and change.option == "rerun":
-            self.world.reruns[self._asked[change.approval]] += 1
+        told = [str(getattr(change, name)) for name in _TOLD if getattr(change, name, None)]
+        self.world.tell(f"{type(change).__name__} {' '.join(told)}")
 
     def _perform(self, commands: list[k.Command]) -> None:
         delegates: dict[str, list[tuple[Any, bytes]]] = {}
         for command in commands:
             if isinstance(command, k.SendDispatch):
+                self.world.checks.sends(command.node, command.dispatch, command.bin)
                 digest = hashlib.sha256(command.bin).digest()
                 delegates.setdefault(command.node, []).append(
                     (decode_dispatch(command.bin), digest)
                 )
             elif isinstance(command, k.SendAck):
                 fields = {"beat": command.beat, "settled": command.settled}
+                self.world.checks.settles(command.node, command.settled, self.core.state)
                 self._send(command.node, Kind.ACK, fields)
             elif isinstance(command, k.SendCancel):
                 fields = {"do": "cancel", "dispatches": command.dispatches}
@@ -289,22 +328,24 @@ class SimOrchestrator:
 
         self._seq += 1
         if self.link.connected:
-            letter = (kind, self._epoch, self._seq, fields)
+            letter = Letter(kind, self._epoch, 0, self._seq, self.clock.now_ms(), fields)
             topic, payload = down(node, kind), self.world.write(letter)
             self.published.append((self.world.now_ms, topic, payload))
             self.link.publish(topic, payload)
 
     def next_ms(self) -> int | None:
-        if not self.alive:
+        if not self.alive or self.machine.asleep:
             return None
         if self.world.now_ms < self.still_until_ms:
             return self.still_until_ms
         if self._waiting:
             return self.world.now_ms
-        times = [self.core.next_deadline_ms(), self._answer_ms]
+        times = [self.clock.world_ms(self.core.next_deadline_ms()), self._answer_ms]
         return min((t for t in times if t is not None), default=None)
 
     def tick(self) -> None:
+        if self.machine.asleep:
+            return
         now_ms = self.world.now_ms
         if now_ms < self.still_until_ms:
             return
@@ -319,19 +360,20 @@ class SimOrchestrator:
             self._answer_ms = None
             self.world.now_answer()
         due_ms = self.core.next_deadline_ms()
-        if self.alive and due_ms is not None and due_ms <= now_ms:
+        if self.alive and due_ms is not None and due_ms <= self.clock.now_ms():
             self.post(Tick)
 
     def problems(self) -> list[str]:
         if not self.alive:
             return []
-        problems = self._broken + broken(self.core.state)
+        problems = broken(self.core.state)
         if hasattr(self, "link") and self.link.faults:
             problems.append("the core of the orchestrator raised; see the log")
         return problems
 
     def idle(self) -> bool:
-        return self.alive and not self._waiting and not self.core.state.active
+        asleep = self.machine.asleep
+        return self.alive and not asleep and not self._waiting and not self.core.state.active
 
     def unfinished(self) -> list[str]:
         return [

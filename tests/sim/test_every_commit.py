@@ -15,6 +15,7 @@ from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission
 from plans import GROUP
+from script import Script
 from sim_orchestrator import AFTER, BEFORE
 from world import World
 
@@ -64,7 +65,7 @@ class Play(World):
     """The plan in a world without other faults, where every gate is approved."""
 
     def __init__(self) -> None:
-        super().__init__(7, faulty_ms=0)
+        super().__init__(Script(7, ("n0", "n1", "n2")))
         self.settle()
 
     def now_answer(self) -> None:

@@ -4,11 +4,15 @@ The usual invariants hold, and besides: nobody is called lost while we cannot he
 ends by itself once everybody is there again.
 """
 
+from dataclasses import replace
+
 import pytest
 
+from faulting import begin
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.changes import LivenessChanged, VerdictsFrozen
 from imlmesh_protocol.states import Liveness
+from script import FAULTY_MS, Fault, script_of
 from sim_orchestrator import NAME
 from world import World
 
@@ -19,13 +23,12 @@ FAULTS = ("silent", "silent", "deaf", "still", "kill", "drop", "orchestrator")
 
 class SilentWorld(World):
     def __init__(self, seed: int) -> None:
-        super().__init__(seed, nodes=5)
+        names = tuple(f"n{i}" for i in range(5))
+        super().__init__(replace(script_of(seed), nodes=names, faults=()))
         #: how many verdicts fell while they must not
         self.unjust = 0
-
-    def _plan_faults(self) -> None:
         for _ in range(self.dice.randint(1, 4)):
-            at_ms = self.now_ms + self.dice.randint(0, self.faulty_until_ms - self.now_ms)
+            at_ms = self.now_ms + 3_000 + self.dice.randint(0, FAULTY_MS)
             self.at(at_ms, self._fall_silent)
 
     def _fall_silent(self) -> None:
@@ -49,7 +52,7 @@ class SilentWorld(World):
             self.orchestrator.still_until_ms = later_ms
             self.at(later_ms, lambda: self.hub.heal(NAME))
         else:
-            self._fault(fault, self.nodes[self.dice.choice(sorted(self.nodes))], pause_ms)
+            begin(self, Fault(0, fault, self.dice.choice(sorted(self.nodes)), pause_ms))
 
     def _lost(self) -> int:
         return sum(
@@ -63,8 +66,8 @@ class SilentWorld(World):
         self.hub.heal(NAME)
         self.orchestrator.post(e.LoopbackMeasured, hears=True)
 
-    def _heal(self) -> None:
-        super()._heal()
+    def heal(self) -> None:
+        super().heal()
         self.orchestrator.still_until_ms = 0
         self.hub.heal(NAME)
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from imlmesh_orchestrator.core.changes import DispatchEnded
-from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import DispatchState
 from world import World
 
@@ -14,7 +13,7 @@ WORLDS = 60
 BATCH = 15
 
 
-def slow_plan(dice: random.Random, nodes: list[str]) -> Plan:
+def slow_plan(dice: random.Random, nodes: list[str]) -> dict[str, Any]:
     """Quick ones and slow ones of one kind, side by side, and something after some of them."""
     actions: list[dict[str, Any]] = []
     for index in range(dice.randint(8, 14)):
@@ -35,7 +34,7 @@ def slow_plan(dice: random.Random, nodes: list[str]) -> Plan:
             }
         )
     head = {"protocol_version": "2.0", "plan_id": "sim", "description": ""}
-    return Plan.model_validate({**head, "execution_mode": "parallel", "actions": actions})
+    return {**head, "execution_mode": "parallel", "actions": actions}
 
 
 @pytest.mark.timeout(0)
@@ -43,7 +42,7 @@ def slow_plan(dice: random.Random, nodes: list[str]) -> Plan:
 def test_copies_break_no_invariant_and_every_run_ends(
     first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("world.random_plan", slow_plan)
+    monkeypatch.setattr("script.random_plan", slow_plan)
     copied = stopped = 0
     for seed in range(first, first + BATCH):
         world = World(seed)

@@ -1,6 +1,6 @@
-"""One simulated mesh: the real cores on the memory link, in virtual time, out of one seed.
+"""One simulated mesh: the real cores on the memory link, in virtual time, out of one script.
 
-A seed decides the plan, the faults of the network, when who is killed, and where in a commit.
+A seed decides the plans, the faults of the network, when who is killed, and where in a commit.
 After every event the invariants are asked; in the end everything heals and every run must end.
 `World.story` holds what happened, a line each, for a seed that fails.
 """
@@ -10,107 +10,143 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from checks import Checks
+from faulting import begin
 from imlmesh_orchestrator.core import events as e
 from imlmesh_protocol import limits
+from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import Admission
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink
-from plans import GROUP, random_plan
+from letters import Letter
+from plans import GROUP
+from script import Cut, Script, script_of
 from sim_node import SimNode
 from sim_orchestrator import SimOrchestrator
 
 MESH = "sim"
-FAULTS = (
-    "kill",
-    "kill",
-    "cut",
-    "half",
-    "drop",
-    "orchestrator",
-    "broker",
-    "replay",
-    "replay",
-    "torn",
-    "cancel",
-    "pause",
-    "cordoned",
-    "draining",
-    "quarantined",
-    "quarantined",
-    "revoked",
-    "misbehave",
-)
+START_MS = 1_000_000_000  # so that a wall clock can step back from it
 SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
 # and one whose nodes misbehaved, once they were on probation; what waits for a removed one, never
 PROBATION_MS = 2 * limits.QUARANTINE_MS
 GIVEN_UP_MS = 600_000
 
 
-class World:
-    """`faulty_ms` is how long faults go on; `story` is kept as text."""
+class CountingHub(MemoryHub):
+    """The hub, which also tells what it did to messages."""
 
-    def __init__(self, seed: int, *, nodes: int = 3, faulty_ms: int = 40_000) -> None:
-        self.seed = seed
-        self.dice = random.Random(seed)
-        self.now_ms = 1_000_000
-        self.faulty_until_ms = self.now_ms + faulty_ms
+    def __init__(self, dice: random.Random, happened: Callable[[str], None]) -> None:
+        super().__init__(dice)
+        self._happened = happened
+
+    def _send(
+        self, client: MemoryLink, topic: str, payload: bytes, *, retained: bool = False
+    ) -> None:
+        before = self._order
+        super()._send(client, topic, payload, retained=retained)
+        if self._order == before:
+            self._happened("a message lost")
+        elif self._order > before + 1:
+            self._happened("a message repeated")
+
+
+class World:
+    """Made by a script, or the one of a seed; `story` is kept as text."""
+
+    def __init__(self, script: Script | int) -> None:
+        self.script = script_of(script) if isinstance(script, int) else script
+        seed = self.script.seed
+        self.dice = random.Random(f"{seed}/cores")
+        self._people = random.Random(f"{seed}/people")
+        self._power = random.Random(f"{seed}/power")
+        self.now_ms = START_MS
+        self.faulty_until_ms = START_MS  # nothing happens by chance before `run`
         self.story: list[str] = []
-        self.letters: list[Any] = []
-        self.hub = MemoryHub(random.Random(seed + 1))
+        #: how often each kind of fault really happened
+        self.faults: Counter[str] = Counter()
+        #: the power cuts that happened by chance, so that a smaller script can name them
+        self.cuts: list[Cut] = []
+        #: how many commits each process has begun
+        self.commits: Counter[str] = Counter()
+        self.letters: list[Letter] = []
+        self.hub = CountingHub(random.Random(f"{seed}/network"), self.happened)
         self.hub.deliver(self.now_ms)
-        #: (run, unit) → how often the effect of a once or physical unit of work began
-        self.effects: Counter[tuple[str, str]] = Counter()
-        #: (node, dispatch) of once and physical drivers that were started
-        self.started: Counter[tuple[str, str]] = Counter()
-        #: (run, unit) → how often a person or the plan's own retry asked to run it again
-        self.reruns: Counter[tuple[str, str]] = Counter()
-        #: unit of work by dispatch
-        self.unit_of: dict[str, tuple[str, str]] = {}
-        self._script: list[tuple[int, int, Callable[[], None]]] = []
+        self.checks = Checks(self)
+        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.orchestrator = SimOrchestrator(self)
-        self.nodes = {name: SimNode(self, name) for name in (f"n{i}" for i in range(nodes))}
+        self.nodes = {name: SimNode(self, name) for name in self.script.nodes}
         self.orchestrator.start()
         for node in self.nodes.values():
             node.start()
 
     def tell(self, text: str) -> None:
-        self.story.append(f"{self.now_ms - 1_000_000:>8} {text}")
+        self.story.append(f"{self.now_ms - START_MS:>8} {text}")
+
+    def happened(self, kind: str) -> None:
+        self.faults[kind] += 1
 
     def link(self, name: str, subscriptions: tuple[str, ...]) -> MemoryLink:
         return MemoryLink(self.hub, name, subscriptions)
 
-    def write(self, letter: Any) -> bytes:
+    def write(self, letter: Letter) -> bytes:
         """A letter as bytes: its number. The wire has tests of its own."""
         self.letters.append(letter)
         return str(len(self.letters) - 1).encode()
 
-    def read(self, payload: bytes) -> Any:
+    def read(self, payload: bytes) -> Letter:
         return self.letters[int(payload)]
+
+    def came(self, payload: bytes, newest: int) -> int:
+        """The number of the newest letter that somebody has heard, with this one."""
+        number = int(payload)
+        if number < newest:
+            self.happened("a message overtaken")
+        return max(number, newest)
 
     def at(self, at_ms: int, act: Callable[[], None]) -> None:
         self._order += 1
-        self._script.append((at_ms, self._order, act))
-        self._script.sort(key=lambda entry: entry[:2])
+        self._agenda.append((at_ms, self._order, act))
+        self._agenda.sort(key=lambda entry: entry[:2])
+
+    def power_cut(self, who: str, before: bool, chance: float) -> int | None:
+        """For how long the power goes on this side of a commit, if so."""
+        self.commits[who] += before
+        commit = self.commits[who]
+        wanted = self.script.cuts
+        if wanted is None:
+            if self.now_ms >= self.faulty_until_ms or self._power.random() > chance:
+                return None
+            pause_ms = self._power.choice((100, 2_000, 12_000))
+            self.cuts.append(Cut(who, commit, before, pause_ms))
+        else:
+            found = [c for c in wanted if (c.who, c.commit, c.before) == (who, commit, before)]
+            if not found:
+                return None
+            pause_ms = found[0].pause_ms
+        side = "before" if before else "after"
+        self.tell(f"{who}: power cut {side} its commit {commit}")
+        self.happened(f"power cut {side} a commit")
+        return pause_ms
 
     def run(self) -> None:
         """Let one world pass from the first plan to the last answer."""
         self.settle()
-        for _ in range(self.dice.randint(1, 3)):
-            self.orchestrator.submit(random_plan(self.dice, list(self.nodes)))
-        self.hub.faults = Faults(
-            loss=self.dice.choice((0.0, 0.02, 0.15)),
-            repeat=self.dice.choice((0.0, 0.1)),
-            delay_ms=self.dice.choice((0, 5)),
-            jitter_ms=self.dice.choice((0, 0, 40)),
-        )
+        self.faulty_until_ms = self.now_ms + self.script.faulty_ms
+        for at_ms, plan in self.script.plans:
+            self.at(self.now_ms + at_ms, lambda p=plan: self.submit(p))
+        self.hub.faults = self.script.network
         self.tell(f"network: {self.hub.faults}")
-        self._plan_faults()
-        self.advance(self.faulty_until_ms - self.now_ms)
-        self._heal()
+        for fault in self.script.faults:
+            self.at(self.now_ms + fault.at_ms, lambda f=fault: begin(self, f))
+        self.advance(self.script.faulty_ms)
+        self.heal()
         self._let_end()
         self.check_end()
+
+    def submit(self, plan: dict[str, Any]) -> None:
+        self.orchestrator.submit(Plan.model_validate(plan))
 
     def _let_end(self) -> None:
         removed, misbehaved = self.orchestrator.not_open()
@@ -128,74 +164,29 @@ class World:
         self.advance(3_000)
         self.orchestrator.post(e.GroupSet, group=GROUP, nodes=tuple(self.nodes))
 
-    def _plan_faults(self) -> None:
-        for _ in range(self.dice.randint(0, 6)):
-            at_ms = self.now_ms + self.dice.randint(0, self.faulty_until_ms - self.now_ms)
-            pause_ms = self.dice.choice((200, 3_000, 9_000, 20_000))
-            node = self.nodes[self.dice.choice(list(self.nodes))]
-            fault = self.dice.choice(FAULTS)
-            self.at(at_ms, lambda f=fault, n=node, p=pause_ms: self._fault(f, n, p))
-
-    def _fault(self, fault: str, node: SimNode, pause_ms: int) -> None:
-        self.tell(f"fault: {fault} {node.name} for {pause_ms} ms")
-        later_ms = self.now_ms + pause_ms
-        if fault == "kill":
-            node.kill()
-            self.at(later_ms, node.start)
-        elif fault == "torn":
-            node.lose_journal()
-            self.at(later_ms, node.start)
-        elif fault == "cut":
-            self.hub.partition(node.name)
-            self.at(later_ms, lambda: self.hub.heal(node.name))
-        elif fault == "half":
-            self.hub.partition(node.name, to_client=self.dice.random() < 0.5)
-            self.at(later_ms, lambda: self.hub.heal(node.name))
-        elif fault == "drop":
-            self.hub.drop(node.name)
-        elif fault == "replay":
-            self._replay(node)
-        elif fault == "cancel":
-            self.orchestrator.cancel()
-        elif fault == "pause":
-            self.orchestrator.pause()
-            self.at(later_ms, self.orchestrator.resume)
-        elif fault in [*Admission]:
-            self.orchestrator.decide(node.name, Admission(fault))
-            if self.dice.random() < 0.5:
-                self.at(later_ms, lambda: self.orchestrator.decide(node.name, Admission.OPEN))
-        elif fault == "misbehave":
-            for mark in range(limits.EVIDENCE_MALFORMED):
-                seen = {"kind": "malformed", "text": "as the world says", "mark": str(mark)}
-                self.orchestrator.post(e.EvidenceSeen, node=node.name, **seen)
-        elif fault == "orchestrator":
-            self.orchestrator.kill()
-            self.at(later_ms, self.orchestrator.start)
-        else:
-            self.hub.stop()
-            self.at(later_ms, self.hub.restart)
-
-    def _replay(self, node: SimNode) -> None:
-        """Somebody at the broker sends again what this node was sent within the last minute."""
-        for at_ms, topic, payload in self.orchestrator.published:
-            if at_ms > self.now_ms - limits.MESSAGE_EXPIRY_MS and f"/to/{node.name}/" in topic:
-                self.hub.publish("somebody", topic, payload)
-
-    def _heal(self) -> None:
+    def heal(self) -> None:
+        self.checks.replays()
         self.tell("everything heals")
         self.hub.faults = Faults()
-        for _, _, act in self._script:
-            act()
-        self._script.clear()
+        self.hub.restart()
+        for machine in (self.orchestrator.machine, *(n.machine for n in self.nodes.values())):
+            machine.free_disk()
+        for client in (*self.nodes, "orchestrator"):
+            self.hub.heal(client)
+        self.orchestrator.resume_machine()
         for node in self.nodes.values():
-            self.hub.heal(node.name)
+            node.resume()
+        agenda, self._agenda = self._agenda, []
+        for _, _, act in agenda:
+            act()
+        for node in self.nodes.values():
             node.start()
         self.orchestrator.start()
         self.orchestrator.resume()
-        self.hub.restart()
-        for node in self.nodes:
-            if self.dice.random() < 0.7 or not self.orchestrator.is_own(node):
-                self.orchestrator.decide(node, Admission.OPEN)
+        self.orchestrator.post(e.OutflowMeasured, behind=False)
+        for name in self.nodes:
+            if self.dice.random() < 0.7 or not self.orchestrator.is_own(name):
+                self.orchestrator.decide(name, Admission.OPEN)
 
     def advance(self, by_ms: int) -> None:
         """Handle all that is due in the next `by_ms`, each at its own time."""
@@ -208,31 +199,20 @@ class World:
     def _next_ms(self) -> int | None:
         times = [self.hub.next_ms, self.orchestrator.next_ms()]
         times += [node.next_ms() for node in self.nodes.values()]
-        times += [at_ms for at_ms, _, _ in self._script[:1]]
+        times += [at_ms for at_ms, _, _ in self._agenda[:1]]
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
     def _due(self) -> None:
-        while self._script and self._script[0][0] <= self.now_ms:
-            self._script.pop(0)[2]()
+        while self._agenda and self._agenda[0][0] <= self.now_ms:
+            self._agenda.pop(0)[2]()
         self.hub.deliver(self.now_ms)
         self.orchestrator.tick()
         for node in self.nodes.values():
             node.tick()
         self.check()
 
-    def count_effect(self, node: str, dispatch: str) -> None:
-        """A once or physical driver begins on a node."""
-        self.effects[self.unit_of[dispatch]] += 1
-        self.started[node, dispatch] += 1
-
     def check(self) -> None:
-        problems = self.orchestrator.problems()
-        for (run, action), count in self.effects.items():
-            if count > 1 + self.reruns[run, action]:
-                problems.append(f"the effect of {run}/{action} began {count} times")
-        for (node, dispatch), count in self.started.items():
-            if count > 1:
-                problems.append(f"{dispatch} ran {count} times on {node}")
+        problems = self.checks.now() + self.orchestrator.problems()
         for node in self.nodes.values():
             problems += node.problems()
         if problems:
@@ -248,9 +228,9 @@ class World:
         """A person looks at the open questions and answers each in some way; some gates they let
         expire."""
         for approval in list(self.orchestrator.core.state.approvals.values()):
-            if approval.kind == "gate" and self.dice.random() < 0.3:
+            if approval.kind == "gate" and self._people.random() < 0.3:
                 continue
-            option = self.dice.choice(approval.options)
+            option = self._people.choice(approval.options)
             self.tell(f"a person answers {approval.approval}: {option}")
             self.orchestrator.post(
                 e.AnswerGiven, approval=approval.approval, option=option, by="eve"

@@ -208,6 +208,9 @@ class Listening:
     def alias(self, node: str) -> str:
         return f"{node}-alias"
 
+    def last_boot(self, node: str) -> int:
+        return 0
+
     def is_live(self, node: str) -> bool:
         return self.live
 

@@ -179,7 +179,7 @@ class Authority:
             self._lists(role).renew()
 
     def _lists(self, role: str) -> Lists:
-        return Lists(self.folder, role, self.issuers(role))
+        return Lists(self.folder, role, lambda: self.issuers(role))
 
     def papers(self) -> dict[str, bytes]:
         """What a new node needs beside its certificate, by file name: root.pub and trust. The roster

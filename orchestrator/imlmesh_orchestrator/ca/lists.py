@@ -6,35 +6,34 @@ Deliberately absent: which certificates are revoked.
 """
 
 import contextlib
-import fcntl
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from imlmesh_orchestrator.ca.certificates import Issuer
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import TrustError
-from imlmesh_runtime.files import read_file, write_private
+from imlmesh_runtime.files import locked, read_file, write_private
 
 _OLD = timedelta(days=1)
 
 
 class Lists:
-    """The file `<role>-ca.crl` of `folder`, with one list of each of `issuers`."""
+    """The file `<role>-ca.crl` of `folder`, with one list of each CA that `issuers` finds there: asked
+    under the lock, since another process may be adding one."""
 
-    def __init__(self, folder: Path, role: str, issuers: Sequence[Issuer]) -> None:
+    def __init__(self, folder: Path, role: str, issuers: Callable[[], Sequence[Issuer]]) -> None:
         self._path = folder / f"{role}-ca.crl"
         self._issuers = issuers
 
     def write(self, serials: Iterable[int]) -> None:
         """These numbers and no others."""
-        with self._held():
+        with locked(self._path.parent):
             self._write(set(serials))
 
     def add(self, serials: Iterable[int]) -> None:
         """These too; TrustError `trust.file` when the file is broken."""
-        with self._held():
+        with locked(self._path.parent):
             gone, _ = self._read()
             self._write(gone.union(serials))
 
@@ -43,7 +42,7 @@ class Lists:
 
         A broken file stays as it is, for the broker to refuse.
         """
-        with self._held(), contextlib.suppress(TrustError):
+        with locked(self._path.parent), contextlib.suppress(TrustError):
             gone, made = self._read()
             if made < datetime.now(UTC) - _OLD:
                 self._write(gone)
@@ -51,19 +50,9 @@ class Lists:
     def _read(self) -> tuple[set[int], datetime]:
         """(all numbers, when the oldest list was made)."""
         lists = read_file(self._path, limits.CRL_BYTES)
-        found = [issuer.revoked_by(lists) for issuer in self._issuers]
+        found = [issuer.revoked_by(lists) for issuer in self._issuers()]
         return set[int]().union(*(gone for gone, _ in found)), min(made for _, made in found)
 
     def _write(self, serials: set[int]) -> None:
-        lists = (issuer.revocation_list(serials) for issuer in self._issuers)
+        lists = (issuer.revocation_list(serials) for issuer in self._issuers())
         write_private(self._path, b"".join(lists))
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        # of the folder, since the file itself is replaced
-        descriptor = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -140,7 +140,8 @@ def _rotate_ca(authority: Authority, what: str, root: Signer, broker: AskedBroke
         with locked(authority.folder):
             old = read_file(listed, limits.CRL_BYTES)
             write_private(listed, issuer.revocation_list(()) + old)
-        write_private(pem, _pem(issuer) + read_file(pem))
+            # both under the lock: who writes lists anew meanwhile would write none of the new CA
+            write_private(pem, _pem(issuer) + read_file(pem))
     if issuer.der in known:
         return trust
     if not broker.takes(issuer, authority.mesh, role):

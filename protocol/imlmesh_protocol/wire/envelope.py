@@ -44,6 +44,7 @@ _BY_NAME = frozenset({Way.FROM, Way.ORCHESTRATOR})
 # telemetry waits behind everything
 _OWN_LANE = frozenset({Kind.HEARTBEAT, Kind.EVENT})
 _TELEMETRY_LANE = "telemetry"
+_LANES = ("", *_OWN_LANE, _TELEMETRY_LANE)
 _TEXTS = ("mesh", "iss", "aud", "id")
 _COUNTS = ("iat", "exp", "seq")
 #: the header's counts by direction: those of all, then who speaks for how long
@@ -134,18 +135,7 @@ class Opener:
 
     def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
         """A believed message. `now_ms` None skips age: first contact, where a nonce stands in."""
-        self._check_topic(topic)
-        key_id, packed, signature = _outer(topic, envelope)
-        key = self._find_key(key_id, topic.name)
-        if key is None:
-            raise TrustError("signature.unknown_key", f"{topic.name}: no such key is enrolled")
-        try:
-            key.verify(signing_input(topic.kind, packed), signature)
-        except CryptoError:
-            text = f"{topic.name}: {topic.kind} is not signed"
-            raise TrustError("signature.invalid", text) from None
-        message = _inner(topic, packed)
-        self._check_way(topic, message)
+        message = self._signed(topic, envelope)
         if message.exp:
             _check_age(message, now_ms)
             self._check_order(topic, message)
@@ -158,6 +148,44 @@ class Opener:
             if message.exp:
                 _by(message, exc)
             raise
+        return message
+
+    def open_question(self, topic: Topic, envelope: bytes) -> tuple[Message, ProtocolError | None]:
+        """A question whose answer fits its nonce alone and changes nothing here, and what is wrong with
+        its order: one who has forgotten how far it counted learns that from the answer."""
+        message = self._signed(topic, envelope)
+        if not message.exp:
+            raise ProtocolError("message.invalid", "only a will may lack an expiry")
+        _check_age(message, None)
+        late = None
+        try:
+            self._check_order(topic, message)
+        except ProtocolError as exc:
+            late = exc
+        try:
+            check_fields(topic.kind, message.fields)
+        except ProtocolError as exc:
+            raise late or _by(message, exc) from None
+        return message, late
+
+    def last_term(self, sender: str) -> int:
+        """The highest epoch or boot of which a message of `sender` was taken; 0 before the first."""
+        return max(self.floors.get((sender, lane), (0,))[0] for lane in _LANES)
+
+    def _signed(self, topic: Topic, envelope: bytes) -> Message:
+        """What its sender wrote to us, in whatever order and at whatever time."""
+        self._check_topic(topic)
+        key_id, packed, signature = _outer(topic, envelope)
+        key = self._find_key(key_id, topic.name)
+        if key is None:
+            raise TrustError("signature.unknown_key", f"{topic.name}: no such key is enrolled")
+        try:
+            key.verify(signing_input(topic.kind, packed), signature)
+        except CryptoError:
+            text = f"{topic.name}: {topic.kind} is not signed"
+            raise TrustError("signature.invalid", text) from None
+        message = _inner(topic, packed)
+        self._check_way(topic, message)
         return message
 
     def _check_topic(self, topic: Topic) -> None:

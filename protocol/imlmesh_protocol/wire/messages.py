@@ -57,6 +57,10 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= COUNT_MAX
 
 
+def _has_next(value: Any) -> bool:
+    return _count(value) and value < COUNT_MAX
+
+
 def _count_or_none(value: Any) -> bool:
     return value is None or _count(value)
 
@@ -233,6 +237,12 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "what": Field(_one_of("time", "inventory"), "as in the request"),
         "nonce": Field(_text, "as in the request"),
         "at_ms": Field(_count, "time: the orchestrator's mesh time", False),
+        "boot": Field(
+            _has_next,
+            "time, when the question is not later than what was heard of this node before: the boot that "
+            "the node's must exceed",
+            False,
+        ),
         "held": Field(_dispatch_ids, "inventory: dispatches accepted and not finished", False),
         "unsettled": Field(
             _dispatch_ids, "inventory: finished dispatches whose results are kept", False

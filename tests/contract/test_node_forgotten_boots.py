@@ -1,0 +1,79 @@
+"""A node whose journal is gone while its clock stands back, and the real orchestrator that remembers it."""
+
+from pathlib import Path
+
+import pytest
+
+from ledger_mesh import LedgerMesh, opened_ledger
+from orchestrator_mesh import action, plan
+
+YEAR_2000_MS = 946_684_800_000
+
+
+async def works(mesh: LedgerMesh, marker: str) -> bool:
+    """Whether the node did what it was asked, by what lies on its disk."""
+    run = await mesh.run(action("a", "act", target_node="pi-1", params={"marker": marker}))
+    files = mesh.home.node("pi-1") / "files"
+    return run["state"] == "completed" and (files / marker).exists()
+
+
+async def forget(mesh: LedgerMesh) -> None:
+    """End the node; its journal is deleted."""
+    await mesh.stop_node("pi-1")
+    await mesh.until(lambda: not mesh.shell.is_live("pi-1"))
+    for path in mesh.home.node("pi-1").glob("journal.db*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_it_counts_on_from_what_the_orchestrator_took(
+    tmp_path: Path, restarted: bool
+) -> None:
+    async with opened_ledger(tmp_path, "pi-1") as mesh:
+        assert await works(mesh, "before")
+        took = mesh.shell.state.nodes["pi-1"].boot
+        await forget(mesh)
+        if restarted:
+            await mesh.stop()
+            await mesh.start()
+        await mesh.node("pi-1", YEAR_2000_MS)
+        await mesh.online("pi-1")
+        assert mesh.shell.state.nodes["pi-1"].boot == took + 1
+        assert await works(mesh, "after")
+        assert "pi-1" not in mesh.shell.state.admissions
+        # the number is kept: the next start is a later one without any question
+        await mesh.stop_node("pi-1")
+        await mesh.until(lambda: not mesh.shell.is_live("pi-1"))
+        refused = dict(mesh.shell.stream.refused)
+        await mesh.node("pi-1", YEAR_2000_MS)
+        await mesh.online("pi-1")
+        assert mesh.shell.state.nodes["pi-1"].boot == took + 2
+        assert dict(mesh.shell.stream.refused) == refused
+
+
+async def test_the_same_number_twice_is_no_lock_out(tmp_path: Path) -> None:
+    async with opened_ledger(tmp_path, "pi-1") as mesh:
+        took = mesh.shell.state.nodes["pi-1"].boot
+        await forget(mesh)
+        await mesh.node("pi-1", took)
+        await mesh.online("pi-1")
+        assert mesh.shell.state.nodes["pi-1"].boot == took + 1
+        assert await works(mesh, "after")
+
+
+async def test_what_the_lost_journal_held_is_told_as_lost(tmp_path: Path) -> None:
+    async with opened_ledger(tmp_path, "pi-1") as mesh:
+        slow = action("a", "act", target_node="pi-1", effect="once", params={"delay_ms": 600_000})
+        status, found = await mesh.post("runs", {"text": plan(slow)})
+        assert status == 202, found
+        run = found["run"]
+        await mesh.until(lambda: mesh.shell.state.nodes["pi-1"].live)
+        node = mesh.nodes.pop("pi-1")
+        node.link.kill()  # type: ignore[attr-defined]
+        await node.stop()
+        for path in mesh.home.node("pi-1").glob("journal.db*"):
+            path.unlink()
+        await mesh.node("pi-1", YEAR_2000_MS)
+        await mesh.until(lambda: mesh.shell.state.approvals)
+        shown = await mesh.get(f"runs/{run}")
+        assert shown["waits_for"]

@@ -1,0 +1,262 @@
+"""What must hold in every world, and who looks at it: the invariants of DESIGN section 5.
+
+| sentence of the design                            | where it is asked                               |
+|---------------------------------------------------|-------------------------------------------------|
+| no dispatch runs twice on a node                  | `driver_starts`                                 |
+| no two live leases on one claim                   | `leases`, and the node's `invariants.check`     |
+| nothing leaves before its commit                  | `driver_starts`, `node_says`, `sends`, `settles` |
+| a quarantined node gets nothing new               | `_planned`, `sends`                             |
+| every run ends or says what it waits for          | `invariants.broken`, `World.check_end`          |
+| replaying the store gives the same state          | `replays`, `SimNode.problems`                   |
+| a once or physical effect happens at most once    | `effects_once`                                  |
+|   without a person's answer                       |                                                 |
+| one unit of work has one live dispatch            | `invariants.broken`                             |
+| work that must stop when cut off is nowhere else  | `leases`                                        |
+|   before it has stopped                           |                                                 |
+| what ended stays as it ended                      | `ends_stay`                                     |
+| a result counts for the attempt that gave it      | `_taken`                                        |
+| a node takes nothing of an older epoch            | `journalled`                                    |
+| no loss while our own connection is young         | `_lost`                                         |
+| the mesh quarantines only for what a node did     | `_admitted`                                     |
+
+The first seven are the design's list, the others are rules of the same section.
+The one rule: a check knows only what was committed, sent, started and reported, so a core that is
+wrong about itself does not convince it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from imlmesh_node.core import commands as nk
+from imlmesh_node.core.changes import Change as NodeChange
+from imlmesh_node.core.changes import DispatchTaken, ResultRecorded
+from imlmesh_orchestrator.core import admission_changes as a
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.asking import SYSTEM
+from imlmesh_orchestrator.core.state import State
+from imlmesh_protocol.states import (
+    ACTION_ENDED,
+    NOT_BELIEVED,
+    RUN_ENDED,
+    ActionState,
+    Admission,
+    Liveness,
+)
+
+if TYPE_CHECKING:
+    from world import World
+
+_UNDOABLE = (ActionState.COMPLETED, ActionState.FAILED)
+
+
+class Checks:
+    """`breaches` are sentences; none while all is well."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.breaches: list[str] = []
+        #: (run, unit) to how often the effect of a once or physical unit of work began
+        self.effects: Counter[tuple[str, str]] = Counter()
+        #: (run, unit) to how often a person or the plan's own retry asked to run it again
+        self.reruns: Counter[tuple[str, str]] = Counter()
+        #: unit of work by dispatch
+        self.unit_of: dict[str, tuple[str, str]] = {}
+        #: nodes that were made to misbehave, for which alone the mesh may quarantine
+        self.guilty: set[str] = set()
+        self._started: Counter[tuple[str, str]] = Counter()
+        self._planned_bins: dict[str, tuple[str, bytes]] = {}
+        #: the newest dispatch of a unit, and why older ones were ended
+        self._newest: dict[tuple[str, str], str] = {}
+        self._given_up: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._asked: dict[str, tuple[str, str]] = {}
+        self._admissions: dict[str, Admission] = {}
+        self._ends: dict[tuple[str, str], Any] = {}
+        #: by node: what its journal ever took, and how it says that each dispatch ended
+        self._journalled: set[tuple[str, str]] = set()
+        self._reported: dict[tuple[str, str], str] = {}
+        self._epochs: dict[str, int] = {}
+        self._after: dict[type, Callable[[Any], None]] = {
+            c.DispatchPlanned: self._planned,
+            c.DispatchEnded: self._ended,
+            c.ResultTaken: self._taken,
+            c.ResultKept: lambda change: self._told.add(change.dispatch),
+            c.RetryPlanned: self._retried,
+            c.ApprovalAsked: self._question,
+            c.ApprovalClosed: self._answered,
+            c.LivenessChanged: self._lost,
+            a.AdmissionChanged: self._admitted,
+        }
+
+    # what the orchestrator does
+
+    def committed(self, changes: Iterable[c.Change], state: State) -> None:
+        """These are stored now."""
+        runs = set()
+        for change in changes:
+            after = self._after.get(type(change))
+            if after is not None:
+                after(change)
+            if isinstance(change, c.RunChange):
+                runs.add(change.run)
+        for run in runs:
+            self.ends_stay(run, state)
+
+    def _planned(self, change: c.DispatchPlanned) -> None:
+        unit = (change.run, change.action)
+        if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
+            self.breach(f"{change.node} got {change.dispatch} and is not open")
+        self.unit_of[change.dispatch] = self.unit_of.get(change.dispatch, unit)
+        self._planned_bins[change.dispatch] = (change.node, change.bin)
+        self._newest[unit] = change.dispatch
+
+    def _ended(self, change: c.DispatchEnded) -> None:
+        self._given_up[change.dispatch] = change.fault.code if change.fault else ""
+
+    def _taken(self, change: c.ResultTaken) -> None:
+        node, _ = self._planned_bins[change.dispatch]
+        self._told.add(change.dispatch)
+        reported = self._reported.get((node, change.dispatch))
+        if reported != change.state or self.unit_of[change.dispatch][1] != change.action:
+            self.breach(
+                f"{change.dispatch} counts as {change.state} for {change.action}; "
+                f"{node} reported {reported}"
+            )
+
+    def _retried(self, change: c.RetryPlanned) -> None:
+        self.reruns[change.run, change.action] += 1
+
+    def _question(self, change: c.ApprovalAsked) -> None:
+        self._asked[change.approval] = (change.run, change.action)
+
+    def _answered(self, change: c.ApprovalClosed) -> None:
+        if change.option == "rerun":
+            self.reruns[self._asked[change.approval]] += 1
+
+    def _admitted(self, change: a.AdmissionChanged) -> None:
+        self._admissions[change.node] = change.admission
+        own = change.by == SYSTEM and change.admission is Admission.QUARANTINED
+        if own and change.node not in self.guilty:
+            self.breach(f"{change.node} is innocent and quarantined: {change.reason}")
+
+    def _lost(self, change: c.LivenessChanged) -> None:
+        if change.liveness is not Liveness.LOST:
+            return
+        lost_ms = self.world.orchestrator.core.state.nodes[change.node].lost_ms
+        heard_ms = self.world.orchestrator.heard_for_ms()
+        if heard_ms < lost_ms:
+            self.breach(f"{change.node} is lost, and we were connected for {heard_ms} ms only")
+
+    def ends_stay(self, run: str, state: State) -> None:
+        """Terminal is terminal, but for what was undone."""
+        record = state.runs.get(run)
+        if record is None:
+            return
+        now = {key: unit.state for key, unit in record.units.items()}
+        ended = {key for key, state in now.items() if state in ACTION_ENDED}
+        for key, new in now.items():
+            old = self._ends.get((run, key))
+            undone = new is ActionState.ROLLED_BACK and old in _UNDOABLE
+            if old is not None and new is not old and not undone:
+                self.breach(f"{run}/{key} was {old} and is {new}")
+        self._ends.update({(run, key): now[key] for key in ended})
+        old_state = self._ends.get((run, ""))
+        if old_state is not None and record.state is not old_state:
+            self.breach(f"{run} was {old_state} and is {record.state}")
+        if record.state in RUN_ENDED:
+            self._ends[run, ""] = record.state
+
+    def sends(self, node: str, dispatch: str, packed: bytes) -> None:
+        """A dispatch leaves for a node."""
+        if self._planned_bins.get(dispatch) != (node, packed):
+            self.breach(f"{dispatch} leaves for {node} and was never stored so")
+        if self._admissions.get(node) in NOT_BELIEVED:
+            self.breach(f"{dispatch} leaves for {node}, which is {self._admissions[node]}")
+
+    def settles(self, node: str, dispatches: Iterable[str], state: State) -> None:
+        """The node may forget these results."""
+        believed = self._admissions.get(node) not in NOT_BELIEVED
+        for dispatch in dispatches:
+            known = state.dispatches.get(dispatch)
+            # what a failed or rejected attempt ended with is in the store as that attempt's end
+            if believed and dispatch not in self._told and known is not None:
+                unit = self.unit_of[dispatch]
+                if unit not in self._ends and dispatch not in self._given_up:
+                    self.breach(f"{dispatch} is settled and its result was not stored")
+
+    # what nodes do
+
+    def journalled(self, node: str, changes: Iterable[NodeChange], epoch: int | None) -> None:
+        """These are in the node's journal now; a message of that epoch brought them."""
+        for change in changes:
+            if isinstance(change, DispatchTaken):
+                if epoch is not None and epoch < self._epochs.get(node, 0):
+                    self.breach(
+                        f"{node} takes {change.dispatch} of {epoch}, it knows a newer epoch"
+                    )
+                self._journalled.add((node, change.dispatch))
+            elif isinstance(change, ResultRecorded):
+                self._reported[node, change.result.dispatch] = change.result.outcome
+
+    def meets(self, node: str, epoch: int) -> None:
+        self._epochs[node] = max(epoch, self._epochs.get(node, 0))
+
+    def driver_starts(self, node: str, command: nk.RunDriver, intent: bool) -> None:
+        """`intent`: whether the journal holds that it starts."""
+        dispatch = command.dispatch
+        if dispatch.effect.repeatable:
+            return
+        if not intent:
+            self.breach(f"{dispatch.id} starts on {node} before its intent is stored")
+        self.effects[self.unit_of[dispatch.id]] += 1
+        self._started[node, dispatch.id] += 1
+        if self._started[node, dispatch.id] > 1:
+            self.breach(f"{dispatch.id} ran {self._started[node, dispatch.id]} times on {node}")
+
+    def node_says(self, node: str, command: nk.Command) -> None:
+        """An accept or a result leaves the node."""
+        if isinstance(command, nk.SendAccept):
+            for dispatch, _ in command.pairs:
+                if (node, dispatch) not in self._journalled:
+                    self.breach(f"{node} accepts {dispatch}, which its journal does not hold")
+        elif isinstance(command, nk.SendComplete):
+            for result in command.results:
+                if (node, result.dispatch) not in self._reported:
+                    self.breach(f"{node} reports {result.dispatch} before it stored that")
+
+    def replays(self) -> None:
+        """What the store gives is what the living core holds."""
+        if self.world.orchestrator.alive:
+            self.breaches += self.world.orchestrator.replay_differs()
+
+    # what is asked after every event
+
+    def now(self) -> list[str]:
+        """Every breach so far."""
+        self.effects_once()
+        self.leases()
+        return self.breaches
+
+    def effects_once(self) -> None:
+        for (run, action), count in self.effects.items():
+            if count > 1 + self.reruns[run, action]:
+                self.breach(f"the effect of {run}/{action} began {count} times")
+
+    def leases(self) -> None:
+        """Work that a cut-off node must stop is nowhere else before it has stopped."""
+        for node in self.world.nodes.values():
+            if node.machine.asleep:
+                continue
+            claimed: set[str] = set()
+            for dispatch in node.running():
+                if not claimed.isdisjoint(dispatch.claims):
+                    self.breach(f"two drivers on {node.name} hold one of {dispatch.claims}")
+                claimed.update(dispatch.claims)
+                newest = self._newest[self.unit_of[dispatch.id]]
+                lost = self._given_up.get(dispatch.id) == "node.lost"
+                if dispatch.when_cut_off == "stop" and newest != dispatch.id and lost:
+                    self.breach(f"{dispatch.id} still runs on {node.name} beside {newest}")
+
+    def breach(self, sentence: str) -> None:
+        self.breaches.append(sentence)

@@ -1,0 +1,115 @@
+"""What will happen to one world, decided in advance: its plans and its faults, as data.
+
+The one rule: a script and nothing else makes a world, so that a part of a script is a smaller world
+of the same kind: that is what shrinking tries. `script_of` makes one out of a seed. Deliberately
+absent: how a fault is done; `faulting` knows.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from imlmesh_runtime.link.memory import Faults
+from plans import random_plan
+
+FAULTY_MS = 40_000
+CALM = Faults()
+#: how often each kind is drawn, beside the others
+WEIGHTS = {
+    "kill": 3,
+    "flap": 2,
+    "cut": 3,
+    "half": 4,
+    "drop": 3,
+    "suspend": 2,
+    "journal full": 2,
+    "torn": 1,
+    "goodbye": 2,
+    "clock": 2,
+    "replay": 3,
+    "orchestrator": 2,
+    "alone": 2,
+    "asleep": 1,
+    "store full": 2,
+    "behind": 1,
+    "broker": 2,
+    "cancel": 1,
+    "pause": 1,
+    "cordoned": 1,
+    "draining": 1,
+    "quarantined": 2,
+    "revoked": 1,
+    "misbehave": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`at_ms` counts from the first plan; `number` is a die of its own for what it leaves open."""
+
+    at_ms: int
+    kind: str
+    node: str
+    pause_ms: int
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.node} for {self.pause_ms} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A power cut of `who` at its commit of that number, `before` or after it."""
+
+    who: str
+    commit: int
+    before: bool
+    pause_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """`plans` are (at_ms, plan) as data. `cuts` None: power cuts as the seed wants them."""
+
+    seed: int
+    nodes: tuple[str, ...]
+    plans: tuple[tuple[int, dict[str, Any]], ...] = ()
+    faults: tuple[Fault, ...] = ()
+    network: Faults = CALM
+    cuts: tuple[Cut, ...] | None = ()
+    faulty_ms: int = FAULTY_MS
+
+    def __str__(self) -> str:
+        """For people: what goes in, a line each."""
+        lines = [f"seed {self.seed}, nodes {', '.join(self.nodes)}, network {self.network}"]
+        lines += [f"  at {f.at_ms} ms: {f}" for f in self.faults]
+        lines += [f"  {c.who}: power cut at commit {c.commit}" for c in self.cuts or ()]
+        for at_ms, plan in self.plans:
+            lines.append(f"  at {at_ms} ms a plan, {plan['execution_mode']}:")
+            lines += [f"    {action}" for action in plan["actions"]]
+        return "\n".join(lines)
+
+
+def script_of(seed: int) -> Script:
+    """One world of a seed: 1 to 3 plans, up to 7 faults, and a network of its own."""
+    dice = random.Random(seed)
+    nodes = tuple(f"n{i}" for i in range(3))
+    plans = [(0, random_plan(dice, list(nodes)))]
+    for _ in range(dice.randint(0, 2)):
+        plans.append((dice.randint(0, FAULTY_MS // 2), random_plan(dice, list(nodes))))
+    network = Faults(
+        loss=dice.choice((0.0, 0.02, 0.15)),
+        repeat=dice.choice((0.0, 0.1)),
+        delay_ms=dice.choice((0, 5)),
+        jitter_ms=dice.choice((0, 0, 40)),
+    )
+    # most work is over soon, so most faults come soon after a plan
+    faults = []
+    for _ in range(dice.randint(0, 7)):
+        plan_ms, _ = dice.choice(plans)
+        at_ms = plan_ms + dice.choice((dice.randint(0, 500), dice.randint(0, 6_000), 12_000))
+        (kind,) = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        pause_ms = dice.choice((200, 3_000, 9_000, 20_000))
+        faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
+    faults.sort(key=lambda fault: fault.at_ms)
+    return Script(seed, nodes, tuple(plans), tuple(faults), network, None)

@@ -1,0 +1,381 @@
+"""A core that breaks one rule is caught: each of these is the real one with one rule flipped.
+
+Each must be caught within `WITHIN` seeds, by the check that is there for it. The printed line says
+how many seeds it took (`pytest -rP`). What stays unnoticed here would stay unnoticed in a real bug.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from imlmesh_node.core import agent, claims, heart, slots
+from imlmesh_node.core import changes as nc
+from imlmesh_node.core import commands as nk
+from imlmesh_orchestrator.core import (
+    admission,
+    asking,
+    dispatching,
+    evidence,
+    flow,
+    liveness,
+    placement,
+    scheduler,
+)
+from imlmesh_orchestrator.core.commands import SendDispatch
+from imlmesh_orchestrator.core.events import NodeGone
+from imlmesh_orchestrator.core.state import RunRecord
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import (
+    ACTION,
+    DISPATCH_LIVE,
+    ActionState,
+    DispatchState,
+    RunState,
+)
+from script import script_of
+from shrinking import failure, smallest
+
+WITHIN = 400
+Patch = pytest.MonkeyPatch
+_FLIPS: list[Any] = []
+
+
+def flip(sentence: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """The rule that the patch breaks; `sentence` is what the check then says."""
+
+    def kept(patch: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        _FLIPS.append(pytest.param(patch, sentence, id=patch.__name__.strip("_")))
+        return patch
+
+    return kept
+
+
+def _everywhere(patch: Patch, name: str, made: Any, *modules: Any) -> None:
+    for module in modules:
+        patch.setattr(module, name, made)
+
+
+# the orchestrator
+
+
+@flip(r"counts as \w+ for")
+def a_result_of_another_attempt_counts(patch: Patch) -> None:
+    real = dispatching._take
+
+    def take(turn: Any, node: str, result: Any) -> bool:
+        dispatch = turn.state.dispatches.get(result.dispatch)
+        if dispatch is not None and dispatch.state is DispatchState.SUPERSEDED:
+            run = turn.state.runs[dispatch.run]
+            record = run.units[dispatch.action]
+            newer = turn.state.dispatches.get(record.dispatch)
+            if newer is not None and newer.state in DISPATCH_LIVE:
+                result = replace_result(result, newer)
+                dispatching._finish(turn, run, record, newer, result, ActionState.COMPLETED)
+                return True
+        return real(turn, node, result)
+
+    patch.setattr(dispatching, "_take", take)
+
+
+def replace_result(result: Any, dispatch: Any) -> Any:
+    return replace(result, dispatch=dispatch.dispatch, hash=dispatch.hash, outcome="completed")
+
+
+@flip(r"the effect of .* began \d+ times")
+def once_is_given_to_somebody_else(patch: Patch) -> None:
+    def give_up(turn: Any, dispatch: Any, fault: Fault) -> None:
+        run = turn.state.runs[dispatch.run]
+        dispatching._end(turn, dispatch, DispatchState.SUPERSEDED, fault)
+        flow.wait_again(turn, run, run.units[dispatch.action], {dispatch.node: fault.code})
+
+    _everywhere(patch, "give_up", give_up, dispatching, liveness, admission)
+
+
+@flip(r"the effect of .* began \d+ times")
+def what_nobody_knows_is_tried_again(patch: Patch) -> None:
+    def take_unknown(turn: Any, run: Any, record: Any, dispatch: Any, result: Any) -> None:
+        dispatching._finish(turn, run, record, dispatch, result, None)
+        flow.wait_again(turn, run, record, {})
+
+    patch.setattr(dispatching, "_take_unknown", take_unknown)
+
+
+@flip(r"still runs on n\d beside")
+def a_broken_connection_counts_as_a_loss(patch: Patch) -> None:
+    real = liveness.gone
+
+    def gone(turn: Any, event: Any) -> None:
+        real(turn, event)
+        fault = Fault("node.lost", "")
+        node = turn.state.nodes[event.node]
+        dispatching.each_live(turn, node, lambda one: liveness.give_up(turn, one, fault))
+
+    patch.setitem(scheduler._HANDLE, NodeGone, gone)
+
+
+@flip(r"is lost, and we were connected for")
+def silence_of_our_own_counts_against_nodes(patch: Patch) -> None:
+    real = liveness.bus_opened
+
+    def bus_opened(turn: Any) -> None:
+        before = {name: one.last_heard_ms for name, one in turn.state.presence.items()}
+        real(turn)
+        for name, heard_ms in before.items():
+            turn.state.presence[name].last_heard_ms = heard_ms
+
+    patch.setattr(liveness, "bus_opened", bus_opened)
+
+
+@flip(r"got .* and is not open|leaves for n\d, which is")
+def a_node_in_quarantine_gets_work(patch: Patch) -> None:
+    patch.setattr(placement, "barred", lambda state, node: None)
+
+
+@flip(r"is quarantined and holds|leaves for n\d, which is quarantined")
+def a_node_in_quarantine_keeps_its_leases(patch: Patch) -> None:
+    patch.setattr(admission, "each_live", lambda turn, node, act: None)
+
+
+@flip(r"is innocent and quarantined")
+def an_innocent_node_is_quarantined(patch: Patch) -> None:
+    real = evidence._judge
+
+    def judge(turn: Any, sightings: Any, node: str, reason: str, last: Any) -> None:
+        others = [name for name in turn.state.nodes if name != node]
+        real(turn, sightings, others[0], reason, last)
+
+    patch.setattr(evidence, "_judge", judge)
+
+
+@flip(r"has not ended|counts \d+ open actions|started before")
+def a_run_ends_early(patch: Patch) -> None:
+    real = flow.after_end
+
+    def after_end(turn: Any, run: RunRecord, record: Any) -> None:
+        real(turn, run, record)
+        if not run.ended and run.open == 1:
+            flow.end_run(turn, run, RunState.COMPLETED, None)
+
+    _everywhere(patch, "after_end", after_end, flow)
+
+
+@flip(r"started before a\d+ was done")
+def an_action_starts_before_what_it_depends_on(patch: Patch) -> None:
+    real = flow._release
+
+    def release(turn: Any, run: RunRecord, opened: Any) -> None:
+        real(turn, run, opened)
+        turn.ready.extend([(run, record) for record in run.actions.values() if record.gate])
+
+    patch.setattr(flow, "_release", release)
+
+
+@flip(r"is settled and its result was not stored")
+def a_result_is_settled_and_not_stored(patch: Patch) -> None:
+    real = dispatching._take
+
+    def take(turn: Any, node: str, result: Any) -> bool:
+        return True if result.outcome == "failed" else real(turn, node, result)
+
+    patch.setattr(dispatching, "_take", take)
+
+
+@flip(r"was \w+ and is \w+")
+def what_ended_changes(patch: Patch) -> None:
+    patch.setitem(ACTION, ActionState.COMPLETED, frozenset(ActionState))
+    real = dispatching._keep
+
+    def keep(turn: Any, run: str, result: Any) -> None:
+        real(turn, run, result)
+        dispatch = turn.state.dispatches.get(result.dispatch)
+        if dispatch is not None:
+            record = turn.state.runs[run].units[dispatch.action]
+            if record.state is ActionState.COMPLETED:
+                flow.end_one(turn, turn.state.runs[run], record, ActionState.FAILED, None)
+
+    patch.setattr(dispatching, "_keep", keep)
+
+
+@flip(r"leaves for n\d and was never stored so")
+def a_dispatch_changes_when_it_is_sent_again(patch: Patch) -> None:
+    def send(turn: Any, dispatch: Any) -> None:
+        other = f"n{(int(dispatch.node[1]) + 1) % 3}"
+        turn.command(SendDispatch(other, dispatch.dispatch, dispatch.bin))
+        turn.sent.append(dispatch.dispatch)
+
+    _everywhere(patch, "send", send, dispatching, liveness)
+
+
+@flip(r"a replay gives (an)?other|counts r-")
+def something_is_remembered_and_not_stored(patch: Patch) -> None:
+    real = dispatching.accepted
+
+    def accepted(turn: Any, dispatch: Any) -> None:
+        real(turn, dispatch)
+        record = turn.state.runs[dispatch.run].units[dispatch.action]
+        record.lost_on = (*record.lost_on, dispatch.node)
+
+    _everywhere(patch, "accepted", accepted, dispatching, liveness)
+
+
+@flip(r"is (running|pending|cancelling): ")
+def what_was_not_accepted_is_forgotten(patch: Patch) -> None:
+    patch.setattr(liveness, "unanswered", lambda turn, dispatch: None)
+    patch.setattr(liveness, "_never_arrived", lambda turn, dispatch: None)
+
+
+@flip(r"has no question|is (running|pending): ")
+def nobody_is_asked(patch: Patch) -> None:
+    real = asking.ask_lost_effect
+
+    def ask(turn: Any, run: Any, record: Any, dispatch: Any, fault: Fault) -> None:
+        real(turn, run, record, dispatch, fault)
+        for approval in list(turn.state.approvals.values()):
+            if approval.action == record.key and approval.run == run.run:
+                del turn.state.approvals[approval.approval]
+
+    patch.setattr(asking, "ask_lost_effect", ask)
+
+
+# the node
+
+
+@flip(r"n\d takes .* it knows a newer epoch|ran \d+ times on")
+def a_node_forgets_the_epoch(patch: Patch) -> None:
+    real = agent.Agent._on_delegate
+
+    def on_delegate(self: agent.Agent, event: Any) -> None:
+        self._seen = (0, 0)
+        real(self, event)
+
+    patch.setattr(agent.Agent, "_on_delegate", on_delegate)
+
+
+@flip(r"ran \d+ times on n\d")
+def a_node_runs_what_it_has_run(patch: Patch) -> None:
+    real = agent.Agent._take
+
+    def take(self: agent.Agent, arrival: Any, at_ms: int, new: Any, again: Any) -> Any:
+        if arrival.dispatch.id not in self.held_ids():
+            self.state.records.pop(arrival.dispatch.id, None)
+            self._unsettled.settle(arrival.dispatch.id)
+            self._settled.pop(arrival.dispatch.id, None)
+        return real(self, arrival, at_ms, new, again)
+
+    patch.setattr(agent.Agent, "_take", take)
+
+
+@flip(r"starts on n\d before its intent is stored")
+def an_effect_begins_before_its_intent_is_stored(patch: Patch) -> None:
+    real = agent.Agent._start_waiting
+
+    def start(self: agent.Agent, at_ms: int) -> list[str]:
+        started = real(self, at_ms)
+        for command in self._commands:
+            if isinstance(command, nk.RunDriver):
+                command.early = True
+        return started
+
+    patch.setattr(agent.Agent, "_start_waiting", start)
+
+
+@flip(r"reports .* before it stored that|the intent|journal|has no result")
+def a_result_leaves_before_it_is_stored(patch: Patch) -> None:
+    real = agent.Agent._start_waiting
+
+    def start(self: agent.Agent, at_ms: int) -> list[str]:
+        started = real(self, at_ms)
+        for id in started:
+            result = nc.ResultRecord(id, self.state.records[id].hash, "completed", None, None, 0)
+            self._commands.append(nk.SendComplete((result,)))
+        return started
+
+    patch.setattr(agent.Agent, "_start_waiting", start)
+
+
+@flip(r"two drivers on n\d hold|a claim is not held")
+def two_actions_hold_one_claim(patch: Patch) -> None:
+    patch.setattr(claims.Claims, "holder", lambda self, wanted: None)
+
+
+@flip(r"still runs on n\d beside")
+def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
+    patch.setattr(slots.HeldRecord, "lease_end_ms", lambda self, answered_ms: slots.NEVER_MS)
+
+
+@flip(r"still runs on n\d beside")
+def a_beat_without_an_answer_renews(patch: Patch) -> None:
+    real = heart.Heart.beat
+
+    def beat(self: heart.Heart, at_ms: int) -> int:
+        self.answered_ms = at_ms
+        return real(self, at_ms)
+
+    patch.setattr(heart.Heart, "beat", beat)
+
+
+@flip(r"is (running|cancelling|pending): ")
+def a_result_is_reported_once_only(patch: Patch) -> None:
+    real = agent.Agent._send_results
+
+    def send(self: agent.Agent, ids: Any, at_ms: int) -> None:
+        for id in list(ids):
+            self._unsettled.sent(id, at_ms)
+        real(self, (), at_ms)
+
+    patch.setattr(agent.Agent, "_send_results", send)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("broken", "sentence"), _FLIPS)
+def test_a_flipped_rule_is_caught(
+    broken: Callable[[Patch], None], sentence: str, monkeypatch: Patch
+) -> None:
+    broken(monkeypatch)
+    others = []
+    for seed in range(1, WITHIN + 1):
+        _, why = failure(script_of(seed))
+        if re.search(sentence, why):
+            print(f"{broken.__name__}: caught at seed {seed}: {why[:150]}")
+            return
+        if why:
+            others.append(f"{seed}: {why[:200]}")
+    pytest.fail(f"not caught within {WITHIN} seeds; other failures: {others[:5]}")
+
+
+@pytest.mark.timeout(0)
+def test_a_failing_seed_shrinks(monkeypatch: Patch) -> None:
+    """The story that is left is about the broken rule alone."""
+    once_is_given_to_somebody_else(monkeypatch)
+    seed = next(n for n in range(1, WITHIN) if "began 2 times" in failure(script_of(n))[1])
+    script = script_of(seed)
+    world, _ = failure(script)
+    small = smallest(script, 250)
+    small_world, why = failure(small)
+    assert re.search(r"began \d times", why), why
+    assert world is not None
+    assert small_world is not None
+    size, before = _size(small), _size(script)
+    print(
+        f"seed {seed}: {before} parts became {size}, {len(world.story)} lines of story "
+        f"became {len(small_world.story)}"
+    )
+    assert size <= 4 < before
+    assert len(small_world.story) < len(world.story)
+    assert smallest(small, 250) == small
+
+
+def _size(script: Any) -> int:
+    actions = sum(len(plan["actions"]) for _, plan in script.plans)
+    return actions + len(script.faults) + len(script.cuts or ())
