@@ -20,10 +20,12 @@ GENERATORS := imlmesh_drivers.manifests
 WORLDS ?= 2000
 # How many random plans `make sim` compares with the reference interpreter.
 CASES ?= 500
+# How often `make chaos` kills an orchestrator; nodes half as often.
+KILLS ?= 100
 # The first seed: a long run can be cut into parts, and a failing world run again.
 FROM ?= 1
 
-.PHONY: help setup demo test unit check bench bench-peers sim firmware lock clean
+.PHONY: help setup demo test unit check bench bench-peers sim chaos firmware lock clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -59,6 +61,9 @@ bench-peers: setup ## ours beside Ray, Celery and Dask, installed into .peers; u
 
 sim: setup ## simulated worlds and reference cases, in virtual time; WORLDS=100000 CASES=20000
 	CASES=$(CASES) WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim tests/reference
+
+chaos: setup ## kill a real orchestrator and real nodes at random instants; KILLS=1000
+	KILLS=$(KILLS) $(PYTEST) $(ARGS) tests/e2e/test_plans_killed.py
 
 firmware: setup ## check firmware-configs by the programs that read them; ESPHome comes into .esphome
 	@setup/esphome.sh >/dev/null

@@ -1,6 +1,7 @@
 """What tests of processes wait for, with a limit."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,3 +18,8 @@ def ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def slower() -> float:
+    """How many times as long as on an idle machine something takes now, 1 or more: others compute too."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

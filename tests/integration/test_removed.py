@@ -17,7 +17,7 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
-from waiting import eventually
+from waiting import eventually, slower
 
 NODE = "pi-1"
 
@@ -113,7 +113,7 @@ async def test_from_the_answer_on_nothing_is_delivered_in_either_direction(mesh)
     await eventually(lambda: victim.sent > tried)
     speaking.cancel()
     assert max(victim.read_s, ear.read_s) <= answered_s
-    assert answered_s - began_s < 2, "a second on a machine that has nothing else to do"
+    assert answered_s - began_s < 2 * slower(), "a second on a machine that is idle"
     late = Ear(mesh.home, mesh.control_port, "late")
     await eventually(lambda: late.link.connected)
     run = (await mesh.submit(plan(action("one", target_node="pi-2"))))["run"]
