@@ -36,8 +36,9 @@ setup: ## make this checkout ready: .venv, mosquitto; instant when nothing chang
 demo: setup ## a mesh of three nodes runs a plan and survives the loss of one; under 60 s
 	@.venv/bin/imlmesh demo run
 
+# Half of the time a test waits for processes and sockets: four at once keep two cores busy.
 test: setup ## all tests; ARGS="-k word" narrows
-	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) tests || [ $$? -eq 5 ]
+	$(PYTEST) -n 4 --dist loadfile -m "not alone" $(ARGS) tests || [ $$? -eq 5 ]
 	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) tests || [ $$? -eq 5 ]
 
 unit: setup ## unit and architecture tests alone; under 10 s

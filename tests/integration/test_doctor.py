@@ -118,6 +118,9 @@ async def test_an_unsafe_broker_makes_no_ready_mesh(name, tmp_path, monkeypatch)
         changes = UNSAFE[name]
 
     monkeypatch.setattr(running, "choose_broker", lambda environ: Unsafe)
+    # for what never comes, one question after the other
+    monkeypatch.setattr("imlmesh_protocol.limits.PROBE_ANSWER_MS", 1_000)
+    monkeypatch.setattr("imlmesh_protocol.limits.PROBE_REVOKED_MS", 2_000)
     mesh, _ = make_mesh(tmp_path / "home", "lan")
     up = RunningMesh(mesh, lambda line: None)
     try:
