@@ -226,7 +226,8 @@ async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
     make_node(
-        Authority.open(home),
+        # not opened: that would make a certificate of the broker anew whose dates a test has set
+        Authority(MESH, ME, home.ca),
         NODE,
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),
