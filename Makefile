@@ -7,6 +7,13 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := .venv/bin/pytest --durations=5
+# What tests write is made durable thousands of times: in memory that costs nothing. Where there is
+# less than 2 GB of it, or no program may be started from it, the disk has to do.
+MEMORY := /dev/shm
+ifeq ($(shell test "$$(df --output=avail -k $(MEMORY) 2>/dev/null | tail -1)" -gt 2000000 2>/dev/null && \
+    ! findmnt -no OPTIONS $(MEMORY) | grep -qw noexec && echo fits),fits)
+export PYTEST_DEBUG_TEMPROOT := $(MEMORY)
+endif
 # Modules that write files of the repository: --write makes them, --check says whether they are current.
 GENERATORS := imlmesh_drivers.manifests
 # How many seeded worlds `make sim` runs.

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import settings
 
 from booted import lacks
-from imlmesh_broker import choose_broker
+from imlmesh_broker import child, choose_broker
 from imlmesh_broker.mosquitto import find_mosquitto
+from imlmesh_orchestrator import endpoint
 from imlmesh_protocol.errors import LinkError
 from namespaces import Lan, why_not
 
@@ -29,6 +30,12 @@ REQUIRED = os.environ.get("CI") == "true"
 # fewer than the default: the whole unit layer has to stay within seconds
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.load_profile("quick")
+
+# Meshes of two test processes must not wait for each other's ports: one that starts again has to find
+# its own ones free. Below those that the system gives to clients.
+PORTS = 10_000 + os.getpid() % 1_000 * 20
+child.USUAL_PORT, child.USUAL_CONTROL_PORT = PORTS, PORTS + 1
+endpoint.USUAL_PORT = PORTS + 10
 
 Uv = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -155,11 +162,12 @@ def registry(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty folder on another file system than `tmp_path`."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
-        lack("/dev/shm is no file system of its own")
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
+    for place in (Path("/dev/shm"), Path("/var/tmp")):
+        if place.is_dir() and place.stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                yield Path(folder)
+            return
+    lack("/dev/shm is no file system of its own")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -207,8 +207,9 @@ async def _wait(door: Door, wish: Wish, keys: NewKeys, told: Told) -> Mapping[st
         except MeshError as exc:
             if exc.code == "join.expired":
                 return None
-            # a nonce of an orchestrator that has ended meanwhile, for one, means nothing
-            if not CODES[exc.code].retry:
+            # a nonce of an orchestrator that has ended meanwhile, for one, means nothing; nor does
+            # whoever sits in its place until it is back, and hears nothing of us
+            if not CODES[exc.code].retry and exc.code != "join.pin":
                 raise
             if not away:
                 told.trouble(exc)

@@ -12,6 +12,8 @@ from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
 from imlmesh_protocol.wire.joining import JoinToken
+from imlmesh_runtime.link.address import address_text
+from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import unverified_context
 
@@ -27,8 +29,10 @@ class Front:
         Authority.create(self.home, "home", "orchestra")
         self.running: RunningOrchestrator | None = None
 
-    async def open(self) -> None:
-        self.running = RunningOrchestrator(load_setup(self.home, NOWHERE))
+    async def open(self, at: Address | None = None) -> None:
+        """`at`: where nodes join, or at the next free port."""
+        where = None if at is None else address_text(*at)
+        self.running = RunningOrchestrator(load_setup(self.home, NOWHERE, where))
         await self.running.start()
 
     async def close(self) -> None:

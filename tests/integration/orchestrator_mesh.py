@@ -17,6 +17,7 @@ from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.endpoint import last_port
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
 
@@ -70,6 +71,8 @@ class Mesh:
 
     async def orchestrator(self, name: str = ME) -> asyncio.subprocess.Process:
         arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.control_port}")
+        # beside the ports of this test process, where it is found again after a restart
+        arguments += ("--join", f"127.0.0.1:{last_port(self.home)}")
         return await self.start(name, "imlmesh_orchestrator", *arguments)
 
     async def node(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """Joining over real sockets: who gets in, who does not, and what leaves the node before it is sure."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.joining import JoinAsk, JoinToken, proof_of
 from imlmesh_runtime.trust import certificates_of, signer_of
 from joined import QUIET, Front, join
+from waiting import eventually
 
 
 @pytest.fixture
-async def front(tmp_path: Path) -> AsyncIterator[Front]:
+async def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
+    monkeypatch.setattr(limits, "JOIN_POLL_MS", 100)
     made = Front(tmp_path / "h")
     await made.open()
     yield made
@@ -261,39 +264,42 @@ def request_of(key, name="pi-bed", *, ca=False) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-@pytest.mark.parametrize(
-    ("changed", "code"),
-    [
-        ({"node": "a/b"}, "name.invalid"),
-        ({"node": "a+"}, "name.invalid"),
-        ({"node": "#"}, "name.invalid"),
-        ({"node": "a.b"}, "name.invalid"),
-        ({"node": "a\n"}, "name.invalid"),
-        ({"node": "A"}, "name.invalid"),
-        ({"node": "orchestra"}, "node.exists"),
-        ({"node": "probe-a"}, "node.exists"),
-        ({"profile": "root"}, "join.invalid"),
-        ({"nonce": b"n" * 16}, "join.nonce"),
-        ({"nonce": b""}, "join.invalid"),
-        ({"signature": b"s" * 64}, "join.signature"),
-        ({"identity": b"\x01" + b"\0" * 31}, "join.signature"),
-        ({"identity": b"\0" * 32}, "join.signature"),
-        ({"identity": b"i" * 32}, "join.signature"),
-        ({"proof": b"p" * 32}, "token.proof"),
-        ({"certificate": b"another server's"}, "join.signature"),
-        ({"request": b"garbage"}, "signature.invalid"),
-        ({"request": request_of(rsa.generate_private_key(65537, 2048))}, "signature.invalid"),
-        ({"request": request_of(ec.generate_private_key(ec.SECP192R1()))}, "signature.invalid"),
-        ({"request": b"r" * 9_000}, "join.too_large"),
-        ({"own": b"o" * 16}, "join.invalid"),
-    ],
-)
-async def test_bad_input_is_refused_counted_and_changes_nothing(front, changed, code):
-    asking = Asking(front, await front.token())
-    assert await asking.ask(**changed) == code
-    assert front.refused[code] == 1
-    assert (front.state.enrolled, front.state.joins) == ({}, {})
-    # nothing of it used the token up
+BAD = [
+    ({"node": "a/b"}, "name.invalid"),
+    ({"node": "a+"}, "name.invalid"),
+    ({"node": "#"}, "name.invalid"),
+    ({"node": "a.b"}, "name.invalid"),
+    ({"node": "a\n"}, "name.invalid"),
+    ({"node": "A"}, "name.invalid"),
+    ({"node": "orchestra"}, "node.exists"),
+    ({"node": "probe-a"}, "node.exists"),
+    ({"profile": "root"}, "join.invalid"),
+    ({"nonce": b"n" * 16}, "join.nonce"),
+    ({"nonce": b""}, "join.invalid"),
+    ({"signature": b"s" * 64}, "join.signature"),
+    ({"identity": b"\x01" + b"\0" * 31}, "join.signature"),
+    ({"identity": b"\0" * 32}, "join.signature"),
+    ({"identity": b"i" * 32}, "join.signature"),
+    ({"proof": b"p" * 32}, "token.proof"),
+    ({"certificate": b"another server's"}, "join.signature"),
+    ({"request": b"garbage"}, "signature.invalid"),
+    ({"request": request_of(rsa.generate_private_key(65537, 2048))}, "signature.invalid"),
+    ({"request": request_of(ec.generate_private_key(ec.SECP192R1()))}, "signature.invalid"),
+    ({"request": b"r" * 9_000}, "join.too_large"),
+    ({"own": b"o" * 16}, "join.invalid"),
+]
+
+
+async def test_bad_input_is_refused_counted_and_changes_nothing(front):
+    counted: Counter[str] = Counter()
+    for changed, code in BAD:
+        asking = Asking(front, await front.token())
+        assert await asking.ask(**changed) == code, changed
+        counted[code] += 1
+        assert front.refused == counted, changed
+        assert (front.state.enrolled, front.state.joins) == ({}, {})
+        assert front.state.tokens[asking.token.id].spent == 0
+    # nothing of it used the token up, and the next one is served
     assert await asking.ask() == "in"
 
 
@@ -337,23 +343,25 @@ async def _door(asking: Asking) -> Door:
     return await find_door(Wish("pi-bed", "", asking.token))
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"GET / HTTP/1.1\r\n\r\n", "join.invalid"),
-        (b"POST /v1/join HTTP/1.1\r\n\r\n", "join.invalid"),
-        (b"POST /v1/join HTTP/1.1\r\ncontent-length: 99999\r\n\r\n", "join.too_large"),
-        (b"POST /v1/join HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "join.invalid"),
-        (b"POST /v1/join HTTP/1.1\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff", "message.invalid"),
-        (b"POST /v1/join HTTP/1.1\r\ncontent-length: 1\r\n\r\n\x80", "join.invalid"),
-        (b"POST /v1/nonce HTTP/1.1\r\ncontent-length: 1\r\n\r\n\x90", "join.invalid"),
-        (b"GET /v1/trust" + b"x" * 9_000 + b"\r\n\r\n", "join.too_large"),
-    ],
-)
-async def test_garbage_is_answered_with_a_code(front, data, code):
-    head, _, body = (await front.raw(data)).partition(b"\r\n\r\n")
-    assert unpack(body)["code"] == code, head
-    assert front.refused[code] == 1
+GARBAGE = [
+    (b"GET / HTTP/1.1\r\n\r\n", "join.invalid"),
+    (b"POST /v1/join HTTP/1.1\r\n\r\n", "join.invalid"),
+    (b"POST /v1/join HTTP/1.1\r\ncontent-length: 99999\r\n\r\n", "join.too_large"),
+    (b"POST /v1/join HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "join.invalid"),
+    (b"POST /v1/join HTTP/1.1\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff", "message.invalid"),
+    (b"POST /v1/join HTTP/1.1\r\ncontent-length: 1\r\n\r\n\x80", "join.invalid"),
+    (b"POST /v1/nonce HTTP/1.1\r\ncontent-length: 1\r\n\r\n\x90", "join.invalid"),
+    (b"GET /v1/trust" + b"x" * 9_000 + b"\r\n\r\n", "join.too_large"),
+]
+
+
+async def test_garbage_is_answered_with_a_code(front):
+    counted: Counter[str] = Counter()
+    for data, code in GARBAGE:
+        head, _, body = (await front.raw(data)).partition(b"\r\n\r\n")
+        assert unpack(body)["code"] == code, head
+        counted[code] += 1
+        assert front.refused == counted, data
     assert front.state.enrolled == {}
 
 
@@ -388,23 +396,23 @@ async def test_what_is_written_for_one_who_asks_again_and_again_is_bounded(front
     assert ended == (3, "join.busy"), "nobody tries codes until one is the wished-for one"
 
 
-@pytest.mark.parametrize(
-    ("asked", "code"),
-    [
-        ({"uses": 0}, "usage"),
-        ({"uses": limits.TOKEN_USES + 1}, "usage"),
-        ({"uses": True}, "usage"),
-        ({"ttl_ms": limits.TOKEN_LONGEST_MS + 1}, "usage"),
-        ({"groups": ["a/b"]}, "name.invalid"),
-        ({"groups": "cams"}, "usage"),
-        ({"profile": "root"}, "config.invalid"),
-    ],
-)
-async def test_a_token_that_cannot_be_is_not_made(front, asked, code):
-    with pytest.raises(MeshError) as caught:
-        await front.token(**asked)
-    assert refusal(caught) == code
-    assert front.state.tokens == {}
+NO_TOKENS = [
+    ({"uses": 0}, "usage"),
+    ({"uses": limits.TOKEN_USES + 1}, "usage"),
+    ({"uses": True}, "usage"),
+    ({"ttl_ms": limits.TOKEN_LONGEST_MS + 1}, "usage"),
+    ({"groups": ["a/b"]}, "name.invalid"),
+    ({"groups": "cams"}, "usage"),
+    ({"profile": "root"}, "config.invalid"),
+]
+
+
+async def test_a_token_that_cannot_be_is_not_made(front):
+    for asked, code in NO_TOKENS:
+        with pytest.raises(MeshError) as caught:
+            await front.token(**asked)
+        assert refusal(caught) == code, asked
+        assert front.state.tokens == {}
 
 
 async def test_who_waits_is_told_and_who_never_came_is_listed(front, tmp_path):
@@ -459,3 +467,23 @@ async def test_who_waits_asks_again_whatever_nonce_an_ended_orchestrator_gave(fr
     await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
     await asyncio.wait_for(joining, 20)
     assert await asyncio.wait_for(troubles.get(), 1) is None, "told that it is good again"
+
+
+async def test_who_waits_stays_when_a_stranger_sits_in_the_place_of_its_mesh(front, tmp_path):
+    """While an orchestrator starts again another mesh may take its port."""
+    waits = asyncio.Event()
+    told = Told(lambda code, door: waits.set(), lambda error: None)
+    joining = asyncio.create_task(join(tmp_path / "pi-bed", None, told, at=(front.address,)))
+    await asyncio.wait_for(waits.wait(), 20)
+    address = front.address
+    await front.close()
+    stranger = Front(tmp_path / "other")
+    await stranger.open(address)
+    assert stranger.address == address
+    await eventually(lambda: stranger.refused.get("join.invalid", 0) >= 2)
+    assert stranger.state.joins == {}
+    await stranger.close()
+    await front.open(address)
+    await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
+    await asyncio.wait_for(joining, 20)
+    assert list(front.state.enrolled) == ["pi-bed"]
