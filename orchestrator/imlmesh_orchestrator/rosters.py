@@ -50,9 +50,13 @@ class Rosters:
             self._soon.cancel()
 
     def tell(self) -> None:
-        """Make the roster that holds now, and tell all nodes, also of one that is not new."""
-        self._renew()
-        self._shell.tell_all(self._command())
+        """Make the roster that holds now, and tell all nodes, also of one that is not new.
+
+        One that would not fit into a message is logged: whoever is removed is shut out all the same.
+        """
+        self._try()
+        if self._document:
+            self._shell.tell_all(self._command())
 
     def _committed(self, numbered: Sequence[Numbered]) -> None:
         if any(type(change) in _STIRRING for _, change in numbered):
@@ -66,11 +70,15 @@ class Rosters:
 
     def _made(self) -> None:
         self._soon = None
+        if self._try():
+            self._shell.tell_all(self._command())
+
+    def _try(self) -> bool:
         try:
-            if self._renew():
-                self._shell.tell_all(self._command())
+            return self._renew()
         except ProtocolError as exc:
             log.error("nodes keep the roster that they have: %s", exc, extra={"code": exc.code})
+            return False
 
     def _renew(self) -> bool:
         """Whether there is a new one. `message.too_large` when it would not fit into a message."""

@@ -235,10 +235,12 @@ class HeldTrust:
             self.trust = trust
             self.when_newer()
             return True
-        roster = self._roster_of(document)
-        if self.roster and not _is_newer(ROSTER, self.roster.version, roster.version):
-            return False
-        write_private(self._folder / "roster", document)
+        with locked(self._folder):
+            self.reload()  # whoever rolls keys over signs the roster anew
+            roster = self._roster_of(document)
+            if self.roster and not _is_newer(ROSTER, self.roster.version, roster.version):
+                return False
+            write_private(self._folder / "roster", document)
         self.roster = roster
         return True
 

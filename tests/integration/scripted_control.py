@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 from nacl.signing import VerifyKey
 
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -226,12 +225,9 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
-    with pytest.MonkeyPatch.context() as patch:
-        # the broker keeps the certificate that it was given, whatever its dates are
-        patch.setattr(Authority, "refresh", lambda self, broker: None)
-        authority = Authority.open(home)
     make_node(
-        authority,
+        # not opened: that would make a certificate of the broker anew whose dates a test has set
+        Authority(MESH, ME, home.ca),
         NODE,
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),

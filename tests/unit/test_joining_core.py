@@ -247,3 +247,23 @@ def test_replayed_changes_give_the_same_state(desk):
     assert stored == desk.changes
     again = Scheduler({}, stored).state
     assert again == desk.state
+
+
+def test_more_than_the_usual_is_given_by_code_or_when_it_is_said(desk):
+    """Who waits may ask for more between the look of a person and the word."""
+    assert desk.ask("pi-1") == WAITS
+    assert desk.ask("pi-1", profile="power_user") == WAITS
+    assert desk.answer("pi-1") == "join.profile"
+    assert desk.state.enrolled == {}
+    assert desk.answer("pi-1", profile="local_worker") == ("pi-1", CODE)
+    assert desk.state.enrolled["pi-1"].profile == "local_worker"
+    desk.ask("pi-2", profile="power_user", code="9AB-CDE")
+    assert desk.answer("9AB-CDE") == ("pi-2", "9AB-CDE")
+    assert desk.state.enrolled["pi-2"].profile == "power_user"
+
+
+def test_a_token_already_says_how_much(desk):
+    desk.token(profile="power_user")
+    assert desk.join("pi-1", profile="power_user") == WAITS
+    assert desk.answer("pi-1") == ("pi-1", "")
+    assert desk.state.enrolled["pi-1"].profile == "power_user"

@@ -125,7 +125,7 @@ def answer(turn: Turn, event: e.JoinAnswered) -> None:
         fault = _not_replaced(turn.state, replaced, event.replaces)
         if fault is None and replaced is not None:
             alias = turn.state.alias_of(replaced)
-    fault = fault or fault_of(turn.state, found.node, found.node, found.identity)
+    fault = fault or _unsaid(found, event) or fault_of(turn.state, *_names(found))
     if fault is not None:
         turn.command(Refuse(event.cause, fault))
         return
@@ -160,6 +160,19 @@ def _find(turn: Turn, name: str) -> JoinRecord | Fault:
         codes = ", ".join(each.code or f"from {each.address}" for each in found)
         return Fault("join.ambiguous", f"several wait as {name!r}: {codes}")
     return found[0]
+
+
+def _unsaid(found: JoinRecord, event: e.JoinAnswered) -> Fault | None:
+    """Who proved no token may ask for more while a person looks: more than the usual is given to a
+    code, which stands for one wish, or when it is said."""
+    named = event.profile or (found.code and event.name.upper() == found.code)
+    if named or not found.code or PROFILES.index(found.profile) <= PROFILES.index(_MOST):
+        return None
+    return Fault("join.profile", f"{found.node} asks to be {found.profile}")
+
+
+def _names(found: JoinRecord) -> tuple[str, str, bytes]:
+    return found.node, found.node, found.identity
 
 
 def _not_replaced(state: State, old: str | None, name: str) -> Fault | None:
