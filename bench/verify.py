@@ -61,11 +61,11 @@ class Side:
         self.inbox = Inbox(
             self.opener,
             presence,
-            self.clocks,
             Guard(Policy("readonly", ("fake",), Site(str(folder))), shipped_manifest()),
             lambda module, action: True,
             self.events.append,
             self.refusals,
+            {},
         )
         key = keys.held.plan_key(signer.key_id)
         if key is None:
