@@ -163,6 +163,7 @@ MEANS: dict[str, str] = {
     "join.too_many": "As many nodes wait for a person as may, in all or from one address.",
     "join.not_found": "No node of this name or code waits for a person.",
     "join.ambiguous": "Several nodes of this name wait for a person.",
+    "join.request": "A node asked for a certificate of somebody else, or for more than a node gets.",
     "join.profile": "The node asks for more than nodes usually get.",
     "join.expired": "Nobody approved the node in time.",
     "join.ignored": "A person does not want to see this node's wish to join.",

@@ -37,9 +37,9 @@ class NewKeys:
     identity: bytes
 
     @classmethod
-    def make(cls, name: str) -> Self:
-        """Fresh ones for the node `name`."""
-        node_key, request = new_tls_key(name)
+    def make(cls) -> Self:
+        """Fresh ones; the mesh says whose they are."""
+        node_key, request = new_tls_key()
         identity_key, _ = new_signing_key()
         return cls(node_key, request, identity_key, signer_of(identity_key).raw_public)
 
@@ -53,7 +53,7 @@ class NewKeys:
         beside = _beside(folder)
         _remove_drafts(folder)
         if not beside.is_dir():
-            made = cls.make(folder.name)
+            made = cls.make()
             with folder_at(beside) as place:
                 write_all(place, made.files | {"request.pem": made.request})
         node_key, identity_key = (read_private(beside / name) for name in _PRIVATE)

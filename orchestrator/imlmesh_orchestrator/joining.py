@@ -12,7 +12,7 @@ from typing import Any
 
 from nacl.exceptions import CryptoError
 
-from imlmesh_orchestrator.ca.certificates import proven_key
+from imlmesh_orchestrator.ca.certificates import check_request
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.joins import IN
 from imlmesh_orchestrator.endpoint import Endpoint, Handler
@@ -197,7 +197,7 @@ class Joining:
         except (CryptoError, TrustError) as exc:
             text = "the request is not signed by the identity key that it names"
             raise TrustError("join.signature", text) from exc
-        proven_key(asked.request)
+        check_request(asked.request, asked.node)
         self._enrolling.check_id(asked.node)
         code = ""
         if asked.own or commitment:

@@ -248,6 +248,7 @@ CODES: dict[str, Code] = {
     "join.ambiguous": Code("input", False, "use its code instead of its name"),
     "join.expired": Code("peer", True, "join again: nobody approved in time"),
     "join.ignored": Code("peer", False, "the owner ignores this node; ask the owner"),
+    "join.request": Code("peer", False, "a request proves a key and asks for nothing else"),
     "join.profile": Code("input", False, "say so: --profile, or its code instead of its name"),
     "join.replaces": Code(
         "input", False, "only a node that is offline, lost or removed is replaced"

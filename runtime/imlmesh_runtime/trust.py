@@ -157,10 +157,10 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey.of_raw(_of_pem(path, read_file(path), "PUBLIC KEY", _PUBLIC_HEAD))
 
 
-def new_tls_key(name: str) -> tuple[bytes, bytes]:
+def new_tls_key(name: str = "") -> tuple[bytes, bytes]:
     """(private PEM, certificate request PEM) of a fresh P-256 key.
 
-    The request proves that its maker holds the key; `name` in it binds nobody.
+    The request proves that its maker holds the key; without a `name` it names nobody.
     """
     # Certificates are made by a few short commands; a node never pays for this import.
     from cryptography import x509
@@ -168,7 +168,8 @@ def new_tls_key(name: str) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     private = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    names = [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if name else []
+    subject = x509.Name(names)
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
     signed = request.sign(private, hashes.SHA256())
     return private_pem(private), signed.public_bytes(serialization.Encoding.PEM)

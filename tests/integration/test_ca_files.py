@@ -296,21 +296,38 @@ def test_bad_names_get_no_certificate(authority, name):
     assert caught.value.code == "name.invalid"
 
 
-def test_of_a_request_only_its_key_counts(authority):
-    private = ec.generate_private_key(ec.SECP256R1())
-    asked = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "orchestra")]))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("broker.home.imlmesh")]), True)
-        .sign(private, hashes.SHA256())
-    )
-    issued = authority.certify(asked.public_bytes(serialization.Encoding.PEM), "pi-1")
+def asking(name: str, *extensions: x509.ExtensionType) -> bytes:
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if name else [])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("name", "extensions"),
+    [
+        ("orchestra", ()),
+        ("pi-2", ()),
+        ("pi-1", (x509.BasicConstraints(ca=True, path_length=None),)),
+        ("", (x509.SubjectAlternativeName([x509.DNSName("broker.home.imlmesh")]),)),
+    ],
+)
+def test_a_request_that_asks_for_more_gets_nothing(authority, name, extensions):
+    with pytest.raises(TrustError) as caught:
+        authority.certify(asking(name, *extensions), "pi-1")
+    assert caught.value.code == "join.request"
+
+
+@pytest.mark.parametrize("name", ["", "pi-1"])
+def test_a_certificate_names_its_node_alone(authority, name):
+    issued = authority.certify(asking(name), "pi-1")
     leaf = x509.load_pem_x509_certificate(issued.pem)
     assert leaf.subject.rfc4514_string() == "CN=pi-1"
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [name.value for name in names] == [f"imlmesh://{authority.mesh}/node/pi-1"]
+    assert [each.value for each in names] == [f"imlmesh://{authority.mesh}/node/pi-1"]
     assert leaf.serial_number == issued.serial
 
 

@@ -285,7 +285,7 @@ async def test_one_node_cannot_fill_the_revocation_list(tmp_path, monkeypatch):
         signer = Signer.of_key(SigningKey.generate())
         newcomer = Newcomer("pi", "pi", signer.raw_public, "readonly")
         authority = Authority.open(rig.home)
-        request = NewKeys.make("pi").request
+        request = NewKeys.make().request
         await rig.shell.enrol(newcomer, authority.certify(request, "pi"), "anna")
         nonces = Nonces()
         renewing = Renewing(authority, rig.shell, nonces.take, 600)
@@ -303,7 +303,7 @@ async def test_one_node_cannot_fill_the_revocation_list(tmp_path, monkeypatch):
 
 async def test_who_is_not_entitled_gets_no_certificate(tmp_path):
     async with rig_at(tmp_path, node_s=600) as rig:
-        keys = NewKeys.make("pi")
+        keys = NewKeys.make()
         signer = Signer.of_key(SigningKey.generate())
         newcomer = Newcomer("pi", "pi", signer.raw_public, "readonly")
         authority = Authority.open(rig.home)

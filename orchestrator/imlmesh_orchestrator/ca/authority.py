@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from imlmesh_orchestrator.ca.certificates import Issued, Issuer, new_root
+from imlmesh_orchestrator.ca.certificates import Issued, Issuer, check_request, new_root
 from imlmesh_orchestrator.ca.lists import Lists
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, TrustError
@@ -150,15 +150,16 @@ class Authority:
             write_all(made, self._server("broker", broker_name(self.mesh), self.issuer(CONTROL)))
 
     def certify(self, request: bytes, node: str, lifetime_s: int = limits.CERTIFICATE_S) -> Issued:
-        """The certificate of a node for the key of its PEM request, whatever else that asks for.
+        """The certificate of a node for the key of its PEM request, which may ask for nothing else.
 
         InputError `name.invalid`, or `node.exists` for our own id, which a broker takes for ours
         whoever issued it; TrustError `signature.invalid` when the request does not prove a
-        P-256 key.
+        P-256 key, `join.request` when it asks for more.
         """
         check_name("node", node)
         if node == self.orchestrator:
             raise InputError("node.exists", f"{node!r} is the orchestrator")
+        check_request(request, node)
         uri = f"imlmesh://{self.mesh}/node/{node}"
         return self.issuer(NODE).issue_client(request, node, uri, lifetime_s)
 

@@ -171,6 +171,24 @@ def proven_key(request: bytes) -> ec.EllipticCurvePublicKey:
     return public
 
 
+def check_request(request: bytes, node: str) -> None:
+    """Refuse a PEM request that asks for more than a certificate of `node`: another name, or any
+    extension; TrustError `join.request`, or `signature.invalid` as `proven_key`.
+    """
+    proven_key(request)
+    parsed = x509.load_pem_x509_csr(request)
+    names = [attribute.value for attribute in parsed.subject]
+    if names not in ([], [node]):
+        text = f"{node}: the request names {parsed.subject.rfc4514_string()[:120]!r}"
+        raise TrustError("join.request", text)
+    try:
+        extensions = [each.oid.dotted_string for each in parsed.extensions]
+    except ValueError as exc:
+        raise TrustError("join.request", f"{node}: {exc}") from exc
+    if extensions:
+        raise TrustError("join.request", f"{node}: the request asks for {', '.join(extensions)}")
+
+
 def _builder(
     issuer: x509.Name, subject: x509.Name, public: ec.EllipticCurvePublicKey, lifetime_s: int
 ) -> x509.CertificateBuilder:
