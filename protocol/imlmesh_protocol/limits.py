@@ -346,7 +346,6 @@ TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm
 SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then
 REFUSAL_CHARS = 300  # of a refusal's text: a refused delegate must fit into one reject
 PROGRESS_CHARS = 200  # of what an action says it is doing: one line of a table
-BEATS_REMEMBERED = 64  # unanswered ones; at a third of an interval each, longer than any lease
 FAULT_CHARS = 2_000  # of the text of a fault; more nobody reads in a table
 LOG_LINE_BYTES = 4 * 1024  # of one log line of an action
 LOG_LINES_PER_ACTION = 2_000  # then one line says that the rest was dropped
