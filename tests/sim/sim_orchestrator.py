@@ -90,6 +90,7 @@ class SimOrchestrator:
         if not self.machine.asleep:
             return
         slept_ms, heard = self.machine.wake()
+        self.world.checks.of_nodes.fresh()
         self.world.tell(f"the orchestrator's machine wakes after {slept_ms} ms")
         if timers_first is None:
             timers_first = self.world.dice.random() < 0.5
@@ -160,6 +161,7 @@ class SimOrchestrator:
 
     def _up(self) -> None:
         self._connected_ms = self.world.now_ms
+        self.world.checks.of_nodes.fresh()
         self.post(e.BusOpened)
 
     def link_down(self, reason: str) -> None:
@@ -205,6 +207,7 @@ class SimOrchestrator:
         if kind is Kind.STATUS and fields["state"] == "offline":
             self.post(e.NodeLeft, node=node, boot=boot, session=session)
         elif kind is Kind.STATUS:
+            self.world.checks.of_nodes.fresh(node)
             self.post(
                 e.NodeBirth,
                 node=node,
@@ -222,6 +225,7 @@ class SimOrchestrator:
             self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
+            self.world.checks.of_nodes.beats(node, fields["beat"], self.world.now_ms)
             self.post(e.HeartbeatArrived, **where, **fields, health={})
         elif kind is Kind.ACCEPT:
             self.post(e.AcceptArrived, node=node, **fields)

@@ -26,7 +26,9 @@ from imlmesh_orchestrator.core import (
     flow,
     liveness,
     placement,
+    poison,
     scheduler,
+    silence,
 )
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.events import NodeGone
@@ -37,6 +39,7 @@ from imlmesh_protocol.states import (
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
+    Effect,
     RunState,
 )
 from script import script_of
@@ -244,6 +247,48 @@ def nobody_is_asked(patch: Patch) -> None:
                 del turn.state.approvals[approval.approval]
 
     patch.setattr(asking, "ask_lost_effect", ask)
+
+
+@flip(r"crashed on three nodes and is not called poison|crashed on three nodes before")
+def poison_is_never_found(patch: Patch) -> None:
+    patch.setattr(poison, "verdict", lambda *about: None)
+
+
+@flip(r"crashed and was not tried on n\d")
+def one_crash_is_the_end(patch: Patch) -> None:
+    patch.setattr(poison, "may_move", lambda *about: False)
+
+
+@flip(r"the effect of .* began \d+ times")
+def a_crash_moves_what_may_not_be_repeated(patch: Patch) -> None:
+    real = poison.may_move
+
+    def may_move(state: Any, run: Any, record: Any, dispatch: Any) -> bool:
+        return bool(real(state, run, record, replace(dispatch, effect=Effect.PURE)))
+
+    patch.setattr(poison, "may_move", may_move)
+
+
+@flip(r"is called poison and crashed on")
+def two_nodes_make_a_poison(patch: Patch) -> None:
+    real = poison.verdict
+
+    def verdict(state: Any, record: Any, dispatch: Any, fault: Any) -> Any:
+        many = replace(record, crashed_on=(*record.crashed_on, "x"))
+        return real(state, many, dispatch, fault)
+
+    patch.setattr(poison, "verdict", verdict)
+
+
+@flip(r"is deaf since \d+ ms and gets work")
+def a_beat_that_comes_again_counts(patch: Patch) -> None:
+    real = silence.heard
+
+    def heard(turn: Any, node: Any, presence: Any, beat: int) -> bool:
+        presence.beat = -1
+        return real(turn, node, presence, beat)
+
+    patch.setattr(silence, "heard", heard)
 
 
 # the node

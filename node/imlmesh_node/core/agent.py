@@ -125,6 +125,7 @@ class Agent:
 
     def _send_everything(self, at_ms: int) -> None:
         self._commands.append(commands.SendStatus("online"))
+        self.heart.begin_anew()
         if self.state.lost:
             self._commands.append(commands.Escalate(_LOST))
         self._send_heartbeat(at_ms)

@@ -6,13 +6,17 @@ against the node. No more than a few nodes are quarantined in this way: what see
 half of a fleet is wrong with us.
 """
 
+from collections.abc import Iterable
+
 from imlmesh_orchestrator.core import admission_changes as a
+from imlmesh_orchestrator.core import poison
 from imlmesh_orchestrator.core.admission import change_to, is_own, prolong
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.events import EvidenceSeen, ResultsArrived
 from imlmesh_orchestrator.core.presence import Sightings
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import CRASHED
 from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 MALFORMED, AHEAD, TAKEOVER, CRASHES = "malformed", "ahead", "takeover", "crashes"
@@ -38,11 +42,23 @@ def of_results(turn: Turn, event: ResultsArrived) -> None:
             dispatch = state.dispatches.get(result.dispatch)
             if dispatch is None or (dispatch.node, dispatch.hash) != (event.node, result.hash):
                 continue
-            if result.error.code == "driver.crashed":
-                digest = state.runs[dispatch.run].digest
-                _weigh(turn, event.node, CRASHES, f"{result.dispatch}: driver.crashed", digest)
+            if result.error.code == CRASHED:
+                run = state.runs[dispatch.run]
+                record = run.units[dispatch.action]
+                if poison.is_poison(record):
+                    _forgive(turn, record.crashed_on, run.digest)
+                else:
+                    text = f"{result.dispatch}: {CRASHED}"
+                    _weigh(turn, event.node, CRASHES, text, run.digest)
         elif event.node in state.sightings:
             _clear(state.sightings[event.node], CRASHES)
+
+
+def _forgive(turn: Turn, nodes: Iterable[str], mark: str) -> None:
+    """It was the action's own fault: what it did to these nodes says nothing of them."""
+    for node in nodes:
+        if node in turn.state.sightings:
+            turn.state.sightings[node].marks.pop((CRASHES, mark), None)
 
 
 def _clear(sightings: Sightings, kind: str) -> None:

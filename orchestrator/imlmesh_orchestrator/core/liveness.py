@@ -185,17 +185,10 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
     ):
         turn.command(AskRebirth(event.node))
         return
-    silence.heard(turn, node, presence)
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
-    if node.full:
-        node.full = False
-        turn.pools.room()
-    if node.liveness is not Liveness.ONLINE:
-        set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
-        watch(turn, node)
-        ask_inventory(turn, node)
-        turn.pools.room()
+    if silence.heard(turn, node, presence, event.beat):
+        _hears(turn, node, presence)
     for name in event.held:
         dispatch = state.dispatches.get(name)
         if (
@@ -204,6 +197,19 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
             and dispatch.node == event.node
         ):
             accepted(turn, dispatch)
+
+
+def _hears(turn: Turn, node: NodeRecord, presence: Presence) -> None:
+    """A new beat. Whoever was silent is back with the second one: that proves that it hears us."""
+    if node.full:
+        node.full = False
+        turn.pools.room()
+    presence.beats += 1
+    if node.liveness is not Liveness.ONLINE and presence.beats > 1:
+        set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
+        watch(turn, node)
+        ask_inventory(turn, node)
+        turn.pools.room()
 
 
 def gone(turn: Turn, event: NodeGone) -> None:
@@ -252,15 +258,15 @@ def look(turn: Turn, name: str) -> None:
             _lose(turn, node, presence, silent_ms)
             return
         if silent_ms >= suspect_ms and node.liveness is Liveness.ONLINE:
-            set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
+            set_liveness(turn, node, Liveness.SUSPECT, f"{presence.quiet} for {silent_ms} ms")
     watch(turn, node)
 
 
 def _lose(turn: Turn, node: NodeRecord, presence: Presence, silent_ms: int) -> None:
     if not presence.explained:
         presence.lost_at_ms = turn.at_ms
-    set_liveness(turn, node, Liveness.LOST, "silent too long")
-    fault = Fault("node.lost", f"{node.alias} has been silent for {silent_ms} ms")
+    set_liveness(turn, node, Liveness.LOST, f"{presence.quiet} too long")
+    fault = Fault("node.lost", f"{node.alias} has been {presence.quiet} for {silent_ms} ms")
 
     def lose(dispatch: DispatchRecord) -> None:
         if dispatch.on_loss == "reroute":
@@ -321,5 +327,7 @@ def set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) 
     turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))
     if liveness is Liveness.OFFLINE:
         silence.speaks(turn, node.node)
+    if (presence := turn.state.presence.get(node.node)) is not None:
+        presence.beats = 0
     # who can go nowhere else must now hear that
     turn.pools.room()

@@ -10,6 +10,7 @@ from typing import Any
 class Presence:
     """Volatile: when a node was last heard, and what it said of itself."""
 
+    #: a beat that only comes again moves nothing
     last_heard_ms: int
     health: Mapping[str, Any] = field(default_factory=dict)
     #: nonce of the inventory under way, and the dispatches that it must account for
@@ -19,12 +20,22 @@ class Presence:
     evidence: int = 0
     #: whether the deadline heap holds an entry for this node
     watched: bool = False
+    #: number of its last beat, and whether that came again: then it hears none of our answers
+    beat: int = 0
+    deaf: bool = False
+    #: beats with new numbers since its liveness changed
+    beats: int = 0
     #: the longest that its beats came late of late, fading; see `silence`
     jitter_ms: int = 0
     #: whether its silence is explained: the broker or a person said that it is gone
     explained: bool = False
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
+
+    @property
+    def quiet(self) -> str:
+        """What it is when nothing new comes of it."""
+        return "deaf" if self.deaf else "silent"
 
 
 @dataclass(slots=True)

@@ -33,8 +33,17 @@ def windows(node: NodeRecord, presence: Presence) -> tuple[int, int]:
     return timing.suspect_ms + wider_ms, timing.lost_ms + wider_ms
 
 
-def heard(turn: Turn, node: NodeRecord, presence: Presence) -> None:
-    """A beat: how late it came widens the window, and each one in time narrows it again."""
+def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
+    """A beat: how late it came widens the window, and each one in time narrows it again.
+
+    False when it only comes again. A node gives its next beat a new number once it has heard our
+    answer to the last one, so this one lives and hears nothing: as good as silence, for work too,
+    since its leases run out.
+    """
+    presence.deaf = beat == presence.beat
+    if presence.deaf:
+        return False
+    presence.beat = beat
     if node.liveness in _EXPECTED:
         apart_ms = turn.at_ms - presence.last_heard_ms
         usual_ms = node.heartbeat_ms + node.heartbeat_ms // limits.JITTER_USUAL
@@ -44,6 +53,7 @@ def heard(turn: Turn, node: NodeRecord, presence: Presence) -> None:
     presence.explained = False
     presence.lost_at_ms = 0
     speaks(turn, node.node)
+    return True
 
 
 def may_judge(state: State) -> bool:

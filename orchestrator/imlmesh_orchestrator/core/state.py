@@ -165,6 +165,8 @@ class ActionRecord:
     #: nodes that refused it, and nodes that were lost with it
     refused_by: tuple[str, ...] = ()
     lost_on: tuple[str, ...] = ()
+    #: nodes where its driver crashed
+    crashed_on: tuple[str, ...] = ()
     #: failures that a node reported, and when it is tried again (0: not waiting for that)
     failures: int = 0
     retry_at_ms: int = 0
