@@ -20,7 +20,7 @@ from xdist.scheduler import LoadFileScheduling
 from booted import lacks
 from imlmesh_broker import child, choose_broker
 from imlmesh_broker.mosquitto import find_mosquitto
-from imlmesh_orchestrator import endpoint
+from imlmesh_orchestrator.entry import endpoint
 from imlmesh_protocol.errors import LinkError
 from namespaces import Lan, why_not
 

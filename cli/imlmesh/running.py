@@ -16,7 +16,7 @@ from imlmesh.mesh import ADDRESS, Mesh
 from imlmesh.probing import probe_broker, unsafe
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
-from imlmesh_orchestrator.endpoint import last_port
+from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
 from imlmesh_runtime.discovery import Discovery, Service, short_root

@@ -14,20 +14,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
-from imlmesh_orchestrator.door import BrokerDoor
-from imlmesh_orchestrator.enrolling import Enrolling
-from imlmesh_orchestrator.expiring import ExpiredSessions
+from imlmesh_orchestrator.entry.enrolling import Enrolling
+from imlmesh_orchestrator.entry.joining import Joining, Reach, reach_of
+from imlmesh_orchestrator.entry.renewing import Renewing
 from imlmesh_orchestrator.intake import Held
-from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.loopback import Loopback
-from imlmesh_orchestrator.renewing import Renewing
-from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -35,7 +31,11 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
-from imlmesh_orchestrator.trusting import Trusting
+from imlmesh_orchestrator.trust.access import Access
+from imlmesh_orchestrator.trust.door import BrokerDoor
+from imlmesh_orchestrator.trust.expiring import ExpiredSessions
+from imlmesh_orchestrator.trust.rosters import Rosters
+from imlmesh_orchestrator.trust.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock

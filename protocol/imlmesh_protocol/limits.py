@@ -268,6 +268,9 @@ HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself a
 BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
+RECENT_BYTES = (
+    8 << 20
+)  # committed rows kept for the mover: 10,000 small actions; else it reads them
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
 PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes

@@ -17,7 +17,7 @@ from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import Place
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.endpoint import last_port
+from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
 

@@ -24,8 +24,8 @@ from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.authority import CONTROL
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.entry.renewing import Renewing
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_orchestrator.renewing import Renewing
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol import limits
