@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from forked import Forked
+from forked import Forked, Start
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -63,7 +63,7 @@ class Mesh:
         )
 
     async def start(self, name: str, module: str, *arguments: str) -> Forked:
-        process = Forked(module, arguments, self.home.logs / f"{name}.log")
+        process = Forked(Start(module, arguments, self.home.logs / f"{name}.log"))
         self.processes[name] = process
         return process
 

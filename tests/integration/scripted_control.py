@@ -16,7 +16,7 @@ from typing import Any
 
 from nacl.signing import VerifyKey
 
-from forked import Forked
+from forked import Forked, Start
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
@@ -178,7 +178,7 @@ class NodeProcess:
         self.process: Forked | None = None
 
     async def start(self) -> Forked:
-        self.process = Forked("imlmesh_node", (str(self.folder),), self.log)
+        self.process = Forked(Start("imlmesh_node", (str(self.folder),), self.log))
         return self.process
 
     async def end(self, number: int = signal.SIGKILL) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from forked import Forked
+from forked import Forked, Start
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -78,7 +78,8 @@ class Rig:
         return folder
 
     async def start(self, folder: Path) -> Forked:
-        process = Forked("imlmesh_node", (str(folder),), self.home.logs / f"{folder.name}.log")
+        log = self.home.logs / f"{folder.name}.log"
+        process = Forked(Start("imlmesh_node", (str(folder),), log))
         self.processes.append(process)
         return process
 
