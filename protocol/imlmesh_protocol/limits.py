@@ -144,7 +144,9 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
-POISON_NODES = 3  # distinct ones on which an action's driver crashed: it is not about nodes any more
+POISON_NODES = (
+    3  # distinct ones on which an action's driver crashed: it is not about nodes any more
+)
 PROBES = 3  # answered on probation, and it is released
 PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
 TIME_LATE_PER_S = 0.5  # answers to one node's questions out of order: it repeats one every 2 s

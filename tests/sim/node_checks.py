@@ -79,7 +79,9 @@ class NodeChecks:
     def _retried(self, change: c.RetryPlanned, state: State, now_ms: int) -> None:
         if change.fault.code == CRASHED:
             unit = state.runs[change.run].units[change.action]
-            attempts = (p for p in self._planned.values() if (p.run, p.action) == (change.run, unit.key))
+            attempts = (
+                p for p in self._planned.values() if (p.run, p.action) == (change.run, unit.key)
+            )
             self._must_move(max(attempts, key=lambda planned: planned.attempt), state)
 
     def _must_move(self, planned: c.DispatchPlanned, state: State) -> None:

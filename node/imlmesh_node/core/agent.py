@@ -20,11 +20,7 @@ from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import (
-    NODE_HELD,
-    NODE_SLOTS,
-    SETTLED_KEPT_MS,
-)
+from imlmesh_protocol.limits import NODE_HELD, NODE_SLOTS, SETTLED_KEPT_MS
 from imlmesh_protocol.tick import Tick
 
 _LOST = Fault("journal.lost", "its journal could not be read and was set aside")
