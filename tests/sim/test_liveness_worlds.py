@@ -3,8 +3,6 @@
 The one rule: what the cores do not do yet is marked, strictly: whoever builds it takes the mark away.
 """
 
-import pytest
-
 from imlmesh_orchestrator.core import changes as c
 from stage import Stage, does
 

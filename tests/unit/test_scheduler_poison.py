@@ -49,9 +49,7 @@ def test_what_may_be_repeated_is_poison_on_the_third_distinct_node(do: str, on_e
 )
 def test_the_rest_follows_on_error(on_error: str, state: str, then: str, ends: str) -> None:
     stage = Stage(*FOUR)
-    run = stage.submit(
-        plan(action("a", on_error=on_error), action("then", "a"), action("free"))
-    )
+    run = stage.submit(plan(action("a", on_error=on_error), action("then", "a"), action("free")))
     for _ in range(3):
         crash(stage, run)
     while running := stage.running(run):
@@ -167,7 +165,9 @@ def test_many_poisons_quarantine_nobody() -> None:
             crash(stage, run)
         assert stage.record(run, "a").fault.code == "action.poison"
     assert not stage.state.admissions
-    assert not [c for c in stage.changes if isinstance(c, a.EvidenceKept) and c.verdict != "counted"]
+    assert not [
+        c for c in stage.changes if isinstance(c, a.EvidenceKept) and c.verdict != "counted"
+    ]
 
 
 def test_a_crash_that_others_did_not_have_still_speaks_against_the_node() -> None:

@@ -9,7 +9,7 @@ absent: what crashes say of nodes; `evidence` knows.
 from imlmesh_orchestrator.core.placement import barred, candidates, pool_key, why_not
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import CRASHED, Fault
+from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Liveness
 
 _PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
@@ -26,9 +26,7 @@ def verdict(
     return Fault("action.poison", f"its driver crashed on {names}; the last: {fault.message}")
 
 
-def may_move(
-    state: State, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord
-) -> bool:
+def may_move(state: State, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord) -> bool:
     """Whether it goes to a node where it has not crashed yet; there must be one."""
     if not run.starting or not dispatch.effect.repeatable:
         return False
