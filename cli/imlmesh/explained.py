@@ -187,6 +187,7 @@ MEANS: dict[str, str] = {
     "discovery.nothing": "Nobody on this network announces the mesh of this node.",
     "broker.missing": "The program mosquitto is not installed.",
     "broker.slow": "A client reads more slowly than messages for it come in.",
+    "broker.busy": "Too many clients connect at once and have not said who they are.",
     "broker.topic": "A client wrote to, or asked for, a topic that is not its own.",
     "broker.subscriptions": "A client asked for more topics than one may have.",
     "broker.lists": "A revocation list is missing, damaged or of another CA: the last good one counts.",

@@ -14,20 +14,21 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from imlmesh_orchestrator.access import Access
+<<<<<<< HEAD
+=======
+from imlmesh_orchestrator.trust.access import Access
+from imlmesh_orchestrator.announcing import Announcing, announced_mesh
+>>>>>>> reach
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
-from imlmesh_orchestrator.door import BrokerDoor
-from imlmesh_orchestrator.enrolling import Enrolling
-from imlmesh_orchestrator.expiring import ExpiredSessions
+from imlmesh_orchestrator.entry.enrolling import Enrolling
+from imlmesh_orchestrator.entry.joining import Joining, Reach, reach_of
+from imlmesh_orchestrator.entry.renewing import Renewing
 from imlmesh_orchestrator.intake import Held
-from imlmesh_orchestrator.joining import Joining, Reach, reach_of
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.loopback import Loopback
-from imlmesh_orchestrator.renewing import Renewing
-from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell, Stores, Voice
 from imlmesh_orchestrator.store.files import Files
 from imlmesh_orchestrator.store.ledger import known_witnesses
@@ -35,7 +36,11 @@ from imlmesh_orchestrator.store.lifecycle import replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import FileReader
 from imlmesh_orchestrator.store.telemetry import known_series
-from imlmesh_orchestrator.trusting import Trusting
+from imlmesh_orchestrator.trust.access import Access
+from imlmesh_orchestrator.trust.door import BrokerDoor
+from imlmesh_orchestrator.trust.expiring import ExpiredSessions
+from imlmesh_orchestrator.trust.rosters import Rosters
+from imlmesh_orchestrator.trust.trusting import Trusting
 from imlmesh_protocol.errors import InputError, Place, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
@@ -44,6 +49,7 @@ from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import end_in_time, only_one, until_told
@@ -69,6 +75,8 @@ class Setup:
     notary: Notary
     #: where nodes join, to begin with; None: where they did at the last start
     join: Address | None = None
+    #: whether the network is told by mDNS where this mesh is
+    lan: bool = False
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -78,15 +86,19 @@ class Setup:
         return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
-def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup:
+def load_setup(
+    home: Home, broker: str | None, join: str | None = None, *, lan: bool = False
+) -> Setup:
     """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
 
-    `broker` None is for who brings a link that needs none; `join` is the address for joining.
+    `broker` None is for who brings a link that needs none; `join` is the address for joining; with
+    `lan` the mesh is announced by mDNS.
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
-    if broker is not None:
-        address_of(broker)
+    if broker is not None and not is_loopback(address_of(broker)[0]) and lan:
+        text = f"--lan tells the addresses of this computer, and the broker is at {broker}"
+        raise InputError("config.invalid", text)
     names_file = home.ca / "mesh.toml"
     try:
         names = tomllib.loads(read_file(names_file).decode())
@@ -98,7 +110,7 @@ def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup
     config = load_config(home.root / "orchestrator.toml")
     door = address_of(join) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
-    return Setup(home, mesh, me, keys, config, broker or "memory", notary, door)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary, door, lan)
 
 
 class RunningOrchestrator:
@@ -120,6 +132,7 @@ class RunningOrchestrator:
         self._trusting: Trusting | None = None
         self._rosters: Rosters | None = None
         self.joining: Joining | None = None
+        self._announcing: Announcing | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
         self._expired: ExpiredSessions | None = None
@@ -169,11 +182,17 @@ class RunningOrchestrator:
             trusting.when_reloaded = joining.load
             self._api = Api(setup.home, self._served(shell, joining, trusting, clock.now_ms()))
             await self._api.start()
+            if setup.lan:
+                announced = announced_mesh(setup.home.ca, setup.mesh, *joining.ports)
+                self._announcing = Announcing(announced)
+                self._announcing.start()
         log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
         return shell
 
     async def close(self) -> None:
         """Stop taking, finish, write down what is left and say goodbye; safe after a failed start."""
+        if self._announcing is not None:
+            await self._announcing.close()
         if self._api is not None:
             self._api.refuse_new()
         if self.shell is not None:
@@ -238,13 +257,13 @@ class RunningOrchestrator:
         )
 
 
-async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> int:
+async def run_orchestrator(setup: Setup) -> int:
     """Run until told to end; 0, or 1 when it could not go on.
 
     Raises InputError, TrustError or StoreError when the home cannot be used, InputError
     `orchestrator.running` when another one uses it.
     """
-    setup = load_setup(home, broker, join)
+    home = setup.home
     home.make()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
         running = RunningOrchestrator(setup)
@@ -258,13 +277,14 @@ async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, raises what `run_orchestrator` raises."""
+    """The command line; returns the exit code, raises what `load_setup` and `run_orchestrator` raise."""
     parser = argparse.ArgumentParser(prog="imlmesh_orchestrator", allow_abbrev=False)
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
     parser.add_argument("--join", metavar="ADDRESS:PORT", help="where nodes join, or a port above")
+    parser.add_argument("--lan", action="store_true", help="tell the network by mDNS")
     given = parser.parse_args(argv)
     set_up_logs()
     home = Home(given.home.absolute(), given.api.absolute() if given.api else None)
-    return asyncio.run(run_orchestrator(home, given.broker, given.join))
+    return asyncio.run(run_orchestrator(load_setup(home, given.broker, given.join, lan=given.lan)))

@@ -275,6 +275,7 @@ CODES: dict[str, Code] = {
         "here", False, "sudo apt-get install mosquitto, or go without IMLMESH_BROKER"
     ),
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
+    "broker.busy": Code("peer", True, "too many connect at once; it is tried again"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
     "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),

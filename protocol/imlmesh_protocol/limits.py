@@ -33,8 +33,12 @@ LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a secon
 LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
 BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers
 BROKER_QUEUED_MESSAGES = 5_000  # of one client that reads slowly; beyond it the broker drops
+BROKER_READ_BYTES = 64 * 1024  # of a connection at once, kept for it from its first byte on
 BROKER_INFLIGHT_MESSAGES = 100  # sent to one client without PUBACK: more than WINDOW_UNACKED
 BROKER_BACKLOG = 1_024  # connections not yet taken: a whole site may come back at once
+BROKER_WAITING = 512  # connections of a port that have not said who they are, ~0.1 MB each
+BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one router comes back
+BROKER_WAITING_MS = 1_000  # after that one makes room for who comes; a handshake takes a few ms
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
 BROKER_QUEUED_BYTES = (
@@ -275,6 +279,9 @@ HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself a
 BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
+RECENT_BYTES = (
+    8 << 20
+)  # committed rows kept for the mover: 10,000 small actions; else it reads them
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
 PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes

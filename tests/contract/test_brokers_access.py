@@ -17,8 +17,8 @@ from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.visitor import Visitor
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core.state import EnrolledRecord
-from imlmesh_orchestrator.expiring import ExpiredSessions
-from imlmesh_orchestrator.takeover import take_over
+from imlmesh_orchestrator.trust.expiring import ExpiredSessions
+from imlmesh_orchestrator.trust.takeover import take_over
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, TrustError
 from imlmesh_runtime.clock import MeshClock

@@ -208,7 +208,7 @@ async def test_it_ends_cleanly_and_only_one_runs(mesh):
     assert await second.wait() == 3
     assert "orchestrator.running" in (mesh.home.logs / "second.log").read_text()
     assert (await mesh.get("health"))["pid"] == process.pid
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     assert not mesh.home.api_json.exists()
     assert not mesh.home.api_socket.exists()

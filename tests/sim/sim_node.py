@@ -50,6 +50,8 @@ class SimNode:
         #: running drivers: when each ends by itself, in the world's time
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
         self._heard_no = -1
+        #: whether its core had a turn since somebody looked at it
+        self._turned = False
 
     def start(self) -> None:
         from world import node_filter
@@ -71,6 +73,7 @@ class SimNode:
             quarantined=stored.quarantined,
         )
         self.agent = Agent(config, list(stored.records.values()))
+        self._turned = True
         self._drivers.clear()
         self._session = self._seq = 0
         self._nonce: int | None = None
@@ -240,6 +243,7 @@ class SimNode:
 
     def post(self, event: e.Event) -> None:
         """One turn: decide, start early work, commit, act; a kill may come between any two."""
+        self._turned = True
         inbox = [event]
         changes: list[Change] = []
         asked: list[k.Command] = []
@@ -377,8 +381,10 @@ class SimNode:
         self.link.publish(up(self.name, kind), self.world.write(letter))
 
     def problems(self) -> list[str]:
-        if self.agent is None:
+        """What is wrong since it was last asked; a core without a turn stays as it was."""
+        if self.agent is None or not self._turned:
             return []
+        self._turned = False
         if self._stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
         try:

@@ -47,6 +47,8 @@ class SimOrchestrator:
         self._waiting: list[Plan] = []
         self._connected_ms: int | None = None
         self._heard_no = -1
+        #: whether its core had a turn since somebody looked at it
+        self._turned = False
         #: (at_ms, topic, payload) of everything ever sent
         self.published: list[tuple[int, str, bytes]] = []
 
@@ -68,6 +70,7 @@ class SimOrchestrator:
         self._assembly = Assembly()
         self.world.checks.of_nodes.forgets()
         self.core = Scheduler({}, self.history())
+        self._turned = True
         self.world.tell(f"orchestrator starts, epoch {self._epoch}")
         self.post(e.Restarted, epoch=self._epoch)
         if self.alive:
@@ -264,6 +267,7 @@ class SimOrchestrator:
         """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
         if not self.alive or self.machine.asleep:
             return
+        self._turned = True
         self._causes += 1
         event = kind(self.clock.now_ms(), f"c{self._epoch}.{self._causes}", **fields)
         changes, commands = self.core.handle(event)
@@ -370,8 +374,10 @@ class SimOrchestrator:
             self.post(Tick)
 
     def problems(self) -> list[str]:
-        if not self.alive:
+        """What is wrong since it was last asked; a core without a turn stays as it was."""
+        if not self.alive or not self._turned:
             return []
+        self._turned = False
         problems = broken(self.core.state)
         if hasattr(self, "link") and self.link.faults:
             problems.append("the core of the orchestrator raised; see the log")

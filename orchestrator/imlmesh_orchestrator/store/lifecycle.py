@@ -15,6 +15,7 @@ from typing import Any
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import decode
 from imlmesh_orchestrator.store.projections import Batch, Source, Statement
+from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
@@ -113,6 +114,8 @@ class Lifecycle:
         self._unledgered: deque[tuple[int, int]] = deque()
         if marks.seq:
             self._unledgered.append((marks.seq, marks.at_ms))
+        #: for the mover, which would otherwise read again what was just written
+        self.recent = Recent(marks.seq)
         #: seq of the last committed change, and of the one before the last commit began
         self.last_seq = self.before_seq = marks.seq
 
@@ -143,15 +146,16 @@ class Lifecycle:
             # rows that were copied leave with the next commit, never by one of their own
             statements.append(("DELETE FROM outflow WHERE seq <= ?", [(self._moved_seq,)]))
             self._moved_seq = 0
-        rows, flow_seq = batch.outflow_rows, batch.outflow_seq
+        rows = len(batch.outflow)
 
         def ended(_: Any, error: MeshError | None) -> None:
             if error is None:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
                 if changes:
+                    self.recent.add(batch.changes, batch.outflow)
                     self._unledgered.append((self.last_seq, changes[-1].at_ms))
                 if rows:
-                    self._flowing.append((flow_seq, changes[-1].at_ms, rows))
+                    self._flowing.append((batch.outflow[-1][0], changes[-1].at_ms, rows))
                 self._untold.append(numbered)
                 # at the latest; whoever lets go of what was decided asks for it earlier
                 asyncio.get_running_loop().call_soon(self.tell)
