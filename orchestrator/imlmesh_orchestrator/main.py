@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-<<<<<<< HEAD
-=======
-from imlmesh_orchestrator.trust.access import Access
 from imlmesh_orchestrator.announcing import Announcing, announced_mesh
->>>>>>> reach
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
