@@ -144,6 +144,7 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
+EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
 POISON_NODES = (
     3  # distinct ones on which an action's driver crashed: it is not about nodes any more
 )
@@ -167,6 +168,9 @@ JITTER_FACTOR = 2  # the window grows by twice what beats came late, to double i
 JITTER_BEATS = 8  # of those in time: each takes an eighth of it back, half is forgotten after 5
 MASS_SILENCE = 3  # nodes; of two a loss is still about each of them
 MASS_SILENCE_PERCENT = 55  # of those that should speak: what they share has failed
+FLAPS_FREE = 2  # returns within EVIDENCE_MS: a person pulls a plug, and once more to be sure
+HOLD_WINDOWS = 16  # the longest that a flapping node is held down, in lost windows: LAN 96 s
+RETURNS_KEPT = 16  # of one node; the hold-down does not grow any more by then
 TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
 LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
 LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
@@ -424,6 +428,12 @@ def stop_ms(lease_ms: int) -> int:
 def reroute_ms(lease_ms: int) -> int:
     """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
     return lease_ms * 11 // 10
+
+
+def hold_ms(returns: int, lost_ms: int) -> int:
+    """How long a node that returned so often within EVIDENCE_MS is held down: it doubles."""
+    doublings = returns - FLAPS_FREE - 1
+    return 0 if doublings < 0 else lost_ms * min(1 << doublings, HOLD_WINDOWS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@
 | poison goes to three nodes at most, and is named  | `NodeChecks`                                    |
 | one crash of what may be repeated decides nothing | `NodeChecks`                                    |
 | who hears no answer gets nothing new              | `NodeChecks`                                    |
+| who comes and goes gets nothing new for a while   | `NodeChecks`                                    |
 
 The first seven are the design's list, the others are rules of the same section.
 The one rule: a check knows only what was committed, sent, started and reported, so a core that is
@@ -143,7 +144,7 @@ class Checks:
     def _admitted(self, change: a.AdmissionChanged) -> None:
         self._admissions[change.node] = change.admission
         own = change.by == SYSTEM and change.admission is Admission.QUARANTINED
-        if own and change.node not in self.guilty:
+        if own and change.node not in self.guilty and not self.of_nodes.flaps(change.node):
             self.breach(f"{change.node} is innocent and quarantined: {change.reason}")
 
     def _lost(self, change: c.LivenessChanged) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.admission_changes import AdmissionChanged
 from imlmesh_orchestrator.core.state import State
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CRASHED
@@ -32,7 +33,15 @@ class NodeChecks:
         self._ending: set[str] = set()
         #: by node: the number of its last beat, when that came first and last
         self._beats: dict[str, tuple[int, int, int]] = {}
+        #: by node when it returned of late: surely, by its will and a birth, and perhaps, by silence;
+        #: its session, when it was heard last, and whether the broker says that it is gone
+        self._sure: dict[str, list[int]] = {}
+        self._perhaps: dict[str, list[int]] = {}
+        self._sessions: dict[str, tuple[int, int]] = {}
+        self._heard_ms: dict[str, int] = {}
+        self._gone: set[str] = set()
         self._after: dict[type, Callable[[Any, State, int], None]] = {
+            AdmissionChanged: self._decided,
             c.LivenessChanged: self._judged,
             c.DispatchPlanned: self._given,
             c.DispatchEnded: self._ended,
@@ -58,6 +67,9 @@ class NodeChecks:
         _, first_ms, last_ms = self._beats.get(change.node, (0, 0, 0))
         if last_ms - first_ms > DEAF_MS:
             self._breach(f"{change.node} is deaf since {last_ms - first_ms} ms and gets work")
+        returns = _late(self._sure.get(change.node, []), now_ms)
+        if returns and now_ms < returns[-1] + limits.hold_ms(len(returns), limits.LAN.lost_ms):
+            self._breach(f"{change.node} returned {len(returns)} times of late and gets work")
 
     def _ended(self, change: c.DispatchEnded, state: State, now_ms: int) -> None:
         planned = self._planned[change.dispatch]
@@ -113,12 +125,52 @@ class NodeChecks:
     def _judged(self, change: c.LivenessChanged, state: State, now_ms: int) -> None:
         self._liveness[change.node] = change.liveness
 
+    def _decided(self, change: AdmissionChanged, state: State, now_ms: int) -> None:
+        self._sure.pop(change.node, None)
+
+    def gone(self, node: str, session: tuple[int, int]) -> None:
+        """The broker says that this session ended."""
+        if self._sessions.get(node) == session:
+            self._gone.add(node)
+
+    def born(self, node: str, session: tuple[int, int], now_ms: int) -> None:
+        """A session begins."""
+        if node in self._gone:
+            self._sure.setdefault(node, []).append(now_ms)
+        self._heard(node, now_ms)
+        self._sessions[node] = session
+        self._beats.pop(node, None)
+
     def beats(self, node: str, number: int, now_ms: int) -> None:
         """The orchestrator hears a beat of this number, and answers it."""
         last, first_ms, _ = self._beats.get(node, (-1, now_ms, now_ms))
+        if number != last:
+            self._heard(node, now_ms)
         self._beats[node] = (number, first_ms if number == last else now_ms, now_ms)
 
-    def fresh(self, node: str = "") -> None:
-        """A birth; or with no name, silence of before was the orchestrator's own."""
-        for name in [node] if node else list(self._beats):
-            self._beats.pop(name, None)
+    def _heard(self, node: str, now_ms: int) -> None:
+        quiet_ms = now_ms - self._heard_ms.get(node, now_ms)
+        if node in self._gone or quiet_ms >= limits.LAN.suspect_ms:
+            self._perhaps.setdefault(node, []).append(now_ms)
+        self._gone.discard(node)
+        self._heard_ms[node] = now_ms
+
+    def flaps(self, node: str) -> bool:
+        """Whether it may have returned so often that the mesh quarantines it."""
+        late = _late(self._perhaps.get(node, []), self._heard_ms.get(node, 0))
+        return len(late) >= limits.FLAPS_FREE + limits.EVIDENCE_FLAPS
+
+    def hears_anew(self) -> None:
+        """Silence of before was the orchestrator's own."""
+        self._beats.clear()
+
+    def forgets(self) -> None:
+        """It starts: what it saw of who came and went is gone."""
+        self._beats.clear()
+        self._sure.clear()
+        self._sessions.clear()
+        self._gone.clear()
+
+
+def _late(times_ms: list[int], now_ms: int) -> list[int]:
+    return [at_ms for at_ms in times_ms if at_ms > now_ms - limits.EVIDENCE_MS]

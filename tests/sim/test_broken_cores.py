@@ -23,6 +23,7 @@ from imlmesh_orchestrator.core import (
     asking,
     dispatching,
     evidence,
+    flapping,
     flow,
     liveness,
     placement,
@@ -291,6 +292,24 @@ def a_beat_that_comes_again_counts(patch: Patch) -> None:
     patch.setattr(silence, "heard", heard)
 
 
+@flip(r"returned \d+ times of late and gets work")
+def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
+    real = flapping.returned
+
+    def returned(turn: Any, node: Any, presence: Any) -> bool:
+        held = real(turn, node, presence)
+        presence.held_until_ms = 0
+        return held
+
+    patch.setattr(flapping, "returned", returned)
+
+
+@flip(r"is innocent and quarantined")
+def one_return_is_enough_for_quarantine(patch: Patch) -> None:
+    patch.setattr(flapping, "returned", lambda turn, node, presence: presence.away)
+    patch.setitem(evidence.KINDS, "flapping", (1, "returns"))
+
+
 # the node
 
 
@@ -361,9 +380,9 @@ def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
 def a_beat_without_an_answer_renews(patch: Patch) -> None:
     real = heart.Heart.beat
 
-    def beat(self: heart.Heart, at_ms: int) -> int:
+    def beat(self: heart.Heart, at_ms: int, *, anew: bool = False) -> int:
         self.answered_ms = at_ms
-        return real(self, at_ms)
+        return real(self, at_ms, anew=anew)
 
     patch.setattr(heart.Heart, "beat", beat)
 

@@ -18,9 +18,12 @@ class Heart:
         #: sending of the last answered beat, or the begin of the session
         self.answered_ms = 0
 
-    def beat(self, at_ms: int) -> int:
-        """The number of the beat sent now; it is repeated early unless an answer comes."""
-        if self._sent_ms is None:
+    def beat(self, at_ms: int, *, anew: bool = False) -> int:
+        """The number of the beat sent now; it is repeated early unless an answer comes.
+
+        With a birth it begins `anew`: whoever hears that has heard no other beat of this session.
+        """
+        if self._sent_ms is None or anew:
             self._number += 1
             self._sent_ms = at_ms
         self.next_ms = at_ms + self._interval_ms // 3
@@ -41,10 +44,6 @@ class Heart:
     def met(self, at_ms: int) -> None:
         """The orchestrator answered this session's first question: as good as an answered beat."""
         self.answered_ms = max(self.answered_ms, at_ms)
-
-    def begin_anew(self) -> None:
-        """A birth goes out: the next beat is of its own, and counts from when it is sent."""
-        self._sent_ms = None
 
     def scatter(self, dice: int) -> None:
         """Come a little earlier: a fleet that comes back together must not beat in step."""

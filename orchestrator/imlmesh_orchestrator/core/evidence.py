@@ -2,7 +2,8 @@
 
 The one rule: only what the node itself signed, and nobody else can have caused. Repeats and late
 messages are the broker's to make, wrong signatures everybody's: those are counted and never count
-against the node. No more than a few nodes are quarantined in this way: what seems to be wrong with
+against the node. (That it comes and goes may be its network's doing, but work is lost there all the
+same.) No more than a few nodes are quarantined in this way: what seems to be wrong with
 half of a fleet is wrong with us.
 """
 
@@ -20,12 +21,14 @@ from imlmesh_protocol.errors import CRASHED
 from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 MALFORMED, AHEAD, TAKEOVER, CRASHES = "malformed", "ahead", "takeover", "crashes"
+FLAPPING = "flapping"
 #: how many different sightings of a kind are enough, and what the reason says of them
 KINDS = {
     MALFORMED: (limits.EVIDENCE_MALFORMED, "malformed messages that it signed"),
     AHEAD: (limits.EVIDENCE_AHEAD, "messages dated later than now"),
     TAKEOVER: (limits.EVIDENCE_TAKEOVERS, "sessions of a second machine with its keys"),
     CRASHES: (limits.EVIDENCE_CRASHES, "different plans whose driver crashed, and none completed"),
+    FLAPPING: (limits.EVIDENCE_FLAPS, "returns one soon after the other"),
 }
 
 
@@ -52,6 +55,13 @@ def of_results(turn: Turn, event: ResultsArrived) -> None:
                     _weigh(turn, event.node, CRASHES, text, run.digest)
         elif event.node in state.sightings:
             _clear(state.sightings[event.node], CRASHES)
+
+
+def of_return(turn: Turn, node: str) -> None:
+    """It came back too often and is held down."""
+    held_ms = turn.state.presence[node].held_until_ms - turn.at_ms
+    text = f"it came back and is held down for {held_ms} ms"
+    _weigh(turn, node, FLAPPING, text, f"{turn.at_ms}")
 
 
 def _forgive(turn: Turn, nodes: Iterable[str], mark: str) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from imlmesh_protocol import limits
+
 
 @dataclass(slots=True)
 class Presence:
@@ -27,6 +29,11 @@ class Presence:
     beats: int = 0
     #: the longest that its beats came late of late, fading; see `silence`
     jitter_ms: int = 0
+    #: whether it was gone or quiet and is not back yet; when it came back of late, and until when
+    #: it is held down for that
+    away: bool = False
+    returns_ms: deque[int] = field(default_factory=lambda: deque(maxlen=limits.RETURNS_KEPT))
+    held_until_ms: int = 0
     #: whether its silence is explained: the broker or a person said that it is gone
     explained: bool = False
     #: when it was lost by silence that nobody explained; 0 when not

@@ -117,6 +117,8 @@ def _consider(turn: Turn) -> None:
             silent.append(name)
     if _too_many(len(silent), of):
         state.freeze = Freeze(set(silent), of)
+        for name in silent:
+            state.presence[name].away = False  # it is not about single nodes
         turn.change(c.VerdictsFrozen(turn.at_ms, turn.cause, tuple(silent), of))
 
 
