@@ -194,10 +194,3 @@ def someone(
     yield at
     for person in made:
         person.leave()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A whole mesh each: beside other tests its nodes would starve and look lost."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.alone)
