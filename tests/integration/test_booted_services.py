@@ -31,7 +31,7 @@ factory = "mock"
 """
 AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
+pytestmark = [pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
 
 
 @pytest.fixture(scope="module")
