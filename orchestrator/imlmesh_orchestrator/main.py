@@ -46,7 +46,13 @@ from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.process import end_in_time, only_one, until_told
+from imlmesh_runtime.process import (
+    asked_to_end,
+    end_in_time,
+    only_one,
+    unless_told,
+    until_told,
+)
 from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
@@ -141,7 +147,9 @@ class RunningOrchestrator:
         series = await self._output.ask(known_series) if self._files.has("output") else ()
         witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
         telemetry = Held(series, setup.config.kept)
-        stores = Stores(self._database, self._reader, self._files.store, telemetry, witnessed)
+        stores = Stores(
+            self._database, self._reader, self._files.store, telemetry, path.parent, witnessed
+        )
         env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
         four_eyes = setup.config.four_eyes
         shell = self.shell = Shell(
@@ -246,11 +254,13 @@ async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> 
     """
     setup = load_setup(home, broker, join)
     home.make()
+    asked = asked_to_end()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
-        running = RunningOrchestrator(setup)
+        running, failed = RunningOrchestrator(setup), False
         try:
-            shell = await running.start()
-            failed = await until_told(shell.engine.failed, shell.engine.turned)
+            shell = await unless_told(asked, running.start())
+            if shell is not None:
+                failed = await until_told(shell.engine.failed, shell.works, asked)
         finally:
             with end_in_time():
                 await running.close()
