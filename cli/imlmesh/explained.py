@@ -94,6 +94,7 @@ MEANS: dict[str, str] = {
     "action.done_by_person": "A person said that it happened.",
     "action.failed_by_person": "A person said that it failed.",
     "action.straggler": "It took three times as long as others of its kind, so a copy ran elsewhere.",
+    "action.poison": "Its driver crashed on three nodes, so the action is to blame, and none of them.",
     "action.lease_lost": "The node was cut off and ended the work, so that it can move.",
     # drivers
     "driver.failed": "The driver did not do the work.",

@@ -17,7 +17,7 @@ from imlmesh.probing import probe_broker, unsafe
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.announcing import announced_mesh
-from imlmesh_orchestrator.endpoint import last_port
+from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
 from imlmesh_runtime.discovery import Discovery

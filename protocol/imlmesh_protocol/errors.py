@@ -136,6 +136,9 @@ CODES: dict[str, Code] = {
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
     "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
+    "action.poison": Code(
+        "input", False, "imlmesh run logs RUN; it crashed wherever it ran", "RuntimeError"
+    ),
     "action.lease_lost": Code(
         "mesh", True, "the node was cut off and ended the work", "ConnectionError"
     ),
@@ -327,6 +330,8 @@ CODES: dict[str, Code] = {
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
 
+#: the process of the driver ended in the middle of it
+CRASHED = "driver.crashed"
 #: with these a node ends what it never began: no slot was free in time, or another held a claim
 NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 

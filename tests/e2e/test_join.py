@@ -17,7 +17,7 @@ import pytest
 
 from imlmesh import Client
 from imlmesh_broker import child
-from imlmesh_orchestrator import endpoint
+from imlmesh_orchestrator.entry import endpoint
 from imlmesh_protocol.wire.joining import JoinToken
 from imlmesh_runtime.files import write_private
 from imlmesh_runtime.paths import Home

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
+from forked import Forked, Start
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -23,8 +24,8 @@ from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.authority import CONTROL
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.entry.renewing import Renewing
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_orchestrator.renewing import Renewing
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol import limits
@@ -60,7 +61,7 @@ class Rig:
     joins: JoinServer
     join_port: int
     changes: list[c.Change]
-    processes: list[asyncio.subprocess.Process]
+    processes: list[Forked]
     running_broker: Broker
 
     def signal_broker(self, number: signal.Signals) -> None:
@@ -77,13 +78,9 @@ class Rig:
             file.write(f'join = ["127.0.0.1:{self.join_port}"]\n')
         return folder
 
-    async def start(self, folder: Path) -> asyncio.subprocess.Process:
-        with (self.home.logs / f"{folder.name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "imlmesh_node", str(folder)),
-                stderr=log,
-                start_new_session=True,
-            )
+    async def start(self, folder: Path) -> Forked:
+        log = self.home.logs / f"{folder.name}.log"
+        process = Forked(Start("imlmesh_node", (str(folder),), log))
         self.processes.append(process)
         return process
 
@@ -117,7 +114,7 @@ async def rig_at(
     ports = f"port = {broker.port}\ncontrol_port = {broker.control_port}\n"
     (home.orchestrator / "mesh.toml").write_text(f'{ports}timing = "lan"\n')
     running = RunningOrchestrator(load_setup(home, f"127.0.0.1:{broker.control_port}"))
-    processes: list[asyncio.subprocess.Process] = []
+    processes: list[Forked] = []
     try:
         async with asyncio.timeout(60):
             shell = await running.start()

@@ -15,9 +15,9 @@ from nacl.exceptions import CryptoError
 from imlmesh_orchestrator.ca.certificates import check_request
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.joins import IN
-from imlmesh_orchestrator.endpoint import Endpoint, Handler
-from imlmesh_orchestrator.enrolling import Enrolling
-from imlmesh_orchestrator.nonces import Allowance, Nonces
+from imlmesh_orchestrator.entry.endpoint import Endpoint, Handler
+from imlmesh_orchestrator.entry.enrolling import Enrolling
+from imlmesh_orchestrator.entry.nonces import Allowance, Nonces
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import (
