@@ -48,7 +48,13 @@ from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.process import end_in_time, only_one, until_told
+from imlmesh_runtime.process import (
+    asked_to_end,
+    end_in_time,
+    only_one,
+    unless_told,
+    until_told,
+)
 from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
@@ -140,25 +146,10 @@ class RunningOrchestrator:
         `serve` False leaves the API out, as benches want it.
         """
         setup = self._setup
-        setup.home.make()
-        path = setup.home.orchestrator / "lifecycle.db"
-        self._database = Database(path, migrations("lifecycle"), inline=True)
-        self._files.open_made()
-        held = await self._reader.ask(replay)
-        clock = MeshClock(held.marks.at_ms + 1)
-        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
-        series = await self._output.ask(known_series) if self._files.has("output") else ()
-        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
-        telemetry = Held(series, setup.config.kept)
-        stores = Stores(self._database, self._reader, self._files.store, telemetry, witnessed)
-        env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
-        four_eyes = setup.config.four_eyes
-        shell = self.shell = Shell(
-            voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
-        )
+        shell = self.shell = await self._folded()
         if self._link is None:
             topic = orchestrator_probe(setup.mesh, setup.me)
-            shell.loopback = Loopback(topic, shell.link, clock, shell.post)
+            shell.loopback = Loopback(topic, shell.link, shell.clock, shell.post)
         trusting = self._trusting = Trusting(
             setup.home.ca, self._authority, setup.keys, setup.notary, shell
         )
@@ -176,14 +167,35 @@ class RunningOrchestrator:
         if serve:
             joining = self.joining = self._opened(shell)
             trusting.when_reloaded = joining.load
-            self._api = Api(setup.home, self._served(shell, joining, trusting, clock.now_ms()))
+            self._api = Api(setup.home, self._served(shell, joining, trusting))
             await self._api.start()
             if setup.lan:
                 announced = announced_mesh(setup.home.ca, setup.mesh, *joining.ports)
                 self._announcing = Announcing(announced)
                 self._announcing.start()
-        log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
+        log.info("epoch %d", shell.epoch)
         return shell
+
+    async def _folded(self) -> Shell:
+        """A shell that remembers all that is stored."""
+        setup = self._setup
+        setup.home.make()
+        path = setup.home.orchestrator / "lifecycle.db"
+        self._database = Database(path, migrations("lifecycle"), inline=True)
+        self._files.open_made()
+        held = await self._reader.ask(replay)
+        log.info("%d stored changes to fold", len(held.changes))
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
+        series = await self._output.ask(known_series) if self._files.has("output") else ()
+        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
+        telemetry = Held(series, setup.config.kept)
+        stores = Stores(
+            self._database, self._reader, self._files.store, telemetry, path.parent, witnessed
+        )
+        env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
+        clock, four_eyes = MeshClock(held.marks.at_ms + 1), setup.config.four_eyes
+        link = self._link or setup.link()
+        return Shell(voice, link, clock, stores, held, env, four_eyes=four_eyes)
 
     async def close(self) -> None:
         """Stop taking, finish, write down what is left and say goodbye; safe after a failed start."""
@@ -232,7 +244,7 @@ class RunningOrchestrator:
         setup = self._setup
         return BrokerDoor(self._authority(), setup.keys, rosters, shell, address_of(setup.broker))
 
-    def _served(self, shell: Shell, joining: Joining, trusting: Trusting, now_ms: int) -> Served:
+    def _served(self, shell: Shell, joining: Joining, trusting: Trusting) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
@@ -249,7 +261,7 @@ class RunningOrchestrator:
             orchestrator=setup.me,
             broker=setup.broker,
             version=version("imlmesh"),
-            started_at_ms=now_ms,
+            started_at_ms=shell.clock.now_ms(),
         )
 
 
@@ -261,11 +273,13 @@ async def run_orchestrator(setup: Setup) -> int:
     """
     home = setup.home
     home.make()
+    asked = asked_to_end()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
-        running = RunningOrchestrator(setup)
+        running, failed = RunningOrchestrator(setup), False
         try:
-            shell = await running.start()
-            failed = await until_told(shell.engine.failed, shell.engine.turned)
+            shell = await unless_told(asked, running.start())
+            if shell is not None:
+                failed = await until_told(shell.engine.failed, shell.works, asked)
         finally:
             with end_in_time():
                 await running.close()

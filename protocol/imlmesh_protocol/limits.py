@@ -27,9 +27,13 @@ LINK_PACKET_BYTES = (
 )  # a message with topic and headers; more closes the connection
 LINK_WAITING_MESSAGES = 10_000  # held while the window is full: a burst to a whole fleet fits
 LINK_WAITING_BYTES = 64 * 1024 * 1024  # of them; a Pi keeps room for the rest
-LINK_CONNECT_MS = 10_000  # TCP, TLS, CONNACK and SUBACK together, on a busy Pi
+LINK_CONNECT_MS = 10_000  # until a machine answers at all
+LINK_ENTER_MS = (
+    30_000  # TLS, CONNACK and SUBACK of each of 1,000 nodes that come back at once, on a Pi
+)
 LINK_RETRY_MS = 250  # first pause before a new attempt; doubles, drawn with full jitter
 LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a second
+RETURN_MS = LINK_RETRY_MAX_MS  # a node may be silent so much longer after the broker was away
 LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
 BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers
 BROKER_QUEUED_MESSAGES = 5_000  # of one client that reads slowly; beyond it the broker drops
@@ -410,6 +414,12 @@ ARCHIVE_BYTES = 1024 * 1024 * 1024  # packed into or out of one archive: a tenth
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+FREE_SPACE_PART = 20  # or below such a part of a disk, where that is less
+WAL_PART = 16  # of what is free, for one write-ahead log, where that is less than WAL_PRESIZE_BYTES
+ROOM_LOOK_MS = 1_000  # between two looks at a disk: a log that runs wild fills 100 MB in it
+STORE_RETRY_MS = (
+    250  # an orchestrator's commit that found the disk full is tried again, until it fits
+)
 
 
 def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:

@@ -135,6 +135,7 @@ def silence_of_our_own_counts_against_nodes(patch: Patch) -> None:
         real(turn)
         for name, heard_ms in before.items():
             turn.state.presence[name].last_heard_ms = heard_ms
+            turn.state.presence[name].grace_ms = 0
 
     patch.setattr(liveness, "bus_opened", bus_opened)
 

@@ -104,10 +104,36 @@ def test_no_verdict_while_our_bus_session_is_younger_than_a_window() -> None:
     stage.post(e.BusClosed)
     stage.pass_time(20_000)
     stage.post(e.BusOpened)
-    stage.pass_time(3_999)
+    stage.pass_time(limits.RETURN_MS + 3_999)
     assert verdicts(stage) == ["online"]
     stage.pass_time(LOST_MS - 3_999)
     assert verdicts(stage) == ["online", "suspect", "lost"]
+
+
+def test_nobody_is_judged_while_a_fleet_still_comes_back() -> None:
+    """One after the other through the same door, each in the last moment: whoever is behind is only slow."""
+    names = [f"n{number}" for number in range(10)]
+    stage = Stage(*names)
+    stage.post(e.BusClosed)
+    stage.pass_time(20_000)
+    stage.post(e.BusOpened)
+    for number, name in enumerate(names[:-1]):
+        stage.live(*names[:number], for_ms=limits.RETURN_MS)
+        assert stage.liveness(name) == stage.liveness(names[-1]) == "online"
+        stage.birth(name)
+    # nobody comes any more: the last one is not on its way
+    stage.live(*names[:-1], for_ms=limits.RETURN_MS + LOST_MS)
+    assert stage.liveness(names[-1]) == "lost"
+    assert {stage.liveness(name) for name in names[:-1]} == {"online"}
+
+
+def test_who_has_come_back_has_no_more_time_than_before() -> None:
+    stage = Stage("pi", "other")
+    stage.post(e.BusClosed)
+    stage.post(e.BusOpened)
+    stage.beat("pi", "other")
+    stage.live("other", for_ms=LOST_MS)
+    assert stage.liveness("pi") == "lost"
 
 
 def test_no_verdict_while_we_do_not_hear_ourselves() -> None:

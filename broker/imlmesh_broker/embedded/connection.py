@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
             return
         self._until_s = ssl.cert_time_to_seconds(certificate["notAfter"])
         self._heard_s = self._loop.time()
-        self._patience_s = limits.LINK_CONNECT_MS / 1000
+        self._patience_s = limits.LINK_ENTER_MS / 1000
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

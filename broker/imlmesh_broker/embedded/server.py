@@ -169,7 +169,7 @@ class Listeners:
                 partial(Connection, self._hub, role),
                 client,
                 ssl=self._contexts[role],
-                ssl_handshake_timeout=limits.LINK_CONNECT_MS / 1000,
+                ssl_handshake_timeout=limits.LINK_ENTER_MS / 1000,
                 ssl_shutdown_timeout=limits.LINK_CLOSE_MS / 1000,
             )
             try:

@@ -48,7 +48,9 @@ def born(turn: Turn, event: NodeBirth) -> bool:
     else:
         turn.change(_described(turn, event))
     node = state.nodes[event.node]
-    presence = state.presence[node.node] = _begun(turn, state.presence.get(node.node))
+    before = state.presence.get(node.node)
+    silence.returned(turn, before)
+    presence = state.presence[node.node] = _begun(turn, before)
     held = _back(turn, node, presence, "birth")
     silence.speaks(turn, node.node)
     if lost:
@@ -287,7 +289,7 @@ def look(turn: Turn, name: str) -> None:
     if node.liveness not in (Liveness.ONLINE, Liveness.SUSPECT):
         return
     if silence.may_judge(turn.state):
-        silent_ms = turn.at_ms - presence.last_heard_ms
+        silent_ms = turn.at_ms - silence.since_ms(turn.state, presence)
         suspect_ms, lost_ms = silence.windows(node, presence)
         if silent_ms >= lost_ms and not silence.withheld(turn, node, presence):
             _lose(turn, node, presence, silent_ms)
@@ -353,9 +355,12 @@ def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
 
 
 def bus_opened(turn: Turn) -> None:
-    """We hear again: the silence of before was ours, so every node gets a fresh window."""
+    """We hear again: the silence of before was ours, so every node gets a fresh window.
+
+    When it was the broker that was away, nodes wait before they try again, and all of them come at once.
+    """
     turn.state.bus_open = turn.state.hears = True
-    silence.fresh_windows(turn)
+    silence.fresh_windows(turn, limits.RETURN_MS)
     turn.command(AskRebirth(""))
     turn.pools.room()
 

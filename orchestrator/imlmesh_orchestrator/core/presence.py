@@ -34,6 +34,8 @@ class Presence:
     away: bool = False
     returns_ms: deque[int] = field(default_factory=lambda: deque(maxlen=limits.RETURNS_KEPT))
     held_until_ms: int = 0
+    #: how much longer it may be silent since our connection was away: it may wait before it tries again
+    grace_ms: int = 0
     #: whether its silence is explained: the broker or a person said that it is gone
     explained: bool = False
     #: when it was lost by silence that nobody explained; 0 when not

@@ -348,6 +348,8 @@ class State:
     #: when the mesh itself quarantined nodes of late
     quarantined_ms: deque[int] = field(default_factory=deque)
     bus_open: bool = False
+    #: when a node that was awaited since our connection opened last came back
+    returned_ms: int = 0
     #: whether what we say to ourselves through the broker comes back
     hears: bool = True
     freeze: Freeze | None = None
