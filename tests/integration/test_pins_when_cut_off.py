@@ -67,7 +67,7 @@ async def test_pins_are_safe_when_the_lease_of_their_drivers_work_is_lost(tmp_pa
         assert len(before) == 1
 
         listens = replace(
-            iot(3, "receive_uart", "pure", port="/dev/ttyS0", timeout=40.0), when_cut_off="stop"
+            iot(3, "receive_uart", "pure", port="/dev/ttyS0", timeout=30.0), when_cut_off="stop"
         )
         control.delegate(listens)
         await control.wait(lambda m: m.kind is Kind.ACCEPT and listens.id in m.fields["started"])
