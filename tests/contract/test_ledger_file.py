@@ -23,7 +23,7 @@ from imlmesh_protocol import limits, merkle
 from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, Effect, RunState
 from imlmesh_runtime.clock import ManualClock
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 
 RUN = "r-1-bcdf"
 
@@ -348,3 +348,20 @@ async def test_what_is_still_in_memory_and_what_the_file_says_become_the_same_en
     again = [told_of(payload) for (payload,) in from_file[-len(told) :]]
     assert told == again
     assert len(from_file) == len(from_memory) + len(told)
+
+
+async def test_what_was_copied_is_on_the_disk_before_lifecycle_forgets_it(files: Files) -> None:
+    lifecycle, mover, _ = await files.open()
+    await commit(lifecycle, c.EpochRaised(1, "e", 1), planned("a"))
+    await commit(lifecycle, taken("a", {"x": 1}))
+    output, asked = files.stores["output"], []
+
+    async def no_power() -> None:
+        asked.append(await run(output, lambda db: db.execute("SELECT * FROM results").fetchall()))
+        raise StoreError("store.failed", "the power is gone")
+
+    output.sync = no_power  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await mover.move()
+    assert len(asked[0]) == 1
+    assert lifecycle.outflow(files.clock.now_ms())[0] == 1
