@@ -81,7 +81,7 @@ async def test_a_killed_orchestrator_goes_on_and_runs_nothing_twice(mesh):
         f"{run}/{name}/pi-1/1" for name in ("first", "long", "last")
     ]
     after = await mesh.get("health")
-    assert after["epoch"] == before["epoch"] + 1
+    assert after["epoch"] > before["epoch"]
     again = await mesh.submit(plan(action("one")))
     assert int(again["run"].split("-")[1]) == int(run.split("-")[1]) + 1
 

@@ -9,7 +9,7 @@ from imlmesh_node.core.changes import Bulk, Change
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault, InvariantError
+from imlmesh_protocol.errors import CRASHED, Fault, InvariantError
 from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
@@ -126,6 +126,17 @@ class SimNode:
         self.world.tell(f"{self.name} is shut down")
         self.post(e.ShutdownAsked(self.steady.now_ms()))
         self.kill()
+
+    def crash(self) -> None:
+        """The process of its driver ends, and with it all that runs in it."""
+        for id, (_, dispatch) in list(self._drivers.items()):
+            if self._drivers.pop(id, None):
+                self.world.tell(f"{self.name}: the driver of {id} crashes")
+                self.post(self._crashed(dispatch))
+
+    def _crashed(self, dispatch: Dispatch) -> e.DriverFinished:
+        fault = Fault(CRASHED, "its process ended")
+        return e.DriverFinished(self.steady.now_ms(), dispatch.id, "failed", error=fault)
 
     def running(self) -> list[Dispatch]:
         """What its drivers do now."""
@@ -314,6 +325,8 @@ class SimNode:
 
     def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
         at_ms = self.steady.now_ms()
+        if dispatch.params.get("poison"):
+            return self._crashed(dispatch)
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)

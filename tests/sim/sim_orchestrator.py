@@ -68,6 +68,7 @@ class SimOrchestrator:
         self._told_ms: dict[str, int] = {}
         self._answer_ms: int | None = None
         self._assembly = Assembly()
+        self.world.checks.of_nodes.forgets()
         self.core = Scheduler({}, self.history())
         self._turned = True
         self.world.tell(f"orchestrator starts, epoch {self._epoch}")
@@ -93,6 +94,7 @@ class SimOrchestrator:
         if not self.machine.asleep:
             return
         slept_ms, heard = self.machine.wake()
+        self.world.checks.of_nodes.hears_anew()
         self.world.tell(f"the orchestrator's machine wakes after {slept_ms} ms")
         if timers_first is None:
             timers_first = self.world.dice.random() < 0.5
@@ -163,6 +165,7 @@ class SimOrchestrator:
 
     def _up(self) -> None:
         self._connected_ms = self.world.now_ms
+        self.world.checks.of_nodes.hears_anew()
         self.post(e.BusOpened)
 
     def link_down(self, reason: str) -> None:
@@ -183,6 +186,7 @@ class SimOrchestrator:
             return
         kind, boot, session = letter.kind, letter.term, letter.session
         if letter.fields.get("state") == "gone":
+            self.world.checks.of_nodes.gone(node, (boot, session))
             self.post(e.NodeGone, node=node, boot=boot, session=session)
             return
         if kind is not Kind.REQUEST and is_late(letter, self.clock.now_ms()):
@@ -208,6 +212,7 @@ class SimOrchestrator:
         if kind is Kind.STATUS and fields["state"] == "offline":
             self.post(e.NodeLeft, node=node, boot=boot, session=session)
         elif kind is Kind.STATUS:
+            self.world.checks.of_nodes.born(node, (boot, session), self.world.now_ms)
             self.post(
                 e.NodeBirth,
                 node=node,
@@ -225,6 +230,7 @@ class SimOrchestrator:
             self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
+            self.world.checks.of_nodes.beats(node, fields["beat"], self.world.now_ms)
             self.post(e.HeartbeatArrived, **where, **fields, health={})
         elif kind is Kind.ACCEPT:
             self.post(e.AcceptArrived, node=node, **fields)

@@ -23,10 +23,13 @@ from imlmesh_orchestrator.core import (
     asking,
     dispatching,
     evidence,
+    flapping,
     flow,
     liveness,
     placement,
+    poison,
     scheduler,
+    silence,
 )
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.events import NodeGone
@@ -37,6 +40,7 @@ from imlmesh_protocol.states import (
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
+    Effect,
     RunState,
 )
 from script import script_of
@@ -131,6 +135,7 @@ def silence_of_our_own_counts_against_nodes(patch: Patch) -> None:
         real(turn)
         for name, heard_ms in before.items():
             turn.state.presence[name].last_heard_ms = heard_ms
+            turn.state.presence[name].grace_ms = 0
 
     patch.setattr(liveness, "bus_opened", bus_opened)
 
@@ -246,6 +251,66 @@ def nobody_is_asked(patch: Patch) -> None:
     patch.setattr(asking, "ask_lost_effect", ask)
 
 
+@flip(r"crashed on three nodes and is not called poison|crashed on three nodes before")
+def poison_is_never_found(patch: Patch) -> None:
+    patch.setattr(poison, "verdict", lambda *about: None)
+
+
+@flip(r"crashed and was not tried on n\d")
+def one_crash_is_the_end(patch: Patch) -> None:
+    patch.setattr(poison, "may_move", lambda *about: False)
+
+
+@flip(r"the effect of .* began \d+ times")
+def a_crash_moves_what_may_not_be_repeated(patch: Patch) -> None:
+    real = poison.may_move
+
+    def may_move(state: Any, run: Any, record: Any, dispatch: Any) -> bool:
+        return bool(real(state, run, record, replace(dispatch, effect=Effect.PURE)))
+
+    patch.setattr(poison, "may_move", may_move)
+
+
+@flip(r"is called poison and crashed on")
+def two_nodes_make_a_poison(patch: Patch) -> None:
+    real = poison.verdict
+
+    def verdict(state: Any, record: Any, dispatch: Any, fault: Any) -> Any:
+        many = replace(record, crashed_on=(*record.crashed_on, "x"))
+        return real(state, many, dispatch, fault)
+
+    patch.setattr(poison, "verdict", verdict)
+
+
+@flip(r"is deaf since \d+ ms and gets work")
+def a_beat_that_comes_again_counts(patch: Patch) -> None:
+    real = silence.heard
+
+    def heard(turn: Any, node: Any, presence: Any, beat: int) -> bool:
+        presence.beat = -1
+        return real(turn, node, presence, beat)
+
+    patch.setattr(silence, "heard", heard)
+
+
+@flip(r"returned \d+ times of late and gets work")
+def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
+    real = flapping.returned
+
+    def returned(turn: Any, node: Any, presence: Any) -> bool:
+        held = real(turn, node, presence)
+        presence.held_until_ms = 0
+        return held
+
+    patch.setattr(flapping, "returned", returned)
+
+
+@flip(r"is innocent and quarantined")
+def one_return_is_enough_for_quarantine(patch: Patch) -> None:
+    patch.setattr(flapping, "returned", lambda turn, node, presence: presence.away)
+    patch.setitem(evidence.KINDS, "flapping", (1, "returns"))
+
+
 # the node
 
 
@@ -316,9 +381,9 @@ def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
 def a_beat_without_an_answer_renews(patch: Patch) -> None:
     real = heart.Heart.beat
 
-    def beat(self: heart.Heart, at_ms: int) -> int:
+    def beat(self: heart.Heart, at_ms: int, *, anew: bool = False) -> int:
         self.answered_ms = at_ms
-        return real(self, at_ms)
+        return real(self, at_ms, anew=anew)
 
     patch.setattr(heart.Heart, "beat", beat)
 

@@ -19,7 +19,7 @@ from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
-from imlmesh_runtime.sqlite import Store
+from imlmesh_runtime.sqlite import Done, Store, Work
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,11 @@ class Lifecycle:
         self.recent = Recent(marks.seq)
         #: seq of the last committed change, and of the one before the last commit began
         self.last_seq = self.before_seq = marks.seq
+        #: whether a commit that finds the disk full is tried until it fits
+        self.patient = False
+        #: whether one waits for that now
+        self.waits = False
+        self._awaiting_try: list[asyncio.Future[None]] = []
 
     def watch(self, watcher: Watcher) -> None:
         """Call `watcher` with (seq, change) of every commit, after it."""
@@ -161,7 +166,30 @@ class Lifecycle:
                 asyncio.get_running_loop().call_soon(self.tell)
             done(error)
 
-        self._store.submit(lambda database: _execute(database, statements), ended)
+        self._submit(lambda database: _execute(database, statements), ended)
+
+    async def tried(self) -> None:
+        """Return when a commit that waits for room was tried again."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaiting_try.append(future)
+        await future
+
+    def _submit(self, work: Work, ended: Done) -> None:
+        def done(result: Any, error: MeshError | None) -> None:
+            waited, self.waits = self.waits, self.patient and _is_full(error)
+            if self.waits != waited:
+                log.warning("lifecycle waits for room: %s", error if self.waits else "it has it")
+            if not self.waits:
+                ended(result, error)
+                return
+            again = asyncio.get_running_loop().call_later
+            again(limits.STORE_RETRY_MS / 1_000, self._submit, work, ended)
+            awaiting, self._awaiting_try = self._awaiting_try, []
+            for each in awaiting:
+                if not each.done():
+                    each.set_result(None)
+
+        self._store.submit(work, done)
 
     def tell(self) -> None:
         """Let those who watch hear of what was committed."""
@@ -198,6 +226,10 @@ class Lifecycle:
         if not self._flowing:
             return 0, 0
         return sum(rows for _, _, rows in self._flowing), max(0, now_ms - self._flowing[0][1])
+
+
+def _is_full(error: MeshError | None) -> bool:
+    return error is not None and error.code == "store.full"
 
 
 def _execute(database: sqlite3.Connection, statements: Sequence[Statement]) -> None:

@@ -40,7 +40,8 @@ _INTO: dict[str, tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]] = {
 
 
 class Mover:
-    """`on_behind(behind)` is called when the lag passes a limit, and when it is gone."""
+    """`on_behind(behind)` is called when the lag passes a limit or `is_scarce()` says that the disk has
+    no room for more, and when that is over."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Mover:
         clock: Clock,
         on_behind: Callable[[bool], None],
         ledger: LedgerFile,
+        is_scarce: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
@@ -57,6 +59,7 @@ class Mover:
         self._clock = clock
         self._on_behind = on_behind
         self._ledger = ledger
+        self._is_scarce = is_scarce
         self._position = 0
         self._wake = asyncio.Event()
         self._mover: asyncio.Task[None] | None = None
@@ -121,13 +124,14 @@ class Mover:
         return full
 
     def measure(self) -> None:
-        """Compare the lag with its limits."""
+        """Compare lag and room with their limits."""
         rows, age_ms = self._lifecycle.outflow(self._clock.now_ms())
         untold, untold_ms = self._lifecycle.unledgered(self._clock.now_ms())
         behind = (
             rows > limits.OUTFLOW_ROWS
             or untold > limits.LEDGER_CHANGES
             or max(age_ms, untold_ms) > limits.OUTFLOW_AGE_MS
+            or self._is_scarce()
         )
         if behind != self.behind:
             self.behind = behind
