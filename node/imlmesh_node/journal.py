@@ -26,11 +26,17 @@ from imlmesh_node.core.changes import (
     FloorRaised,
     IntentRecorded,
     LossTold,
+    MeshTimeNoted,
+    PermitDropped,
+    PermitForgotten,
+    PermitRunBegun,
+    PermitRunEnded,
+    PermitTaken,
     QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
-from imlmesh_node.core.state import JournalRecord
+from imlmesh_node.core.state import JournalRecord, PermitRecord
 from imlmesh_node.witness import Kept
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
 from imlmesh_protocol.limits import (
@@ -42,6 +48,7 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.permits import own_permit
 from imlmesh_runtime.sqlite import Database, Store, Work, run
 
 log = logging.getLogger(__name__)
@@ -69,6 +76,18 @@ MIGRATIONS = (
     CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
     INSERT INTO meta VALUES ('since', 0), ('lost', 0), ('opened', 0), ('closed', 0);
     """,
+    """
+    CREATE TABLE permits (
+        id TEXT PRIMARY KEY,
+        document BLOB NOT NULL,
+        used INTEGER NOT NULL DEFAULT 0,
+        begun_ms INTEGER NOT NULL DEFAULT 0,
+        open INTEGER NOT NULL DEFAULT 0,
+        spent INTEGER NOT NULL DEFAULT 0,
+        dropped INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('mesh_ms', 0);
+    """,
 )
 _CLOSED = """UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'opened')
     WHERE name = 'closed'"""
@@ -77,6 +96,11 @@ _SET = "UPDATE meta SET value = ? WHERE name = ?"
 _OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
     (SELECT number FROM seals WHERE what <> 'last' ORDER BY number DESC LIMIT ?)"""
 
+_PERMITS = "SELECT document, used, begun_ms, open, spent, dropped FROM permits ORDER BY id"
+_PERMIT = """INSERT INTO permits (id, document) VALUES (?,?)
+    ON CONFLICT (id) DO UPDATE SET document = excluded.document, dropped = 0"""
+_PERMIT_RUN = "UPDATE permits SET used = ?, begun_ms = ?, open = 1, spent = 1 WHERE id = ?"
+_MESH_MS = "UPDATE meta SET value = max(value, ?) WHERE name = 'mesh_ms'"
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
     VALUES (?,?,?,?,?,?,?)"""
 
@@ -98,6 +122,9 @@ class Loaded:
     since: int = 1
     lost: bool = False
     clean: bool = True
+    permits: tuple[PermitRecord, ...] = ()
+    #: the latest mesh time that was written down
+    mesh_ms: int = 0
 
 
 class Journal:
@@ -217,7 +244,24 @@ def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loade
     seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
     floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
     lost = bool(told["lost"])
-    loaded = Loaded(records, floor, boot, quarantined, seal and seal[0], since, lost, clean)
+    permits = tuple(
+        PermitRecord(
+            own_permit(doc), doc, used, begun_ms, bool(is_open), bool(spent), bool(dropped)
+        )
+        for doc, used, begun_ms, is_open, spent, dropped in database.execute(_PERMITS)
+    )
+    loaded = Loaded(
+        records,
+        floor,
+        boot,
+        quarantined,
+        seal and seal[0],
+        since,
+        lost,
+        clean,
+        permits,
+        meta["mesh_ms"],
+    )
     return loaded, [row[0] for row in rows]
 
 
@@ -245,6 +289,8 @@ class _Rows:
         self.floor: FloorRaised | None = None
         self.loss_told = False
         self.quarantine: QuarantineSet | None = None
+        #: what is rare, in its order
+        self.others: list[tuple[str, tuple[Any, ...]]] = []
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -290,6 +336,27 @@ class _Rows:
     def quarantined(self, change: QuarantineSet) -> None:
         self.quarantine = change
 
+    def take_permit(self, change: PermitTaken) -> None:
+        self.others.append((_PERMIT, (change.permit.id, change.document)))
+
+    def drop_permit(self, change: PermitDropped) -> None:
+        self.others.append(("UPDATE permits SET dropped = 1 WHERE id = ?", (change.permit,)))
+
+    def forget_permit(self, change: PermitForgotten) -> None:
+        self.others.append(("DELETE FROM permits WHERE id = ?", (change.permit,)))
+
+    def begin_run(self, change: PermitRunBegun) -> None:
+        self.others.append((_PERMIT_RUN, (change.number, change.at_ms, change.permit)))
+        self.others.append((_MESH_MS, (change.at_ms,)))
+
+    def end_run(self, change: PermitRunEnded) -> None:
+        self.others.append(("UPDATE permits SET open = 0 WHERE id = ?", (change.permit,)))
+
+    def note_time(self, change: MeshTimeNoted) -> None:
+        self.others.append((_SET, (change.at_ms, "mesh_ms")))
+        spent = "UPDATE permits SET begun_ms = min(begun_ms, ?), spent = spent AND ?"
+        self.others.append((spent, (change.at_ms, not change.met)))
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -299,6 +366,12 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     FloorRaised: _Rows.raise_floor,
     LossTold: _Rows.tell_loss,
     QuarantineSet: _Rows.quarantined,
+    PermitTaken: _Rows.take_permit,
+    PermitDropped: _Rows.drop_permit,
+    PermitForgotten: _Rows.forget_permit,
+    PermitRunBegun: _Rows.begin_run,
+    PermitRunEnded: _Rows.end_run,
+    MeshTimeNoted: _Rows.note_time,
 }
 
 
@@ -313,6 +386,8 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     ):
         if values:
             database.executemany(statement, values)
+    for statement, row in rows.others:
+        database.execute(statement, row)
     if rows.floor is not None:
         place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
         database.executemany(_SET, place)

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.changes import Bulk, Change
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits

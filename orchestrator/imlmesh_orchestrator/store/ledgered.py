@@ -15,6 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
+from imlmesh_orchestrator.core import permit_changes as p
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
 from imlmesh_protocol.ids import split_dispatch
@@ -37,6 +38,10 @@ def _by(values: Values) -> str:
 
 def _node(values: Values) -> str:
     return split_dispatch(values["dispatch"])[2]
+
+
+def _of_node(values: Values) -> str:
+    return str(values["node"])
 
 
 def _by_person(values: Values) -> bool:
@@ -99,6 +104,9 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.CompensationsPlanned: Told("run"),
     c.ApprovalAsked: Told("approval", _itself, "run kind action message options digest"),
     c.ApprovalClosed: Told("approval", _by, "run state option by"),
+    p.PermitGranted: Told("permit", _by, "node digest body budget to_ms by"),
+    p.PermitEnded: Told("permit", _by),
+    p.PermitRunReported: Told("permit", _of_node),
     c.DoubtRaised: Told("witness"),
     c.DoubtsAcknowledged: Told("by", _by),
 }
