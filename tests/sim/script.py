@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_runtime.link.memory import Faults
+from permits import Wish, random_wishes
 from plans import random_plan
 
 FAULTY_MS = 40_000
@@ -78,12 +79,14 @@ class Script:
     network: Faults = CALM
     cuts: tuple[Cut, ...] | None = ()
     faulty_ms: int = FAULTY_MS
+    wishes: tuple[Wish, ...] = ()
 
     def __str__(self) -> str:
         """For people: what goes in, a line each."""
         lines = [f"seed {self.seed}, nodes {', '.join(self.nodes)}, network {self.network}"]
         lines += [f"  at {f.at_ms} ms: {f}" for f in self.faults]
         lines += [f"  {c.who}: power cut at commit {c.commit}" for c in self.cuts or ()]
+        lines += [f"  {wish}" for wish in self.wishes]
         for at_ms, plan in self.plans:
             lines.append(f"  at {at_ms} ms a plan, {plan['execution_mode']}:")
             lines += [f"    {action}" for action in plan["actions"]]
@@ -112,4 +115,5 @@ def script_of(seed: int) -> Script:
         pause_ms = dice.choice((200, 3_000, 9_000, 20_000))
         faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
     faults.sort(key=lambda fault: fault.at_ms)
-    return Script(seed, nodes, tuple(plans), tuple(faults), network, None)
+    wishes = random_wishes(seed, nodes)
+    return Script(seed, nodes, tuple(plans), tuple(faults), network, None, wishes=wishes)

@@ -217,6 +217,7 @@ class SimOrchestrator:
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
                 journal_since=fields["journal_since"],
+                permits=fields["permits"],
             )
         elif kind is Kind.ESCALATE:
             self.post(e.EscalationArrived, node=node, **fields)
@@ -316,6 +317,11 @@ class SimOrchestrator:
                 self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.SendAdmission):
                 self._send(command.node, Kind.COMMAND, {"do": command.do})
+            elif isinstance(command, k.SendPermit):
+                self._send(command.node, Kind.COMMAND, {"do": "permit", "bodies": (command.body,)})
+            elif isinstance(command, k.DropPermits):
+                fields = {"do": "permit", "drop": command.permits}
+                self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.AskInventory):
                 self._send(command.node, Kind.REQUEST, {"nonce": command.nonce})
             elif isinstance(command, k.AskRebirth):
@@ -390,7 +396,16 @@ class SimOrchestrator:
         known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
-            for name in ("nodes", "admissions", "groups", "approvals", "memory", "epoch", "active")
+            for name in (
+                "nodes",
+                "admissions",
+                "groups",
+                "approvals",
+                "memory",
+                "permits",
+                "epoch",
+                "active",
+            )
             if getattr(replayed, name) != getattr(live, name)
         ] + [
             f"a replay gives another {key}"
