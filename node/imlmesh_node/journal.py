@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from imlmesh_node import permit_rows
 from imlmesh_node.core.changes import (
     Bulk,
     Change,
@@ -26,17 +27,11 @@ from imlmesh_node.core.changes import (
     FloorRaised,
     IntentRecorded,
     LossTold,
-    MeshTimeNoted,
-    PermitDropped,
-    PermitForgotten,
-    PermitRunBegun,
-    PermitRunEnded,
-    PermitTaken,
     QuarantineSet,
     ResultRecord,
     ResultRecorded,
 )
-from imlmesh_node.core.state import JournalRecord, PermitRecord
+from imlmesh_node.core.state import HeldPermitRecord, JournalRecord
 from imlmesh_node.witness import Kept
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
 from imlmesh_protocol.limits import (
@@ -48,7 +43,6 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
-from imlmesh_protocol.wire.permits import own_permit
 from imlmesh_runtime.sqlite import Database, Store, Work, run
 
 log = logging.getLogger(__name__)
@@ -76,18 +70,7 @@ MIGRATIONS = (
     CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
     INSERT INTO meta VALUES ('since', 0), ('lost', 0), ('opened', 0), ('closed', 0);
     """,
-    """
-    CREATE TABLE permits (
-        id TEXT PRIMARY KEY,
-        document BLOB NOT NULL,
-        used INTEGER NOT NULL DEFAULT 0,
-        begun_ms INTEGER NOT NULL DEFAULT 0,
-        open INTEGER NOT NULL DEFAULT 0,
-        spent INTEGER NOT NULL DEFAULT 0,
-        dropped INTEGER NOT NULL DEFAULT 0
-    ) WITHOUT ROWID;
-    INSERT INTO meta VALUES ('mesh_ms', 0);
-    """,
+    permit_rows.TABLE,
 )
 _CLOSED = """UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'opened')
     WHERE name = 'closed'"""
@@ -96,11 +79,6 @@ _SET = "UPDATE meta SET value = ? WHERE name = ?"
 _OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
     (SELECT number FROM seals WHERE what <> 'last' ORDER BY number DESC LIMIT ?)"""
 
-_PERMITS = "SELECT document, used, begun_ms, open, spent, dropped FROM permits ORDER BY id"
-_PERMIT = """INSERT INTO permits (id, document) VALUES (?,?)
-    ON CONFLICT (id) DO UPDATE SET document = excluded.document, dropped = 0"""
-_PERMIT_RUN = "UPDATE permits SET used = ?, begun_ms = ?, open = 1, spent = 1 WHERE id = ?"
-_MESH_MS = "UPDATE meta SET value = max(value, ?) WHERE name = 'mesh_ms'"
 _TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
     VALUES (?,?,?,?,?,?,?)"""
 
@@ -122,7 +100,7 @@ class Loaded:
     since: int = 1
     lost: bool = False
     clean: bool = True
-    permits: tuple[PermitRecord, ...] = ()
+    permits: Mapping[str, HeldPermitRecord] = field(default_factory=dict)
     #: the latest mesh time that was written down
     mesh_ms: int = 0
 
@@ -244,12 +222,7 @@ def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loade
     seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
     floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
     lost = bool(told["lost"])
-    permits = tuple(
-        PermitRecord(
-            own_permit(doc), doc, used, begun_ms, bool(is_open), bool(spent), bool(dropped)
-        )
-        for doc, used, begun_ms, is_open, spent, dropped in database.execute(_PERMITS)
-    )
+    permits = permit_rows.load(database)
     loaded = Loaded(
         records,
         floor,
@@ -336,26 +309,8 @@ class _Rows:
     def quarantined(self, change: QuarantineSet) -> None:
         self.quarantine = change
 
-    def take_permit(self, change: PermitTaken) -> None:
-        self.others.append((_PERMIT, (change.permit.id, change.document)))
-
-    def drop_permit(self, change: PermitDropped) -> None:
-        self.others.append(("UPDATE permits SET dropped = 1 WHERE id = ?", (change.permit,)))
-
-    def forget_permit(self, change: PermitForgotten) -> None:
-        self.others.append(("DELETE FROM permits WHERE id = ?", (change.permit,)))
-
-    def begin_run(self, change: PermitRunBegun) -> None:
-        self.others.append((_PERMIT_RUN, (change.number, change.at_ms, change.permit)))
-        self.others.append((_MESH_MS, (change.at_ms,)))
-
-    def end_run(self, change: PermitRunEnded) -> None:
-        self.others.append(("UPDATE permits SET open = 0 WHERE id = ?", (change.permit,)))
-
-    def note_time(self, change: MeshTimeNoted) -> None:
-        self.others.append((_SET, (change.at_ms, "mesh_ms")))
-        spent = "UPDATE permits SET begun_ms = min(begun_ms, ?), spent = spent AND ?"
-        self.others.append((spent, (change.at_ms, not change.met)))
+    def permit(self, change: Any) -> None:
+        self.others += permit_rows.ROWS[type(change)](change)
 
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
@@ -366,12 +321,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     FloorRaised: _Rows.raise_floor,
     LossTold: _Rows.tell_loss,
     QuarantineSet: _Rows.quarantined,
-    PermitTaken: _Rows.take_permit,
-    PermitDropped: _Rows.drop_permit,
-    PermitForgotten: _Rows.forget_permit,
-    PermitRunBegun: _Rows.begin_run,
-    PermitRunEnded: _Rows.end_run,
-    MeshTimeNoted: _Rows.note_time,
+    **dict.fromkeys(permit_rows.ROWS, _Rows.permit),
 }
 
 

@@ -4,15 +4,18 @@ The one rule: a permit is believed by a signature alone, when it comes and again
 Deliberately absent: when one runs; the core decides that.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imlmesh_node.config import NodeConfig
 from imlmesh_node.core.commands import CheckDispatch
 from imlmesh_node.core.events import Arrival, DispatchChecked, Event, PermitArrived, SourceTold
-from imlmesh_node.core.state import PermitRecord
+from imlmesh_node.core.permits import Permits
+from imlmesh_node.core.state import HeldPermitRecord
 from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
+from imlmesh_node.shell import Performer
+from imlmesh_node.streams import EventStreams
 from imlmesh_protocol.errors import Fault, MeshError, ProtocolError
 from imlmesh_protocol.permits import Permit
 from imlmesh_protocol.wire.documents import FindKey
@@ -39,18 +42,22 @@ class Permitted:
         self._executor = executor
         self._post = post
         self._clock = clock
-        #: whether any permit wants to know what that source tells
-        self.hears: Callable[[str], bool] = lambda source: False
+        self._hears: Callable[[str], bool] = lambda source: False
 
-    def believed(self, records: Iterable[PermitRecord]) -> tuple[PermitRecord, ...]:
+    def believed(self, records: Mapping[str, HeldPermitRecord]) -> Mapping[str, HeldPermitRecord]:
         """Those of the journal, each with what speaks against it now."""
-        found = tuple(records)
-        for record in found:
+        for record in records.values():
             try:
                 read_permit(record.document, self._find_key)
             except MeshError as exc:
                 record.refusal = Fault("permit.untrusted", f"{record.permit.id}: {exc.message}")
-        return found
+        return records
+
+    def serve(self, permits: Permits, performer: Performer, streams: EventStreams) -> None:
+        """Answer the core's questions, and tell it what sources tell, where a permit wants to know."""
+        self._hears = permits.hears
+        performer.check = self._check
+        streams.heard = self._source_told
 
     def take(self, message: Message) -> Event | None:
         """The fields of a command `permit`; TrustError or ProtocolError for one that is not for us."""
@@ -66,14 +73,14 @@ class Permitted:
         at_ms = self._clock.now_ms()
         return PermitArrived(at_ms, permits, drop, message.term, message.seq, message.id)
 
-    def check(self, command: CheckDispatch) -> None:
+    def _check(self, command: CheckDispatch) -> None:
         """The guard's word, as of a delegate's dispatch."""
         dispatch, refusal = self._guard.check(command.dispatch)
         instant = self._executor.ends_at_once(dispatch.module, dispatch.action)
         arrival = Arrival(dispatch, command.hash, refusal, refusal is None and instant)
         self._post(DispatchChecked(self._clock.now_ms(), arrival))
 
-    def source_told(self, name: str, values: Mapping[str, Any]) -> None:
+    def _source_told(self, name: str, values: Mapping[str, Any]) -> None:
         """A source saw something; few wait for that."""
-        if self.hears(name):
+        if self._hears(name):
             self._post(SourceTold(self._clock.now_ms(), name, values))

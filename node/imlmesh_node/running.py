@@ -90,16 +90,18 @@ class RunningNode:
             config, keys.held.plan_key, self._guard, self._executor, self._post, steady
         )
         self.agent = _agent(config, loaded, self._permitted)
-        self._permitted.hears = self.agent.permits.hears
-        self._performer.check = self._permitted.check
-        self.edge.streams.heard = self._permitted.source_told
+        self._permitted.serve(self.agent.permits, self._performer, streams)
         self.clocks.busy = lambda: bool(self.agent.held_ids())
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
+        inbox = self._inbox(config, keys, loaded.floor)
+        self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
+
+    def _inbox(self, config: NodeConfig, keys: NodeKeys, floor: tuple[int, int]) -> Inbox:
         opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
-        opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
-        inbox = Inbox(
+        opener.floors[config.orchestrator, ""] = (floor[0], 0, floor[1])
+        return Inbox(
             opener,
             self.presence,
             self._guard,
@@ -113,7 +115,6 @@ class RunningNode:
                 PERMIT: self._permitted.take,
             },
         )
-        self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
         """Begin to connect; what an earlier agent left open is reported first."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NODE = "pi-a"
-BUDGET = 3
+BUDGET = 2
 POLICY = """\
 profile = "local_worker"
 
@@ -160,7 +160,7 @@ async def test_a_cut_off_node_runs_a_permit_across_a_power_cut_and_reports_each_
     async with opened_home(tmp_path) as home:
         words = ("--node", NODE, "--every", "1s", "--budget", str(BUDGET), "--for", "1h")
         permit = home.type("permit", "grant", str(plan), *words)["permit"]
-        await until(lambda: home.type("permit", "show", permit)["held"], "the node holds it")
+        await until(lambda: home.ask(f"permits/{permit}")["held"], "the node holds it")
         assert not home.effects(), "it ran while the orchestrator was there"
         home.kill("orchestrator")
         await until(home.effects, "the first run by permit")

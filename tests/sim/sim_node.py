@@ -74,7 +74,7 @@ class SimNode:
             lost=stored.lost,
             quarantined=stored.quarantined,
             lost_ms=limits.LAN.lost_ms,
-            permits=tuple(stored.permits.values()),
+            permits=stored.permits,
             mesh_ms=stored.mesh_ms,
         )
         self.agent = Agent(config, list(stored.records.values()))

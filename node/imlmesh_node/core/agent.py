@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from imlmesh_node.core import changes, commands, events
+from imlmesh_node.core.autonomy import Autonomy
 from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.config import AgentConfig
@@ -27,15 +28,14 @@ from imlmesh_protocol.tick import Tick
 _LOST = Fault("journal.lost", "its journal could not be read and was set aside")
 
 
-class Agent:
+class Agent(Autonomy):
     """See the module; `records` come from the journal, in the order taken."""
 
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
         known = {record.dispatch: record for record in records}
-        permits = {one.permit.id: one for one in config.permits}
         self.state = AgentState(
-            known, config.floor, config.lost, config.quarantined, permits, config.mesh_ms
+            known, config.floor, config.lost, config.quarantined, {**config.permits}, config.mesh_ms
         )
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
@@ -46,8 +46,7 @@ class Agent:
         self._changes: list[Change] = []
         self._commands: list[Command] = []
         self.permits = Permits(self.state, config.lost_ms, self._change, self._command)
-        back = self.permits.holds_back
-        self._unsettled = Unsettled(r.result for r in known.values() if not back(r.dispatch))
+        self._unsettled = Unsettled(r.result for r in self.permits.without_open(known.values()))
         self._settled: dict[str, None] = {}
         self._settled_since_ms = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -74,8 +73,7 @@ class Agent:
         if self._leftover:
             self._end_leftover(event.at_ms)
         self._handlers[type(event)](event)
-        if self.state.permits and not self.slots.stopping:
-            self._tell_run(self.permits.look(event.at_ms, closed=self._closed), event.at_ms)
+        self._go_on_alone(event.at_ms)
         return self._changes, self._commands
 
     def next_deadline_ms(self) -> int | None:
@@ -90,8 +88,7 @@ class Agent:
         if self._settled:
             due.append(self._settled_since_ms + SETTLED_KEPT_MS)
         due.extend(self.slots.limits_ms(self.heart.answered_ms))
-        if (run_ms := self.permits.due_ms(closed=self._closed)) is not None:
-            due.append(run_ms)
+        due.extend(self.permits.due_ms(closed=self._closed))
         return min(due, default=None)
 
     def held_ids(self) -> tuple[str, ...]:
@@ -244,62 +241,17 @@ class Agent:
                 if held.dispatch.when_cut_off == "stop":
                     self._kill(held, KillReason.LEASE)
 
-    def _on_permit(self, event: events.PermitArrived) -> None:
-        """Its answer is a birth, which tells what is held now."""
-        place = (event.epoch, event.seq)
-        if place <= self._seen:
-            self._refuse("message.replayed", f"a permit of {place} after {self._seen}")
-            return
-        self._seen = place
-        self.permits.take(event)
-        self._raise_floor()
-        if self.session is not None:
-            self._commands.append(commands.SendStatus("online", self.permits.held()))
-
-    def _on_checked(self, event: events.DispatchChecked) -> None:
-        arrival = self.permits.checked(event)
-        if arrival is None or self.slots.stopping:
-            return
-        dispatch, at_ms = arrival.dispatch, event.at_ms
-        self._change(changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms))
-        self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms))
-        if arrival.refusal is not None:
-            self._fail_waiting(self.slots.waiting[dispatch.id], at_ms, arrival.refusal)
-        else:
-            self._start_waiting(at_ms)
-            self._needs_accept(dispatch.id, at_ms)
-
-    def _on_source(self, event: events.SourceTold) -> None:
-        self.permits.source_told(event, closed=self._closed)
-
-    @property
-    def _closed(self) -> bool:
-        """Whether no run of a permit may begin."""
-        return self.slots.stopping or self._unsettled.full
-
-    def _tell_run(self, results: list[ResultRecord], at_ms: int) -> None:
-        """A run by permit is over: from now on its results are sent until they are settled."""
-        for result in results:
-            self._unsettled.keep(result, at_ms)
-        self._send_results([result.dispatch for result in results], at_ms)
-
     def _on_inventory(self, event: events.InventoryAsked) -> None:
         if self.session is not None:
-            self._commands.append(
-                commands.SendInventory(event.nonce, self.held_ids(), self.unsettled_ids())
-            )
+            held, unsettled = self.held_ids(), self.unsettled_ids()
+            self._command(commands.SendInventory(event.nonce, held, unsettled))
 
     def _on_finished(self, event: events.DriverFinished) -> None:
         if self.slots.end(event.dispatch) is None:
             return
-        result = ResultRecord(
-            event.dispatch,
-            self.state.records[event.dispatch].hash,
-            event.outcome,
-            event.result,
-            event.error,
-            event.duration_ms,
-        )
+        hash, error = self.state.records[event.dispatch].hash, event.error
+        told = (event.dispatch, hash, event.outcome, event.result, error, event.duration_ms)
+        result = ResultRecord(*told)
         if event.packed:
             digest = hashlib.sha256(event.packed).digest()
             result.bulk = Bulk(len(event.packed), digest)

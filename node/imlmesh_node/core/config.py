@@ -1,8 +1,9 @@
 """What an agent is told once, at its start."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from imlmesh_node.core.state import PermitRecord
+from imlmesh_node.core.state import HeldPermitRecord
 from imlmesh_protocol.limits import LAN, NODE_HELD, NODE_SLOTS
 
 
@@ -19,5 +20,5 @@ class AgentConfig:
     #: without an answered heartbeat for so long, it is cut off
     lost_ms: int = LAN.lost_ms
     #: what the journal holds of permits, and the latest mesh time that it knows
-    permits: tuple[PermitRecord, ...] = field(default=())
+    permits: Mapping[str, HeldPermitRecord] = field(default_factory=dict)
     mesh_ms: int = 0

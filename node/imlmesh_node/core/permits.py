@@ -5,7 +5,7 @@ before anything of it is done. What has begun goes on whoever comes back, throug
 journal as any dispatch. Deliberately absent: policy; the guard is asked about each dispatch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from imlmesh_node.core import changes, commands, events
 from imlmesh_node.core.changes import Change, ResultRecord
 from imlmesh_node.core.commands import Command
-from imlmesh_node.core.state import AgentState, PermitRecord
+from imlmesh_node.core.state import AgentState, HeldPermitRecord, JournalRecord
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import PERMIT_CLOCK_MS, PERMITS_NODE
 from imlmesh_protocol.permits import (
@@ -53,7 +53,7 @@ class Permits:
         #: what to add to `at_ms` for mesh time; None before the first event
         self._ahead_ms: int | None = None
         #: since when the orchestrator was not heard, by `at_ms`
-        self._heard_ms = 0
+        self._heard_ms = self._now_ms = 0
         #: dispatches that the guard was asked about
         self._asked: set[str] = set()
 
@@ -72,7 +72,8 @@ class Permits:
         return record is not None and record.open and _run_of(record) == dispatch.partition("/")[0]
 
     def begin(self, at_ms: int) -> None:
-        """The agent's first event: time goes on where it was last written down, if the clock is behind."""
+        """An event comes. At the first, time goes on where it was written down, if the clock is behind."""
+        self._now_ms = at_ms
         if self._ahead_ms is None:
             self._ahead_ms = max(0, self._state.mesh_ms - at_ms)
             self._heard_ms = at_ms
@@ -110,10 +111,14 @@ class Permits:
             if known is not None and not known.dropped:
                 self._change(changes.PermitDropped(id))
 
-    def due_ms(self, *, closed: bool) -> int | None:
-        """When the next run begins by time, by `at_ms`; `closed`: none may."""
+    def without_open(self, records: Iterable[JournalRecord]) -> list[JournalRecord]:
+        """Those whose results are told one by one, and of runs that are over."""
+        return [record for record in records if not self.holds_back(record.dispatch)]
+
+    def due_ms(self, *, closed: bool) -> list[int]:
+        """When runs begin by time, by `at_ms`; `closed`: none may."""
         times = [] if closed else [self._due_ms(one) for one in self._usable()]
-        return min((at_ms for at_ms in times if at_ms is not None), default=None)
+        return [at_ms for at_ms in times if at_ms is not None]
 
     def look(self, at_ms: int, *, closed: bool) -> list[ResultRecord]:
         """Begin what is due, unless `closed`, and let what has begun go on; returns results of runs that are
@@ -122,11 +127,7 @@ class Permits:
         if not closed:
             for record in list(self._usable()):
                 due_ms = self._due_ms(record)
-                if (
-                    due_ms is not None
-                    and due_ms <= at_ms
-                    and self._mesh_ms(at_ms) < record.permit.to_ms
-                ):
+                if due_ms is not None and due_ms <= at_ms:
                     self._begin_run(record, at_ms)
         for record in self._state.permits.values():
             if record.open:
@@ -153,7 +154,7 @@ class Permits:
         refusal = self._refusal(record, event.at_ms) or event.arrival.refusal
         return replace(event.arrival, refusal=refusal)
 
-    def _usable(self) -> Iterator[PermitRecord]:
+    def _usable(self) -> Iterator[HeldPermitRecord]:
         if self._state.quarantined or self._state.lost:
             return
         for record in self._state.permits.values():
@@ -161,7 +162,7 @@ class Permits:
             if not over and record.used < record.permit.budget:
                 yield record
 
-    def _due_ms(self, record: PermitRecord) -> int | None:
+    def _due_ms(self, record: HeldPermitRecord) -> int | None:
         """When it begins by itself; None when it does not."""
         permit, ahead_ms = record.permit, self._ahead_ms or 0
         rule = permit.rule
@@ -173,13 +174,13 @@ class Permits:
             return None
         at_ms = max(at_ms, self._heard_ms + self._lost_ms, permit.from_ms - ahead_ms)
         # one whose time is over waits for the orchestrator's clock to say so
-        return at_ms if at_ms + ahead_ms < permit.to_ms else None
+        return at_ms if max(at_ms, self._now_ms) + ahead_ms < permit.to_ms else None
 
-    def _begin_run(self, record: PermitRecord, at_ms: int) -> None:
+    def _begin_run(self, record: HeldPermitRecord, at_ms: int) -> None:
         number, mesh_ms = record.used + 1, self._mesh_ms(at_ms)
         self._change(changes.PermitRunBegun(record.permit.id, number, mesh_ms))
 
-    def _go_on(self, record: PermitRecord, at_ms: int) -> list[ResultRecord]:
+    def _go_on(self, record: HeldPermitRecord, at_ms: int) -> list[ResultRecord]:
         """The next action of an open run; its results when there is none."""
         permit = record.permit
         while True:
@@ -205,7 +206,7 @@ class Permits:
                 return []
             self._never_begun(dispatch, digest, at_ms, refusal)
 
-    def _ended(self, record: PermitRecord) -> tuple[dict[str, End] | None, dict[str, Any]]:
+    def _ended(self, record: HeldPermitRecord) -> tuple[dict[str, End] | None, dict[str, Any]]:
         """How the actions of its run ended, and what completed ones returned; None while one goes on."""
         ends: dict[str, End] = {}
         values: dict[str, Any] = {}
@@ -223,12 +224,12 @@ class Permits:
                 values[action] = result.result
         return ends, values
 
-    def _results(self, record: PermitRecord) -> list[ResultRecord]:
+    def _results(self, record: HeldPermitRecord) -> list[ResultRecord]:
         known = self._state.records
         ids = ids_of(record.permit.actions, record.permit, record.used)
         return [result for id in ids if id in known and (result := known[id].result) is not None]
 
-    def _refusal(self, record: PermitRecord, at_ms: int) -> Fault | None:
+    def _refusal(self, record: HeldPermitRecord, at_ms: int) -> Fault | None:
         """Why nothing more of its run begins."""
         if self._state.quarantined:
             return _QUARANTINED
@@ -268,5 +269,5 @@ def permit_of_dispatch(dispatch: str) -> str:
     return "" if found is None else found[0]
 
 
-def _run_of(record: PermitRecord) -> str:
+def _run_of(record: HeldPermitRecord) -> str:
     return permit_run(record.permit.id, record.used)

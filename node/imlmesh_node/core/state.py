@@ -42,7 +42,7 @@ class JournalRecord:
 
 
 @dataclass(slots=True)
-class PermitRecord:
+class HeldPermitRecord:
     """A permit, also one that was dropped: how many runs of it are `used`, whether the last is `open`.
 
     `begun_ms`: mesh time of its last run. `spent`: one has begun since the node was cut off.
@@ -69,7 +69,7 @@ class AgentState:
     floor: tuple[int, int] = (0, 0)
     lost: bool = False
     quarantined: bool = False
-    permits: dict[str, PermitRecord] = field(default_factory=dict)
+    permits: dict[str, HeldPermitRecord] = field(default_factory=dict)
     mesh_ms: int = 0
 
 
@@ -109,7 +109,7 @@ def _quarantine(state: AgentState, change: QuarantineSet) -> None:
 def _permit_taken(state: AgentState, change: PermitTaken) -> None:
     record = state.permits.get(change.permit.id)
     if record is None:
-        state.permits[change.permit.id] = PermitRecord(change.permit, change.document)
+        state.permits[change.permit.id] = HeldPermitRecord(change.permit, change.document)
     else:
         record.permit, record.document = change.permit, change.document
         record.dropped, record.refusal = False, None

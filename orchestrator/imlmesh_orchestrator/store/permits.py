@@ -9,9 +9,8 @@ from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import permit_changes as p
+from imlmesh_orchestrator.store.joining import JOINED, Row
 from imlmesh_protocol import limits
-
-Row = tuple[str, tuple[Any, ...]]
 
 _OLD = "DELETE FROM permits WHERE to_ms < ?"
 _GRANTED = "INSERT INTO permits (seq, permit, to_ms) VALUES (?,?,?)"
@@ -28,7 +27,9 @@ def _later(seq: int, change: p.PermitEnded | p.PermitRunReported) -> list[Row]:
     return [(_LATER, (seq, change.permit))]
 
 
-PERMITTED: dict[type[c.Change], Callable[[int, Any], list[Row]]] = {
+#: those of joining too: one table for all that is rare
+RARE: dict[type[c.Change], Callable[[int, Any], list[Row]]] = {
+    **JOINED,
     p.PermitGranted: _granted,
     p.PermitEnded: _later,
     p.PermitRunReported: _later,

@@ -15,8 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
-from imlmesh_orchestrator.store.joining import JOINED
-from imlmesh_orchestrator.store.permits import PERMITTED
+from imlmesh_orchestrator.store.permits import RARE
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
@@ -71,7 +70,6 @@ _NONCE = "INSERT INTO nonces (seq, nonce) VALUES (?,?)"
 _OLD_NONCES = """DELETE FROM nonces WHERE seq IN
     (SELECT seq FROM nonces ORDER BY seq DESC LIMIT -1 OFFSET ?)"""
 
-_RARE = {**JOINED, **PERMITTED}
 _PLANNED = str(DispatchState.PLANNED)
 _ACCEPTED = str(DispatchState.ACCEPTED)
 _RUNNING = str(DispatchState.RUNNING)
@@ -112,8 +110,8 @@ class Batch:
             project(self, seq, change)
         elif type(change) is c.RunCreated:
             self._run_created(seq, change, sources.pop(change.cause, None))
-        elif type(change) in _RARE:
-            for sql, values in _RARE[type(change)](seq, change):
+        elif type(change) in RARE:
+            for sql, values in RARE[type(change)](seq, change):
                 self._other(sql, *values)
 
     def statements(self) -> list[Statement]:
