@@ -43,6 +43,8 @@ class Wish:
     budget: int
     for_ms: int
     actions: tuple[dict[str, Any], ...]
+    #: when it is withdrawn, after it was granted; 0 for never
+    withdrawn_ms: int = 0
 
     def asked(self) -> dict[str, Any]:
         """The fields of the event."""
@@ -104,6 +106,7 @@ def _wish(dice: random.Random, nodes: tuple[str, ...]) -> Wish:
         dice.choice((1, 2, 5)),
         dice.choice((12_000, 3_600_000)),
         tuple(actions),
+        dice.choice((0, 0, 4_000, 15_000)),
     )
 
 
@@ -129,6 +132,14 @@ def ask(world: "World", wish: Wish) -> None:
         world.at(world.now_ms + 500, lambda: ask(world, wish))
         return
     own.post(pe.PermitAsked, dice=world.permit_dice.getrandbits(64), **wish.asked())
+    if wish.withdrawn_ms and own.core.state.permits:
+        permit = list(own.core.state.permits)[-1]
+        world.at(world.now_ms + wish.withdrawn_ms, lambda: withdraw(world, permit))
+
+
+def withdraw(world: "World", permit: str) -> None:
+    """A person takes it back, if there is somebody to hear it."""
+    world.orchestrator.post(pe.PermitWithdrawAsked, permit=permit, by="eve")
 
 
 class PermitChecks:
@@ -187,6 +198,8 @@ class PermitChecks:
             self._checks.breach(f"{node} runs {change.permit} while in contact, {silent_ms} ms ago")
         if change.at_ms >= granted.to_ms:
             self._checks.breach(f"{node} runs {change.permit} after its time")
+        if stored.permits[change.permit].dropped:
+            self._checks.breach(f"{node} runs {change.permit}, which it dropped")
         if stored.quarantined:
             self._checks.breach(f"{node} is in quarantine and runs {change.permit}")
 

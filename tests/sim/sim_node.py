@@ -322,7 +322,10 @@ class SimNode:
             instant = command.dispatch.params["ms"] == 0
             arrival = e.Arrival(command.dispatch, command.hash, None, instant)
             self.post(e.DispatchChecked(self.steady.now_ms(), arrival))
-        elif not isinstance(command, k.NoteRefusal):
+        elif isinstance(command, k.NoteRefusal):
+            if command.fault.code.startswith("permit."):
+                self.world.tell(f"{self.name}: {command.fault.code}: {command.fault.message}")
+        else:
             if isinstance(command, k.SendHeartbeat):
                 self._beats[command.beat] = self.world.now_ms
             self.world.checks.node_says(self.name, command)

@@ -29,6 +29,7 @@ NAME = "orchestrator"
 BEFORE, AFTER = "before its commit", "after its commit"
 #: what the story tells of a change
 _TOLD = ("run", "dispatch", "action", "node", "state", "liveness", "admission", "option", "fault")
+_TOLD += ("permit", "number", "why")
 
 
 class SimOrchestrator:

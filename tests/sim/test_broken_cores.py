@@ -344,6 +344,22 @@ def a_budget_is_not_looked_at(patch: Patch) -> None:
     patch.setattr(permits.Permits, "_usable", usable)
 
 
+@flip(r"which it dropped")
+def a_permit_that_was_withdrawn_goes_on(patch: Patch) -> None:
+    real = permits.Permits._usable
+
+    def usable(self: permits.Permits) -> Any:
+        dropped = [one for one in self._state.permits.values() if one.dropped]
+        for one in dropped:
+            one.dropped = False
+        found = list(real(self))
+        for one in dropped:
+            one.dropped = True
+        return iter(found)
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
 @flip(r"before its run is counted|beyond its budget|does not give the state")
 def a_run_is_counted_when_it_ends(patch: Patch) -> None:
     real = permits.Permits._begin_run

@@ -22,7 +22,7 @@ def _granted(state: State, change: p.PermitGranted) -> None:
 
 def _ended(state: State, change: p.PermitEnded) -> None:
     record = state.permits[change.permit]
-    record.ended, record.ended_by, record.ended_ms = change.reason, change.by, change.at_ms
+    record.ended, record.ended_by, record.ended_ms = change.why, change.by, change.at_ms
 
 
 def _reported(state: State, change: p.PermitRunReported) -> None:

@@ -31,11 +31,11 @@ class PermitGranted(Change):
 
 @dataclass(slots=True)
 class PermitEnded(Change):
-    """It holds no more; `reason` is one of the words of this module, `by` a person or imlmesh."""
+    """It holds no more; `why` is one of the words of this module, `by` a person or imlmesh."""
 
     permit: str
     node: str
-    reason: str
+    why: str
     by: str
 
 

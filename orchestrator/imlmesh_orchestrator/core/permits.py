@@ -202,9 +202,9 @@ def _of_node(turn: Turn, node: str) -> list[PermitRecord]:
     return [record for record in known if record.permit.node == node and not record.ended]
 
 
-def _end(turn: Turn, record: PermitRecord, reason: str, by: str) -> None:
+def _end(turn: Turn, record: PermitRecord, why: str, by: str) -> None:
     permit = record.permit
-    turn.change(p.PermitEnded(turn.at_ms, turn.cause, permit.id, permit.node, reason, by))
+    turn.change(p.PermitEnded(turn.at_ms, turn.cause, permit.id, permit.node, why, by))
     bring(turn, permit.node)
 
 

@@ -316,7 +316,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     j.NodeAliased: lambda change, alias: f"{change.node} is called {change.alias}",
     p.PermitGranted: _permit,
     p.PermitEnded: lambda change, alias: (
-        f"permit {change.permit} of {alias(change.node)} holds no more: {change.reason} ({change.by})"
+        f"permit {change.permit} of {alias(change.node)} holds no more: {change.why} ({change.by})"
     ),
     p.PermitRunReported: lambda change, alias: (
         f"{alias(change.node)} ran {change.permit} by itself, number {change.number}: {change.of}"
