@@ -106,7 +106,7 @@ def _wish(dice: random.Random, nodes: tuple[str, ...]) -> Wish:
         dice.choice((1, 2, 5)),
         dice.choice((12_000, 3_600_000)),
         tuple(actions),
-        dice.choice((0, 0, 4_000, 15_000)),
+        dice.choice((0, 0, 1_000, 15_000)),
     )
 
 
