@@ -123,7 +123,7 @@ class Agent(Autonomy):
         self._commands.append(commands.SendStatus("online", self.permits.held()))
         if self.state.lost:
             self._commands.append(commands.Escalate(_LOST))
-        self._send_heartbeat(at_ms)
+        self._send_heartbeat(at_ms, anew=True)
         self._send_results(self._unsettled.ids(), at_ms)
 
     def _on_delegate(self, event: events.DelegateArrived) -> None:
@@ -365,8 +365,9 @@ class Agent(Autonomy):
             )
         )
 
-    def _send_heartbeat(self, at_ms: int) -> None:
-        self._commands.append(commands.SendHeartbeat(self.heart.beat(at_ms), self.held_ids()))
+    def _send_heartbeat(self, at_ms: int, *, anew: bool = False) -> None:
+        number = self.heart.beat(at_ms, anew=anew)
+        self._commands.append(commands.SendHeartbeat(number, self.held_ids()))
 
     def _forget_settled(self) -> None:
         settled, self._settled = self._settled, {}

@@ -45,6 +45,7 @@ from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.permits import pack_permit
 
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
+_HERE = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 _NO_REASON = Fault("driver.failed", "the node gave no reason")
 
 
@@ -144,7 +145,7 @@ def admission_changed(turn: Turn, node: str, new: Admission) -> None:
 def bring(turn: Turn, node: str) -> None:
     """Send a node that is here what it lacks, and have it drop what it may not; look again later."""
     presence, known = turn.state.presence.get(node), turn.state.nodes.get(node)
-    if presence is None or known is None or known.liveness is not Liveness.ONLINE:
+    if presence is None or known is None or known.liveness not in _HERE:
         return
     wanted = {} if barred(turn.state, node) else {r.permit.id: r for r in _of_node(turn, node)}
     missing = [record for name, record in wanted.items() if name not in presence.permits]
