@@ -5,7 +5,7 @@ absent: how long the window is, and when silence says nothing; `silence` knows.
 """
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import flapping, runs, silence
+from imlmesh_orchestrator.core import flapping, permits, runs, silence
 from imlmesh_orchestrator.core.commands import (
     AskInventory,
     AskRebirth,
@@ -204,7 +204,9 @@ def _send_again(turn: Turn, dispatch: DispatchRecord) -> None:
 def _wanted(turn: Turn, node: str, name: str) -> bool:
     """Whether work that a node holds may go on: ours, not cancelled, and given to nobody else."""
     dispatch = turn.state.dispatches.get(name)
-    if dispatch is None or dispatch.node != node:
+    if dispatch is None:
+        return permits.is_of_permit(turn, node, name)
+    if dispatch.node != node:
         return False
     run = turn.state.runs[dispatch.run]
     if run.state is RunState.CANCELLING or run.units[dispatch.action].ended:
@@ -255,6 +257,7 @@ def _hears(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
     if node.liveness is not before:
         watch(turn, node)
         ask_inventory(turn, node)
+        permits.bring(turn, node.node)
         turn.pools.room()
     return held
 
