@@ -1,0 +1,165 @@
+"""Scenarios in which nobody dies and somebody is not heard: broken networks, one way or both.
+
+The one rule: the network is a proxy; the processes on both sides of it are left alone.
+"""
+
+import asyncio
+import random
+import time
+
+from imlmesh.chaos.field import NODES, ORCHESTRATOR, from_here
+from imlmesh.chaos.plans import held, marked
+from imlmesh.chaos.proxy import Mode
+from imlmesh.chaos.trial import Trial
+from imlmesh_orchestrator.core.changes import (
+    ResultKept,
+    ResultTaken,
+    VerdictsFrozen,
+    VerdictsResumed,
+)
+from imlmesh_protocol.limits import LAN
+from imlmesh_protocol.states import Liveness
+
+#: longer than the lost window and every deadline that follows from it
+_LONG_S = LAN.lost_ms / 1_000 + 2
+_FLAPS, _DOWN_S, _UP_S = 3, 2.0, 3.0
+_TEARS, _TEAR_EVERY_S, _TEAR_BYTES, _DELAY_S = 5, 0.4, 4_000, 0.03
+
+
+async def silent_node(trial: Trial) -> None:
+    """Nothing comes from a node or reaches it, and no connection breaks."""
+    await _silence(trial, NODES[1], Mode.SILENT)
+
+
+async def not_heard(trial: Trial) -> None:
+    """One way only: the node hears and is not heard."""
+    await _silence(trial, NODES[2], Mode.DOWN_ONLY)
+
+
+async def deaf(trial: Trial) -> None:
+    """One way only: the node is heard and hears nothing."""
+    victim = NODES[3]
+    proxy = trial.field.proxies[victim]
+    await trial.submit(marked(8, 6, 200))
+    await trial.holds(victim)
+    at_s = time.monotonic()
+    proxy.mode = Mode.UP_ONLY
+    await asyncio.sleep(_LONG_S)
+    trial.result.detection_s = await trial.field.seen_as(victim, Liveness.SUSPECT, at_s, 0)
+    healed_s = time.monotonic()
+    proxy.mode = Mode.PASS
+    await trial.goes_on(healed_s, ResultTaken)
+    trial.nobody_lost(at_s, victim)
+
+
+async def partition(trial: Trial) -> None:
+    """The node goes on while it is cut off, its work is moved, then it comes back with what it did."""
+    victim = NODES[1]
+    proxy = trial.field.proxies[victim]
+    kept = await trial.submit(held(victim, 3.0))
+    moving = await trial.submit(marked(1, 1, 0, movable=from_here(victim), settle=9))
+    await trial.holds(victim, "mark")
+    await trial.holds(victim, "move-")
+    at_s = time.monotonic()
+    proxy.mode = Mode.SILENT
+    await trial.lost(victim, at_s)
+    await trial.moved(at_s)
+    healed_s = time.monotonic()
+    proxy.mode = Mode.PASS
+    await trial.back(healed_s, victim)
+    # nobody is asked: the node's own late word answers what was unknown
+    await trial.ended()
+    seen = [each.change for each in trial.field.watcher.since(healed_s)]
+    late = [each for each in seen if isinstance(each, ResultKept) and each.run == moving]
+    told = [each for each in seen if isinstance(each, ResultTaken) and each.run == kept]
+    trial.must(bool(told), "the node's late result was not taken")
+    trial.result.notes.append(f"{len(late)} late kept")
+    trial.nobody_lost(at_s, victim)
+
+
+async def orchestrator_alone(trial: Trial) -> None:
+    """The orchestrator is cut off from the broker, silently; nodes are not."""
+    proxy = trial.field.proxies[ORCHESTRATOR]
+    await trial.submit(marked(8, 6, 200))
+    await trial.holds(NODES[0])
+    at_s = time.monotonic()
+    proxy.mode = Mode.SILENT
+    await asyncio.sleep(_LONG_S)
+    healed_s = time.monotonic()
+    proxy.mode = Mode.PASS
+    await trial.goes_on(healed_s, ResultTaken)
+    trial.nobody_lost(at_s)
+
+
+async def mass_silence(trial: Trial) -> None:
+    """Three of four nodes fall silent at once: nobody is judged, and one alarm is written."""
+    silent = NODES[1:]
+    await trial.submit(marked(8, 6, 200))
+    await trial.holds(NODES[1])
+    at_s = time.monotonic()
+    for name in silent:
+        trial.field.proxies[name].mode = Mode.SILENT
+    watcher = trial.field.watcher
+    frozen = await watcher.first(lambda change: isinstance(change, VerdictsFrozen), at_s, 15)
+    trial.must(frozen is not None, "no alarm was written")
+    trial.result.detection_s = frozen
+    healed_s = time.monotonic()
+    for name in silent:
+        trial.field.proxies[name].mode = Mode.PASS
+    trial.result.recovery_s = await watcher.first(
+        lambda change: isinstance(change, VerdictsResumed), healed_s, 15
+    )
+    trial.nobody_lost(at_s)
+
+
+async def flapping(trial: Trial) -> None:
+    """The connection of a node breaks again and again."""
+    victim = NODES[2]
+    proxy = trial.field.proxies[victim]
+    run = await trial.submit(marked(8, 12, 200, movable=from_here(victim)))
+    await trial.holds(victim, "move-")
+    at_s = time.monotonic()
+    for _ in range(_FLAPS):
+        proxy.mode = Mode.CUT
+        await asyncio.sleep(_DOWN_S)
+        healed_s = time.monotonic()
+        proxy.mode = Mode.PASS
+        await asyncio.sleep(_UP_S)
+    trial.result.detection_s = await trial.field.seen_as(victim, Liveness.SUSPECT, at_s, 0)
+    await trial.ended()
+    trial.result.recovery_s = await trial.field.seen_as(victim, Liveness.ONLINE, healed_s, 20)
+    most = trial.most_attempts(run)
+    trial.must(most <= 2, f"an action was moved {most - 1} times")
+
+
+async def torn_stream(trial: Trial) -> None:
+    """Connections are reset in the middle of a packet, of nodes and orchestrator, on a slow network."""
+    dice = random.Random()  # noqa: S311 - no secret
+    await trial.submit(marked(8, 8, 150))
+    await trial.holds(NODES[0])
+    at_s = time.monotonic()
+    proxies = trial.field.proxies
+    for proxy in proxies.values():
+        proxy.delay_s = _DELAY_S
+    for _ in range(_TEARS):
+        proxies[dice.choice([*proxies])].break_after(dice.randrange(1, _TEAR_BYTES))
+        await asyncio.sleep(_TEAR_EVERY_S)
+    for proxy in proxies.values():
+        proxy.delay_s = 0.0
+    healed_s = time.monotonic()
+    await trial.goes_on(healed_s, ResultTaken)
+    trial.nobody_lost(at_s)
+
+
+async def _silence(trial: Trial, victim: str, mode: Mode) -> None:
+    proxy = trial.field.proxies[victim]
+    await trial.submit(marked(8, 6, 200, movable=from_here(victim)))
+    await trial.holds(victim, "move-")
+    at_s = time.monotonic()
+    proxy.mode = mode
+    await trial.lost(victim, at_s)
+    await trial.moved(at_s)
+    healed_s = time.monotonic()
+    proxy.mode = Mode.PASS
+    await trial.back(healed_s, victim)
+    trial.nobody_lost(at_s, victim)
