@@ -62,7 +62,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
   under way.
 - **broker**: the embedded broker and Mosquitto side by side, in turns: pairs as above with 256 under way, resident
-  memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
+  memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed; `crowded_`
+  while another address holds all the half-open connections that it may.
 - **driver**: guard, validation and claims of an action on its node, without the driver's own work: mean over calls of
   every kind of guard, and the dearest of them.
 - **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in

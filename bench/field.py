@@ -60,11 +60,28 @@ class Field:
     @contextlib.contextmanager
     def process(self, module: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         """A Python process that ends with the block; its log goes into the folder."""
+        with self.started(folder, module, str(folder)) as child:
+            yield child
+
+    @contextlib.contextmanager
+    def orchestrator(self) -> Iterator[subprocess.Popen[bytes]]:
+        """An orchestrator in a process of its own."""
+        arguments = ("--home", str(self.home.root))
+        broker = f"127.0.0.1:{self.broker.control_port}"
+        command = ("imlmesh_orchestrator", *arguments, "--broker", broker)
+        with self.started(self.home.root, *command) as child:
+            yield child
+
+    @contextlib.contextmanager
+    def started(
+        self, folder: Path, *command: str, piped: bool = False
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """`python -m COMMAND` until the end of the block; what it says is `piped` to us or in the log."""
         with (folder / "bench.log").open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", module, str(folder)],
+                [sys.executable, "-m", *command],
                 stdin=subprocess.PIPE,
-                stdout=log,
+                stdout=subprocess.PIPE if piped else log,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
             )

@@ -94,6 +94,7 @@ MEANS: dict[str, str] = {
     "action.done_by_person": "A person said that it happened.",
     "action.failed_by_person": "A person said that it failed.",
     "action.straggler": "It took three times as long as others of its kind, so a copy ran elsewhere.",
+    "action.poison": "Its driver crashed on three nodes, so the action is to blame, and none of them.",
     "action.lease_lost": "The node was cut off and ended the work, so that it can move.",
     # drivers
     "driver.failed": "The driver did not do the work.",
@@ -186,6 +187,7 @@ MEANS: dict[str, str] = {
     "discovery.nothing": "Nobody on this network announces the mesh of this node.",
     "broker.missing": "The program mosquitto is not installed.",
     "broker.slow": "A client reads more slowly than messages for it come in.",
+    "broker.busy": "Too many clients connect at once and have not said who they are.",
     "broker.topic": "A client wrote to, or asked for, a topic that is not its own.",
     "broker.subscriptions": "A client asked for more topics than one may have.",
     "broker.lists": "A revocation list is missing, damaged or of another CA: the last good one counts.",

@@ -18,7 +18,7 @@ from imlmesh.client import Client, path_of
 from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.endpoint import last_port
+from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.errors import Place as TextPlace

@@ -15,11 +15,15 @@ from pathlib import PurePosixPath
 
 from imlmesh_drivers.base import Site
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverNotFound
-from imlmesh_protocol.limits import FREE_SPACE_BYTES, NAME_BYTES, PATH_BYTES, PATH_PARTS
+from imlmesh_protocol.limits import (
+    FREE_SPACE_BYTES,
+    FREE_SPACE_PART,
+    NAME_BYTES,
+    PATH_BYTES,
+    PATH_PARTS,
+)
 
 _WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-#: of a file system that is smaller than the space that is kept free on large ones
-_FREE_PART = 20
 
 
 @contextlib.contextmanager
@@ -174,7 +178,7 @@ def open_regular(opened: int, name: str, flags: int = os.O_RDONLY) -> int:
 def write_all(descriptor: int, data: bytes) -> None:
     """Write everything; `store.full` before the last free space of the disk is taken."""
     disk = os.fstatvfs(descriptor)
-    kept_free = min(FREE_SPACE_BYTES, disk.f_blocks * disk.f_frsize // _FREE_PART)
+    kept_free = min(FREE_SPACE_BYTES, disk.f_blocks * disk.f_frsize // FREE_SPACE_PART)
     if disk.f_bavail * disk.f_frsize - len(data) < kept_free:
         raise DriverError("store.full", f"{len(data)} more bytes would fill the disk")
     rest = memoryview(data)

@@ -117,7 +117,7 @@ class Journal:
 
         A disk that is full is no reason to refuse: what is in the file is to be reported.
         """
-        return cls(Database(path, MIGRATIONS, inline=True, floor=0))
+        return cls(Database(path, MIGRATIONS, inline=True))
 
     async def load(self, wall_ms: int, *, lost: bool = False) -> Loaded:
         """Everything, and a new boot number, higher than all before and than `wall_ms` - 1.

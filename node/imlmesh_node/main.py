@@ -27,7 +27,7 @@ from imlmesh_runtime.link.endings import without_clock
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
-from imlmesh_runtime.process import end_in_time, only_one, until_told
+from imlmesh_runtime.process import asked_to_end, end_in_time, only_one, until_told
 from imlmesh_runtime.trust import NodeKeys
 
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
@@ -47,6 +47,7 @@ async def run_node(
 
     Raises InputError, TrustError or StoreError when the folder cannot be used.
     """
+    asked = asked_to_end()
     with only_one(folder / "node.lock", "node.running"):
         setup = load_setup(folder)
         if simulate:
@@ -67,7 +68,7 @@ async def run_node(
         node.start()
         papers.start(link, node.clocks.mesh)
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)
-        failed = await until_told(node.engine.failed, node.engine.turned)
+        failed = await until_told(node.engine.failed, node.engine.turned, asked)
         with end_in_time(node.hurry):
             await node.stop(config.timing.finish_ms)
             await papers.close()

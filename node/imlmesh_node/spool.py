@@ -202,10 +202,10 @@ def _delete(database: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 def _database(path: Path) -> Database:
     try:
-        return Database(path, MIGRATIONS, synchronous="NORMAL", floor=0, presize_bytes=0)
+        return Database(path, MIGRATIONS, synchronous="NORMAL", presize_bytes=0)
     except StoreError as exc:
         if exc.code != "store.corrupt":
             raise
         kept = set_aside(path, time.time_ns() // 1_000_000)
         log.error("the spool is lost (%s) and kept as %s", exc.message, kept.name)
-        return Database(path, MIGRATIONS, synchronous="NORMAL", floor=0, presize_bytes=0)
+        return Database(path, MIGRATIONS, synchronous="NORMAL", presize_bytes=0)

@@ -29,7 +29,7 @@ class Held:
 
 class Intake:
     """`held` is the store's at the start; `take(topic, payload)` is `Inbound.telemetry`, called
-    for each message when its turn has come."""
+    for each message when its turn has come; while `is_low()` nothing is kept."""
 
     def __init__(
         self,
@@ -38,11 +38,12 @@ class Intake:
         clock: Clock,
         stream: Stream,
         take: Callable[[Topic, bytes], None],
+        is_low: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock = clock
         self._stream = stream
         self._made = bool(held.series)
-        self.recorder = Recorder(open_store, clock)
+        self.recorder = Recorder(open_store, clock, is_low)
         self._telemetry = Telemetry(self.recorder, self._refuse, held.series)
         self._lane = Lane(take, self._lose, lambda: self.recorder.full)
         # where nothing was ever kept there is no file to look after, and none is made for that

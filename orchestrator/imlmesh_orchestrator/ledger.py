@@ -195,7 +195,12 @@ class Ledger:
         if rows:
             values = [(node, now_ms, document) for node, document in rows.items()]
             store = self._open_store("output")
-            await run(store, lambda database: database.executemany(_WITNESSED, values))
+            try:
+                await run(store, lambda database: database.executemany(_WITNESSED, values))
+            except StoreError:
+                # a newer one of the same node counts
+                self._unstored = rows | self._unstored
+                raise
 
     def _read(self, document: bytes) -> Seal | None:
         """The seal, if the ledger key of this mesh signed it. A fleet names the same few."""

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from imlmesh_orchestrator.answering import Answering
@@ -23,6 +24,7 @@ from imlmesh_orchestrator.ledger import Ledger, Notary
 from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.register import Register
+from imlmesh_orchestrator.room import Room
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
@@ -65,6 +67,8 @@ class Stores:
     reader: Reader
     open_store: OpenStore
     held: Held = field(default_factory=Held)
+    #: whose disk they lie on; None when in memory
+    folder: Path | None = None
     witnessed: Sequence[tuple[str, bytes]] = ()
 
 
@@ -90,7 +94,8 @@ class Shell(Answering):
         self.clock = clock
         self.reader = stores.reader
         self.stream = Stream()
-        self.epoch = replay.marks.epoch + 1
+        # above every one that a node may have heard, also when the store is an older copy of itself
+        self.epoch = max(replay.marks.epoch + 1, clock.now_ms() // 1_000)
         self.lifecycle = Lifecycle(stores.lifecycle, replay.marks)
         self.env = env
         scheduler = Scheduler(env, replay.changes, four_eyes=four_eyes)
@@ -114,16 +119,24 @@ class Shell(Answering):
             scheduler, self._outbound, self.lifecycle.commit, clock, Tick
         )
         self.engine.failed.add_done_callback(self._engine_ended)
-        open_store, behind = stores.open_store, self._outflow_measured
-        file = LedgerFile(open_store, replay.marks.seq)
-        self.ledger = Ledger(file, voice.notary, open_store, clock, self, stores.witnessed)
-        self.mover = Mover(self.lifecycle, stores.reader, open_store, clock, behind, file)
-        self.intake = Intake(open_store, stores.held, clock, self.stream, inbound.telemetry)
+        file = LedgerFile(stores.open_store, replay.marks.seq)
+        self.ledger = Ledger(file, voice.notary, stores.open_store, clock, self, stores.witnessed)
+        self._keep(stores, file)
         self._requests = 0
         self._ending: dict[str, asyncio.Future[RunState]] = {}
         self._ended: OrderedDict[str, RunState] = OrderedDict()
         self.lifecycle.watch(self._committed)
         self.lifecycle.watch(self.stream.committed)
+
+    def _keep(self, stores: Stores, ledger: LedgerFile) -> None:
+        """Make what writes the other files, and what looks after their disk."""
+        open_store, clock = stores.open_store, self.clock
+        room = self.room = Room(stores.folder, lambda: self.mover.measure())
+        behind, take = self._outflow_measured, self._inbound.telemetry
+        self.mover = Mover(
+            self.lifecycle, stores.reader, open_store, clock, behind, ledger, room.scarce
+        )
+        self.intake = Intake(open_store, stores.held, clock, self.stream, take, room.low)
 
     async def start(self) -> None:
         """Raise the epoch, and only when that is stored begin to listen and speak."""
@@ -139,6 +152,8 @@ class Shell(Answering):
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failed.done():
             self.engine.failed.result()
+        self.lifecycle.patient = True
+        self.room.start()
         # before the link is open: while the ledger is doubted nothing may start
         await self.ledger.load()
         self.mover.start()
@@ -148,6 +163,8 @@ class Shell(Answering):
 
     async def finish(self) -> None:
         """Place nothing more; returns when all that was decided is stored and on its way."""
+        # what finds no room now is decided again after the next start
+        self.lifecycle.patient = False
         if self.engine.failed.done():
             return
         self.post(e.StopAsked(self.clock.now_ms(), "stop"))
@@ -159,6 +176,7 @@ class Shell(Answering):
     async def close(self) -> None:
         """Say goodbye and write down what is left; the stores are closed by their owner."""
         self.engine.stop()
+        self.room.close()
         if self.loopback is not None:
             self.loopback.close()
         told = await self.mover.close()
@@ -168,6 +186,17 @@ class Shell(Answering):
             self._outbound.announce("offline")
         await self.link.close()
         await self.intake.close()
+
+    async def works(self) -> None:
+        """Return when a turn was completed, or one that waits for room has tried again."""
+        either = [
+            asyncio.ensure_future(each) for each in (self.engine.turned(), self.lifecycle.tried())
+        ]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in either:
+                each.cancel()
 
     def when_ended(self, run: str) -> asyncio.Future[RunState]:
         """The state that the run ends in, once that is stored; `run.not_found` when long gone."""
@@ -216,7 +245,8 @@ class Shell(Answering):
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
         if self.loopback is not None and topic == self.loopback.topic:
             self.loopback.came(payload)
-        else:
+        elif not self.lifecycle.waits:
+            # else nothing could be remembered of it, and whatever matters is sent again
             self._inbound.message(topic, payload, retained)
 
     def handed_over(self) -> None:

@@ -136,6 +136,9 @@ CODES: dict[str, Code] = {
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
     "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
+    "action.poison": Code(
+        "input", False, "imlmesh run logs RUN; it crashed wherever it ran", "RuntimeError"
+    ),
     "action.lease_lost": Code(
         "mesh", True, "the node was cut off and ended the work", "ConnectionError"
     ),
@@ -272,6 +275,7 @@ CODES: dict[str, Code] = {
         "here", False, "sudo apt-get install mosquitto, or go without IMLMESH_BROKER"
     ),
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
+    "broker.busy": Code("peer", True, "too many connect at once; it is tried again"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
     "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),
@@ -326,6 +330,8 @@ CODES: dict[str, Code] = {
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
 
+#: the process of the driver ended in the middle of it
+CRASHED = "driver.crashed"
 #: with these a node ends what it never began: no slot was free in time, or another held a claim
 NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 

@@ -27,14 +27,22 @@ LINK_PACKET_BYTES = (
 )  # a message with topic and headers; more closes the connection
 LINK_WAITING_MESSAGES = 10_000  # held while the window is full: a burst to a whole fleet fits
 LINK_WAITING_BYTES = 64 * 1024 * 1024  # of them; a Pi keeps room for the rest
-LINK_CONNECT_MS = 10_000  # TCP, TLS, CONNACK and SUBACK together, on a busy Pi
+LINK_CONNECT_MS = 10_000  # until a machine answers at all
+LINK_ENTER_MS = (
+    30_000  # TLS, CONNACK and SUBACK of each of 1,000 nodes that come back at once, on a Pi
+)
 LINK_RETRY_MS = 250  # first pause before a new attempt; doubles, drawn with full jitter
 LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a second
+RETURN_MS = LINK_RETRY_MAX_MS  # a node may be silent so much longer after the broker was away
 LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
 BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers
 BROKER_QUEUED_MESSAGES = 5_000  # of one client that reads slowly; beyond it the broker drops
+BROKER_READ_BYTES = 64 * 1024  # of a connection at once, kept for it from its first byte on
 BROKER_INFLIGHT_MESSAGES = 100  # sent to one client without PUBACK: more than WINDOW_UNACKED
 BROKER_BACKLOG = 1_024  # connections not yet taken: a whole site may come back at once
+BROKER_WAITING = 512  # connections of a port that have not said who they are, ~0.1 MB each
+BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one router comes back
+BROKER_WAITING_MS = 1_000  # after that one makes room for who comes; a handshake takes a few ms
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
 BROKER_QUEUED_BYTES = (
@@ -140,6 +148,10 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
+EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
+POISON_NODES = (
+    3  # distinct ones on which an action's driver crashed: it is not about nodes any more
+)
 PROBES = 3  # answered on probation, and it is released
 PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
 TIME_LATE_PER_S = 0.5  # answers to one node's questions out of order: it repeats one every 2 s
@@ -160,6 +172,9 @@ JITTER_FACTOR = 2  # the window grows by twice what beats came late, to double i
 JITTER_BEATS = 8  # of those in time: each takes an eighth of it back, half is forgotten after 5
 MASS_SILENCE = 3  # nodes; of two a loss is still about each of them
 MASS_SILENCE_PERCENT = 55  # of those that should speak: what they share has failed
+FLAPS_FREE = 2  # returns within EVIDENCE_MS: a person pulls a plug, and once more to be sure
+HOLD_WINDOWS = 16  # the longest that a flapping node is held down, in lost windows: LAN 96 s
+RETURNS_KEPT = 16  # of one node; the hold-down does not grow any more by then
 TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
 LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
 LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
@@ -268,6 +283,9 @@ HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself a
 BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
+RECENT_BYTES = (
+    8 << 20
+)  # committed rows kept for the mover: 10,000 small actions; else it reads them
 MOVE_EVERY_MS = 200  # the mover gathers, since a copy for every commit would double the fsyncs
 PREVIEWS = 100  # remembered, so that a changed fingerprint can say what changed
 API_BODY_BYTES = 4 * PLAN_BYTES  # a plan as a JSON string grows by its escapes
@@ -346,7 +364,6 @@ TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm
 SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then
 REFUSAL_CHARS = 300  # of a refusal's text: a refused delegate must fit into one reject
 PROGRESS_CHARS = 200  # of what an action says it is doing: one line of a table
-BEATS_REMEMBERED = 64  # unanswered ones; at a third of an interval each, longer than any lease
 FAULT_CHARS = 2_000  # of the text of a fault; more nobody reads in a table
 LOG_LINE_BYTES = 4 * 1024  # of one log line of an action
 LOG_LINES_PER_ACTION = 2_000  # then one line says that the rest was dropped
@@ -397,6 +414,12 @@ ARCHIVE_BYTES = 1024 * 1024 * 1024  # packed into or out of one archive: a tenth
 # stores
 WAL_PRESIZE_BYTES = 4 * 1024 * 1024  # a recycled WAL commits in 0.13 ms, a growing one in 0.2
 FREE_SPACE_BYTES = 64 * 1024 * 1024  # below it nothing new is accepted
+FREE_SPACE_PART = 20  # or below such a part of a disk, where that is less
+WAL_PART = 16  # of what is free, for one write-ahead log, where that is less than WAL_PRESIZE_BYTES
+ROOM_LOOK_MS = 1_000  # between two looks at a disk: a log that runs wild fills 100 MB in it
+STORE_RETRY_MS = (
+    250  # an orchestrator's commit that found the disk full is tried again, until it fits
+)
 
 
 def lease_ms_of(wanted_s: int | None, heartbeat_ms: int, lost_ms: int) -> int:
@@ -415,6 +438,12 @@ def stop_ms(lease_ms: int) -> int:
 def reroute_ms(lease_ms: int) -> int:
     """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
     return lease_ms * 11 // 10
+
+
+def hold_ms(returns: int, lost_ms: int) -> int:
+    """How long a node that returned so often within EVIDENCE_MS is held down: it doubles."""
+    doublings = returns - FLAPS_FREE - 1
+    return 0 if doublings < 0 else lost_ms * min(1 << doublings, HOLD_WINDOWS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_runtime.notify import READY, STOPPING, WATCHDOG, notify, watchdog_s
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: descriptor of a pipe whose end means that the parent is gone
 PARENT_FD = "IMLMESH_PARENT_FD"
@@ -55,23 +57,45 @@ async def _loop_turned() -> None:
     await asyncio.sleep(0)
 
 
+def asked_to_end() -> asyncio.Event:
+    """From now on SIGTERM and SIGINT set it, and end nothing by themselves."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    return asked
+
+
+async def unless_told(asked: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
+    """What `start` returns; None when the process shall end before that, and it was broken off."""
+    starting, ending = asyncio.ensure_future(start), asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ending.cancel()
+    if starting.done():
+        return starting.result()
+    log.warning("told to end while it starts")
+    starting.cancel()
+    await asyncio.wait({starting})
+    return None
+
+
 async def until_told(
-    failed: "asyncio.Future[None]", alive: Callable[[], Awaitable[None]] = _loop_turned
+    failed: "asyncio.Future[None]",
+    alive: Callable[[], Awaitable[None]] = _loop_turned,
+    asked: asyncio.Event | None = None,
 ) -> bool:
     """Run until somebody ends the process, or `failed` is done; whether it was that.
 
-    systemd's watchdog is fed each time that `alive` returns: `Engine.turned` where there is an
+    `asked` is `asked_to_end()` of before, for who has something to close already. systemd's watchdog is fed each time that `alive` returns: `Engine.turned` where there is an
     engine, else a turn of the loop.
     """
-    loop = asyncio.get_running_loop()
-    asked_to_end = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_end.set)
-    _watch_parent(asked_to_end.set)
+    told = asked or asked_to_end()
+    _watch_parent(told.set)
     tune()
     notify(READY)
     watching = asyncio.ensure_future(_feed_watchdog(alive))
-    ending = asyncio.ensure_future(asked_to_end.wait())
+    ending = asyncio.ensure_future(told.wait())
     either: set[asyncio.Future[Any]] = {ending, failed}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     notify(STOPPING)

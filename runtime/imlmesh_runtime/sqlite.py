@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imlmesh_protocol.errors import MeshError, StoreError
-from imlmesh_protocol.limits import FREE_SPACE_BYTES, WAL_PRESIZE_BYTES
+from imlmesh_protocol.limits import FREE_SPACE_BYTES, FREE_SPACE_PART, WAL_PART, WAL_PRESIZE_BYTES
 
 Work = Callable[[sqlite3.Connection], Any]
 Done = Callable[[Any, MeshError | None], None]
@@ -25,6 +25,8 @@ Done = Callable[[Any, MeshError | None], None]
 # a little below the pre-sized WAL of 1,024 pages: it is recycled instead of growing, and the commit
 # that copies it back, ten times as long as another, is rare
 _AUTOCHECKPOINT_PAGES = 900
+_LEAST_PAGES = 64
+_PAGE_BYTES = 4_096
 _BUSY_MS = 5_000
 # a commit longer than this would delay heartbeats and timers if it ran on the loop
 _QUICK_NS = 3_000_000
@@ -101,10 +103,10 @@ def _coded(error: sqlite3.Error, where: str) -> StoreError:
     return StoreError(code, f"{where}: {error}")
 
 
-def check_space(path: Path, floor: int = FREE_SPACE_BYTES) -> None:
-    """Raise `store.full` when the disk of this file has less free bytes than the floor."""
-    if shutil.disk_usage(path.parent).free < floor:
-        raise StoreError("store.full", f"{path.parent}: less than {floor >> 20} MB free")
+def free_space(folder: Path) -> tuple[int, int]:
+    """(free bytes of the disk of this folder, how many of them are not for what is new)."""
+    disk = shutil.disk_usage(folder)
+    return disk.free, min(FREE_SPACE_BYTES, disk.total // FREE_SPACE_PART)
 
 
 def open_file(
@@ -112,23 +114,22 @@ def open_file(
     migrations: Sequence[str],
     *,
     synchronous: str = "FULL",
-    floor: int = FREE_SPACE_BYTES,
     presize_bytes: int = WAL_PRESIZE_BYTES,
 ) -> Any:
     """Open, check and migrate a file; the connection is ready for one writer.
 
     `migrations` are SQL scripts in order; `user_version` counts those applied. A file that has
-    data is copied to `<name>.before-<version>` first.
+    data is copied to `<name>.before-<version>` first. A disk that is full is no reason to refuse: what
+    it holds is to be read, and may end.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    check_space(path, floor)
     database = connect(path, synchronous=synchronous)
     try:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise StoreError("store.corrupt", f"{path}: {verdict}")
         _migrate(database, path, migrations)
-        _presize(database, presize_bytes)
+        _presize(database, min(presize_bytes, free_space(path.parent)[0] // WAL_PART))
     except sqlite3.Error as exc:
         database.close()
         raise _coded(exc, str(path)) from exc
@@ -142,18 +143,39 @@ def _migrate(database: sqlite3.Connection, path: Path, migrations: Sequence[str]
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > len(migrations):
         raise StoreError("store.version", f"{path}: made by a newer version ({version})")
-    if 0 < version < len(migrations):
-        with sqlite3.connect(path.with_name(f"{path.name}.before-{len(migrations)}")) as copy:
+    if version == len(migrations):
+        return
+    if version:
+        _back_up(database, path.with_name(f"{path.name}.before-{len(migrations)}"))
+    # all or none of them: the copy is of a file that some version of ours wrote as it is
+    scripts = ";\n".join(migrations[version:])
+    database.executescript(
+        f"BEGIN IMMEDIATE;{scripts};PRAGMA user_version={len(migrations)};COMMIT;"
+    )
+
+
+def _back_up(database: sqlite3.Connection, path: Path) -> None:
+    """Copy the whole of it; what a start that was killed left of a copy has no name."""
+    draft = path.with_name(f"{path.name}.draft")
+    left = (draft, draft.with_name(f"{draft.name}-journal"))
+    for file in left:
+        file.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(draft)) as copy:
             database.backup(copy)
-        copy.close()
-    for number, script in enumerate(migrations[version:], version + 1):
-        database.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
+        draft.replace(path)
+    finally:
+        for file in left:
+            file.unlink(missing_ok=True)
 
 
 def _presize(database: sqlite3.Connection, size: int) -> None:
     """Grow the WAL once: commits into a recycled WAL are a third faster than into a growing one."""
     if not size:
         return
+    if size < WAL_PRESIZE_BYTES:
+        pages = max(_LEAST_PAGES, size // _PAGE_BYTES * 7 // 8)
+        database.execute(f"PRAGMA wal_autocheckpoint={pages}")
     database.execute("CREATE TABLE IF NOT EXISTS _presize (filler BLOB)")
     try:
         database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (size,))
@@ -198,7 +220,6 @@ class Database:
         *,
         synchronous: str = "FULL",
         inline: bool = False,
-        floor: int = FREE_SPACE_BYTES,
         presize_bytes: int = WAL_PRESIZE_BYTES,
     ) -> None:
         self.path = path
@@ -207,7 +228,7 @@ class Database:
         #: work that the thread has and has not answered
         self._pending = 0
         self._database = open_file(
-            path, migrations, synchronous=synchronous, floor=floor, presize_bytes=presize_bytes
+            path, migrations, synchronous=synchronous, presize_bytes=presize_bytes
         )
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.state import State
+from imlmesh_orchestrator.trust.access import Access
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 from imlmesh_protocol.states import Admission

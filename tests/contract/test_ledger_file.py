@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.reading import FileReader, MemoryReader, Reader
 from imlmesh_protocol import limits, merkle
-from imlmesh_protocol.errors import StoreError
+from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, Effect, RunState
 from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
@@ -327,3 +327,24 @@ def test_a_file_that_cannot_grow_says_so_and_keeps_what_it_had(tmp_path: Path) -
     with sqlite3.connect(tmp_path / "metadata.db") as database:
         assert database.execute("SELECT count(*) FROM entries").fetchone() == (1,)
     database.close()
+
+
+async def test_what_is_still_in_memory_and_what_the_file_says_become_the_same_entries(
+    files: Files,
+) -> None:
+    lifecycle, mover, _ = await files.open()
+    fault = Fault("driver.crashed", "exit 9", {"exit": 9})
+    failed = replace(taken("b", None), state=DispatchState.FAILED, fault=fault)
+    large = {"text": "ü" * limits.LEDGER_VALUE_BYTES}
+    changes = (planned("a"), planned("b"), taken("a", large), failed, ended())
+    await commit(lifecycle, *changes)
+    await mover.move()
+    from_memory = await files.rows("SELECT payload FROM payloads ORDER BY n")
+    await commit(lifecycle, *changes[2:])
+    _, after_restart, _ = await files.open()
+    await after_restart.move()
+    from_file = await files.rows("SELECT payload FROM payloads ORDER BY n")
+    told = [told_of(payload) for (payload,) in from_memory[1:]]
+    again = [told_of(payload) for (payload,) in from_file[-len(told) :]]
+    assert told == again
+    assert len(from_file) == len(from_memory) + len(told)

@@ -13,7 +13,7 @@ import pytest
 from imlmesh_broker.child import free_port
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.takeover import take_over
+from imlmesh_orchestrator.trust.takeover import take_over
 from imlmesh_protocol.errors import LinkError
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink

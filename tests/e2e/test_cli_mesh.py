@@ -180,6 +180,7 @@ def test_an_orchestrator_killed_in_the_middle_runs_nothing_twice(mesh: Mesh) -> 
     watch = person.open("run", "watch", run)
     watch.expect(r"wave 2/6 ✔")
     pid = int((person.home / "run" / "orchestrator.pid").read_text())
+    epoch = person.ask("status")["epoch"]
     os.kill(pid, signal.SIGKILL)
     mesh.up.expect(r"orchestrator ended \(signal 9\)")
     assert watch.wait(60) == 0
@@ -188,7 +189,7 @@ def test_an_orchestrator_killed_in_the_middle_runs_nothing_twice(mesh: Mesh) -> 
     for node in ("pi-bed", "pi-roof"):
         marks += (person.folder / node / "files" / "marks.txt").read_text().split()
     assert sorted(mark.split("/")[1] for mark in marks) == sorted(f"m{n}" for n in range(12))
-    assert person.ask("status")["epoch"] == 2
+    assert person.ask("status")["epoch"] > epoch
 
 
 def test_a_lost_node_is_suspect_then_lost_and_its_pure_work_moves(mesh: Mesh) -> None:

@@ -13,7 +13,7 @@ from imlmesh_orchestrator.api.guard import Guard
 from imlmesh_protocol import limits
 from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("broker_program")]
+pytestmark = pytest.mark.usefixtures("broker_program")
 NODES = ("pi-1", "pi-2")
 
 

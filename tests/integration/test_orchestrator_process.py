@@ -95,7 +95,7 @@ async def test_a_killed_orchestrator_goes_on_and_runs_nothing_twice(mesh):
         f"{run}/{name}/pi-1/1" for name in ("first", "long", "last")
     ]
     after = await mesh.get("health")
-    assert after["epoch"] == before["epoch"] + 1
+    assert after["epoch"] > before["epoch"]
     again = await mesh.submit(plan(action("one")))
     assert int(again["run"].split("-")[1]) == int(run.split("-")[1]) + 1
 
@@ -208,7 +208,7 @@ async def test_it_ends_cleanly_and_only_one_runs(mesh):
     assert await second.wait() == 3
     assert "orchestrator.running" in (mesh.home.logs / "second.log").read_text()
     assert (await mesh.get("health"))["pid"] == process.pid
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     assert not mesh.home.api_json.exists()
     assert not mesh.home.api_socket.exists()

@@ -18,6 +18,10 @@
 | a node takes nothing of an older epoch            | `journalled`                                    |
 | no loss while our own connection is young         | `_lost`                                         |
 | the mesh quarantines only for what a node did     | `_admitted`                                     |
+| poison goes to three nodes at most, and is named  | `NodeChecks`                                    |
+| one crash of what may be repeated decides nothing | `NodeChecks`                                    |
+| who hears no answer gets nothing new              | `NodeChecks`                                    |
+| who comes and goes gets nothing new for a while   | `NodeChecks`                                    |
 
 The first seven are the design's list, the others are rules of the same section.
 The one rule: a check knows only what was committed, sent, started and reported, so a core that is
@@ -43,6 +47,7 @@ from imlmesh_protocol.states import (
     Admission,
     Liveness,
 )
+from node_checks import NodeChecks
 
 if TYPE_CHECKING:
     from world import World
@@ -73,6 +78,7 @@ class Checks:
         self._asked: dict[str, tuple[str, str]] = {}
         self._admissions: dict[str, Admission] = {}
         self._ends: dict[tuple[str, str], Any] = {}
+        self.of_nodes = NodeChecks(self.breach, self._admissions)
         #: by node: what its journal ever took, and how it says that each dispatch ended
         self._journalled: set[tuple[str, str]] = set()
         self._reported: dict[tuple[str, str], str] = {}
@@ -98,6 +104,7 @@ class Checks:
             after = self._after.get(type(change))
             if after is not None:
                 after(change)
+            self.of_nodes.committed(change, state, self.world.now_ms)
             if isinstance(change, c.RunChange):
                 runs.add(change.run)
         for run in runs:
@@ -137,7 +144,7 @@ class Checks:
     def _admitted(self, change: a.AdmissionChanged) -> None:
         self._admissions[change.node] = change.admission
         own = change.by == SYSTEM and change.admission is Admission.QUARANTINED
-        if own and change.node not in self.guilty:
+        if own and change.node not in self.guilty and not self.of_nodes.flaps(change.node):
             self.breach(f"{change.node} is innocent and quarantined: {change.reason}")
 
     def _lost(self, change: c.LivenessChanged) -> None:

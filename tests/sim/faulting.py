@@ -107,6 +107,11 @@ def _behind(world: "World", fault: Fault) -> None:
     _later(world, fault, lambda: own.post(e.OutflowMeasured, behind=False))
 
 
+def _crash(world: "World", fault: Fault) -> None:
+    """The driver's process ends, not the agent; a new one is there for the next call."""
+    world.nodes[fault.node].crash()
+
+
 def _torn(world: "World", fault: Fault) -> None:
     """It dies, and its next agent finds a journal that it cannot read."""
     node = world.nodes[fault.node]
@@ -184,6 +189,7 @@ def _misbehave(world: "World", fault: Fault) -> None:
 _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "kill": _kill,
     "flap": _flap,
+    "crash": _crash,
     "cut": _cut,
     "half": _half,
     "drop": _drop,

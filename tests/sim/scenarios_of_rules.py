@@ -9,6 +9,33 @@ from scenario import completed, none_lost, scenario
 from stage import Stage, does
 
 
+@scenario("13-a-poison-action")
+def poison_action() -> Stage:
+    """An action kills its driver wherever it runs. After three distinct nodes it has failed as poison,
+    no node is quarantined, the agents live, and the rest of the plan follows its policy. What must
+    happen once is given to nobody else because of a crash."""
+    stage = Stage(5)
+    stage.plan(
+        does("bad", poison=True, on_error="skip"),
+        does("after", "bad"),
+        does("once", do="send", poison=True, on_error="continue"),
+        does("free", "once", do="write", ms=500),
+    )
+    stage.until(10_000)
+    completed(stage)
+    nodes = [change.node for change in stage.changes(c.DispatchPlanned, action="bad")]
+    stage.must("it was tried on three distinct nodes", len(nodes) == len(set(nodes)) == 3)
+    ended = stage.changes(c.ActionEnded, action="bad")
+    stage.must("it was called poison", [e.fault.code for e in ended] == ["action.poison"])
+    stage.must("what came after it was skipped", stage.state("after") == "skipped")
+    stage.must("the once action was tried on one node", stage.attempts("once") == 1)
+    stage.must("the rest completed", stage.state("free") == "completed")
+    stage.must("nobody was quarantined", not stage.changes(AdmissionChanged))
+    stage.must("no agent ended", all(node.boot == 1 for node in stage.nodes.values()))
+    none_lost(stage)
+    return stage
+
+
 @scenario("14-bad-nodes")
 def bad_nodes() -> Stage:
     """One node misbehaves: it is quarantined, with evidence, and its work moves. Then another does:

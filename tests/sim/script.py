@@ -18,12 +18,13 @@ CALM = Faults()
 WEIGHTS = {
     "kill": 3,
     "flap": 2,
-    "cut": 3,
-    "half": 4,
+    "crash": 2,
+    "cut": 5,
+    "half": 5,
     "drop": 3,
     "suspend": 2,
     "journal full": 2,
-    "torn": 1,
+    "torn": 2,
     "goodbye": 2,
     "clock": 2,
     "replay": 3,
@@ -36,7 +37,7 @@ WEIGHTS = {
     "cancel": 1,
     "pause": 1,
     "cordoned": 1,
-    "draining": 1,
+    "draining": 2,
     "quarantined": 2,
     "revoked": 1,
     "misbehave": 1,
@@ -109,7 +110,7 @@ def script_of(seed: int) -> Script:
         plan_ms, _ = dice.choice(plans)
         at_ms = plan_ms + dice.choice((dice.randint(0, 500), dice.randint(0, 6_000), 12_000))
         (kind,) = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        pause_ms = dice.choice((200, 3_000, 9_000, 20_000))
+        pause_ms = dice.choice((200, 3_000, 9_000, 20_000, 20_000))
         faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
     faults.sort(key=lambda fault: fault.at_ms)
     return Script(seed, nodes, tuple(plans), tuple(faults), network, None)

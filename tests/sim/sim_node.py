@@ -9,7 +9,7 @@ from imlmesh_node.core.changes import Bulk, Change
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault, InvariantError
+from imlmesh_protocol.errors import CRASHED, Fault, InvariantError
 from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
@@ -50,6 +50,8 @@ class SimNode:
         #: running drivers: when each ends by itself, in the world's time
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
         self._heard_no = -1
+        #: whether its core had a turn since somebody looked at it
+        self._turned = False
 
     def start(self) -> None:
         from world import node_filter
@@ -71,6 +73,7 @@ class SimNode:
             quarantined=stored.quarantined,
         )
         self.agent = Agent(config, list(stored.records.values()))
+        self._turned = True
         self._drivers.clear()
         self._session = self._seq = 0
         self._nonce: int | None = None
@@ -123,6 +126,17 @@ class SimNode:
         self.world.tell(f"{self.name} is shut down")
         self.post(e.ShutdownAsked(self.steady.now_ms()))
         self.kill()
+
+    def crash(self) -> None:
+        """The process of its driver ends, and with it all that runs in it."""
+        for id, (_, dispatch) in list(self._drivers.items()):
+            if self._drivers.pop(id, None):
+                self.world.tell(f"{self.name}: the driver of {id} crashes")
+                self.post(self._crashed(dispatch))
+
+    def _crashed(self, dispatch: Dispatch) -> e.DriverFinished:
+        fault = Fault(CRASHED, "its process ended")
+        return e.DriverFinished(self.steady.now_ms(), dispatch.id, "failed", error=fault)
 
     def running(self) -> list[Dispatch]:
         """What its drivers do now."""
@@ -229,6 +243,7 @@ class SimNode:
 
     def post(self, event: e.Event) -> None:
         """One turn: decide, start early work, commit, act; a kill may come between any two."""
+        self._turned = True
         inbox = [event]
         changes: list[Change] = []
         asked: list[k.Command] = []
@@ -310,6 +325,8 @@ class SimNode:
 
     def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
         at_ms = self.steady.now_ms()
+        if dispatch.params.get("poison"):
+            return self._crashed(dispatch)
         if int(dispatch.id.rsplit("/", 1)[1]) <= dispatch.params["fails"]:
             fault = Fault("driver.failed", "as the plan says")
             return e.DriverFinished(at_ms, dispatch.id, "failed", error=fault)
@@ -364,8 +381,10 @@ class SimNode:
         self.link.publish(up(self.name, kind), self.world.write(letter))
 
     def problems(self) -> list[str]:
-        if self.agent is None:
+        """What is wrong since it was last asked; a core without a turn stays as it was."""
+        if self.agent is None or not self._turned:
             return []
+        self._turned = False
         if self._stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
         try:

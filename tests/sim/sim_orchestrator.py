@@ -47,6 +47,8 @@ class SimOrchestrator:
         self._waiting: list[Plan] = []
         self._connected_ms: int | None = None
         self._heard_no = -1
+        #: whether its core had a turn since somebody looked at it
+        self._turned = False
         #: (at_ms, topic, payload) of everything ever sent
         self.published: list[tuple[int, str, bytes]] = []
 
@@ -66,7 +68,9 @@ class SimOrchestrator:
         self._told_ms: dict[str, int] = {}
         self._answer_ms: int | None = None
         self._assembly = Assembly()
+        self.world.checks.of_nodes.forgets()
         self.core = Scheduler({}, self.history())
+        self._turned = True
         self.world.tell(f"orchestrator starts, epoch {self._epoch}")
         self.post(e.Restarted, epoch=self._epoch)
         if self.alive:
@@ -90,6 +94,7 @@ class SimOrchestrator:
         if not self.machine.asleep:
             return
         slept_ms, heard = self.machine.wake()
+        self.world.checks.of_nodes.hears_anew()
         self.world.tell(f"the orchestrator's machine wakes after {slept_ms} ms")
         if timers_first is None:
             timers_first = self.world.dice.random() < 0.5
@@ -160,6 +165,7 @@ class SimOrchestrator:
 
     def _up(self) -> None:
         self._connected_ms = self.world.now_ms
+        self.world.checks.of_nodes.hears_anew()
         self.post(e.BusOpened)
 
     def link_down(self, reason: str) -> None:
@@ -180,6 +186,7 @@ class SimOrchestrator:
             return
         kind, boot, session = letter.kind, letter.term, letter.session
         if letter.fields.get("state") == "gone":
+            self.world.checks.of_nodes.gone(node, (boot, session))
             self.post(e.NodeGone, node=node, boot=boot, session=session)
             return
         if kind is not Kind.REQUEST and is_late(letter, self.clock.now_ms()):
@@ -205,6 +212,7 @@ class SimOrchestrator:
         if kind is Kind.STATUS and fields["state"] == "offline":
             self.post(e.NodeLeft, node=node, boot=boot, session=session)
         elif kind is Kind.STATUS:
+            self.world.checks.of_nodes.born(node, (boot, session), self.world.now_ms)
             self.post(
                 e.NodeBirth,
                 node=node,
@@ -222,6 +230,7 @@ class SimOrchestrator:
             self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
+            self.world.checks.of_nodes.beats(node, fields["beat"], self.world.now_ms)
             self.post(e.HeartbeatArrived, **where, **fields, health={})
         elif kind is Kind.ACCEPT:
             self.post(e.AcceptArrived, node=node, **fields)
@@ -258,6 +267,7 @@ class SimOrchestrator:
         """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
         if not self.alive or self.machine.asleep:
             return
+        self._turned = True
         self._causes += 1
         event = kind(self.clock.now_ms(), f"c{self._epoch}.{self._causes}", **fields)
         changes, commands = self.core.handle(event)
@@ -364,8 +374,10 @@ class SimOrchestrator:
             self.post(Tick)
 
     def problems(self) -> list[str]:
-        if not self.alive:
+        """What is wrong since it was last asked; a core without a turn stays as it was."""
+        if not self.alive or not self._turned:
             return []
+        self._turned = False
         problems = broken(self.core.state)
         if hasattr(self, "link") and self.link.faults:
             problems.append("the core of the orchestrator raised; see the log")

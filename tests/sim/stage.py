@@ -22,8 +22,8 @@ _FAULT = re.compile(r"Fault\(code='([^']*)', message=(?:'([^']*)'|\"([^\"]*)\"),
 
 
 def does(name: str, *after: str, do: str = "look", ms: int = 50, **more: Any) -> dict[str, Any]:
-    """An action as data; `fails` of its first attempts fail."""
-    params = {"ms": ms, "fails": more.pop("fails", 0)}
+    """An action as data; `fails` of its first attempts fail; the driver of `poison` always crashes."""
+    params = {"ms": ms, "fails": more.pop("fails", 0), "poison": more.pop("poison", False)}
     action = {"id": name, "module": "toy", "action": do, "depends_on": list(after)}
     return action | {"params": params} | more
 

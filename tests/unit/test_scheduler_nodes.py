@@ -4,6 +4,7 @@ from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.changes import ApprovalClosed, LivenessChanged
 from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from scheduler_stage import Stage, action, plan
 
@@ -298,6 +299,9 @@ def test_no_verdict_while_our_own_connection_is_down() -> None:
     stage.pass_time(60_000)
     assert stage.liveness("pi") == "online"
     stage.post(e.BusOpened)
+    # so long it may wait before it looks for the broker again
+    stage.pass_time(limits.RETURN_MS)
+    assert stage.liveness("pi") == "online"
     stage.pass_time(5_999)
     assert stage.liveness("pi") == "suspect"
     stage.pass_time(1)
@@ -334,7 +338,7 @@ def test_a_restart_while_the_node_is_gone_still_moves_its_work() -> None:
     before.accept(run, "a")
     after = Stage(history=before.changes)
     after.birth("pi-2")
-    after.live("pi-2", for_ms=10_000)
+    after.live("pi-2", for_ms=10_000 + limits.RETURN_MS)
     assert after.liveness("pi-1") == "lost"
     assert after.dispatch_of(after.state.runs[run.run], "a").node == "pi-2"
 

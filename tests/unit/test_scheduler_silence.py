@@ -82,6 +82,7 @@ def test_work_never_moves_before_its_lease_is_over_on_the_node(late_ms: int) -> 
     stage = Stage("pi-1")
     if late_ms:
         beats(stage, "pi-1", late_ms)
+        stage.beat("pi-1")
     run = stage.submit(plan(action("a")))
     stage.accept(run, "a")
     heard_ms, first = stage.now_ms, stage.dispatch_of(run, "a")
@@ -103,10 +104,36 @@ def test_no_verdict_while_our_bus_session_is_younger_than_a_window() -> None:
     stage.post(e.BusClosed)
     stage.pass_time(20_000)
     stage.post(e.BusOpened)
-    stage.pass_time(3_999)
+    stage.pass_time(limits.RETURN_MS + 3_999)
     assert verdicts(stage) == ["online"]
     stage.pass_time(LOST_MS - 3_999)
     assert verdicts(stage) == ["online", "suspect", "lost"]
+
+
+def test_nobody_is_judged_while_a_fleet_still_comes_back() -> None:
+    """One after the other through the same door, each in the last moment: whoever is behind is only slow."""
+    names = [f"n{number}" for number in range(10)]
+    stage = Stage(*names)
+    stage.post(e.BusClosed)
+    stage.pass_time(20_000)
+    stage.post(e.BusOpened)
+    for number, name in enumerate(names[:-1]):
+        stage.live(*names[:number], for_ms=limits.RETURN_MS)
+        assert stage.liveness(name) == stage.liveness(names[-1]) == "online"
+        stage.birth(name)
+    # nobody comes any more: the last one is not on its way
+    stage.live(*names[:-1], for_ms=limits.RETURN_MS + LOST_MS)
+    assert stage.liveness(names[-1]) == "lost"
+    assert {stage.liveness(name) for name in names[:-1]} == {"online"}
+
+
+def test_who_has_come_back_has_no_more_time_than_before() -> None:
+    stage = Stage("pi", "other")
+    stage.post(e.BusClosed)
+    stage.post(e.BusOpened)
+    stage.beat("pi", "other")
+    stage.live("other", for_ms=LOST_MS)
+    assert stage.liveness("pi") == "lost"
 
 
 def test_no_verdict_while_we_do_not_hear_ourselves() -> None:
@@ -211,6 +238,7 @@ def test_when_they_speak_again_verdicts_are_made_after_a_fresh_window() -> None:
     silence_of(stage, *FIVE[:3], for_ms=20_000)
     stage.beat("pi-1")
     assert [change.by for change in resumed(stage)] == ["imlmesh"]
+    stage.beat("pi-1")
     assert stage.liveness("pi-1") == "online"
     stage.live("pi-1", "pi-4", "pi-5", for_ms=4_000)
     assert "lost" not in verdicts(stage)

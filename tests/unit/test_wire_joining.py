@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imlmesh_orchestrator.nonces import Allowance, Nonces
+from imlmesh_orchestrator.entry.nonces import Allowance, Nonces
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.wire.codec import pack, unpack

@@ -20,11 +20,7 @@ from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import (
-    NODE_HELD,
-    NODE_SLOTS,
-    SETTLED_KEPT_MS,
-)
+from imlmesh_protocol.limits import NODE_HELD, NODE_SLOTS, SETTLED_KEPT_MS
 from imlmesh_protocol.tick import Tick
 
 _LOST = Fault("journal.lost", "its journal could not be read and was set aside")
@@ -127,7 +123,7 @@ class Agent:
         self._commands.append(commands.SendStatus("online"))
         if self.state.lost:
             self._commands.append(commands.Escalate(_LOST))
-        self._send_heartbeat(at_ms)
+        self._send_heartbeat(at_ms, anew=True)
         self._send_results(self._unsettled.ids(), at_ms)
 
     def _on_delegate(self, event: events.DelegateArrived) -> None:
@@ -372,8 +368,9 @@ class Agent:
             )
         )
 
-    def _send_heartbeat(self, at_ms: int) -> None:
-        self._commands.append(commands.SendHeartbeat(self.heart.beat(at_ms), self.held_ids()))
+    def _send_heartbeat(self, at_ms: int, *, anew: bool = False) -> None:
+        number = self.heart.beat(at_ms, anew=anew)
+        self._commands.append(commands.SendHeartbeat(number, self.held_ids()))
 
     def _forget_settled(self) -> None:
         settled, self._settled = self._settled, {}

@@ -55,6 +55,7 @@ async def set_value(request: Request, key: str) -> Response:
     except ProtocolError as exc:
         code = "memory.too_large" if exc.code == "message.too_large" else "usage"
         raise InputError(code, f"the value of {key}: {exc.message}") from exc
+    served.shell.room.check()
     await served.shell.set_memory(session, key, value, request.state.by)
     return answer(await served.ask(lambda db: show_memory(db, session, key)))
 

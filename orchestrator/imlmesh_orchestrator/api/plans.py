@@ -20,7 +20,6 @@ from imlmesh_orchestrator.views.last_run import last_run
 from imlmesh_orchestrator.views.stories import first_seq
 from imlmesh_protocol.errors import InputError, InputErrors
 from imlmesh_protocol.iml.plan import Plan
-from imlmesh_runtime.sqlite import check_space
 
 router = APIRouter()
 
@@ -44,7 +43,7 @@ async def submit(request: Request) -> Response:
         found = await asyncio.to_thread(basis_of, outlook)
         if found.fingerprint != expected.lower():
             raise InputError("plan.fingerprint", served.previewed.why_not(expected.lower(), found))
-    check_space(served.output_path)
+    served.shell.room.check()
     plan, digest = outlook.plan, outlook.digest
     reused = plan.nonce is not None and plan.nonce in served.shell.state.nonces
     run, seq = await served.shell.submit_from(

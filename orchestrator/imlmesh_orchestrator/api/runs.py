@@ -16,7 +16,6 @@ from imlmesh_orchestrator.views import logs, runs, stories
 from imlmesh_orchestrator.views.export import export_run
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import RunState
-from imlmesh_runtime.sqlite import check_space
 
 router = APIRouter()
 
@@ -77,7 +76,7 @@ async def retry(request: Request, run: str) -> Response:
     failed_only = flag_of(await body_of(request), "failed")
     name = await served.run_id(run)
     old = await served.ask(lambda db: take_over(db, name, served.shell.name_of, failed_only))
-    check_space(served.output_path)
+    served.shell.room.check()
     new, seq = await served.shell.submit_from(
         old.plan,
         old.digest,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from imlmesh_orchestrator.access import Access
 from imlmesh_orchestrator.config import Config
-from imlmesh_orchestrator.enrolling import Enrolling
+from imlmesh_orchestrator.entry.enrolling import Enrolling
+from imlmesh_orchestrator.entry.joining import Joining
 from imlmesh_orchestrator.fingerprint import Previewed
-from imlmesh_orchestrator.joining import Joining
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.reading import Question, Reader, T
-from imlmesh_orchestrator.trusting import Trusting
+from imlmesh_orchestrator.trust.access import Access
+from imlmesh_orchestrator.trust.trusting import Trusting
 from imlmesh_orchestrator.views.nodes import Beats, Times, beat_counts, decided, since
 from imlmesh_orchestrator.views.runs import find_run
 

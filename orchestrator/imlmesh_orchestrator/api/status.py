@@ -27,7 +27,6 @@ async def health(request: Request) -> Response:
     served = served_of(request)
     shell, state = served.shell, served.shell.state
     now_ms = shell.clock.now_ms()
-    rows, _ = shell.lifecycle.outflow(now_ms)
     liveness = Counter(
         str(record.liveness)
         for record in state.nodes.values()
@@ -50,7 +49,7 @@ async def health(request: Request) -> Response:
                 "error": str(error) if error else None,
             },
             "join": {"endpoints": served.joining.addresses, "waiting": len(waiting(state, now_ms))},
-            "store": {"behind": shell.mover.behind, "outflow_rows": rows},
+            "store": _store(shell, now_ms),
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
             "verdicts": _verdicts(shell),
             "ledger": _ledger(shell),
@@ -71,6 +70,13 @@ async def health(request: Request) -> Response:
             },
         }
     )
+
+
+def _store(shell: Shell, now_ms: int) -> dict[str, Any]:
+    """Whether the other files are behind, the disk is low, or a commit waits for it."""
+    rows, _ = shell.lifecycle.outflow(now_ms)
+    low, waits = shell.room.low(), shell.lifecycle.waits
+    return {"behind": shell.mover.behind, "outflow_rows": rows, "low": low, "waits": waits}
 
 
 def _verdicts(shell: Shell) -> dict[str, Any]:

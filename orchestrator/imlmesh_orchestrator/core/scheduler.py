@@ -186,8 +186,15 @@ def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
 
 
 def _born(turn: Turn, event: e.NodeBirth) -> None:
-    liveness.born(turn, event)
+    held = liveness.born(turn, event)
     admission.remind(turn, event.node)
+    if held:
+        evidence.of_return(turn, event.node)
+
+
+def _beat(turn: Turn, event: e.HeartbeatArrived) -> None:
+    if liveness.beat(turn, event):
+        evidence.of_return(turn, event.node)
 
 
 def _results_arrived(turn: Turn, event: e.ResultsArrived) -> None:
@@ -306,7 +313,7 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.NodeGone: liveness.gone,
     e.NodeLeft: liveness.left,
     e.EscalationArrived: liveness.escalated,
-    e.HeartbeatArrived: liveness.beat,
+    e.HeartbeatArrived: _beat,
     e.AcceptArrived: take_accepts,
     e.RejectArrived: take_rejects,
     e.ResultsArrived: _results_arrived,

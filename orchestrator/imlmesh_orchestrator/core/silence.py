@@ -29,21 +29,47 @@ def timing_of(node: NodeRecord) -> Timing:
 def windows(node: NodeRecord, presence: Presence) -> tuple[int, int]:
     """After how long a silence it is suspect, and lost: never sooner than it was promised."""
     timing = timing_of(node)
-    wider_ms = min(limits.JITTER_FACTOR * presence.jitter_ms, timing.lost_ms)
+    wider_ms = min(limits.JITTER_FACTOR * presence.jitter_ms, timing.lost_ms) + presence.grace_ms
     return timing.suspect_ms + wider_ms, timing.lost_ms + wider_ms
 
 
-def heard(turn: Turn, node: NodeRecord, presence: Presence) -> None:
-    """A beat: how late it came widens the window, and each one in time narrows it again."""
+def since_ms(state: State, presence: Presence) -> int:
+    """Since when it is silent. As long as others come back behind our own connection, one that has not
+    yet is only slow: a whole fleet wants in at the same door."""
+    if not presence.grace_ms:
+        return presence.last_heard_ms
+    return max(presence.last_heard_ms, state.returned_ms)
+
+
+def returned(turn: Turn, presence: Presence | None) -> None:
+    """A node speaks; if it was awaited, others may still be on their way."""
+    if presence is not None and presence.grace_ms:
+        turn.state.returned_ms = turn.at_ms
+        presence.grace_ms = 0
+
+
+def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
+    """A beat: how late it came widens the window, and each one in time narrows it again.
+
+    False when it only comes again. A node gives its next beat a new number once it has heard our
+    answer to the last one, so this one lives and hears nothing: as good as silence, for work too,
+    since its leases run out.
+    """
+    presence.deaf = beat == presence.beat
+    if presence.deaf:
+        return False
+    presence.beat = beat
     if node.liveness in _EXPECTED:
         apart_ms = turn.at_ms - presence.last_heard_ms
         usual_ms = node.heartbeat_ms + node.heartbeat_ms // limits.JITTER_USUAL
         fading_ms = presence.jitter_ms * (limits.JITTER_BEATS - 1) // limits.JITTER_BEATS
         presence.jitter_ms = max(apart_ms - usual_ms, fading_ms, 0)
     presence.last_heard_ms = turn.at_ms
+    returned(turn, presence)
     presence.explained = False
     presence.lost_at_ms = 0
     speaks(turn, node.node)
+    return True
 
 
 def may_judge(state: State) -> bool:
@@ -57,7 +83,8 @@ def watch(turn: Turn, node: NodeRecord) -> None:
     if presence.watched or not may_judge(turn.state):
         return
     presence.watched = True
-    suspect_ms, lost_ms = (presence.last_heard_ms + after for after in windows(node, presence))
+    began_ms = since_ms(turn.state, presence)
+    suspect_ms, lost_ms = (began_ms + after for after in windows(node, presence))
     at_ms = suspect_ms if suspect_ms > turn.at_ms else lost_ms
     # a verdict that is withheld is thought about again when the node should have spoken
     if at_ms <= turn.at_ms:
@@ -65,13 +92,15 @@ def watch(turn: Turn, node: NodeRecord) -> None:
     turn.deadlines.add(at_ms, Deadline.NODE, node.node)
 
 
-def fresh_windows(turn: Turn) -> None:
-    """The silence of before was ours: every node that should speak gets a whole window."""
+def fresh_windows(turn: Turn, grace_ms: int = 0) -> None:
+    """The silence of before was ours: every node that should speak gets a whole window, and so much
+    more until it speaks."""
     state = turn.state
     for node in state.nodes.values():
         if node.liveness in _EXPECTED:
             presence = state.presence.setdefault(node.node, Presence(turn.at_ms))
             presence.last_heard_ms = turn.at_ms
+            presence.grace_ms = max(presence.grace_ms, grace_ms)
             watch(turn, node)
 
 
@@ -107,6 +136,8 @@ def _consider(turn: Turn) -> None:
             silent.append(name)
     if _too_many(len(silent), of):
         state.freeze = Freeze(set(silent), of)
+        for name in silent:
+            state.presence[name].away = False  # it is not about single nodes
         turn.change(c.VerdictsFrozen(turn.at_ms, turn.cause, tuple(silent), of))
 
 

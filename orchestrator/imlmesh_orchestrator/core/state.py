@@ -165,6 +165,8 @@ class ActionRecord:
     #: nodes that refused it, and nodes that were lost with it
     refused_by: tuple[str, ...] = ()
     lost_on: tuple[str, ...] = ()
+    #: nodes where its driver crashed
+    crashed_on: tuple[str, ...] = ()
     #: failures that a node reported, and when it is tried again (0: not waiting for that)
     failures: int = 0
     retry_at_ms: int = 0
@@ -346,6 +348,8 @@ class State:
     #: when the mesh itself quarantined nodes of late
     quarantined_ms: deque[int] = field(default_factory=deque)
     bus_open: bool = False
+    #: when a node that was awaited since our connection opened last came back
+    returned_ms: int = 0
     #: whether what we say to ourselves through the broker comes back
     hears: bool = True
     freeze: Freeze | None = None

@@ -6,7 +6,7 @@ Deliberately absent: what is too large; it stands in the ledger as its hash.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,48 +17,33 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
-from imlmesh_protocol.ids import split_dispatch
 
 #: who decided what nobody else did
 ORCHESTRATOR = "orchestrator"
 
-Values = Mapping[str, Any]
 #: seq, run, at_ms, cause, kind, body
 ChangeRow = tuple[int, str | None, int, str, str, bytes]
-
-
-def _itself(values: Values) -> str:
-    return ORCHESTRATOR
-
-
-def _by(values: Values) -> str:
-    return str(values["by"])
-
-
-def _node(values: Values) -> str:
-    return split_dispatch(values["dispatch"])[2]
-
-
-def _by_person(values: Values) -> bool:
-    return str(values["by"]).count("/") != _DISPATCH_SLASHES
-
-
-def _is_lost(values: Values) -> bool:
-    return bool(values["liveness"] == "lost")
-
+#: a field of a change, and what is made of its value
+Actor = tuple[str, Callable[[Any], str]]
+When = tuple[str, Callable[[Any], bool]]
 
 _DISPATCH_SLASHES = 3
+
+_by: Actor = ("by", str)
+_node: Actor = ("dispatch", lambda dispatch: str(dispatch.split("/")[2]))
+_by_person: When = ("by", lambda by: str(by).count("/") != _DISPATCH_SLASHES)
+_is_lost: When = ("liveness", lambda liveness: bool(liveness == "lost"))
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an entry says of a change: the field that is its subject, who did it, the fields that it
-    tells (none named: all), and when at all."""
+    """What an entry says of a change: the field that is its subject, who did it (none named: the
+    orchestrator), the fields that it tells (none named: all), and when at all."""
 
     subject: str
-    actor: Callable[[Values], str] = _itself
+    actor: Actor | None = None
     names: str = ""
-    when: Callable[[Values], bool] | None = None
+    when: When | None = None
 
 
 LEDGERED: dict[type[c.Change], Told] = {
@@ -91,13 +76,13 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.RunResumed: Told("run", _by),
     c.RunCancelling: Told("run", _by),
     c.RunEnded: Told("run"),
-    c.DispatchPlanned: Told("run", _itself, "dispatch hash effect"),
+    c.DispatchPlanned: Told("run", None, "dispatch hash effect"),
     c.DispatchEnded: Told("run"),
     c.ResultTaken: Told("run", _node, "dispatch state result fault"),
     c.ResultKept: Told("run", _node, "dispatch outcome result fault"),
     c.ActionUnknown: Told("run"),
     c.CompensationsPlanned: Told("run"),
-    c.ApprovalAsked: Told("approval", _itself, "run kind action message options digest"),
+    c.ApprovalAsked: Told("approval", None, "run kind action message options digest"),
     c.ApprovalClosed: Told("approval", _by, "run state option by"),
     c.DoubtRaised: Told("witness"),
     c.DoubtsAcknowledged: Told("by", _by),
@@ -116,18 +101,21 @@ class Draft:
 
 
 class _Form:
-    """How the changes of one class are read: names of the fields of a body, in order, and of those told."""
+    """Where in a body, with the run behind it, an entry finds what it says of a class of changes."""
 
     def __init__(self, made_by: type[c.Change], told: Told) -> None:
         names = [f.name for f in fields(made_by) if f.name not in ("at_ms", "cause", "run")]
-        self.names = names
-        self.told = told
         self.tells = told.names.split() or names
+        at = {name: place for place, name in enumerate([*names, "run"])}
+        self.subject = at[told.subject]
+        self.actor = told.actor and (at[told.actor[0]], told.actor[1])
+        self.when = told.when and (at[told.when[0]], told.when[1])
+        self.places = [at[name] for name in self.tells]
 
 
 _FORMS = {FORMS[made_by].kind: _Form(made_by, told) for made_by, told in LEDGERED.items()}
 #: the kinds of changes that the mover looks for
-KINDS = tuple(sorted(_FORMS))
+KINDS = dict.fromkeys(sorted(_FORMS))
 
 
 def drafts_of(rows: Iterable[ChangeRow]) -> Iterator[Draft]:
@@ -137,18 +125,18 @@ def drafts_of(rows: Iterable[ChangeRow]) -> Iterator[Draft]:
     seqs = [0, 0]
     for seq, run, at_ms, cause, kind, body in rows:
         form = _FORMS[kind]
-        values = dict(zip(form.names, msgpack.unpackb(body), strict=True))
-        values["run"] = run
-        told = form.told
-        if told.when is not None and not told.when(values):
+        values = msgpack.unpackb(body)
+        values.append(run)
+        if form.when is not None and not form.when[1](values[form.when[0]]):
             continue
-        found = (at_ms, told.actor(values), kind, str(values[told.subject]), cause)
+        actor = ORCHESTRATOR if form.actor is None else form.actor[1](values[form.actor[0]])
+        found = (at_ms, actor, kind, str(values[form.subject]), cause)
         if found != head or len(telling) == limits.LEDGER_ROWS:
             if telling:
                 yield _draft(head, seqs, telling)
             head, telling, seqs = found, [], [seq, seq]
         seqs[1] = seq
-        telling.append([short(values[name]) for name in form.tells])
+        telling.append([short(values[place]) for place in form.places])
     if telling:
         yield _draft(head, seqs, telling)
 
@@ -159,10 +147,16 @@ def _draft(head: tuple[Any, ...], seqs: list[int], rows: list[list[Any]]) -> Dra
     return Draft(at_ms, actor, kind, subject, msgpack.packb(told))
 
 
+# however its characters are written, it is not too large
+_SHORT_TEXT = limits.LEDGER_VALUE_BYTES // 4
+
+
 def short(value: Any) -> Any:
     """A value as the ledger tells it: itself, or {sha256, bytes} when it is too large."""
     kind = type(value)
     if kind is str:
+        if len(value) <= _SHORT_TEXT:
+            return value
         data = value.encode()
     elif kind is bytes:
         data = value

@@ -15,10 +15,11 @@ from typing import Any
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import decode
 from imlmesh_orchestrator.store.projections import Batch, Source, Statement
+from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
-from imlmesh_runtime.sqlite import Store
+from imlmesh_runtime.sqlite import Done, Store, Work
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,15 @@ class Lifecycle:
         self._unledgered: deque[tuple[int, int]] = deque()
         if marks.seq:
             self._unledgered.append((marks.seq, marks.at_ms))
+        #: for the mover, which would otherwise read again what was just written
+        self.recent = Recent(marks.seq)
         #: seq of the last committed change, and of the one before the last commit began
         self.last_seq = self.before_seq = marks.seq
+        #: whether a commit that finds the disk full is tried until it fits
+        self.patient = False
+        #: whether one waits for that now
+        self.waits = False
+        self._awaiting_try: list[asyncio.Future[None]] = []
 
     def watch(self, watcher: Watcher) -> None:
         """Call `watcher` with (seq, change) of every commit, after it."""
@@ -143,21 +151,45 @@ class Lifecycle:
             # rows that were copied leave with the next commit, never by one of their own
             statements.append(("DELETE FROM outflow WHERE seq <= ?", [(self._moved_seq,)]))
             self._moved_seq = 0
-        rows, flow_seq = batch.outflow_rows, batch.outflow_seq
+        rows = len(batch.outflow)
 
         def ended(_: Any, error: MeshError | None) -> None:
             if error is None:
                 self.before_seq, self.last_seq = self.last_seq, self._next_seq - 1
                 if changes:
+                    self.recent.add(batch.changes, batch.outflow)
                     self._unledgered.append((self.last_seq, changes[-1].at_ms))
                 if rows:
-                    self._flowing.append((flow_seq, changes[-1].at_ms, rows))
+                    self._flowing.append((batch.outflow[-1][0], changes[-1].at_ms, rows))
                 self._untold.append(numbered)
                 # at the latest; whoever lets go of what was decided asks for it earlier
                 asyncio.get_running_loop().call_soon(self.tell)
             done(error)
 
-        self._store.submit(lambda database: _execute(database, statements), ended)
+        self._submit(lambda database: _execute(database, statements), ended)
+
+    async def tried(self) -> None:
+        """Return when a commit that waits for room was tried again."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaiting_try.append(future)
+        await future
+
+    def _submit(self, work: Work, ended: Done) -> None:
+        def done(result: Any, error: MeshError | None) -> None:
+            waited, self.waits = self.waits, self.patient and _is_full(error)
+            if self.waits != waited:
+                log.warning("lifecycle waits for room: %s", error if self.waits else "it has it")
+            if not self.waits:
+                ended(result, error)
+                return
+            again = asyncio.get_running_loop().call_later
+            again(limits.STORE_RETRY_MS / 1_000, self._submit, work, ended)
+            awaiting, self._awaiting_try = self._awaiting_try, []
+            for each in awaiting:
+                if not each.done():
+                    each.set_result(None)
+
+        self._store.submit(work, done)
 
     def tell(self) -> None:
         """Let those who watch hear of what was committed."""
@@ -194,6 +226,10 @@ class Lifecycle:
         if not self._flowing:
             return 0, 0
         return sum(rows for _, _, rows in self._flowing), max(0, now_ms - self._flowing[0][1])
+
+
+def _is_full(error: MeshError | None) -> bool:
+    return error is not None and error.code == "store.full"
 
 
 def _execute(database: sqlite3.Connection, statements: Sequence[Statement]) -> None:

@@ -40,7 +40,8 @@ _INTO: dict[str, tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]] = {
 
 
 class Mover:
-    """`on_behind(behind)` is called when the lag passes a limit, and when it is gone."""
+    """`on_behind(behind)` is called when the lag passes a limit or `is_scarce()` says that the disk has
+    no room for more, and when that is over."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Mover:
         clock: Clock,
         on_behind: Callable[[bool], None],
         ledger: LedgerFile,
+        is_scarce: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
@@ -57,6 +59,7 @@ class Mover:
         self._clock = clock
         self._on_behind = on_behind
         self._ledger = ledger
+        self._is_scarce = is_scarce
         self._position = 0
         self._wake = asyncio.Event()
         self._mover: asyncio.Task[None] | None = None
@@ -83,17 +86,25 @@ class Mover:
 
     async def move(self) -> bool:
         """Copy the next rows; whether there may be more. StoreError when a file refuses."""
-        rows = await self._reader.ask(
-            lambda database: database.execute(_NEXT, (self._position, limits.MOVE_ROWS)).fetchall()
-        )
+        seen, after = self._lifecycle.last_seq, self._position
+        rows = self._lifecycle.recent.outflow(after, limits.MOVE_ROWS)
+        if rows is None:
+            rows = await self._ask(_NEXT, after)
         for file in sorted({row[1] for row in rows}):
             await run(self._open_store(file), _insert(file, [r for r in rows if r[1] == file]))
+        full = len(rows) == limits.MOVE_ROWS
         if rows:
-            self._position = rows[-1][0]
-            self._lifecycle.moved(self._position)
+            self._lifecycle.moved(rows[-1][0])
+        self._position = rows[-1][0] if full else max([seen, *(row[0] for row in rows[-1:])])
         more = await self._tell_ledger()
+        self._lifecycle.recent.forget(min(self._position, self._ledger.tip.seq))
         self.measure()
-        return more or len(rows) == limits.MOVE_ROWS
+        return more or full
+
+    async def _ask(self, sql: str, after: int, *kinds: str) -> list[Any]:
+        """Rows of lifecycle behind a change."""
+        question = (after, *kinds, limits.MOVE_ROWS)
+        return await self._reader.ask(lambda database: database.execute(sql, question).fetchall())
 
     async def _tell_ledger(self) -> bool:
         """Make entries of the next changes; whether there may be more."""
@@ -103,8 +114,9 @@ class Mover:
         if seen <= told:
             self._lifecycle.ledgered(told)
             return False
-        question = (told, *KINDS, limits.MOVE_ROWS)
-        rows = await self._reader.ask(lambda database: database.execute(_TOLD, question).fetchall())
+        rows = self._lifecycle.recent.changes(told, KINDS, limits.MOVE_ROWS)
+        if rows is None:
+            rows = await self._ask(_TOLD, told, *KINDS)
         full = len(rows) == limits.MOVE_ROWS
         last = rows[-1][0] if rows else seen
         await self._ledger.append(rows, last if full else max(seen, last))
@@ -112,13 +124,14 @@ class Mover:
         return full
 
     def measure(self) -> None:
-        """Compare the lag with its limits."""
+        """Compare lag and room with their limits."""
         rows, age_ms = self._lifecycle.outflow(self._clock.now_ms())
         untold, untold_ms = self._lifecycle.unledgered(self._clock.now_ms())
         behind = (
             rows > limits.OUTFLOW_ROWS
             or untold > limits.LEDGER_CHANGES
             or max(age_ms, untold_ms) > limits.OUTFLOW_AGE_MS
+            or self._is_scarce()
         )
         if behind != self.behind:
             self.behind = behind

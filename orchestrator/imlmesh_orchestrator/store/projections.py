@@ -16,6 +16,7 @@ from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
 from imlmesh_orchestrator.store.joining import JOINED
+from imlmesh_orchestrator.store.recent import ChangeRow, OutflowRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
@@ -91,8 +92,8 @@ class Batch:
 
     def __init__(self, known_plans: set[str]) -> None:
         self._known_plans = known_plans
-        self._changes: list[tuple[Any, ...]] = []
-        self._outflow: list[tuple[int, str, str, Any]] = []
+        self.changes: list[ChangeRow] = []
+        self.outflow: list[OutflowRow] = []
         self._planned: list[tuple[Any, ...]] = []
         #: state by dispatch, of those that go on; and the rows of those that end
         self._held: dict[str, str] = {}
@@ -104,7 +105,7 @@ class Batch:
     def add(self, seq: int, change: c.Change, sources: dict[str, Source]) -> None:
         """Append the change's row and what it means for the projections."""
         row = encode(change)
-        self._changes.append((seq, *row))
+        self.changes.append((seq, *row))
         project = _PROJECT.get(type(change))
         if project is not None:
             project(self, seq, change)
@@ -117,24 +118,15 @@ class Batch:
     def statements(self) -> list[Statement]:
         """What to execute, in this order, in one transaction."""
         ordered: list[Statement] = [
-            (_CHANGE, self._changes),
+            (_CHANGE, self.changes),
             *self._others,
             (_DISPATCH, self._planned),
             (_DISPATCH_HELD, [(state, dispatch) for dispatch, state in self._held.items()]),
             (_DISPATCH_ENDED, self._ended),
             (_ACTION, list(self._actions.values())),
-            (_OUTFLOW, self._outflow),
+            (_OUTFLOW, self.outflow),
         ]
         return [(sql, rows) for sql, rows in ordered if rows]
-
-    @property
-    def outflow_rows(self) -> int:
-        return len(self._outflow)
-
-    @property
-    def outflow_seq(self) -> int:
-        """Of the last row that goes to another file, 0 when there is none."""
-        return self._outflow[-1][0] if self._outflow else 0
 
     def _other(self, sql: str, *row: Any) -> None:
         self._others.append((sql, (row,)))
@@ -183,11 +175,11 @@ class Batch:
                 change.dispatch,
             )
         )
-        self._outflow.append((seq, "output", change.dispatch, None))
+        self.outflow.append((seq, "output", change.dispatch, None))
 
     def _result_kept(self, seq: int, change: c.ResultKept) -> None:
         # its own id: evidence never takes the place of the result that counted
-        self._outflow.append((seq, "output", f"{change.dispatch}@{seq}", None))
+        self.outflow.append((seq, "output", f"{change.dispatch}@{seq}", None))
 
     def _action_waiting(self, seq: int, change: c.ActionWaiting) -> None:
         reasons = msgpack.packb(dict(change.reasons))
@@ -222,7 +214,7 @@ class Batch:
             self._known_plans.add(change.digest)
             document = plan_document(plan)
             self._other(_PLAN, change.digest, plan.plan_id, document, change.at_ms)
-            self._outflow.append((seq, "input", change.digest, document))
+            self.outflow.append((seq, "input", change.digest, document))
         self._other(
             _RUN,
             change.counter,

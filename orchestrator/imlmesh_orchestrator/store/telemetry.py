@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.store.files import OpenStore
@@ -34,9 +34,12 @@ def known_series(database: sqlite3.Connection) -> list[SeriesRow]:
 
 
 class Recorder:
-    """Gathers and writes 500 at a time, or after a second."""
+    """Gathers and writes 500 at a time, or after a second; what comes while `is_low()` is dropped."""
 
-    def __init__(self, open_store: OpenStore, clock: Clock) -> None:
+    def __init__(
+        self, open_store: OpenStore, clock: Clock, is_low: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._is_low = is_low
         self._open_store = open_store
         self._clock = clock
         self._chunks: deque[Chunk] = deque()
@@ -75,6 +78,9 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         if self._writing or not self.waiting:
+            return
+        if self._is_low():
+            self._drop_all()
             return
         chunks, beats, series = self._chunks, self._beats, self._series
         count, self.waiting = self.waiting, 0
@@ -119,6 +125,13 @@ class Recorder:
             self.waiting -= lost
             self._lose(lost)
         self._schedule()
+
+    def _drop_all(self) -> None:
+        """The last room of the disk is for results. New series wait for readings that are kept."""
+        self._lose(self.waiting)
+        self._chunks.clear()
+        self._beats.clear()
+        self.waiting = 0
 
     def _drop_beats(self) -> int:
         half = (len(self._beats) + 1) // 2

@@ -278,7 +278,10 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "message": Field(_text, "the same in words"),
     },
     Kind.HEARTBEAT: {
-        "beat": Field(_count, "rising number; the ack answers it"),
+        "beat": Field(
+            _count,
+            "number that the ack answers; it rises once it was answered, until then the same beat comes again",
+        ),
         "held": Field(_dispatch_ids, "dispatches whose leases this beat renews"),
         "health": Field(
             _readings, "cpu_percent, memory_percent, disk_percent, temperature_c, load"

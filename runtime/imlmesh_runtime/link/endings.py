@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
-from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def explain(exc: Exception, address: str) -> MeshError:
         case ssl.SSLError():
             return LinkError("link.tls", f"{address}: {exc.reason}")
         case TimeoutError():
-            return LinkError("link.down", f"{address}: no answer in {limits.LINK_CONNECT_MS} ms")
+            return LinkError("link.down", f"{address}: no answer in time")
         case OSError():
             return LinkError("link.down", f"{address}: {exc}")
         case _:

@@ -34,6 +34,7 @@ from imlmesh_runtime.link.base import (
     check_size,
     retry_ms,
 )
+from imlmesh_runtime.link.dialling import dialled
 from imlmesh_runtime.link.endings import ending, explain, is_valid_at
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.link.window import Window
@@ -155,7 +156,7 @@ class MqttLink:
             return exc
         self._session = session
         try:
-            async with asyncio.timeout(limits.LINK_CONNECT_MS / 1000):
+            async with asyncio.timeout(limits.LINK_ENTER_MS / 1000):
                 await session.connect(host, port, self._context(), self._subscriptions)
             self._addresses.reached()
             return await session.ended
@@ -297,8 +298,9 @@ class _Client(gmqtt.Client):  # type: ignore[misc]
         self, host: str, port: int, ssl: ssl.SSLContext, clean_session: bool, keepalive: int
     ) -> MQTTConnection:
         loop = asyncio.get_running_loop()
+        protocol_of = partial(self.open_protocol, self)
         transport, protocol = await loop.create_connection(
-            partial(self.open_protocol, self), host, port, ssl=ssl
+            protocol_of, sock=await dialled(host, port), ssl=ssl, server_hostname=host
         )
         return MQTTConnection(
             transport, protocol, clean_session, keepalive, package_handler=self._package_handler

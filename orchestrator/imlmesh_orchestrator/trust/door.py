@@ -7,9 +7,9 @@ Deliberately absent: when; `access` decides that.
 from collections.abc import Sequence
 
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.rosters import Rosters
 from imlmesh_orchestrator.shell import Shell
-from imlmesh_orchestrator.takeover import take_over
+from imlmesh_orchestrator.trust.rosters import Rosters
+from imlmesh_orchestrator.trust.takeover import take_over
 from imlmesh_protocol import limits
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Address

@@ -13,7 +13,7 @@ from nacl.exceptions import CryptoError
 from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.core.state import EnrolledRecord, State
-from imlmesh_orchestrator.nonces import Allowance
+from imlmesh_orchestrator.entry.nonces import Allowance
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import ProtocolError, TrustError
 from imlmesh_protocol.states import Admission
