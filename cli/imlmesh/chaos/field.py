@@ -25,9 +25,9 @@ from imlmesh.mesh import Mesh, make_mesh
 from imlmesh.supervise import Program, launch
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.core.changes import LivenessChanged
-from imlmesh_orchestrator.endpoint import last_port
+from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol.errors import LinkError, MeshError
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_runtime.trust import ControlKeys
 
 ORCHESTRATOR = "orchestrator"
@@ -179,6 +179,12 @@ class Field:
         self._touched = True
         await self.online()
         await self.until("health", lambda found: not found["verdicts"]["frozen"])
+        # a node that was not heard yet since the start may be silent for longer
+        found = await self.until("nodes", lambda found: all(n["health"] for n in found["nodes"]))
+        for node in found["nodes"]:
+            if node["admission"] == Admission.QUARANTINED:
+                opened = {"admission": Admission.OPEN, "reason": "it was broken on purpose"}
+                await self.ask(path_of("nodes", node["node"], "admission"), opened)
 
     async def seen_as(
         self, node: str, liveness: Liveness, since_s: float, within_s: float

@@ -58,8 +58,6 @@ Measured is the LAN timing; the rules of the WAN timing are the same.
 - **Telemetry.** It is dropped first, oldest first, and counted.
 - **The figures below on another machine.** They hold for the machine that is named; what is promised is the column *promised*,
   and it is a promise about delays of the mesh, not about a machine that gives it no processor.
-- **A node that is heard and hears nothing** (*deaf*) is not told apart from a slow one within its window: it gets work and
-  cannot take it; nothing of it is lost.
 """
 
 _NOTES = """
@@ -97,7 +95,7 @@ _ALL = {
     16: ("disk full on the orchestrator", ""),
     17: ("disk full on a node", "test_node_disk"),
     18: ("clocks that jump", "test_nodes_without_a_clock"),
-    19: ("500 nodes come back at once", ""),
+    19: ("500 nodes come back at once", "bench.rejoin"),
     20: ("strangers and replays", "test_broker_embedded, test_removed, test_join_endpoint"),
     21: ("approvals", "test_plans_real"),
     22: ("triggers", ""),

@@ -17,6 +17,8 @@ _LOST_S = LAN.lost_ms / 1_000 + 0.5
 #: work is offered again within a second after its lease is surely over
 _MOVED_S = reroute_ms(LAN.lost_ms) / 1_000 + 1
 _RESUMED_S = 5.0
+#: the first beat that it sends after it became deaf is a new one
+_BEAT_S = LAN.heartbeat_ms / 1_000
 RANDOM = "random-kills"
 BUSY = "busy-cpu"
 
@@ -38,8 +40,8 @@ class Scenario:
 
     @property
     def needs_fresh_windows(self) -> bool:
-        """Whether it counts how long a silence may be, which grows after late beats."""
-        return self.detects in ("lost", "alarm")
+        """Whether it is about silence: windows grow after late beats, and who returns often is held down."""
+        return bool(self.detects)
 
     @property
     def text(self) -> str:
@@ -94,7 +96,15 @@ SCENARIOS = (
         person=False,
     ),
     Scenario("not-heard", (8,), "lost", _AGAIN, _LOST_S, _MOVED_S, play=silence.not_heard),
-    Scenario("deaf", (8,), "suspect", "results", play=silence.deaf),
+    Scenario(
+        "deaf",
+        (8,),
+        "lost",
+        _AGAIN,
+        _LOST_S + _BEAT_S,
+        _MOVED_S + _BEAT_S,
+        play=silence.deaf,
+    ),
     Scenario("orchestrator-alone", (9,), recovers="results", play=silence.orchestrator_alone),
     Scenario("mass-silence", (9,), "alarm", "judging again", play=silence.mass_silence),
     Scenario("flapping", (10,), "suspect", _AGAIN, play=silence.flapping),
