@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,21 @@ class Program:
 
 
 async def launch(
-    program: Program, parent_fd: int, variables: Mapping[str, str] | None = None
+    program: Program,
+    parent_fd: int,
+    variables: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> asyncio.subprocess.Process:
     """Start `program` in a process group of its own; it ends when the pipe `parent_fd` does.
 
-    `variables` of its environment come on top of ours.
+    `variables` of its environment come on top of ours; `within` is a command that runs another one
+    somewhere, such as `ip netns exec NAME`.
     """
     if program.log.exists() and program.log.stat().st_size > limits.LOG_FILE_BYTES:
         program.log.replace(program.log.with_name(f"{program.log.name}.1"))
     with program.log.open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
+            *(*within, sys.executable),
             # -P: what lies in the folder that somebody is in must not stand for a module of ours
             *("-P", "-m", program.module, *program.arguments),
             stdin=asyncio.subprocess.DEVNULL,

@@ -70,7 +70,7 @@ async def random_kills(trial: Trial, kills: int, dice: random.Random, *, nodes: 
     orchestrator and broker, which may change no ending, or of anybody."""
     victims = (ORCHESTRATOR, BROKER, *NODES) if nodes else (ORCHESTRATOR, ORCHESTRATOR, BROKER)
     await trial.submit(marked(5, 20, 100))
-    await trial.submit(waits(NODES))
+    await trial.submit(waits(NODES, ends_as_told=not nodes))
     for _ in range(kills):
         await asyncio.sleep(dice.uniform(0, _NEXT_KILL_S))
         victim = dice.choice(victims)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from imlmesh.client import Client, path_of
 from imlmesh.mesh import Mesh, make_mesh
 from imlmesh.supervise import Program, launch
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
+from imlmesh_broker.child import LOOPBACK, free_port
 from imlmesh_orchestrator.core.changes import LivenessChanged
 from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol.errors import LinkError, MeshError
@@ -34,6 +35,7 @@ ORCHESTRATOR = "orchestrator"
 BROKER = "broker"
 NODES = ("pi-a", "pi-b", "pi-c", "pi-d")
 _POLL_S = 0.05
+_PORTS, _PORT_RANGE, _PORT_RANGES = 12_000, 20, 500
 _READY_S = 60.0
 
 
@@ -46,7 +48,9 @@ class Running:
     """One program, started and ended by hand, with all that it started."""
 
     def __init__(self, program: Program, parent_fd: int) -> None:
-        self._program = program
+        self.program = program
+        #: a command that runs it somewhere else
+        self.within: Sequence[str] = ()
         self._parent_fd = parent_fd
         self.process: asyncio.subprocess.Process | None = None
 
@@ -55,7 +59,7 @@ class Running:
         return self.process is not None and self.process.returncode is None
 
     async def start(self, variables: Mapping[str, str] | None = None) -> None:
-        self.process = await launch(self._program, self._parent_fd, variables)
+        self.process = await launch(self.program, self._parent_fd, variables, self.within)
 
     async def kill(self) -> float:
         """SIGKILL, as a power cut: nothing of it goes on. The moment, of `time.monotonic`."""
@@ -239,7 +243,11 @@ async def _broker(mesh: Mesh) -> Broker:
     home, authority = mesh.home, mesh.authority
     keys = ControlKeys.load(home.ca, authority.mesh)
     authority.renew_lists()
-    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log")
+    # while it is dead nobody else may take its ports: neither clients of the system nor another mesh
+    port = free_port(LOOPBACK, _PORTS + os.getpid() % _PORT_RANGES * _PORT_RANGE)
+    control_port = free_port(LOOPBACK, port + 1)
+    log = home.logs / "broker.log"
+    place = BrokerPlace(home.broker, home.ca, log, port=port, control_port=control_port)
     chosen = choose_broker(os.environ)
     broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
     await broker.start()
@@ -250,8 +258,8 @@ async def _start_orchestrator(field: Field, stack: AsyncExitStack, parent_fd: in
     home = field.mesh.home
     proxy = await stack.enter_async_context(opened_proxy(field.broker.control_port))
     field.proxies[ORCHESTRATOR] = proxy
-    place = ("--home", str(home.root), "--broker", f"127.0.0.1:{proxy.port}")
-    arguments = (*place, "--join", f"127.0.0.1:{last_port(home)}")
+    place = ("--home", str(home.root), "--broker", f"{LOOPBACK}:{proxy.port}")
+    arguments = (*place, "--join", f"{LOOPBACK}:{last_port(home)}")
     log = home.logs / "orchestrator.log"
     program = Program(ORCHESTRATOR, "imlmesh_orchestrator", arguments, log)
     field.running[ORCHESTRATOR] = Running(program, parent_fd)

@@ -96,8 +96,9 @@ def held(node: str, seconds: float) -> Work:
     return Work(plan, {"mark": 1})
 
 
-def waits(nodes: tuple[str, ...]) -> Work:
-    """A retry, a gate, a rolling batch, and a failure that undoes them all."""
+def waits(nodes: tuple[str, ...], *, ends_as_told: bool = True) -> Work:
+    """A retry, a gate, a rolling batch, and a failure that undoes them all; unless a node dies, for it
+    forgets how often it has failed."""
     plan = Plan("all-waits", description="Every kind of waiting", execution_mode="parallel")
     undone: dict[str, Any] = {"rollback": {"action": "undo"}}
     again: dict[str, Any] = {"on_error": "retry", "retry": {"delay_seconds": 0.2, "retry_on": []}}
@@ -108,7 +109,8 @@ def waits(nodes: tuple[str, ...]) -> Work:
     _act(plan, "breaks", "rolled", fail_times=9, target_node=nodes[2], **undone)
     _act(plan, "undo")
     back = dict.fromkeys(("retried", "asked", "rolled", "breaks"), "rolled_back")
-    return Work(plan, _WAITS, ("failed", {"undo": "completed", **back}))
+    ending = ("failed", {"undo": "completed", **back})
+    return Work(plan, _WAITS, ending if ends_as_told else None)
 
 
 def history(actions: int) -> Work:

@@ -6,6 +6,7 @@ in order, as TCP does, and gives them on when it opens. Deliberately absent: wha
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
@@ -28,7 +29,7 @@ _DOWN = frozenset({Mode.PASS, Mode.DOWN_ONLY})
 
 
 class Proxy:
-    """Listens on `port` of `address`, passes bytes to `target_port` of this machine, until told otherwise."""
+    """Listens on `port`, passes bytes to `target_port` of this machine, until told otherwise."""
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
@@ -118,11 +119,14 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def opened_proxy(target_port: int, address: str = _LOOPBACK) -> AsyncIterator[Proxy]:
-    """A proxy to a port of this machine, on a free port of `address`."""
+async def opened_proxy(
+    target_port: int, listener: socket.socket | None = None
+) -> AsyncIterator[Proxy]:
+    """A proxy to a port of this machine, on a free port of loopback or on `listener`."""
     proxy = Proxy(target_port)
-    server = await asyncio.start_server(proxy.serve, address, 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    listener = listener or socket.create_server((_LOOPBACK, 0))
+    server = await asyncio.start_server(proxy.serve, sock=listener)
+    proxy.port = listener.getsockname()[1]
     try:
         yield proxy
     finally:

@@ -6,10 +6,14 @@ The one rule: the network is a proxy; the processes on both sides of it are left
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
+from imlmesh.chaos.cable import laid_cable
 from imlmesh.chaos.field import NODES, ORCHESTRATOR, from_here
 from imlmesh.chaos.plans import held, marked
-from imlmesh.chaos.proxy import Mode
+from imlmesh.chaos.proxy import Mode, opened_proxy
 from imlmesh.chaos.trial import Trial
 from imlmesh_orchestrator.core.changes import (
     ResultKept,
@@ -28,18 +32,43 @@ _TEARS, _TEAR_EVERY_S, _TEAR_BYTES, _DELAY_S = 5, 0.4, 4_000, 0.03
 
 async def silent_node(trial: Trial) -> None:
     """Nothing comes from a node or reaches it, and no connection breaks."""
-    await _silence(trial, NODES[1], Mode.SILENT)
+    await _silenced(trial, NODES[1], Mode.SILENT)
+
+
+async def pulled_cable(trial: Trial) -> None:
+    """The same in a network of its own, by pulling its cable: what is lost is sent again by TCP."""
+    place, victim = trial.field, NODES[1]
+    node = place.running[victim]
+    with laid_cable() as cable:
+        if isinstance(cable, str):
+            trial.result.left_out = cable
+            return
+        async with opened_proxy(place.broker.port, await cable.listener()) as proxy:
+            await place.kill(victim)
+            before = node.program
+            node.within = cable.within
+            broker = ("--broker", f"{cable.address}:{proxy.port}")
+            node.program = replace(before, arguments=(*before.arguments, *broker))
+            try:
+                await place.start(victim)
+                await place.settle(anew=True)
+                await _silence(trial, victim, cable.pull, cable.plug_in)
+                await trial.ended()
+            finally:
+                await place.kill(victim)
+                node.within, node.program = (), before
+                await place.start(victim)
 
 
 async def not_heard(trial: Trial) -> None:
     """One way only: the node hears and is not heard."""
-    await _silence(trial, NODES[2], Mode.DOWN_ONLY)
+    await _silenced(trial, NODES[2], Mode.DOWN_ONLY)
 
 
 async def deaf(trial: Trial) -> None:
     """One way only: the node is heard and hears nothing."""
     # long enough to be cut short: what ends sooner is reported, for the node is heard
-    await _silence(trial, NODES[3], Mode.UP_ONLY, settle=9)
+    await _silenced(trial, NODES[3], Mode.UP_ONLY, settle=9)
 
 
 async def partition(trial: Trial) -> None:
@@ -141,15 +170,29 @@ async def torn_stream(trial: Trial) -> None:
     trial.nobody_lost(at_s)
 
 
-async def _silence(trial: Trial, victim: str, mode: Mode, settle: int = 2) -> None:
+async def _silenced(trial: Trial, victim: str, mode: Mode, settle: int = 2) -> None:
     proxy = trial.field.proxies[victim]
+
+    def switch(to: Mode) -> None:
+        proxy.mode = to
+
+    await _silence(trial, victim, partial(switch, mode), partial(switch, Mode.PASS), settle)
+
+
+async def _silence(
+    trial: Trial,
+    victim: str,
+    breaks: Callable[[], None],
+    heals: Callable[[], None],
+    settle: int = 2,
+) -> None:
     await trial.submit(marked(8, 6, 200, movable=from_here(victim), settle=settle))
     await trial.holds(victim, "move-")
     at_s = time.monotonic()
-    proxy.mode = mode
+    breaks()
     await trial.lost(victim, at_s)
     await trial.moved(at_s)
     healed_s = time.monotonic()
-    proxy.mode = Mode.PASS
+    heals()
     await trial.back(healed_s, victim)
     trial.nobody_lost(at_s, victim)

@@ -85,6 +85,7 @@ SCENARIOS = (
     ),
     Scenario("torn-stream", (5,), recovers="results", play=silence.torn_stream),
     Scenario("silent-node", (6,), "lost", _AGAIN, _LOST_S, _MOVED_S, play=silence.silent_node),
+    Scenario("pulled-cable", (6, 7), "lost", _AGAIN, _LOST_S, _MOVED_S, play=silence.pulled_cable),
     Scenario(
         "partition",
         (7,),

@@ -196,7 +196,10 @@ class Trial:
             counted = count(work, found, self.field.files(), unknown)
             self.result.lost += counted.lost
             self.result.doubled += counted.doubled
-            self._compare(run, work, found["state"], found["actions"], bool(unknown))
+            if work.ending is not None:
+                states = {unit["id"]: unit["state"] for unit in found["actions"]}
+                ending = found["state"], states
+                self.must(ending == work.ending, f"{run} ended otherwise: {ending}")
         return self.result
 
     async def close(self) -> None:
@@ -205,14 +208,6 @@ class Trial:
             self._person.cancel()
             await asyncio.wait([self._person])
             self._person = None
-
-    def _compare(
-        self, run: str, work: Work, state: str, units: list[dict[str, str]], asked: bool
-    ) -> None:
-        if work.ending is None or asked:
-            return
-        states = {unit["id"]: unit["state"] for unit in units}
-        self.must((state, states) == work.ending, f"{run} ended otherwise: {state}, {states}")
 
     def _ended(self) -> set[str]:
         since = self.field.watcher.since(self.began_s)
