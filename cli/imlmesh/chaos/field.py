@@ -102,7 +102,6 @@ class Field:
         self.watcher = watcher
         self.running: dict[str, Running] = {}
         self.proxies: dict[str, Proxy] = {}
-        self.reasons: list[str] = []
         self._client: Client | None = None
         self._touched = False
 
@@ -169,8 +168,8 @@ class Field:
 
         await self.until("nodes", all_online)
 
-    async def settle(self, *, anew: bool) -> None:
-        """Everything is there and nothing broken; `anew`: by an orchestrator that remembers no lateness."""
+    async def mend(self) -> None:
+        """Nothing is broken any more, and everything is started."""
         for proxy in self.proxies.values():
             proxy.mode, proxy.delay_s = Mode.PASS, 0.0
         if self.broker.pid is None:
@@ -178,7 +177,12 @@ class Field:
         for running in self.running.values():
             if not running.lives:
                 await running.start()
-        if anew and self._touched:
+
+    async def settle(self) -> None:
+        """Everything is as at the beginning, with an orchestrator that remembers no lateness and no
+        coming and going: both make it wait for longer."""
+        await self.mend()
+        if self._touched:
             await self.restart(ORCHESTRATOR)
         self._touched = True
         await self.online()

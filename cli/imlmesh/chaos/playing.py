@@ -92,14 +92,14 @@ async def _play(order: Order, scenario: Scenario, place: Field, told: Told) -> l
 
 @contextlib.asynccontextmanager
 async def _trial(place: Field, scenario: Scenario) -> AsyncIterator[Trial]:
-    await place.settle(anew=scenario.needs_fresh_windows)
+    await place.settle()
     trial = Trial(place, person=scenario.person)
     try:
         try:
             yield trial
         except (MeshError, TimeoutError) as exc:
             trial.must(False, f"{type(exc).__name__}: {exc}")
-        await place.settle(anew=False)
+        await place.mend()
         await trial.judge()
     finally:
         await trial.close()

@@ -51,7 +51,7 @@ async def pulled_cable(trial: Trial) -> None:
             node.program = replace(before, arguments=(*before.arguments, *broker))
             try:
                 await place.start(victim)
-                await place.settle(anew=True)
+                await place.settle()
                 await _silence(trial, victim, cable.pull, cable.plug_in)
                 await trial.ended()
             finally:

@@ -39,11 +39,6 @@ class Scenario:
     person: bool = True
 
     @property
-    def needs_fresh_windows(self) -> bool:
-        """Whether it is about silence: windows grow after late beats, and who returns often is held down."""
-        return bool(self.detects)
-
-    @property
     def text(self) -> str:
         """What is done, in a sentence."""
         told = (self.play or ends.random_kills).__doc__ or ""

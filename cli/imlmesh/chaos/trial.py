@@ -88,7 +88,7 @@ class Trial:
             return change.run in self.works and where == node and action.startswith(beginning)
 
         if await self.field.watcher.first(accepted, self.began_s, _SUBMIT_S) is None:
-            raise MeshError("process.failed", f"{node} never got an action {beginning}")
+            raise MeshError("process.failed", f"{node} never got an action {beginning}".strip())
 
     async def marked(self, run: str) -> None:
         """Returns when an effect of the run has begun."""
@@ -216,9 +216,10 @@ class Trial:
     async def _answer(self) -> None:
         while True:
             await asyncio.sleep(_ANSWER_EVERY_S)
-            found = await self.field.ask("approvals?state=pending")
-            for each in (found or {"approvals": []})["approvals"]:
-                option = "approve" if each["kind"] == "gate" else "done"
-                with contextlib.suppress(MeshError):
+            # refused: somebody, or something, was quicker
+            with contextlib.suppress(MeshError):
+                found = await self.field.ask("approvals?state=pending")
+                for each in (found or {"approvals": []})["approvals"]:
+                    option = "approve" if each["kind"] == "gate" else "done"
                     path = path_of("approvals", each["approval"], "answer")
                     await self.field.ask(path, {"option": option})
