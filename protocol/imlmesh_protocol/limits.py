@@ -309,7 +309,9 @@ TELEMETRY_CALL_PER_S = 100  # of one call of a driver; what is faster belongs in
 TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
 TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
-TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one, and ten while it drains
+TELEMETRY_MESSAGES_PER_S = (
+    20  # of one node, unread; an honest one sends one, and ten while it drains
+)
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
 TELEMETRY_LATE_MS = (
     47 * 3_600_000
