@@ -48,7 +48,7 @@ async def kill_its_driver(mesh: Mesh, run: str, killed: set[str]) -> None:
         assert shown["state"] in ("pending", "running"), shown
         await asyncio.sleep(0.05)
     agent = psutil.Process(mesh.processes[node].pid)
-    while not (found := [one for one in agent.children(recursive=True) if _is_driver(one)]):
+    while not (found := [one for one in agent.children(recursive=True) if _is_driver(one)]):  # noqa: ASYNC110 - another process sets no event
         await asyncio.sleep(0.05)
     os.kill(found[0].pid, signal.SIGKILL)
     killed.add(node)

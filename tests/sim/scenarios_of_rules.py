@@ -282,7 +282,7 @@ def wave_fails() -> Stage:
 @scenario("25-away-for-an-hour")
 def away() -> Stage:
     """A node that is cut off finishes what it holds, and restarts meanwhile. An hour later it comes back
-    and reports it, once, under its own name. (Permits of 24 hours come with edge autonomy.)"""
+    and reports it, once, under its own name."""
     stage = Stage()
     stage.plan(does("a", do="write", ms=3_000, target_node="n0"), does("b", "a", target_node="n0"))
     stage.fault(500, "cut", "n0", 3_600_000)

@@ -32,6 +32,7 @@ STORE_RETRY_MS = 250
 BEFORE, AFTER = "before its commit", "after its commit"
 #: what the story tells of a change
 _TOLD = ("run", "dispatch", "action", "node", "state", "liveness", "admission", "option", "fault")
+_TOLD += ("permit", "number", "why")
 
 
 class SimOrchestrator:
@@ -240,6 +241,7 @@ class SimOrchestrator:
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
                 journal_since=fields["journal_since"],
+                permits=fields["permits"],
             )
         elif kind is Kind.ESCALATE:
             self.post(e.EscalationArrived, node=node, **fields)
@@ -359,6 +361,11 @@ class SimOrchestrator:
                 self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.SendAdmission):
                 self._send(command.node, Kind.COMMAND, {"do": command.do})
+            elif isinstance(command, k.SendPermit):
+                self._send(command.node, Kind.COMMAND, {"do": "permit", "bodies": (command.body,)})
+            elif isinstance(command, k.DropPermits):
+                fields = {"do": "permit", "drop": command.permits}
+                self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.AskInventory):
                 self._send(command.node, Kind.REQUEST, {"nonce": command.nonce})
             elif isinstance(command, k.AskRebirth):
@@ -445,7 +452,16 @@ class SimOrchestrator:
         known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
-            for name in ("nodes", "admissions", "groups", "approvals", "memory", "epoch", "active")
+            for name in (
+                "nodes",
+                "admissions",
+                "groups",
+                "approvals",
+                "memory",
+                "permits",
+                "epoch",
+                "active",
+            )
             if getattr(replayed, name) != getattr(live, name)
         ] + [
             f"a replay gives another {key}"
