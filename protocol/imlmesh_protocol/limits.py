@@ -148,7 +148,7 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
-EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
+EVIDENCE_FLAPS = 6  # returns that held it down: up for 5 s and down for 5 s it takes 80 s
 POISON_NODES = (
     3  # distinct ones on which an action's driver crashed: it is not about nodes any more
 )
