@@ -86,16 +86,17 @@ class Permits:
             self._change(changes.MeshTimeNoted(mesh_ms, met=True))
             self._discard(mesh_ms)
 
-    def answered(self, at_ms: int, answered_ms: int) -> None:
-        """A heartbeat that was sent at `answered_ms` was answered."""
-        self._heard_ms = max(self._heard_ms, answered_ms)
+    def answered(self, at_ms: int) -> None:
+        """A heartbeat was answered; unlike a lease, contact counts from when that was heard."""
+        self._heard_ms = max(self._heard_ms, at_ms)
         mesh_ms = self._mesh_ms(at_ms)
         if self._state.permits and mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS:
             self._change(changes.MeshTimeNoted(mesh_ms, met=False))
             self._discard(mesh_ms)
 
     def take(self, event: events.PermitArrived) -> None:
-        """Hold these, and begin no run of those."""
+        """Hold these, and begin no run of those. Who brings them is there."""
+        self._heard_ms = max(self._heard_ms, event.at_ms)
         mesh_ms = self._mesh_ms(event.at_ms)
         self._change(changes.MeshTimeNoted(mesh_ms, met=False))
         for permit, document in event.permits:
