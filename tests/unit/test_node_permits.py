@@ -14,6 +14,7 @@ from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import PERMITS_NODE_KEPT
 from imlmesh_protocol.permits import CUT_OFF, EVERY, ON, Filling, Permit, PermitAction, Rule
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
@@ -378,6 +379,15 @@ def test_an_old_command_is_refused_also_after_a_restart() -> None:
         assert codes == ["message.replayed"]
         assert node.journal.permits["p-1-kq7x"].dropped
         node.start(100)
+
+
+def test_a_node_keeps_so_many_and_no_more() -> None:
+    node = holding()
+    many = [permit(id=f"p-{n}-kq7x") for n in range(PERMITS_NODE_KEPT + 1)]
+    asked = node.hold(10, *many)
+    codes = [command.fault.code for command in asked if isinstance(command, k.NoteRefusal)]
+    assert codes == ["permit.too_many"]
+    assert len(node.journal.permits) == PERMITS_NODE_KEPT
 
 
 def test_a_birth_tells_what_is_held_and_how_often_it_ran() -> None:

@@ -15,7 +15,7 @@ from imlmesh_node.core.changes import Change, ResultRecord
 from imlmesh_node.core.commands import Command
 from imlmesh_node.core.state import AgentState, HeldPermitRecord, JournalRecord
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import PERMIT_CLOCK_MS, PERMITS_NODE
+from imlmesh_protocol.limits import PERMIT_CLOCK_MS, PERMITS_NODE_KEPT
 from imlmesh_protocol.permits import (
     CUT_OFF,
     EVERY,
@@ -31,7 +31,7 @@ from imlmesh_protocol.permits import (
 from imlmesh_protocol.wire.dispatches import Dispatch
 
 _QUARANTINED = Fault("node.quarantined", "the node was quarantined before it began")
-_WITHDRAWN = Fault("permit.withdrawn", "the permit was withdrawn before it began")
+_WITHDRAWN = Fault("permit.withdrawn", "the permit was taken back before it began")
 _EXPIRED = Fault("permit.expired", "the permit's time was over before it began")
 
 
@@ -103,8 +103,8 @@ class Permits:
             known = self._state.permits.get(permit.id)
             if permit.to_ms <= mesh_ms:
                 self._refuse(Fault("permit.expired", f"{permit.id} is over already"))
-            elif known is None and len(self._state.permits) >= PERMITS_NODE * 2:
-                self._refuse(Fault("permit.too_many", f"{permit.id}: {PERMITS_NODE} are held"))
+            elif known is None and len(self._state.permits) >= PERMITS_NODE_KEPT:
+                self._refuse(Fault("permit.too_many", f"{permit.id}: {PERMITS_NODE_KEPT} are kept"))
             else:
                 self._change(changes.PermitTaken(permit, document))
         for id in event.drop:
