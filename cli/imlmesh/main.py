@@ -20,6 +20,7 @@ from imlmesh_protocol.errors import InputError, MeshError
 NOUNS = {
     "up": "Start a mesh on this computer: broker, orchestrator and one node.",
     "demo": "See a mesh of three nodes lose one and go on.",
+    "chaos": "Break a mesh on purpose and measure what becomes of its work.",
     "status": "Show how the mesh does, problems first.",
     "node": "Let nodes join; see, label and run them.",
     "token": "Make tokens that let nodes join.",

@@ -249,7 +249,7 @@ class Checks:
 
     def replays(self) -> None:
         """What the store gives is what the living core holds."""
-        if self.world.orchestrator.alive:
+        if self.world.orchestrator.alive and not self.world.orchestrator.stuck:
             self.breaches += self.world.orchestrator.replay_differs()
 
     # what is asked after every event

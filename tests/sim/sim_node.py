@@ -51,6 +51,8 @@ class SimNode:
         self.commits = 0
         self.cut_at: int | None = None
         self.agent: Agent | None = None
+        #: how many times longer its drivers take
+        self.slowness = 1
         #: running drivers: when each ends by itself, in the world's time
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
         self._heard_no = -1
@@ -348,7 +350,7 @@ class SimNode:
         intent = record is not None and record.started
         self.world.tell(f"{self.name}: runs {dispatch.id}")
         self.world.checks.driver_starts(self.name, command, intent)
-        ms = int(dispatch.params["ms"])
+        ms = int(dispatch.params["ms"]) * self.slowness
         if ms:
             self._drivers[dispatch.id] = (self.world.now_ms + ms, dispatch)
             return []

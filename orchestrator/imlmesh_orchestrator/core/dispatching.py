@@ -55,7 +55,13 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
     started = set(event.started)
     for name, digest in event.dispatches:
         dispatch = turn.state.dispatches.get(name)
-        if dispatch is None or not _is_own(turn, event.node, dispatch, digest):
+        if dispatch is None:
+            fault = Fault(
+                "dispatch.unknown", f"{event.node} holds {name[:120]}, which nobody knows"
+            )
+            turn.command(ReportRefusal(event.node, fault))
+            continue
+        if not _is_own(turn, event.node, dispatch, digest):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)

@@ -171,7 +171,8 @@ class Lifecycle:
     async def tried(self) -> None:
         """Return when a commit that waits for room was tried again."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaiting_try.append(future)
+        awaiting = [each for each in self._awaiting_try if not each.done()]
+        self._awaiting_try = [*awaiting, future]
         await future
 
     def _submit(self, work: Work, ended: Done) -> None:
