@@ -66,7 +66,8 @@ back and nothing else; ratios travel between machines, absolute figures do not.
 - **loop_lag**: how late a 1 ms timer of the orchestrator's loop is while every commit takes 10 ms longer and 32 runs are
   under way.
 - **broker**: the embedded broker and Mosquitto side by side, in turns: pairs as above with 256 under way, resident
-  memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed.
+  memory of the embedded one with 200 idle clients, seconds until 200 clients that come at once are subscribed; `crowded_`
+  while another address holds all the half-open connections that it may.
 - **driver**: guard, validation and claims of an action on its node, without the driver's own work: mean over calls of
   every kind of guard, and the dearest of them.
 - **verify**: from the bytes of a delegate to the event for the node's core, all that `docs/PROTOCOL.md` asks of it, in
@@ -77,8 +78,9 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   until the request is answered, when the broker has applied it and the session is over.
 - **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
-  signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one
-  message.
+  signature alone, `us_per_msg` all that ours spends on a message. The messages are made by the node's own `Readings`: one a
+  second and node, of what it measured meanwhile, so `msgs_s` is also how many nodes of such a rate it takes. 50 readings a second
+  are the most of a node in the long run, and 1,000 a message what one sends that was cut off.
 - **spool_boot**: a node whose spool holds 100,000 readings in 2,000 rows, and whose journal 256 results: seconds from its start to
   the accepted birth, until the first reading was sent, which is after the last result was settled, and until all were.
 - **restart**: kill -9 of an orchestrator whose run has 10,000 actions behind it and goes on, with so many more of runs that have

@@ -1,17 +1,19 @@
-"""The embedded broker beside Mosquitto: pairs a second, memory of idle clients, a storm of them.
+"""The embedded broker beside Mosquitto: pairs a second, memory of idle clients, a storm of them, also
+beside a crowd that connects and says nothing.
 
 The one rule: both brokers run at once with the same client, and take turns.
 """
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from bench.raw import RawPair
 from imlmesh_broker import Broker, BrokerPlace, Embedded, Mosquitto
 from imlmesh_broker.visitor import Door, Visitor
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
@@ -68,12 +71,17 @@ async def _measure() -> dict[str, Any]:
                 (*await _storm(contexts, ours_alone), (await _storm(contexts, theirs_alone))[0])
                 for _ in range(_STORMS)
             ]
+            crowded = []
+            for _ in range(_STORMS):
+                with _crowd(ours_alone.port):
+                    crowded.append((await _storm(contexts, ours_alone))[0])
     return {
         "pairs_s": round(statistics.median(ours for ours, _ in rates)),
         "mosquitto_pairs_s": round(statistics.median(theirs for _, theirs in rates)),
         "ratio": round(statistics.median(ours / theirs for ours, theirs in rates), 2),
         "idle_200_mb": round(max(memory_mb for _, memory_mb, _ in storms), 1),
         "storm_200_s": round(statistics.median(seconds for seconds, _, _ in storms), 3),
+        "crowded_storm_200_s": round(statistics.median(crowded), 3),
         "mosquitto_storm_200_s": round(statistics.median(seconds for *_, seconds in storms), 3),
     }
 
@@ -120,6 +128,16 @@ def _contexts(home: Home, authority: Authority) -> dict[str, ssl.SSLContext]:
         make_folder(authority, home.node(name), 8883)
         found[name] = NodeKeys.load(home.node(name), MESH).context()
     return found
+
+
+@contextlib.contextmanager
+def _crowd(port: int) -> Iterator[None]:
+    """As many as one address may hold open without a word, and as many again that are turned away."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * limits.BROKER_WAITING_OF_ADDRESS):
+            one = socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0))
+            stack.enter_context(one)
+        yield
 
 
 async def _storm(contexts: dict[str, ssl.SSLContext], broker: Broker) -> tuple[float, float]:

@@ -11,10 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from booted import lacks
 from imlmesh_broker import child, choose_broker
@@ -36,6 +37,9 @@ settings.load_profile("quick")
 PORTS = 10_000 + os.getpid() % 1_000 * 20
 child.USUAL_PORT, child.USUAL_CONTROL_PORT = PORTS, PORTS + 1
 endpoint.USUAL_PORT = PORTS + 10
+
+# Files that take long and whose tests share nothing: all test processes take their tests in turn.
+SPREAD = frozenset({"tests/sim/test_worlds.py"})
 
 Uv = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -173,6 +177,19 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mosquitto") and not is_installed(find_mosquitto):
         lack(NO_MOSQUITTO)
+
+
+class _Scheduling(LoadFileScheduling):
+    """The tests of a file share what its fixtures made, and so a process; but for some long ones."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if file in SPREAD else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:
+    return _Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

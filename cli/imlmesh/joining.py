@@ -130,5 +130,7 @@ def _tell_waits(name: str, code: str, door: Door) -> None:
 
 def _tell(error: MeshError | None) -> None:
     say(
-        "it is there again" if error is None else f"! {error.message} [{error.code}]; still waiting"
+        "it is there again"
+        if error is None
+        else f"! {error.message} [{error.code}]; still waiting, and looking by mDNS"
     )

@@ -16,10 +16,11 @@ from imlmesh.mesh import ADDRESS, Mesh
 from imlmesh.probing import probe_broker, unsafe
 from imlmesh.supervise import Program, Supervised, Supervisor
 from imlmesh_broker import EVERYWHERE, Broker, BrokerPlace, choose_broker
+from imlmesh_orchestrator.announcing import announced_mesh
 from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
-from imlmesh_runtime.discovery import Discovery, Service, short_root
+from imlmesh_runtime.discovery import Discovery
 from imlmesh_runtime.trust import ControlKeys
 
 _POLL_S = 0.1
@@ -65,10 +66,8 @@ class RunningMesh:
 
     def announce(self) -> Discovery:
         """Tell the network by mDNS where this mesh is, until `stop`."""
-        mesh = self.mesh
-        root = short_root(mesh.home.ca / "root.pub")
-        port = mesh.port or 0
-        announced = Service(mesh.authority.mesh, root, port=port, join=last_port(mesh.home))
+        mesh, name = self.mesh, self.mesh.authority.mesh
+        announced = announced_mesh(mesh.home.ca, name, mesh.port or 0, last_port(mesh.home))
         self._discovery = Discovery(announced=announced)
         self._discovery.start()
         return self._discovery

@@ -30,6 +30,7 @@ from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
+from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.paths import SERVICE_HOME, Home
 from imlmesh_runtime.process import only_one
 
@@ -66,17 +67,25 @@ def check_reach(file: Path) -> None:
 
 
 def install_orchestrator(
-    machine: Machine, python: str, broker: str | None, join: str | None = None
+    machine: Machine,
+    python: str,
+    broker: str | None,
+    join: str | None = None,
+    *,
+    lan: bool = False,
 ) -> list[Deed]:
     """The deeds for the mesh in the home of services, which is made when there is none.
 
     `broker` is ADDRESS:PORT; None: the one that the mesh names. `join` is where nodes join; None:
-    on this machine alone. InputError `config.invalid` for them, `service.foreign` for a unit that
-    somebody else wrote.
+    on this machine alone, or with `lan` from everywhere. With `lan` the network is told by mDNS.
+    InputError `config.invalid` for them, `service.foreign` for a unit that somebody else wrote.
     """
     for address in (broker, join):
         if address is not None:
             address_of(address)
+    if broker is not None and not is_loopback(address_of(broker)[0]) and lan:
+        wrong = f"--lan tells the addresses of this machine, and the broker is at {broker}"
+        raise InputError("config.invalid", wrong)
     home = machine.at(SERVICE_HOME)
     # refuses a path that systemd does not take, before anything is done
     unit_text("orchestrator", python)
@@ -87,7 +96,9 @@ def install_orchestrator(
     deeds.append(Deed(f"give all in {home} but nodes to {owner}", partial(_own_home, machine)))
 
     def text() -> str:
-        return unit_text("orchestrator", python, broker or control_address(Home(home)), join)
+        return unit_text(
+            "orchestrator", python, broker or control_address(Home(home)), join, lan=lan
+        )
 
     name = unit_name("orchestrator")
     deeds.append(_write_unit(machine, name, text))

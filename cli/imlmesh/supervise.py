@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,33 @@ class Program:
     module: str
     arguments: tuple[str, ...]
     log: Path
+
+
+async def launch(
+    program: Program,
+    parent_fd: int,
+    variables: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> asyncio.subprocess.Process:
+    """Start `program` in a process group of its own; it ends when the pipe `parent_fd` does.
+
+    `variables` of its environment come on top of ours; `within` is a command that runs another one
+    somewhere, such as `ip netns exec NAME`.
+    """
+    if program.log.exists() and program.log.stat().st_size > limits.LOG_FILE_BYTES:
+        program.log.replace(program.log.with_name(f"{program.log.name}.1"))
+    with program.log.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *(*within, sys.executable),
+            # -P: what lies in the folder that somebody is in must not stand for a module of ours
+            *("-P", "-m", program.module, *program.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+            pass_fds=(parent_fd,),
+            env={**os.environ, **(variables or {}), PARENT_FD: str(parent_fd)},
+        )
 
 
 class Supervised:
@@ -104,21 +131,7 @@ class Supervised:
             process = self._process = await self._launch()
 
     async def _launch(self) -> asyncio.subprocess.Process:
-        program = self.program
-        if program.log.exists() and program.log.stat().st_size > limits.LOG_FILE_BYTES:
-            program.log.replace(program.log.with_name(f"{program.log.name}.1"))
-        with program.log.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                sys.executable,
-                # -P: what lies in the folder that somebody is in must not stand for a module of ours
-                *("-P", "-m", program.module, *program.arguments),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-                pass_fds=(self._parent_fd,),
-                env={**os.environ, PARENT_FD: str(self._parent_fd)},
-            )
+        return await launch(self.program, self._parent_fd)
 
     async def _let_go(self) -> None:
         if self._keeper is not None:

@@ -22,6 +22,7 @@ ACCESS = "imlmesh-access.service"
 _PYTHON = "/opt/imlmesh/bin/python"
 _BROKER = "127.0.0.1:8884"
 _JOIN = "127.0.0.1:8766"
+_JOIN_LAN = "0.0.0.0:8766"
 #: what systemd refuses in the path of a program, or reads as something else
 _NOT_TAKEN = re.compile(r"[^ -~]|[\"'\\*?\[\];$|&<>]")
 #: every shipped unit says so in its first lines
@@ -35,16 +36,24 @@ def unit_name(kind: Kind, node: str = "") -> str:
     )
 
 
-def unit_text(kind: Kind, python: str, broker: str | None = None, join: str | None = None) -> str:
+def unit_text(
+    kind: Kind,
+    python: str,
+    broker: str | None = None,
+    join: str | None = None,
+    *,
+    lan: bool = False,
+) -> str:
     """The unit's file. `python` is an absolute path, `broker` and `join` are ADDRESS:PORT for an
-    orchestrator.
+    orchestrator; with `lan` it tells the network where it is, and nodes of other machines may join.
 
     MeshError `service.interpreter` for a path that systemd does not take as a program.
     """
     text = _by_python(unit_name(kind), python)
-    if broker is not None:
-        text = text.replace(f"--broker {_BROKER}\n", f"--broker {broker}\n")
-    return text if join is None else text.replace(f"--join {_JOIN} ", f"--join {join} ")
+    called = f"--broker {broker or _BROKER}{' --lan' if lan else ''}\n"
+    text = text.replace(f"--broker {_BROKER}\n", called)
+    near = _JOIN_LAN if lan else _JOIN
+    return text.replace(f"--join {_JOIN} ", f"--join {join or near} ")
 
 
 def access_text(python: str) -> str:

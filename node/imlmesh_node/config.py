@@ -17,6 +17,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, Place
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.manifest import PROFILES
+from imlmesh_protocol.pins import pin_number
 from imlmesh_runtime.files import check_private, read_file
 from imlmesh_runtime.link.address import address_of, is_address
 from imlmesh_runtime.link.base import Address
@@ -24,7 +25,6 @@ from imlmesh_runtime.link.base import Address
 #: loads only where a policy names it
 _UNLESS_NAMED = frozenset({"fake"})
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PINS = range(54)  # BCM numbers of the largest header
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +172,25 @@ def _pins(reader: Table) -> PinRules | None:
         return None
     factory = factory_of(reader)
     allow = reader.take("allow", list, [], "a list of pins")
-    for number, pin in enumerate(allow):
-        if type(pin) is not int or pin not in _PINS:
-            reader.wrong(f"allow/{number}", "must be a BCM number from 0 to 53")
+    pins = []
+    for place, name in enumerate(allow):
+        pin = pin_number(str(name)) if type(name) in (int, str) else None
+        if pin is None:
+            reader.wrong(f"allow/{place}", "must be a BCM number from 0 to 53, GPIO17 or BOARD11")
+        else:
+            pins.append(pin)
     levels = reader.table("safe")
-    safe = {}
+    safe: dict[int, int] = {}
     for name in levels.names():
         level = levels.take(name, int, 0, "0 or 1")
-        if not name.isdecimal() or int(name) not in allow:
+        pin = pin_number(name)
+        if pin is None or pin not in pins:
             levels.wrong(name, "must be a pin of allow")
+        elif pin in safe:
+            levels.wrong(name, "is a pin that stands there already, by another name")
         elif level not in (0, 1):
             levels.wrong(name, "must be 0 or 1")
         else:
-            safe[int(name)] = level
+            safe[pin] = level
     reader.end()
-    return PinRules(factory, tuple(allow), safe)
+    return PinRules(factory, tuple(dict.fromkeys(pins)), safe)

@@ -47,6 +47,8 @@ from imlmesh_runtime.trust import (
     unverified_context,
 )
 
+#: nobody answers where the mesh was, or somebody else does
+_NOT_THERE = ("join.unreachable", "join.pin")
 _PAPERS = {"node.pem", "root.pub", "trust"}
 
 
@@ -59,6 +61,19 @@ class Wish:
     profile: str
     token: JoinToken | None = None
     at: tuple[Address, ...] = ()
+
+    @property
+    def meant(self) -> "Meant | None":
+        """The mesh that the token is of."""
+        return Meant(self.token.mesh, self.token.pin) if self.token else None
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """A mesh and the hash of its root key: whoever has another one is not it."""
+
+    mesh: str
+    pin: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +112,13 @@ class Told:
 
 async def enter(wish: Wish, keys: NewKeys, told: Told) -> LetIn:
     """Ask until the node is in; MeshError when it is refused, or nobody is there."""
+    door = await find_door(wish)
     while True:
-        door = await find_door(wish)
         answer, code = await _ask(door, wish, keys)
         if answer["state"] == "in":
             return _let_in(door, answer)
         told.waits(code, door)
-        found = await _wait(door, wish, keys, told)
+        door, found = await _wait(door, wish, keys, told)
         if found is not None:
             return _let_in(door, found)
 
@@ -115,53 +130,64 @@ async def find_door(wish: Wish) -> Door:
     """
     token = wish.token
     given = wish.at or (tuple(map(address_of, token.endpoints)) if token else ())
-    door, failed = await _first_door(given, token)
+    door, failed = await _first_door(given, wish.meant)
     if door is None and not wish.at:
-        door, failed = await _first_door(await _heard(token), token, failed)
+        door, failed = await _first_door(await _heard(wish.meant), wish.meant, failed)
     if door is None:
         raise failed or LinkError("join.unreachable", "no mesh was found")
     return door
 
 
 async def _first_door(
-    addresses: Sequence[Address], token: JoinToken | None, failed: MeshError | None = None
+    addresses: Sequence[Address], meant: Meant | None, failed: MeshError | None = None
 ) -> tuple[Door | None, MeshError | None]:
     """The first that is right, or why the first was not; a wrong root says more than silence."""
     for address in addresses:
         try:
-            return await _door_at(address, token), None
+            return await _door_at(address, meant), None
         except MeshError as exc:
             if failed is None or exc.code == "join.pin":
                 failed = exc
     return None, failed
 
 
-async def _door_at(address: Address, token: JoinToken | None) -> Door:
+async def _door_at(address: Address, meant: Meant | None) -> Door:
     fields = Fields(await exchange(address, unverified_context(), "/v1/trust"))
     root, document = fields.take("root", bytes), fields.take("trust", bytes)
-    if token is not None and bytes.fromhex(root_hash(root)) != token.pin:
+    if meant is not None and bytes.fromhex(root_hash(root)) != meant.pin:
         where = address_text(*address)
         raise TrustError("join.pin", f"{where} has another root key than the token says")
     public = PublicKey.of_raw(root)
     trust = Trust.open(document, lambda name: public.key if name == public.key_id else None)
-    if token is not None and trust.mesh != token.mesh:
+    if meant is not None and trust.mesh != meant.mesh:
         raise TrustError("join.pin", f"{address_text(*address)} is the mesh {trust.mesh}")
     context = server_check(trust.control_cas, join_name(trust.mesh))
     return Door(address, trust.mesh, root, context)
 
 
-async def _heard(token: JoinToken | None) -> list[Address]:
-    """Endpoints that mDNS tells of: of the token's mesh as soon as one is heard."""
+async def _moved(door: Door) -> Door:
+    """The same mesh at another place that mDNS tells of, else where it was: an orchestrator whose port
+    somebody else took comes back at the next one."""
+    meant = Meant(door.mesh, bytes.fromhex(root_hash(door.root)))
+    try:
+        found, _ = await _first_door(await _heard(meant), meant)
+    except MeshError:
+        return door
+    return found or door
+
+
+async def _heard(meant: Meant | None) -> list[Address]:
+    """Endpoints that mDNS tells of: of the mesh that is meant as soon as one is heard."""
     discovery = Discovery(watched=MESHES)
     discovery.start()
 
     def ours() -> list[Service]:
-        return [each for each in discovery.found.values() if _is_meant(each, token)]
+        return [each for each in discovery.found.values() if _is_meant(each, meant)]
 
     try:
-        wait_ms = limits.DISCOVERY_QUIET_MS if token else limits.DISCOVERY_LISTEN_MS
+        wait_ms = limits.DISCOVERY_QUIET_MS if meant else limits.DISCOVERY_LISTEN_MS
         async with asyncio.timeout(wait_ms / 1000):
-            await discovery.until(lambda: token is not None and ours())
+            await discovery.until(lambda: meant is not None and ours())
     except TimeoutError:
         pass
     finally:
@@ -178,10 +204,10 @@ async def _heard(token: JoinToken | None) -> list[Address]:
     return [(address, each.join) for each in found for address in each.addresses]
 
 
-def _is_meant(service: Service, token: JoinToken | None) -> bool:
+def _is_meant(service: Service, meant: Meant | None) -> bool:
     if not service.join:
         return False
-    return token is None or (service.mesh, service.root) == (token.mesh, token.pin.hex()[:8])
+    return meant is None or (service.mesh, service.root) == (meant.mesh, meant.pin.hex()[:8])
 
 
 async def _ask(door: Door, wish: Wish, keys: NewKeys) -> tuple[Mapping[str, Any], str]:
@@ -196,8 +222,11 @@ async def _ask(door: Door, wish: Wish, keys: NewKeys) -> tuple[Mapping[str, Any]
     return await _send(door, replace(asked, own=own, nonce=nonce), keys), code
 
 
-async def _wait(door: Door, wish: Wish, keys: NewKeys, told: Told) -> Mapping[str, Any] | None:
-    """The answer once a person let the node in; None when it must ask anew."""
+async def _wait(
+    door: Door, wish: Wish, keys: NewKeys, told: Told
+) -> tuple[Door, Mapping[str, Any] | None]:
+    """Where the mesh is by then, and its answer once a person let the node in; None when it must ask
+    anew."""
     asked = JoinAsk(wish.node, wish.profile, keys.identity, keys.request, b"")
     away = False
     while True:
@@ -206,7 +235,7 @@ async def _wait(door: Door, wish: Wish, keys: NewKeys, told: Told) -> Mapping[st
             answer = await _send(door, asked, keys)
         except MeshError as exc:
             if exc.code == "join.expired":
-                return None
+                return door, None
             # a nonce of an orchestrator that has ended meanwhile, for one, means nothing; nor does
             # whoever sits in its place until it is back, and hears nothing of us
             if not CODES[exc.code].retry and exc.code != "join.pin":
@@ -214,12 +243,14 @@ async def _wait(door: Door, wish: Wish, keys: NewKeys, told: Told) -> Mapping[st
             if not away:
                 told.trouble(exc)
             away = True
+            if exc.code in _NOT_THERE:
+                door = await _moved(door)
             continue
         if away:
             told.trouble(None)
         away = False
         if answer["state"] == "in":
-            return answer
+            return door, answer
 
 
 async def _send(

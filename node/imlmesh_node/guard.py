@@ -15,6 +15,7 @@ from imlmesh_node.config import Policy
 from imlmesh_protocol.errors import DriverDenied, DriverError, Fault
 from imlmesh_protocol.limits import REFUSAL_CHARS
 from imlmesh_protocol.manifest import PROFILES, ActionSpec, Manifest
+from imlmesh_protocol.pins import canonical_claim
 from imlmesh_protocol.states import EFFECT_CARE
 from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.documents import Standing
@@ -145,7 +146,7 @@ class Guard:
             return dispatch, Fault("plan.effect", f"the driver says {spec.effect}")
         if spec.claims or dispatch.claims:
             try:
-                claims = {*dispatch.claims, *spec.claims_for(dispatch.params)}
+                claims = {*map(canonical_claim, dispatch.claims), *spec.claims_for(dispatch.params)}
             except KeyError as exc:
                 return dispatch, Fault("driver.params", f"{exc.args[0]} is missing")
             dispatch = replace(dispatch, claims=tuple(sorted(claims)))

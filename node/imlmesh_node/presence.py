@@ -29,16 +29,18 @@ StoreBoot = Callable[[int, Callable[[MeshError | None], None]], None]
 
 class Clocks:
     """Two views of time. `mesh` follows the orchestrator and dates messages; `steady` is set by the
-    first answer alone, so that no time limit of running work ever jumps."""
+    first answer alone, and not while work runs, so that no time limit of it ever jumps."""
 
     def __init__(self) -> None:
         self.mesh = MeshClock()
         self.steady = MeshClock()
+        #: whether something runs; before the first answer only what a permit allows does
+        self.busy: Callable[[], bool] = lambda: False
 
     def sync(self, mesh_ms: int) -> None:
         """The orchestrator's time is `mesh_ms` now."""
         if not self.steady.synced:
-            self.steady.sync(mesh_ms)
+            self.steady.sync(self.steady.now_ms() if self.busy() else mesh_ms)
         self.mesh.sync(mesh_ms)
 
 
@@ -121,6 +123,7 @@ class Presence:
                 message.term,
                 message.id,
                 secrets.randbits(64),
+                self.clocks.mesh.now_ms(),
             )
             self._post(opened)
 

@@ -340,6 +340,7 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         body["heartbeat_ms"],
         body["lost_ms"],
         body.get("journal_since", 0),
+        body.get("permits", {}),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from imlmesh_orchestrator.announcing import Announcing, announced_mesh
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
@@ -44,6 +45,7 @@ from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
+from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import (
@@ -75,6 +77,8 @@ class Setup:
     notary: Notary
     #: where nodes join, to begin with; None: where they did at the last start
     join: Address | None = None
+    #: whether the network is told by mDNS where this mesh is
+    lan: bool = False
 
     def link(self) -> Link:
         """The way to the broker; nothing is connected yet."""
@@ -84,15 +88,19 @@ class Setup:
         return MqttLink(addresses, self.me, self.keys.context, subscriptions)
 
 
-def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup:
+def load_setup(
+    home: Home, broker: str | None, join: str | None = None, *, lan: bool = False
+) -> Setup:
     """Read ids, keys and settings; InputError `home.missing`, `config.invalid`, TrustError.
 
-    `broker` None is for who brings a link that needs none; `join` is the address for joining.
+    `broker` None is for who brings a link that needs none; `join` is the address for joining; with
+    `lan` the mesh is announced by mDNS.
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
-    if broker is not None:
-        address_of(broker)
+    if broker is not None and not is_loopback(address_of(broker)[0]) and lan:
+        text = f"--lan tells the addresses of this computer, and the broker is at {broker}"
+        raise InputError("config.invalid", text)
     names_file = home.ca / "mesh.toml"
     try:
         names = tomllib.loads(read_file(names_file).decode())
@@ -104,7 +112,7 @@ def load_setup(home: Home, broker: str | None, join: str | None = None) -> Setup
     config = load_config(home.root / "orchestrator.toml")
     door = address_of(join) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
-    return Setup(home, mesh, me, keys, config, broker or "memory", notary, door)
+    return Setup(home, mesh, me, keys, config, broker or "memory", notary, door, lan)
 
 
 class RunningOrchestrator:
@@ -126,6 +134,7 @@ class RunningOrchestrator:
         self._trusting: Trusting | None = None
         self._rosters: Rosters | None = None
         self.joining: Joining | None = None
+        self._announcing: Announcing | None = None
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
         self._expired: ExpiredSessions | None = None
@@ -137,27 +146,10 @@ class RunningOrchestrator:
         `serve` False leaves the API out, as benches want it.
         """
         setup = self._setup
-        setup.home.make()
-        path = setup.home.orchestrator / "lifecycle.db"
-        self._database = Database(path, migrations("lifecycle"), inline=True)
-        self._files.open_made()
-        held = await self._reader.ask(replay)
-        clock = MeshClock(held.marks.at_ms + 1)
-        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
-        series = await self._output.ask(known_series) if self._files.has("output") else ()
-        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
-        telemetry = Held(series, setup.config.kept)
-        stores = Stores(
-            self._database, self._reader, self._files.store, telemetry, path.parent, witnessed
-        )
-        env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
-        four_eyes = setup.config.four_eyes
-        shell = self.shell = Shell(
-            voice, self._link or setup.link(), clock, stores, held, env, four_eyes=four_eyes
-        )
+        shell = self.shell = await self._folded()
         if self._link is None:
             topic = orchestrator_probe(setup.mesh, setup.me)
-            shell.loopback = Loopback(topic, shell.link, clock, shell.post)
+            shell.loopback = Loopback(topic, shell.link, shell.clock, shell.post)
         trusting = self._trusting = Trusting(
             setup.home.ca, self._authority, setup.keys, setup.notary, shell
         )
@@ -175,13 +167,40 @@ class RunningOrchestrator:
         if serve:
             joining = self.joining = self._opened(shell)
             trusting.when_reloaded = joining.load
-            self._api = Api(setup.home, self._served(shell, joining, trusting, clock.now_ms()))
+            self._api = Api(setup.home, self._served(shell, joining, trusting))
             await self._api.start()
-        log.info("epoch %d, %d stored changes folded", shell.epoch, len(held.changes))
+            if setup.lan:
+                announced = announced_mesh(setup.home.ca, setup.mesh, *joining.ports)
+                self._announcing = Announcing(announced)
+                self._announcing.start()
+        log.info("epoch %d", shell.epoch)
         return shell
+
+    async def _folded(self) -> Shell:
+        """A shell that remembers all that is stored."""
+        setup = self._setup
+        setup.home.make()
+        path = setup.home.orchestrator / "lifecycle.db"
+        self._database = Database(path, migrations("lifecycle"), inline=True)
+        self._files.open_made()
+        held = await self._reader.ask(replay)
+        log.info("%d stored changes to fold", len(held.changes))
+        voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)
+        series = await self._output.ask(known_series) if self._files.has("output") else ()
+        witnessed = await self._output.ask(known_witnesses) if self._files.has("output") else ()
+        telemetry = Held(series, setup.config.kept)
+        stores = Stores(
+            self._database, self._reader, self._files.store, telemetry, path.parent, witnessed
+        )
+        env = {k: v for k, v in os.environ.items() if k.startswith(ENV_PREFIX)}
+        clock, four_eyes = MeshClock(held.marks.at_ms + 1), setup.config.four_eyes
+        link = self._link or setup.link()
+        return Shell(voice, link, clock, stores, held, env, four_eyes=four_eyes)
 
     async def close(self) -> None:
         """Stop taking, finish, write down what is left and say goodbye; safe after a failed start."""
+        if self._announcing is not None:
+            await self._announcing.close()
         if self._api is not None:
             self._api.refuse_new()
         if self.shell is not None:
@@ -225,7 +244,7 @@ class RunningOrchestrator:
         setup = self._setup
         return BrokerDoor(self._authority(), setup.keys, rosters, shell, address_of(setup.broker))
 
-    def _served(self, shell: Shell, joining: Joining, trusting: Trusting, now_ms: int) -> Served:
+    def _served(self, shell: Shell, joining: Joining, trusting: Trusting) -> Served:
         setup = self._setup
         return Served(
             shell=shell,
@@ -242,17 +261,17 @@ class RunningOrchestrator:
             orchestrator=setup.me,
             broker=setup.broker,
             version=version("imlmesh"),
-            started_at_ms=now_ms,
+            started_at_ms=shell.clock.now_ms(),
         )
 
 
-async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> int:
+async def run_orchestrator(setup: Setup) -> int:
     """Run until told to end; 0, or 1 when it could not go on.
 
     Raises InputError, TrustError or StoreError when the home cannot be used, InputError
     `orchestrator.running` when another one uses it.
     """
-    setup = load_setup(home, broker, join)
+    home = setup.home
     home.make()
     asked = asked_to_end()
     with only_one(home.pid_file("orchestrator"), "orchestrator.running"):
@@ -268,13 +287,14 @@ async def run_orchestrator(home: Home, broker: str, join: str | None = None) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, raises what `run_orchestrator` raises."""
+    """The command line; returns the exit code, raises what `load_setup` and `run_orchestrator` raise."""
     parser = argparse.ArgumentParser(prog="imlmesh_orchestrator", allow_abbrev=False)
     parser.add_argument("--home", required=True, type=Path)
     parser.add_argument("--broker", required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--api", type=Path, help="where the API listens; else run/ of the home")
     parser.add_argument("--join", metavar="ADDRESS:PORT", help="where nodes join, or a port above")
+    parser.add_argument("--lan", action="store_true", help="tell the network by mDNS")
     given = parser.parse_args(argv)
     set_up_logs()
     home = Home(given.home.absolute(), given.api.absolute() if given.api else None)
-    return asyncio.run(run_orchestrator(home, given.broker, given.join))
+    return asyncio.run(run_orchestrator(load_setup(home, given.broker, given.join, lan=given.lan)))

@@ -136,6 +136,9 @@ CODES: dict[str, Code] = {
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
     "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
+    "action.poison": Code(
+        "input", False, "imlmesh run logs RUN; it crashed wherever it ran", "RuntimeError"
+    ),
     "action.lease_lost": Code(
         "mesh", True, "the node was cut off and ended the work", "ConnectionError"
     ),
@@ -217,6 +220,21 @@ CODES: dict[str, Code] = {
     "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     # joining
+    # permits
+    "permit.target": Code("input", False, "remove the target, or name the node of --node"),
+    "permit.person": Code("input", False, "nobody is there to ask: leave it out of a permit"),
+    "permit.on_error": Code("input", False, "write on_error: abort, continue or skip"),
+    "permit.template": Code("input", False, "use {{result.ID.field}} of an action before it"),
+    "permit.unfit": Code("input", False, "remove it: a node that is cut off cannot honour it"),
+    "permit.rule": Code("input", False, "say one of --every, --after, --on"),
+    "permit.node": Code("input", False, "imlmesh node show NODE"),
+    "permit.too_large": Code("input", False, "grant several smaller ones, or move data by file"),
+    "permit.too_many": Code("input", False, "imlmesh permit list, then imlmesh permit withdraw ID"),
+    "permit.not_found": Code("input", False, "imlmesh permit list"),
+    "permit.ended": Code("input", False, "imlmesh permit show ID"),
+    "permit.withdrawn": Code("input", False, "imlmesh permit show ID tells who"),
+    "permit.expired": Code("input", False, "grant another one: imlmesh permit grant"),
+    "permit.untrusted": Code("peer", False, "its key is trusted no more: grant another one"),
     "token.invalid": Code(
         "input", False, "paste the whole line that `imlmesh token create` printed"
     ),
@@ -272,6 +290,7 @@ CODES: dict[str, Code] = {
         "here", False, "sudo apt-get install mosquitto, or go without IMLMESH_BROKER"
     ),
     "broker.slow": Code("peer", True, "it connects again by itself; look at its network"),
+    "broker.busy": Code("peer", True, "too many connect at once; it is tried again"),
     "broker.topic": Code("peer", False, "each id writes to its own topics: docs/PROTOCOL.md"),
     "broker.subscriptions": Code("peer", False, "one filter with + or # takes many topics"),
     "broker.behind": Code("here", True, "is the broker watched? docs/admission.md"),
@@ -326,6 +345,8 @@ CODES: dict[str, Code] = {
     "internal.invariant": Code("here", False, "please report it with the log", "AssertionError"),
 }
 
+#: the process of the driver ended in the middle of it
+CRASHED = "driver.crashed"
 #: with these a node ends what it never began: no slot was free in time, or another held a claim
 NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 

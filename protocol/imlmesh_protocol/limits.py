@@ -37,8 +37,12 @@ RETURN_MS = LINK_RETRY_MAX_MS  # a node may be silent so much longer after the b
 LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
 BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers
 BROKER_QUEUED_MESSAGES = 5_000  # of one client that reads slowly; beyond it the broker drops
+BROKER_READ_BYTES = 64 * 1024  # of a connection at once, kept for it from its first byte on
 BROKER_INFLIGHT_MESSAGES = 100  # sent to one client without PUBACK: more than WINDOW_UNACKED
 BROKER_BACKLOG = 1_024  # connections not yet taken: a whole site may come back at once
+BROKER_WAITING = 512  # connections of a port that have not said who they are, ~0.1 MB each
+BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one router comes back
+BROKER_WAITING_MS = 3_000  # after that one makes room for who comes: a Pi shakes 512 hands by then
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
 BROKER_QUEUED_BYTES = (
@@ -144,6 +148,10 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
+EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
+POISON_NODES = (
+    3  # distinct ones on which an action's driver crashed: it is not about nodes any more
+)
 PROBES = 3  # answered on probation, and it is released
 PROBE_EVERY_MS = 10_000  # three rounds in half a minute; each is one question and one answer
 TIME_LATE_PER_S = 0.5  # answers to one node's questions out of order: it repeats one every 2 s
@@ -164,6 +172,9 @@ JITTER_FACTOR = 2  # the window grows by twice what beats came late, to double i
 JITTER_BEATS = 8  # of those in time: each takes an eighth of it back, half is forgotten after 5
 MASS_SILENCE = 3  # nodes; of two a loss is still about each of them
 MASS_SILENCE_PERCENT = 55  # of those that should speak: what they share has failed
+FLAPS_FREE = 2  # returns within EVIDENCE_MS: a person pulls a plug, and once more to be sure
+HOLD_WINDOWS = 16  # the longest that a flapping node is held down, in lost windows: LAN 96 s
+RETURNS_KEPT = 16  # of one node; the hold-down does not grow any more by then
 TICK_LATE_MS = 1_000  # woken so much later than asked, we stood still ourselves
 LOOPBACK_EVERY_MS = 1_000  # a probe of our own through the broker: 200 bytes a second
 LOOPBACK_MS = 2_000  # a probe that is not back by then: a third of the shortest window
@@ -338,6 +349,24 @@ SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10
 SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
 SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
 SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
+PERMITS_NODE = 16  # that one node holds at once; each may hold PERMIT_BYTES of memory and disk
+PERMITS = 1_000  # kept at once, ended ones too: a replay reads them all
+PERMIT_BYTES = 128 * 1024  # of its body: it travels within a message, beside its signature
+PERMIT_ACTIONS = 50  # of one permit: small routines of one machine
+PERMIT_BUDGET = 1_000  # runs of one permit; each leaves rows with node and orchestrator
+PERMIT_BUDGET_USUAL = 10  # without --budget
+PERMIT_MS = 86_400_000  # without --for: a day
+PERMIT_LONGEST_MS = 30 * 86_400_000  # as a certificate of a node: a longer absence wants a person
+PERMIT_EVERY_MS = 1_000  # at least between two runs by time
+PERMIT_TRIES = (
+    3  # attempts at what a crash cut short: an action that ends its machine ends no other
+)
+PERMIT_KEPT_MS = 30 * 86_400_000  # after its end: results that come so late still find it
+PERMIT_AGAIN_MS = 30_000  # a permit that a node does not say it holds goes out again
+PERMIT_CLOCK_MS = (
+    3_600_000  # mesh time is written down so often by a node with permits, for a reboot
+)
+PERMIT_REPORTS = 256  # results that wait for the rest of their run, of each node
 JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
 JOURNAL_FREE_BYTES = (
     4 * 1024 * 1024
@@ -355,7 +384,6 @@ TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm
 SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then
 REFUSAL_CHARS = 300  # of a refusal's text: a refused delegate must fit into one reject
 PROGRESS_CHARS = 200  # of what an action says it is doing: one line of a table
-BEATS_REMEMBERED = 64  # unanswered ones; at a third of an interval each, longer than any lease
 FAULT_CHARS = 2_000  # of the text of a fault; more nobody reads in a table
 LOG_LINE_BYTES = 4 * 1024  # of one log line of an action
 LOG_LINES_PER_ACTION = 2_000  # then one line says that the rest was dropped
@@ -430,6 +458,12 @@ def stop_ms(lease_ms: int) -> int:
 def reroute_ms(lease_ms: int) -> int:
     """The orchestrator moves work this long after it last heard: later than `stop_ms`."""
     return lease_ms * 11 // 10
+
+
+def hold_ms(returns: int, lost_ms: int) -> int:
+    """How long a node that returned so often within EVIDENCE_MS is held down: it doubles."""
+    doublings = returns - FLAPS_FREE - 1
+    return 0 if doublings < 0 else lost_ms * min(1 << doublings, HOLD_WINDOWS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import msgpack
 
 from imlmesh_protocol.errors import ProtocolError
 from imlmesh_protocol.limits import CLAIM_CHARS
+from imlmesh_protocol.pins import canonical_claim
 from imlmesh_protocol.states import Effect
 
 #: least to most trusted; an action runs when the node's profile is at least its permission
@@ -80,7 +81,7 @@ class ActionSpec:
     permission: str
     impact: float
     description: str = ""
-    #: claim patterns such as "gpio:{pin}", filled from params
+    #: claim patterns such as "gpio:{pin}" or "gpio:{mode}{pin}", filled from params
     claims: tuple[str, ...] = ()
     #: whether a plan may state a less careful effect (vouched)
     vouch: bool = False
@@ -90,7 +91,8 @@ class ActionSpec:
     def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The claims of one call: each pattern with its {param}, given or by default, filled in.
 
-        A param that is null claims nothing; a list claims once for each of its items.
+        A param that is null claims nothing; a list claims once for each of its items. A pin has one
+        claim, however it is written.
         """
         found: list[str] = []
         for pattern in self.claims:
@@ -103,7 +105,7 @@ class ActionSpec:
                 found.append(pattern.format_map(values))
             for item in values[lists[0]] if lists else ():
                 found.append(pattern.format_map(values | {lists[0]: item}))
-        return tuple(found)
+        return tuple(map(canonical_claim, found))
 
     def _value_of(self, name: str, params: Mapping[str, Any]) -> Any:
         """A param as the driver will see it; KeyError when it is neither given nor has a default."""

@@ -168,8 +168,9 @@ DISPATCH: dict[DispatchState, frozenset[DispatchState]] = {
 LIVENESS: dict[Liveness, frozenset[Liveness]] = {
     N.ONLINE: frozenset({N.SUSPECT, N.LOST, N.OFFLINE}),
     N.SUSPECT: frozenset({N.ONLINE, N.LOST, N.OFFLINE}),
-    N.LOST: frozenset({N.ONLINE, N.OFFLINE}),
-    N.OFFLINE: frozenset({N.ONLINE}),
+    # back, and suspect, since it comes and goes
+    N.LOST: frozenset({N.ONLINE, N.SUSPECT, N.OFFLINE}),
+    N.OFFLINE: frozenset({N.ONLINE, N.SUSPECT}),
 }
 
 ADMISSION: dict[Admission, frozenset[Admission]] = {

@@ -83,23 +83,24 @@ def bench_modules() -> tuple[Module, ...]:
     return tuple(_read(path, "bench") for path in sorted((ROOT / "bench").rglob("*.py")))
 
 
-def imported(module: Module) -> Iterator[tuple[str, int]]:
+@cache
+def imported(module: Module) -> tuple[tuple[str, int], ...]:
     """(dotted name, line) of everything that the module imports, inside functions too.
 
     `from a import b` gives "a.b": it may be a module.
     """
     package = module.name if module.path.endswith("__init__.py") else module.name.rpartition(".")[0]
+    found = []
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parts = package.split(".")
                 base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            for alias in node.names:
-                yield f"{base}.{alias.name}", node.lineno
+            found += [(f"{base}.{alias.name}", node.lineno) for alias in node.names]
+    return tuple(found)
 
 
 def is_within(name: str, package: str) -> bool:
@@ -120,6 +121,12 @@ def own_files() -> tuple[Path, ...]:
     else:
         paths = [p for p in ROOT.rglob("*") if not _MADE.intersection(p.relative_to(ROOT).parts)]
     return tuple(path for path in sorted(paths) if path.is_file())
+
+
+@cache
+def text_of(path: Path) -> str:
+    """What stands in a file of our own; what is no text as replacement characters."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from source_tree import ROOT, own_files
+from source_tree import ROOT, own_files, text_of
 
 # Public registries; the dots are escaped, so this file does not hold their names either.
 REGISTRIES = re.compile(
@@ -38,7 +38,7 @@ def assert_absent(pattern: re.Pattern[str]) -> None:
     for path in own_files():
         if path == Path(__file__).resolve():
             continue
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = text_of(path)
         for match in pattern.finditer(text):
             number = text.count("\n", 0, match.start()) + 1
             found.append(f"{path.relative_to(ROOT)}:{number} {match.group()!r}")

@@ -20,6 +20,7 @@ from imlmesh_runtime.files import write_private
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys, NodeKeys
 from node_folders import make_node
+from waiting import eventually
 
 MESH = "home"
 BASE = f"imlmesh/1/{MESH}"
@@ -68,9 +69,10 @@ class Stage:
         return visitor
 
     async def until_refused(self, name: str, wanted: bool = True) -> None:
-        async with asyncio.timeout(10):
-            while await self.is_refused(name) != wanted:  # noqa: ASYNC110 - a broker sets no event
-                await asyncio.sleep(0.02)
+        async def is_so() -> bool:
+            return await self.is_refused(name) == wanted
+
+        await eventually(is_so)
 
     async def is_refused(self, name: str) -> bool:
         try:
@@ -98,8 +100,7 @@ class Stage:
     async def applied(self) -> None:
         """Returns when the broker's side says that the version written last is in force."""
         path = self.home.broker / "applied.json"
-        while json.loads(path.read_text())["version"] != self.version:  # noqa: ASYNC110 - a file
-            await asyncio.sleep(0.005)
+        await eventually(lambda: json.loads(path.read_text())["version"] == self.version)
 
 
 @contextlib.asynccontextmanager

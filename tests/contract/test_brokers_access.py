@@ -145,9 +145,7 @@ async def test_a_killed_broker_comes_back_with_the_same_rights(stage):
     killed = stage.broker.pid
     os.kill(killed, signal.SIGKILL)
     await eventually(lambda: stage.broker.pid not in (None, killed))
-    async with asyncio.timeout(20):
-        while await stage.is_refused(ME):  # noqa: ASYNC110 - a broker sets no event
-            await asyncio.sleep(0.02)
+    await stage.until_refused(ME, wanted=False)
     assert await stage.is_refused("b")
     control = await stage.enter(ME, FROM)
     a = await stage.enter("a", f"{BASE}/to/a/+")

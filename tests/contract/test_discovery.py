@@ -60,6 +60,7 @@ async def test_two_nodes_of_one_name_are_both_shown() -> None:
             await listener.until(lambda: node in listener.found.values())
             speakers[1].start()
             await listener.until(lambda: list(listener.found.values()).count(node) == 2)
+        assert listener.trouble == ""
     finally:
         for each in (listener, *speakers):
             await each.close()
@@ -148,6 +149,7 @@ async def test_a_network_that_comes_later_is_used(monkeypatch: pytest.MonkeyPatc
             present.clear()
             await speaker.until(lambda: speaker.trouble)
             await listener.until(lambda: mesh not in listener.found.values())
+        assert speaker.trouble == "this computer is in no network"
     finally:
         for each in (listener, speaker):
             await each.close()
@@ -179,6 +181,7 @@ async def test_what_failed_is_tried_again_and_told_meanwhile(
             answers.append("")
             speaker.start()
             await listener.until(lambda: mesh in listener.found.values())
+        assert (listener.trouble, answers) == ("", [])
     finally:
         for each in (listener, speaker):
             await each.close()

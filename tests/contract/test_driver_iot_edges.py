@@ -16,6 +16,7 @@ from imlmesh_drivers.child import Child
 from imlmesh_drivers.iot.edges import Watch
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import DRIVER_RESTARTS, SOURCE_EVENTS_PER_S
+from waiting import eventually
 
 WITHIN_S = 20
 
@@ -145,9 +146,7 @@ class Greenhouse:
                 await self.some.wait()
 
     async def until_replaced(self, pid: int | None) -> None:
-        async with asyncio.timeout(WITHIN_S):
-            while self.child.pid in (None, pid):  # noqa: ASYNC110 - another process sets no event
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self.child.pid not in (None, pid), WITHIN_S)
 
     def _take(self, name: str, values: Any) -> None:
         self.edges.append({"source": name, **values})
@@ -195,8 +194,6 @@ async def test_a_child_that_ends_again_and_again_is_left_alone(greenhouse: Green
         await greenhouse.until_replaced(pid)
         await greenhouse.child.start()
     os.kill(greenhouse.child.pid or 0, signal.SIGKILL)
-    async with asyncio.timeout(WITHIN_S):
-        while greenhouse.child.pid is not None:  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
+    await eventually(lambda: greenhouse.child.pid is None, WITHIN_S)
     # until somebody calls it
     assert (await greenhouse.do("digital_read", pin=17))["value"] == 0

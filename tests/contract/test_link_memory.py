@@ -6,7 +6,7 @@ import pytest
 
 from imlmesh_protocol import limits
 from imlmesh_runtime.link.base import Will, retry_ms
-from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink, matches
+from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink, matching
 
 
 class Heard:
@@ -184,8 +184,11 @@ def test_the_pause_before_an_attempt_doubles_up_to_a_limit():
         ("a/#", "a", True),
         ("+/b", "a/c", False),
         ("#", "a/b", True),
+        ("+/+", "a/", True),
         ("a/b/c", "a/b", False),
+        ("a.b", "a-b", False),
+        ("a/b", "a/b/", False),
     ],
 )
 def test_topic_filters(filter_, topic, expected):
-    assert matches(filter_.split("/"), topic.split("/")) is expected
+    assert bool(matching([filter_]).fullmatch(topic)) is expected

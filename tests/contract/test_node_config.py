@@ -125,6 +125,27 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     assert site.env == {"LANG": "C"}
 
 
+def test_a_policy_may_name_pins_in_every_way(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "policy.toml",
+        """
+[pins]
+factory = "mock"
+allow = [17, "GPIO17", "BOARD13", "J8:7"]
+safe = { GPIO17 = 0, "27" = 1 }
+""",
+    )
+    rules = PinRules("mock", (17, 27, 4), {17: 0, 27: 1})
+    assert load_policy(tmp_path).site.pins == rules
+
+
+def test_a_pin_with_two_safe_levels_is_refused(tmp_path: Path) -> None:
+    text = '[pins]\nfactory = "mock"\nallow = [17, "BOARD1"]\nsafe = { 17 = 0, BOARD11 = 1 }\n'
+    write(tmp_path, "policy.toml", text)
+    assert pointers(tmp_path) == ["/pins/allow/1", "/pins/safe/BOARD11"]
+
+
 def test_without_a_policy_a_node_is_readonly(tmp_path: Path) -> None:
     policy = load_policy(tmp_path)
     assert policy.profile == "readonly"

@@ -2,13 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], within_s: float = 10) -> None:
+    """Returns once it holds: for what another process does, which sets no event here."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = holds()
+            if await found if isinstance(found, Awaitable) else found:
+                return
             await asyncio.sleep(0.01)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from forked import typed
 from namespaces import Computer, Lan
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -122,7 +123,9 @@ class Person:
         return terminal
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`imlmesh ARGUMENTS` in a pipe, to its end."""
+        """`imlmesh ARGUMENTS`, not in a terminal, to its end."""
+        if not self._within and self.python == sys.executable:
+            return typed(arguments, self.folder, self.env)
         return subprocess.run(
             self._argv(arguments),
             cwd=self.folder,
@@ -191,10 +194,3 @@ def someone(
     yield at
     for person in made:
         person.leave()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A whole mesh each: beside other tests its nodes would starve and look lost."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.alone)

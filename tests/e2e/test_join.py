@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -218,6 +220,40 @@ def test_without_a_token_mdns_finds_the_mesh(lan: Lan, someone: Someone) -> None
     assert (waits["code"], waits["addresses"]) == (code, [pi.address])
     assert owner.run("node", "approve", "pi-bed").returncode == 0
     assert joining.wait() == 0
+    gardener.open("node", "run", "pi-bed")
+    works(owner, "pi-bed", gardener.folder / "pi-bed")
+
+
+def test_a_node_that_waits_follows_its_mesh_to_another_port(lan: Lan, someone: Someone) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi")
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    up = mesh_up(owner, "--lan")
+    first = owner.ask("status")["join"]["endpoints"][0]
+    joining = gardener.open("node", "join", "--at", first, "--name", "pi-bed", columns=200)
+    joining.expect(r"waiting; Ctrl-C")
+    up.press("\x03")
+    assert up.wait() == 0
+    joining.expect(r"still waiting, and looking by mDNS")
+    taken = f"import socket, time; s = socket.create_server(('', {first.rpartition(':')[2]}))"
+    stranger = subprocess.Popen(
+        [
+            *desk.within,
+            sys.executable,
+            "-c",
+            f"{taken}; print('taken', flush=True); time.sleep(99)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert stranger.stdout is not None
+    assert stranger.stdout.readline() == "taken\n"
+    mesh_up(owner, "--lan")
+    assert owner.ask("status")["join"]["endpoints"][0] != first
+    joining.expect(r"it is there again")
+    assert owner.run("node", "approve", "pi-bed").returncode == 0
+    assert joining.wait() == 0
+    stranger.kill()
+    stranger.wait()
     gardener.open("node", "run", "pi-bed")
     works(owner, "pi-bed", gardener.folder / "pi-bed")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from imlmesh import Client
+from imlmesh.mesh import make_mesh
+from imlmesh.units import unit_text
+from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from namespaces import Computer, Lan
 
 if TYPE_CHECKING:
@@ -105,6 +109,103 @@ def test_a_node_in_its_own_namespace_finds_the_mesh_and_runs_a_plan(
     assert "[discovery." not in node.text
     # Whoever has joined no longer says that it waits.
     assert owner.ask("node", "discover")["nodes"] == []
+
+
+BROKER = """\
+import asyncio, os, sys
+from pathlib import Path
+from imlmesh_broker import EVERYWHERE, BrokerPlace, choose_broker
+from imlmesh_runtime.paths import Home
+from imlmesh_runtime.trust import ControlKeys
+
+async def serve():
+    home = Home(Path(sys.argv[1]))
+    home.make()
+    ports = (EVERYWHERE, USUAL_PORT, USUAL_CONTROL_PORT)
+    place = BrokerPlace(home.broker, home.ca, home.logs / "broker.log", *ports)
+    keys = ControlKeys.load(home.ca, "home")
+    await choose_broker(os.environ)("home", "orchestrator", place, keys.context).start()
+    print("serves", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+LISTEN = """\
+import asyncio
+from imlmesh_runtime.discovery import MESHES, Discovery
+
+async def listen():
+    discovery = Discovery(watched=MESHES)
+    discovery.start()
+    (found,) = await discovery.until(lambda: list(discovery.found.values()))
+    print(found.mesh, found.port, found.join)
+    await discovery.close()
+
+asyncio.run(listen())
+"""
+
+
+@pytest.fixture
+def service(someone: Someone, lan: Lan) -> Iterator[Callable[[Person, Computer], None]]:
+    """Starts at a computer what the units of `imlmesh service install orchestrator --lan` start there."""
+    running: list[subprocess.Popen[str]] = []
+
+    def program(person: Person, computer: Computer, *words: str) -> subprocess.Popen[str]:
+        running.append(
+            subprocess.Popen(
+                [*computer.within, sys.executable, *words],
+                env=person.env,
+                stdout=subprocess.PIPE,
+                stderr=(person.folder / "service.log").open("a"),
+                text=True,
+            )
+        )
+        return running[-1]
+
+    def start(person: Person, computer: Computer) -> None:
+        made, _ = make_mesh(person.home, "lan")
+        mesh = made.settle_ports(USUAL_PORT, USUAL_CONTROL_PORT)
+        ports = BROKER.replace("USUAL_PORT", str(USUAL_PORT))
+        broker = ports.replace("USUAL_CONTROL_PORT", str(USUAL_CONTROL_PORT))
+        served = program(person, computer, "-c", broker, str(person.home))
+        assert served.stdout is not None
+        assert served.stdout.readline() == "serves\n"
+        unit = unit_text("orchestrator", sys.executable, mesh.control_address, lan=True)
+        line = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+        words = line.replace("/run/imlmesh", str(mesh.home.run))
+        words = words.replace("/var/lib/imlmesh", str(person.home))
+        program(person, computer, *shlex.split(words)[1:])
+        person.until(lambda: person.run("status").returncode == 0)
+
+    yield start
+    for each in reversed(running):
+        each.terminate()
+        each.wait(60)
+
+
+def test_a_service_with_lan_is_found_as_up_with_lan_is(
+    lan: Lan, someone: Someone, service: Callable[[Person, Computer], None]
+) -> None:
+    desk, pi = lan.computer("desk"), lan.computer("pi")
+    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
+    service(owner, desk)
+    folder = folder_of(owner, "pi-bed")
+    began_s = time.monotonic()
+    node = gardener.open("node", "run", folder)
+    assert seconds_until_online(owner, "pi-bed", began_s) < ONLINE_S
+    assert "[discovery." not in node.text
+    assert f"mesh home is announced by mDNS, at {desk.address}" in (
+        owner.folder / "service.log"
+    ).read_text(encoding="utf-8")
+    heard = pi.run(sys.executable, "-c", LISTEN)
+    ports = heard.stdout.split()
+    assert ports[:2] == ["home", str(USUAL_PORT)], heard.stderr
+    # where it joins, too
+    knock = f"import socket; socket.create_connection(('{desk.address}', {ports[2]}), 5)"
+    assert pi.run(sys.executable, "-c", knock).returncode == 0
+    token = owner.ask("token", "create")["text"]
+    assert gardener.run("node", "join", token, "--name", "pi-roof").returncode == 0
 
 
 @pytest.mark.parametrize("hooks", [("input",), ("input", "output")])

@@ -5,13 +5,13 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from forked import Forked, Start
 from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
@@ -23,6 +23,7 @@ from imlmesh_runtime.trust import ControlKeys
 
 MESH, ME = "home", "orchestra"
 WITHIN_S = 40
+Process = Forked | asyncio.subprocess.Process
 POLICY = """
 profile = "local_worker"
 [roots]
@@ -53,7 +54,7 @@ class Mesh:
         self.broker = broker
         self.port = port
         self.control_port = control_port
-        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.processes: dict[str, Process] = {}
         self.http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
             transport=httpx2.AsyncHTTPTransport(uds=str(home.api_socket)),
@@ -61,15 +62,12 @@ class Mesh:
             trust_env=False,
         )
 
-    async def start(self, name: str, *command: str) -> asyncio.subprocess.Process:
-        with (self.home.logs / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", *command), stdout=log, stderr=log, start_new_session=True
-            )
+    async def start(self, name: str, module: str, *arguments: str) -> Forked:
+        process = Forked(Start(module, arguments, self.home.logs / f"{name}.log"))
         self.processes[name] = process
         return process
 
-    async def orchestrator(self, name: str = ME) -> asyncio.subprocess.Process:
+    async def orchestrator(self, name: str = ME) -> Forked:
         arguments = ("--home", str(self.home.root), "--broker", f"127.0.0.1:{self.control_port}")
         # beside the ports of this test process, where it is found again after a restart
         arguments += ("--join", f"127.0.0.1:{last_port(self.home)}")
@@ -77,6 +75,13 @@ class Mesh:
 
     async def node(self, name: str) -> None:
         await self.start(name, "imlmesh_node", str(await self.let_in(name)))
+
+    async def begin(self, *nodes: str) -> None:
+        """Returns when orchestrator and nodes have found each other."""
+        await self.orchestrator()
+        for name in nodes:
+            await self.node(name)
+        await self.online(*nodes)
 
     async def let_in(self, name: str) -> Path:
         """The folder of an enrolled node, which need not run."""

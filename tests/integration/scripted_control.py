@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from typing import Any
 
 from nacl.signing import VerifyKey
 
+from forked import Forked, Start
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS
@@ -175,13 +175,10 @@ class NodeProcess:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "node.log"
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Forked | None = None
 
-    async def start(self, **more: Any) -> asyncio.subprocess.Process:
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "imlmesh_node", str(self.folder), stderr=log, **more
-            )
+    async def start(self) -> Forked:
+        self.process = Forked(Start("imlmesh_node", (str(self.folder),), self.log))
         return self.process
 
     async def end(self, number: int = signal.SIGKILL) -> int:
@@ -222,7 +219,9 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 
 
 @contextlib.asynccontextmanager
-async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
+async def opened_node(
+    home: Home, broker: Broker, policy: str = POLICY
+) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
     make_node(
@@ -232,7 +231,7 @@ async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),
         timing="lan",
-        policy_text=POLICY,
+        policy_text=policy,
     )
     node = NodeProcess(folder)
     await node.start()

@@ -31,7 +31,7 @@ factory = "mock"
 """
 AS_ORCHESTRATOR = ("setpriv", "--reuid=imlmesh", "--regid=imlmesh", "--clear-groups")
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
+pytestmark = [pytest.mark.usefixtures("bootable"), pytest.mark.mosquitto]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,10 @@ def is_active(machine: Booted, unit: str) -> bool:
 def liveness(machine: Booted) -> str:
     shown = machine.imlmesh("node", "show", "pi-bed", "--json", check=False)
     return str(json.loads(shown.stdout)["liveness"]) if shown.returncode == 0 else ""
+
+
+def epoch(machine: Booted) -> int:
+    return int(json.loads(machine.imlmesh("status", "--json").stdout)["epoch"])
 
 
 def quicken(machine: Booted, unit: str, *more: str) -> None:
@@ -231,6 +235,19 @@ def test_logs_come_from_the_journal_with_their_fields(machine: Booted) -> None:
     machine.until(lambda: machine.run("pgrep", "journalctl", check=False).returncode == 1)
 
 
+def test_the_network_is_told_where_the_service_is(machine: Booted) -> None:
+    machine.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    machine.run("ip", "link", "set", "lan1", "up")
+    machine.run("ip", "addr", "add", "192.0.2.7/24", "dev", "lan0")
+    machine.run("ip", "link", "set", "lan0", "up", "multicast", "on")
+    assert machine.imlmesh("service", "install", "orchestrator", "--lan").returncode == 0
+    machine.run("systemctl", "restart", ORCHESTRATOR)
+    said = ("journalctl", "-u", ORCHESTRATOR, "-o", "cat")
+    told = "is announced by mDNS, at 192.0.2.7"
+    machine.until(lambda: told in machine.run(*said).stdout)
+    machine.until(lambda: liveness(machine) == "online")
+
+
 def test_a_node_that_hangs_is_ended_and_started_again(machine: Booted) -> None:
     quicken(machine, NODE, "WatchdogSec=2", "TimeoutAbortSec=1")
     machine.run("systemctl", "restart", NODE)
@@ -252,13 +269,12 @@ def test_a_node_that_hangs_is_ended_and_started_again(machine: Booted) -> None:
 
 def test_a_killed_orchestrator_comes_back_by_itself(machine: Booted) -> None:
     quicken(machine, ORCHESTRATOR)
-    before = json.loads(machine.imlmesh("status", "--json").stdout)["epoch"]
+    before = epoch(machine)
     machine.run("systemctl", "kill", "--signal=KILL", ORCHESTRATOR)
     machine.until(lambda: machine.show(ORCHESTRATOR, "NRestarts") == "1")
     machine.until(lambda: is_active(machine, ORCHESTRATOR))
     machine.until(lambda: liveness(machine) == "online")
-    status = json.loads(machine.imlmesh("status", "--json").stdout)
-    assert status["epoch"] > before
+    assert epoch(machine) > before
 
 
 @pytest.mark.parametrize(
@@ -290,6 +306,7 @@ def test_a_policy_or_key_that_others_reach_is_a_refusal(
 
 def test_uninstall_stops_both_and_leaves_the_data(machine: Booted) -> None:
     pids = [machine.show(unit, "MainPID") for unit in (NODE, ORCHESTRATOR)]
+    before = epoch(machine)
     assert machine.imlmesh("service", "uninstall", "node").returncode == 0
     done = machine.imlmesh("service", "uninstall", "orchestrator")
     assert f"its data stays in {HOME}" in done.stderr
@@ -301,7 +318,7 @@ def test_uninstall_stops_both_and_leaves_the_data(machine: Booted) -> None:
     assert machine.run("test", "-e", "/run/imlmesh", check=False).returncode == 1
     # and back again, with all that it knew
     machine.imlmesh("service", "install", "orchestrator")
-    assert json.loads(machine.imlmesh("status", "--json").stdout)["epoch"] > 0
+    assert epoch(machine) > before
     assert "pi-bed" in machine.imlmesh("node", "list").stdout
 
 

@@ -19,7 +19,6 @@ from loopback import taken
 LINES = {"mosquitto": "mosquitto, client", "embedded": "embedded broker, client"}
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "kind", [pytest.param("mosquitto", marks=pytest.mark.mosquitto), "embedded"]
 )

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from imlmesh_protocol.wire.joining import JoinToken
 from joined import Front
 
@@ -25,10 +25,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 
 async def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "imlmesh", "node", "join", *words]
-    return await asyncio.to_thread(
-        subprocess.run, argv, cwd=folder, capture_output=True, text=True, check=False, timeout=60
-    )
+    return await asyncio.to_thread(forked.typed, ("node", "join", *words), folder)
 
 
 async def until(holds: Callable[[], Any]) -> None:

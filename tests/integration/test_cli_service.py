@@ -163,6 +163,22 @@ def test_a_mosquitto_of_the_machine_is_told_who_may_come_in(image: Path, imlmesh
     assert not wanted.is_symlink()
 
 
+def test_an_orchestrator_tells_the_network_where_it_is(image: Path, imlmesh: Call) -> None:
+    unit = image / UNITS / "imlmesh-orchestrator.service"
+    assert imlmesh("install", "orchestrator", "--lan")[0] == 0
+    words = unit.read_text().partition("ExecStart=")[2].partition("\n")[0].split()
+    assert words[words.index("--join") + 1] == "0.0.0.0:8766"
+    assert words[-1] == "--lan"
+    assert imlmesh("install", "orchestrator")[0] == 0
+    assert "--lan" not in unit.read_text()
+    # the addresses of this machine would lead nobody to that broker
+    before = files_of(image)
+    elsewhere = ("--lan", "--broker", "192.168.1.20:8884")
+    assert failed_with(imlmesh("install", "orchestrator", *elsewhere)) == "config.invalid"
+    assert failed_with(imlmesh("install", "node", "--lan")) == "usage"
+    assert files_of(image) == before
+
+
 def test_a_dry_run_does_nothing(image: Path, folder: Path, imlmesh: Call) -> None:
     before = files_of(image), files_of(folder)
     for words in (("node", str(folder), "--hardware"), ("orchestrator",)):

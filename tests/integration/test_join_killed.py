@@ -1,13 +1,13 @@
 """Whatever is killed while a node joins, the same command succeeds afterwards, and one use is spent."""
 
 import asyncio
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forked import Forked, Start
 from imlmesh_node.main import load_setup
 from imlmesh_protocol.wire.joining import JoinToken
 from join_wire import Wire
@@ -16,38 +16,24 @@ from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
 
 #: the connections of a node that joins by a token: whom to believe, a nonce, and to join
 QUESTIONS = (1, 2, 3)
-#: dies as by kill -9 at the so manyth time that something is made durable
-DYING = """
-import os, sys
-left, sync = int(sys.argv.pop(1)), os.fsync
-def fsync(descriptor):
-    global left
-    left -= 1
-    if not left:
-        os._exit(9)
-    sync(descriptor)
-os.fsync = fsync
-from imlmesh.main import run
-sys.exit(run(sys.argv[1:]))
-"""
 
 
 class Typed:
     """`imlmesh node join WORDS` in `folder`; with `dies_at` it is killed at that write."""
 
     def __init__(self, folder: Path, *words: str, dies_at: int = 0) -> None:
-        program = ("-c", DYING, str(dies_at)) if dies_at else ("-m", "imlmesh")
-        argv = [sys.executable, *program, "node", "join", *words]
-        self._process = subprocess.Popen(argv, cwd=folder, stderr=subprocess.PIPE, text=True)
+        said = ("node", "join", *words)
+        self._log = folder / ".said"
+        self._process = Forked(Start("imlmesh", said, self._log, folder=folder, dies_at=dies_at))
 
     async def kill(self) -> None:
-        self._process.kill()
+        self._process.send_signal(signal.SIGKILL)
 
     async def ended(self) -> int:
         """Its exit code."""
-        _, told = await asyncio.to_thread(self._process.communicate, timeout=60)
-        print(told)
-        return self._process.returncode
+        code = await asyncio.wait_for(self._process.wait(), 60)
+        print(self._log.read_text())
+        return code
 
 
 async def node_join(folder: Path, *words: str, dies_at: int = 0) -> int:

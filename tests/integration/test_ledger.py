@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
+from forked import typed
 from imlmesh_orchestrator.audit.book import book_of_home
 from imlmesh_orchestrator.audit.verify import verify
 from imlmesh_orchestrator.ca import Authority
@@ -19,7 +19,7 @@ from imlmesh_orchestrator.ledger import Pace
 from imlmesh_protocol.wire.seals import Seal, write_seal
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import Signer
-from ledger_mesh import WITHIN_S, LedgerMesh, opened_ledger
+from ledger_mesh import LedgerMesh, opened_ledger
 from orchestrator_mesh import ME, MESH, action, plan
 
 
@@ -114,8 +114,10 @@ async def test_a_restored_older_ledger_is_read_only_until_a_person_acknowledges(
 
 
 async def test_it_is_noticed_as_well_when_the_witness_comes_only_after_the_start(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the node hears nobody who counts on from an earlier place: it asks until that is passed
+    monkeypatch.setattr("imlmesh_node.presence.TIME_ASK_MS", 100)
     async with opened_ledger(tmp_path, "pi-1") as mesh:
         await mesh.run(action("a"))
         await mesh.until(lambda: mesh.witnessed("pi-1"))
@@ -264,10 +266,6 @@ class Said:
 
 async def cli(mesh: LedgerMesh, *words: str) -> Said:
     """What `imlmesh` says of the home of this mesh, as a process."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "imlmesh", *words, "--home", str(mesh.home.root)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), WITHIN_S)
-    return Said(process.returncode or 0, out.decode(), err.decode())
+    home = mesh.home.root
+    done = await asyncio.to_thread(typed, (*words, "--home", str(home)), home)
+    return Said(done.returncode, done.stdout, done.stderr)

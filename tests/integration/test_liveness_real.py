@@ -8,29 +8,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgpack
 import pytest
 
 from imlmesh_protocol.states import Liveness
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, Mesh, action, plan
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("broker_program")]
+pytestmark = pytest.mark.usefixtures("broker_program")
 BUSY_S = 20
 STOPPED_S = 9  # longer than the window of 6 s
 NODES = ("pi-1", "pi-2")
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        for name in NODES:
-            await made.node(name)
-        await made.online(*NODES)
-        yield made
 
 
 def verdicts(mesh: Mesh) -> list[tuple[str, str]]:
@@ -58,6 +47,7 @@ def saturated() -> Iterator[None]:
             process.wait()
 
 
+@pytest.mark.alone
 async def test_a_saturated_machine_is_not_dead(mesh: Mesh) -> None:
     before = verdicts(mesh)
     assert before == [(name, "online") for name in dict.fromkeys(n for n, _ in before)]
@@ -96,6 +86,7 @@ async def test_nobody_is_called_lost_when_the_orchestrator_stood_still(mesh: Mes
     assert "nothing was done here" in (mesh.home.logs / f"{ME}.log").read_text()
 
 
+@pytest.mark.alone
 async def test_a_silent_death_is_noticed_within_its_window(mesh: Mesh) -> None:
     process = mesh.processes["pi-1"]
     began_s = time.monotonic()

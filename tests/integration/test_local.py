@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from forked import Forked, Start, typed
 from imlmesh import LocalClient, Plan, main, render
 from imlmesh_protocol.errors import InputError, MeshError, StoreError
 from page_blocks import blocks
@@ -41,17 +42,13 @@ def act(id: str = "a", **params: Any) -> dict[str, Any]:
     return {"id": id, "call": "fake.act", "params": params}
 
 
-def heed_signals() -> None:
-    """As in a terminal, also where the tests were started in the background or by nohup."""
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Shell:
     """Types into a shell of a machine without brokers, where temporary files go to a known place."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: what a command that was started says, errors too
+        self.said = folder / "said.txt"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         (folder / "policy.toml").write_text(POLICY)
@@ -67,27 +64,26 @@ class Shell:
         file = self.folder / "plan.json"
         file.write_text(made if isinstance(made, str) else made.to_json())
         policy = ("--local", "--policy", "policy.toml")
-        return [sys.executable, "-m", "imlmesh", "plan", "run", "plan.json", *policy, *flags]
+        return ["plan", "run", "plan.json", *policy, *flags]
 
-    def start(self, made: Plan | str, *flags: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.command(made, *flags),
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heed_signals,
-        )
+    def start(self, made: Plan | str, *flags: str) -> Forked:
+        """It runs, and its action has started."""
+        words = self.command(made, *flags)
+        running = Forked(Start("imlmesh", words, self.said, None, self.folder, self.env))
+        deadline_s = time.monotonic() + WITHIN_S
+        while "started: a on" not in self.said.read_text():
+            assert running.returncode is None, self.said.read_text()
+            assert time.monotonic() < deadline_s, self.said.read_text()
+            time.sleep(0.01)
+        return running
 
     def run(self, made: Plan | str, *flags: str) -> tuple[int, str, str]:
-        with self.start(made, *flags) as running:
-            out, err = running.communicate(timeout=WITHIN_S)
-            return running.returncode, out, err
+        done = typed(self.command(made, *flags), self.folder, self.env)
+        return done.returncode, done.stdout, done.stderr
 
     def run_here(self, patch: pytest.MonkeyPatch, made: Plan | str, *flags: str) -> int:
         """As `run`, in this process, which has imported it all; the exit code."""
-        _, _, _, *words = self.command(made, *flags)
+        words = self.command(made, *flags)
         for name in ("IMLMESH_BROKER", "PATH", "TMPDIR", "IMLMESH_HOME"):
             patch.setenv(name, self.env[name])
         patch.setattr("tempfile.tempdir", str(self.temporary))
@@ -102,14 +98,6 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
-
-
-def started(running: "subprocess.Popen[str]") -> None:
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "started: a on" in line:
-            return
-    pytest.fail(f"never started: {running.stderr and running.stderr.read()}")
 
 
 def test_a_plan_runs_without_broker_and_leaves_nothing_behind(shell: Shell) -> None:
@@ -185,20 +173,17 @@ def test_the_nodes_and_groups_of_a_plan_are_played_by_one_process(shell: Shell) 
 
 @pytest.mark.parametrize("number", ENDINGS)
 def test_whoever_ends_it_cancels_the_run(shell: Shell, number: int) -> None:
-    with shell.start(plan(act(delay_ms=60_000))) as running:
-        started(running)
-        running.send_signal(number)
-        out, err = running.communicate(timeout=WITHIN_S)
-    assert running.returncode == 130, err
-    assert "cancelled" in out
+    running = shell.start(plan(act(delay_ms=60_000)))
+    running.send_signal(number)
+    assert running.wait_here(WITHIN_S) == 130, shell.said.read_text()
+    assert "cancelled" in shell.said.read_text()
     assert shell.left() == []
 
 
 def test_a_killed_one_is_taken_up_from_its_home(shell: Shell) -> None:
-    with shell.start(plan(act(delay_ms=60_000)), "--home", "kept") as running:
-        started(running)
-        children = psutil.Process(running.pid).children(recursive=True)
-        running.kill()
+    running = shell.start(plan(act(delay_ms=60_000)), "--home", "kept")
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGKILL)
     assert children, "the driver runs in a process of its own"
     assert psutil.wait_procs(children, timeout=WITHIN_S)[1] == []
     with LocalClient(shell.folder / "kept") as client:

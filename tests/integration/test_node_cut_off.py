@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imlmesh.chaos.proxy import Mode, Proxy, opened_proxy
 from imlmesh_node.spool import Spool
 from imlmesh_node.stock import Sort
 from imlmesh_runtime.clock import MeshClock, boot_ms
@@ -23,7 +24,6 @@ from scripted_control import (
     opened_home,
     opened_node,
 )
-from tcp_proxy import Proxy, opened_proxy
 
 RECORDS = 100_000
 ROW = 50
@@ -90,12 +90,12 @@ async def test_what_is_measured_while_cut_off_survives_a_kill_and_comes_once(
     run = (await made.submit(plan(*acts)))["run"]
     # four run at once; the others begin when they are cut off
     await made.until("telemetry?metric=fake.level", counted(800))
-    proxy.cut()
+    proxy.mode = Mode.CUT
     folder = made.home.node("pi-1")
     await made.until("health", lambda _: spooled(folder) == 800 and not unfinished(folder))
     await made.kill("pi-1")
     await made.node("pi-1")
-    proxy.heal()
+    proxy.mode = Mode.PASS
     assert (await made.ended(run))["state"] == "completed"
     found = await made.until("telemetry?metric=fake.level", counted(1_600))
     assert [series["count"] for series in found["series"]] == [1_600]

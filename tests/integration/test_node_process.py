@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -243,7 +244,9 @@ async def test_it_ends_with_the_parent_that_started_it(control: Control, node: N
     await node.end()
     reading, writing = os.pipe()
     environ = {**os.environ, "IMLMESH_PARENT_FD": str(reading)}
-    process = await node.start(env=environ, pass_fds=(reading,))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "imlmesh_node", str(node.folder)), env=environ, pass_fds=(reading,)
+    )
     os.close(reading)
     control.heard.clear()
     await control.wait(is_birth)

@@ -82,6 +82,13 @@ def test_an_address_of_ipv6_is_dialled_without_its_brackets(home, monkeypatch):
     assert dialled[0][0] == [("2001:db8::7", 8884)]
 
 
+def test_a_broker_elsewhere_is_not_announced_as_if_it_were_here(home):
+    with pytest.raises(InputError) as caught:
+        load_setup(home, "192.168.1.20:8884", lan=True)
+    assert caught.value.code == "config.invalid"
+    assert load_setup(home, NOWHERE, lan=True).lan
+
+
 def test_a_home_without_a_mesh_is_refused(tmp_path):
     with pytest.raises(InputError) as caught:
         load_setup(Home(tmp_path), NOWHERE)

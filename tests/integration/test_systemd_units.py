@@ -40,7 +40,8 @@ def analyze(*words: str) -> subprocess.CompletedProcess[str]:
 def written(folder: Path, kind: Kind) -> Path:
     """The unit of this installation."""
     path = folder / unit_name(kind)
-    path.write_text(unit_text(kind, sys.executable, "127.0.0.1:8884"))
+    lan = kind == "orchestrator"
+    path.write_text(unit_text(kind, sys.executable, "127.0.0.1:8884", lan=lan))
     return path
 
 
@@ -130,6 +131,15 @@ def test_units_use_the_places_of_services() -> None:
     assert f"--home {SERVICE_HOME} --api {SERVICE_API.parent} " in orchestrator
     assert "--broker 10.0.0.2:8883\n" in orchestrator
     assert f"RuntimeDirectory={SERVICE_API.parent.name}\n" in orchestrator
+
+
+def test_a_unit_for_the_network_lets_nodes_join_from_there() -> None:
+    near = unit_text("orchestrator", "/usr/bin/python3")
+    assert "--join 127.0.0.1:8766 --broker 127.0.0.1:8884\n" in near
+    lan = unit_text("orchestrator", "/usr/bin/python3", lan=True)
+    assert "--join 0.0.0.0:8766 --broker 127.0.0.1:8884 --lan\n" in lan
+    other = unit_text("orchestrator", "/usr/bin/python3", join="192.168.1.2:9000", lan=True)
+    assert "--join 192.168.1.2:9000 --broker 127.0.0.1:8884 --lan\n" in other
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@
 | a node takes nothing of an older epoch            | `journalled`                                    |
 | no loss while our own connection is young         | `_lost`                                         |
 | the mesh quarantines only for what a node did     | `_admitted`                                     |
+| poison goes to three nodes at most, and is named  | `NodeChecks`                                    |
+| one crash of what may be repeated decides nothing | `NodeChecks`                                    |
+| who hears no answer gets nothing new              | `NodeChecks`                                    |
+| who comes and goes gets nothing new for a while   | `NodeChecks`                                    |
 
 The first seven are the design's list, the others are rules of the same section.
 The one rule: a check knows only what was committed, sent, started and reported, so a core that is
@@ -43,6 +47,8 @@ from imlmesh_protocol.states import (
     Admission,
     Liveness,
 )
+from node_checks import NodeChecks
+from permits import PermitChecks, unit_of
 
 if TYPE_CHECKING:
     from world import World
@@ -73,10 +79,12 @@ class Checks:
         self._asked: dict[str, tuple[str, str]] = {}
         self._admissions: dict[str, Admission] = {}
         self._ends: dict[tuple[str, str], Any] = {}
+        self.of_nodes = NodeChecks(self.breach, self._admissions)
         #: by node: what its journal ever took, and how it says that each dispatch ended
         self._journalled: set[tuple[str, str]] = set()
         self._reported: dict[tuple[str, str], str] = {}
         self._epochs: dict[str, int] = {}
+        self.permits = PermitChecks(world, self)
         self._after: dict[type, Callable[[Any], None]] = {
             c.DispatchPlanned: self._planned,
             c.DispatchEnded: self._ended,
@@ -95,9 +103,11 @@ class Checks:
         """These are stored now."""
         runs = set()
         for change in changes:
+            self.permits.committed(change)
             after = self._after.get(type(change))
             if after is not None:
                 after(change)
+            self.of_nodes.committed(change, state, self.world.now_ms)
             if isinstance(change, c.RunChange):
                 runs.add(change.run)
         for run in runs:
@@ -105,7 +115,8 @@ class Checks:
 
     def _planned(self, change: c.DispatchPlanned) -> None:
         unit = (change.run, change.action)
-        if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
+        own = unit_of(change.dispatch) is not None  # it was done before this tells of it
+        if not own and self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
             self.breach(f"{change.node} got {change.dispatch} and is not open")
         self.unit_of[change.dispatch] = self.unit_of.get(change.dispatch, unit)
         self._planned_bins[change.dispatch] = (change.node, change.bin)
@@ -136,8 +147,10 @@ class Checks:
 
     def _admitted(self, change: a.AdmissionChanged) -> None:
         self._admissions[change.node] = change.admission
+        if change.admission in NOT_BELIEVED:
+            self.permits.excuse(change.node)
         own = change.by == SYSTEM and change.admission is Admission.QUARANTINED
-        if own and change.node not in self.guilty:
+        if own and change.node not in self.guilty and not self.of_nodes.flaps(change.node):
             self.breach(f"{change.node} is innocent and quarantined: {change.reason}")
 
     def _lost(self, change: c.LivenessChanged) -> None:
@@ -179,6 +192,8 @@ class Checks:
         believed = self._admissions.get(node) not in NOT_BELIEVED
         for dispatch in dispatches:
             known = state.dispatches.get(dispatch)
+            if believed and unit_of(dispatch) is not None and dispatch not in self._told:
+                self.breach(f"{dispatch} is settled and its result was not stored")
             # what a failed or rejected attempt ended with is in the store as that attempt's end
             if believed and dispatch not in self._told and known is not None:
                 unit = self.unit_of[dispatch]
@@ -190,6 +205,7 @@ class Checks:
     def journalled(self, node: str, changes: Iterable[NodeChange], epoch: int | None) -> None:
         """These are in the node's journal now; a message of that epoch brought them."""
         for change in changes:
+            self.permits.journalled(node, change, self.world.nodes[node].stored)
             if isinstance(change, DispatchTaken):
                 if epoch is not None and epoch < self._epochs.get(node, 0):
                     self.breach(
@@ -205,6 +221,10 @@ class Checks:
     def driver_starts(self, node: str, command: nk.RunDriver, intent: bool) -> None:
         """`intent`: whether the journal holds that it starts."""
         dispatch = command.dispatch
+        own = unit_of(dispatch.id)
+        if own is not None:
+            self.unit_of[dispatch.id] = own
+            self.permits.driver_starts(node, dispatch.id, self.world.nodes[node].stored)
         if dispatch.effect.repeatable:
             return
         if not intent:
@@ -227,7 +247,7 @@ class Checks:
 
     def replays(self) -> None:
         """What the store gives is what the living core holds."""
-        if self.world.orchestrator.alive:
+        if self.world.orchestrator.alive and not self.world.orchestrator.stuck:
             self.breaches += self.world.orchestrator.replay_differs()
 
     # what is asked after every event
@@ -253,6 +273,8 @@ class Checks:
                 if not claimed.isdisjoint(dispatch.claims):
                     self.breach(f"two drivers on {node.name} hold one of {dispatch.claims}")
                 claimed.update(dispatch.claims)
+                if unit_of(dispatch.id) is not None:
+                    continue
                 newest = self._newest[self.unit_of[dispatch.id]]
                 lost = self._given_up.get(dispatch.id) == "node.lost"
                 if dispatch.when_cut_off == "stop" and newest != dispatch.id and lost:

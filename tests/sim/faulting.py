@@ -96,8 +96,16 @@ def _journal_full(world: "World", fault: Fault) -> None:
 
 
 def _store_full(world: "World", fault: Fault) -> None:
-    world.orchestrator.machine.disk_full = True
-    _later(world, fault, world.orchestrator.machine.free_disk)
+    """Nothing can be stored; the orchestrator sees that, refuses plans and dispatches nothing."""
+    own = world.orchestrator
+    own.post(e.OutflowMeasured, behind=True)
+    own.machine.disk_full = True
+
+    def freed() -> None:
+        own.machine.free_disk()
+        own.post(e.OutflowMeasured, behind=False)
+
+    _later(world, fault, freed)
 
 
 def _behind(world: "World", fault: Fault) -> None:
@@ -105,6 +113,11 @@ def _behind(world: "World", fault: Fault) -> None:
     own = world.orchestrator
     own.post(e.OutflowMeasured, behind=True)
     _later(world, fault, lambda: own.post(e.OutflowMeasured, behind=False))
+
+
+def _crash(world: "World", fault: Fault) -> None:
+    """The driver's process ends, not the agent; a new one is there for the next call."""
+    world.nodes[fault.node].crash()
 
 
 def _torn(world: "World", fault: Fault) -> None:
@@ -184,6 +197,7 @@ def _misbehave(world: "World", fault: Fault) -> None:
 _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "kill": _kill,
     "flap": _flap,
+    "crash": _crash,
     "cut": _cut,
     "half": _half,
     "drop": _drop,

@@ -46,6 +46,8 @@ def random_plan(dice: random.Random, nodes: list[str]) -> dict[str, Any]:
                 "ms": dice.choice((0, 0, 0, 50, 50, 3_000, 3_000, 15_000, 15_000)),
                 # of its first attempts, how many fail
                 "fails": dice.choice((1, 2, 9)) if dice.random() < 0.15 else 0,
+                # its driver crashes wherever it runs
+                "poison": dice.random() < 0.04,
             },
             **_on_error(dice),
             **_target(dice, nodes),

@@ -1,6 +1,7 @@
 """Golden scenarios of things that fail: the broker, the orchestrator, nodes and what lies between."""
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core.admission_changes import AdmissionChanged, EvidenceKept
 from imlmesh_runtime.link.memory import Faults
 from scenario import completed, none_lost, scenario
 from script import Cut
@@ -183,8 +184,9 @@ def alone() -> Stage:
 
 @scenario("10-a-flapping-node")
 def flapping_node() -> Stage:
-    """A node is up for 5 s and down for 5 s, again and again. It is suspect each time and its work moves
-    once at most; the wave is not held up. (That it is kept out for longer each time is not here yet.)"""
+    """A node is up for 5 s and down for 5 s, again and again. It is suspect each time, and from the
+    third return on held down for longer each time; after six of those it is quarantined, with
+    evidence. Its work moves once at most; the wave is not held up."""
     stage = Stage()
     either = {"target_selector": "node == 'n0' or node == 'n1'"}
     stage.plan(
@@ -192,15 +194,65 @@ def flapping_node() -> Stage:
         does("b", do="write", ms=3_000, **either),
         does("c", "a", "b", do="send", ms=8_000, target_node="n1"),
     )
-    for start_ms in range(1_000, 40_000, 10_000):
+    for start_ms in range(1_000, 91_000, 10_000):
         stage.do(start_ms, "n0 goes down", stage.nodes["n0"].kill)
         stage.do(start_ms + 5_000, "n0 comes up", stage.nodes["n0"].start)
-    stage.until(60_000)
+    stage.do(
+        27_500,
+        "a plan while n0 is up, and held down",
+        lambda: stage.plan(*(does(f"d{i}", **either) for i in range(4))),
+    )
+    stage.until(100_000)
     completed(stage)
     stage.must("each action moved once at most", all(stage.attempts(name) <= 2 for name in "abc"))
     ended_ms = stage.when(c.RunEnded)
     stage.must("the wave was not held up", 0 < ended_ms < 30_000)
+    later = {d.node for d in stage.changes(c.DispatchPlanned) if d.action.startswith("d")}
+    stage.must("what came later went to n1 alone", later == {"n1"})
+    rows = stage.changes(EvidenceKept, node="n0")[:6]
+    holds = [int(row.detail.split()[-2]) for row in rows]
+    stage.must(
+        "it was held down for longer each time", holds == [6_000 << n for n in range(5)] + [96_000]
+    )
+    stage.must("all of that is evidence", [row.verdict for row in rows][-1] == "quarantined")
+    quarantined = stage.changes(AdmissionChanged, node="n0")
+    stage.must(
+        "it was quarantined for that", ["soon after" in q.reason for q in quarantined] == [True]
+    )
     return stage
+
+
+@scenario("11-a-slow-node")
+def slow_node() -> Stage:
+    """One node takes ten times as long as the others. It is alive, so nothing is ended or called lost; its
+    pure work gets one copy elsewhere once it took three times the usual, and the first result counts.
+    What must happen once is left to it."""
+    stage = Stage()
+    stage.nodes["n0"].slowness = 10
+    stage.plan(
+        *(does(f"a{i}", ms=400) for i in range(9)),
+        does("once", do="send", ms=800, target_node="n0"),
+    )
+    stage.until(20_000)
+    completed(stage)
+    none_lost(stage)
+    slow = [d.action for d in stage.changes(c.DispatchPlanned, node="n0") if d.action != "once"]
+    twice = [name for name in slow if stage.attempts(name) == 2]
+    stage.must("its pure work had one copy each", bool(slow) and twice == slow)
+    taken = [change for change in stage.changes(c.ResultTaken) if change.action in slow]
+    stage.must("the copy counted", all("/n0/" not in change.dispatch for change in taken))
+    reasons = {
+        change.fault.code for change in stage.changes(c.DispatchEnded) if change.fault is not None
+    }
+    stage.must("the reason is recorded", reasons == {"action.straggler"})
+    stage.must("the once effect began once", stage.began("once") == stage.attempts("once") == 1)
+    stage.must("nobody waited for the slow node's pure work", 0 < _ended(stage, slow) < 4_000)
+    return stage
+
+
+def _ended(stage: Stage, actions: list[str]) -> int:
+    """When the last of these actions completed."""
+    return max(stage.when(c.ResultTaken, action=name, action_state="completed") for name in actions)
 
 
 @scenario("12-a-machine-sleeps")

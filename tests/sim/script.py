@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_runtime.link.memory import Faults
+from permits import Wish, random_wishes
 from plans import random_plan
 
 FAULTY_MS = 40_000
@@ -18,12 +19,13 @@ CALM = Faults()
 WEIGHTS = {
     "kill": 3,
     "flap": 2,
-    "cut": 3,
-    "half": 4,
+    "crash": 2,
+    "cut": 5,
+    "half": 5,
     "drop": 3,
     "suspend": 2,
     "journal full": 2,
-    "torn": 1,
+    "torn": 2,
     "goodbye": 2,
     "clock": 2,
     "replay": 3,
@@ -36,7 +38,7 @@ WEIGHTS = {
     "cancel": 1,
     "pause": 1,
     "cordoned": 1,
-    "draining": 1,
+    "draining": 2,
     "quarantined": 2,
     "revoked": 1,
     "misbehave": 1,
@@ -78,12 +80,14 @@ class Script:
     network: Faults = CALM
     cuts: tuple[Cut, ...] | None = ()
     faulty_ms: int = FAULTY_MS
+    wishes: tuple[Wish, ...] = ()
 
     def __str__(self) -> str:
         """For people: what goes in, a line each."""
         lines = [f"seed {self.seed}, nodes {', '.join(self.nodes)}, network {self.network}"]
         lines += [f"  at {f.at_ms} ms: {f}" for f in self.faults]
         lines += [f"  {c.who}: power cut at commit {c.commit}" for c in self.cuts or ()]
+        lines += [f"  {wish}" for wish in self.wishes]
         for at_ms, plan in self.plans:
             lines.append(f"  at {at_ms} ms a plan, {plan['execution_mode']}:")
             lines += [f"    {action}" for action in plan["actions"]]
@@ -109,7 +113,23 @@ def script_of(seed: int) -> Script:
         plan_ms, _ = dice.choice(plans)
         at_ms = plan_ms + dice.choice((dice.randint(0, 500), dice.randint(0, 6_000), 12_000))
         (kind,) = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        pause_ms = dice.choice((200, 3_000, 9_000, 20_000))
+        pause_ms = dice.choice((200, 3_000, 9_000, 20_000, 20_000))
         faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
+    wishes = random_wishes(seed, nodes)
+    for wish in wishes:
+        faults += _while_cut_off(random.Random(f"{seed}/{wish.node}/cut off"), wish)
     faults.sort(key=lambda fault: fault.at_ms)
-    return Script(seed, nodes, tuple(plans), tuple(faults), network, None)
+    return Script(seed, nodes, tuple(plans), tuple(faults), network, None, wishes=wishes)
+
+
+def _while_cut_off(dice: random.Random, wish: Wish) -> list[Fault]:
+    """Time for its node to run it by itself, in which now and then the power goes."""
+    at_ms, kind = wish.at_ms + 2_000, dice.choice(("cut", "orchestrator", "alone", "broker"))
+    found = [Fault(at_ms, kind, wish.node, 20_000, dice.getrandbits(32))]
+    if dice.random() < 0.15:
+        found.append(Fault(at_ms - 500, "quarantined", wish.node, 0))
+    if dice.random() < 0.5:
+        kind = dice.choice(("kill", "kill", "suspend", "clock", "goodbye", "journal full"))
+        later_ms, pause_ms = dice.randint(5_000, 12_000), dice.choice((200, 3_000))
+        found.append(Fault(at_ms + later_ms, kind, wish.node, pause_ms, dice.getrandbits(32)))
+    return found

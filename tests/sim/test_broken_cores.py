@@ -1,7 +1,10 @@
 """A core that breaks one rule is caught: each of these is the real one with one rule flipped.
 
-Each must be caught within `WITHIN` seeds, by the check that is there for it. The printed line says
-how many seeds it took (`pytest -rP`). What stays unnoticed here would stay unnoticed in a real bug.
+Each must be caught within `WITHIN` seeds, by the check that is there for it. What stays unnoticed
+here would stay unnoticed in a real bug. Most are caught by one of the first seeds; a flip that is not
+names the seed that is known to catch it, which is tried first: `@flip(sentence, seed=119)`. A core
+that changes may make that another one: it is found by the hunt, and the printed line says which
+(`pytest -rP`).
 """
 
 import logging
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_node.core import agent, claims, heart, slots
+from imlmesh_node.core import agent, claims, heart, permits, slots
 from imlmesh_node.core import changes as nc
 from imlmesh_node.core import commands as nk
 from imlmesh_orchestrator.core import (
@@ -20,20 +23,27 @@ from imlmesh_orchestrator.core import (
     asking,
     dispatching,
     evidence,
+    flapping,
     flow,
     liveness,
     placement,
+    poison,
     scheduler,
+    silence,
 )
+from imlmesh_orchestrator.core import permits as own_permits
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.events import NodeGone
 from imlmesh_orchestrator.core.state import RunRecord
+from imlmesh_protocol import permits as courses
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.permits import split_permit_run
 from imlmesh_protocol.states import (
     ACTION,
     DISPATCH_LIVE,
     ActionState,
     DispatchState,
+    Effect,
     RunState,
 )
 from script import script_of
@@ -44,11 +54,13 @@ Patch = pytest.MonkeyPatch
 _FLIPS: list[Any] = []
 
 
-def flip(sentence: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
-    """The rule that the patch breaks; `sentence` is what the check then says."""
+def flip(
+    sentence: str, seed: int = 1
+) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """The rule that the patch breaks; `sentence` is what the check then says, first for `seed`."""
 
     def kept(patch: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        _FLIPS.append(pytest.param(patch, sentence, id=patch.__name__.strip("_")))
+        _FLIPS.append(pytest.param(patch, sentence, seed, id=patch.__name__.strip("_")))
         return patch
 
     return kept
@@ -62,7 +74,7 @@ def _everywhere(patch: Patch, name: str, made: Any, *modules: Any) -> None:
 # the orchestrator
 
 
-@flip(r"counts as \w+ for")
+@flip(r"counts as \w+ for", seed=12)
 def a_result_of_another_attempt_counts(patch: Patch) -> None:
     real = dispatching._take
 
@@ -85,7 +97,7 @@ def replace_result(result: Any, dispatch: Any) -> Any:
     return replace(result, dispatch=dispatch.dispatch, hash=dispatch.hash, outcome="completed")
 
 
-@flip(r"the effect of .* began \d+ times")
+@flip(r"the effect of .* began \d+ times", seed=34)
 def once_is_given_to_somebody_else(patch: Patch) -> None:
     def give_up(turn: Any, dispatch: Any, fault: Fault) -> None:
         run = turn.state.runs[dispatch.run]
@@ -104,7 +116,7 @@ def what_nobody_knows_is_tried_again(patch: Patch) -> None:
     patch.setattr(dispatching, "_take_unknown", take_unknown)
 
 
-@flip(r"still runs on n\d beside")
+@flip(r"still runs on n\d beside", seed=119)
 def a_broken_connection_counts_as_a_loss(patch: Patch) -> None:
     real = liveness.gone
 
@@ -117,7 +129,7 @@ def a_broken_connection_counts_as_a_loss(patch: Patch) -> None:
     patch.setitem(scheduler._HANDLE, NodeGone, gone)
 
 
-@flip(r"is lost, and we were connected for")
+@flip(r"is lost, and we were connected for", seed=41)
 def silence_of_our_own_counts_against_nodes(patch: Patch) -> None:
     real = liveness.bus_opened
 
@@ -242,6 +254,66 @@ def nobody_is_asked(patch: Patch) -> None:
     patch.setattr(asking, "ask_lost_effect", ask)
 
 
+@flip(r"crashed on three nodes and is not called poison|crashed on three nodes before")
+def poison_is_never_found(patch: Patch) -> None:
+    patch.setattr(poison, "verdict", lambda *about: None)
+
+
+@flip(r"crashed and was not tried on n\d")
+def one_crash_is_the_end(patch: Patch) -> None:
+    patch.setattr(poison, "may_move", lambda *about: False)
+
+
+@flip(r"the effect of .* began \d+ times")
+def a_crash_moves_what_may_not_be_repeated(patch: Patch) -> None:
+    real = poison.may_move
+
+    def may_move(state: Any, run: Any, record: Any, dispatch: Any) -> bool:
+        return bool(real(state, run, record, replace(dispatch, effect=Effect.PURE)))
+
+    patch.setattr(poison, "may_move", may_move)
+
+
+@flip(r"is called poison and crashed on")
+def two_nodes_make_a_poison(patch: Patch) -> None:
+    real = poison.verdict
+
+    def verdict(state: Any, record: Any, dispatch: Any, fault: Any) -> Any:
+        many = replace(record, crashed_on=(*record.crashed_on, "x"))
+        return real(state, many, dispatch, fault)
+
+    patch.setattr(poison, "verdict", verdict)
+
+
+@flip(r"is deaf since \d+ ms and gets work")
+def a_beat_that_comes_again_counts(patch: Patch) -> None:
+    real = silence.heard
+
+    def heard(turn: Any, node: Any, presence: Any, beat: int) -> bool:
+        presence.beat = -1
+        return real(turn, node, presence, beat)
+
+    patch.setattr(silence, "heard", heard)
+
+
+@flip(r"returned \d+ times of late and gets work")
+def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
+    real = flapping.returned
+
+    def returned(turn: Any, node: Any, presence: Any) -> bool:
+        held = real(turn, node, presence)
+        presence.held_until_ms = 0
+        return held
+
+    patch.setattr(flapping, "returned", returned)
+
+
+@flip(r"is innocent and quarantined")
+def one_return_is_enough_for_quarantine(patch: Patch) -> None:
+    patch.setattr(flapping, "returned", lambda turn, node, presence: presence.away)
+    patch.setitem(evidence.KINDS, "flapping", (1, "returns"))
+
+
 # the node
 
 
@@ -303,18 +375,18 @@ def two_actions_hold_one_claim(patch: Patch) -> None:
     patch.setattr(claims.Claims, "holder", lambda self, wanted: None)
 
 
-@flip(r"still runs on n\d beside")
+@flip(r"still runs on n\d beside", seed=119)
 def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
     patch.setattr(slots.HeldRecord, "lease_end_ms", lambda self, answered_ms: slots.NEVER_MS)
 
 
-@flip(r"still runs on n\d beside")
+@flip(r"still runs on n\d beside", seed=119)
 def a_beat_without_an_answer_renews(patch: Patch) -> None:
     real = heart.Heart.beat
 
-    def beat(self: heart.Heart, at_ms: int) -> int:
+    def beat(self: heart.Heart, at_ms: int, *, anew: bool = False) -> int:
         self.answered_ms = at_ms
-        return real(self, at_ms)
+        return real(self, at_ms, anew=anew)
 
     patch.setattr(heart.Heart, "beat", beat)
 
@@ -331,6 +403,135 @@ def a_result_is_reported_once_only(patch: Patch) -> None:
     patch.setattr(agent.Agent, "_send_results", send)
 
 
+# permits
+
+
+@flip(r"beyond its budget")
+def a_budget_is_not_looked_at(patch: Patch) -> None:
+    def usable(self: permits.Permits) -> Any:
+        return (r for r in self._state.permits.values() if not (r.open or r.dropped))
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"which it dropped")
+def a_permit_that_was_withdrawn_goes_on(patch: Patch) -> None:
+    real = permits.Permits._usable
+
+    def usable(self: permits.Permits) -> Any:
+        dropped = [one for one in self._state.permits.values() if one.dropped]
+        for one in dropped:
+            one.dropped = False
+        found = list(real(self))
+        for one in dropped:
+            one.dropped = True
+        return iter(found)
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"before its run is counted|beyond its budget|does not give the state")
+def a_run_is_counted_when_it_ends(patch: Patch) -> None:
+    real = permits.Permits._begin_run
+
+    def begin(self: permits.Permits, record: Any, at_ms: int) -> None:
+        used = record.used
+        real(self, record, at_ms)
+        record.used = used
+
+    patch.setattr(permits.Permits, "_begin_run", begin)
+
+
+@flip(r"while in contact")
+def a_permit_runs_while_the_orchestrator_is_there(patch: Patch) -> None:
+    real = permits.Permits._due_ms
+
+    def due(self: permits.Permits, record: Any) -> int | None:
+        lost_ms, self._lost_ms = self._lost_ms, 1_000
+        found = real(self, record)
+        self._lost_ms = lost_ms
+        return found
+
+    patch.setattr(permits.Permits, "_due_ms", due)
+
+
+@flip(r"after its time")
+def a_permit_runs_for_ever(patch: Patch) -> None:
+    real = permits.Permits._due_ms
+
+    def due(self: permits.Permits, record: Any) -> int | None:
+        found, record.permit = record.permit, replace(record.permit, to_ms=1 << 60)
+        at_ms = real(self, record)
+        record.permit = found
+        return at_ms
+
+    patch.setattr(permits.Permits, "_due_ms", due)
+
+
+@flip(r"the effect of p-.* began \d+ times")
+def what_a_crash_cut_short_is_always_tried_again(patch: Patch) -> None:
+    def again(action: Any, end: Any) -> bool:
+        return end.outcome == "unknown" and end.attempt < 3
+
+    patch.setattr(courses, "_again", again)
+
+
+@flip(r"is in quarantine and runs")
+def a_quarantined_node_runs_its_permits(patch: Patch) -> None:
+    patch.setattr(
+        agent.Agent,
+        "_on_quarantine",
+        lambda self, event: self._change(nc.QuarantineSet(event.quarantined)),
+    )
+    patch.setattr(own_permits, "barred", lambda state, node: None)
+    real = permits.Permits._usable
+
+    def usable(self: permits.Permits) -> Any:
+        held, self._state.quarantined = self._state.quarantined, False
+        found = list(real(self))
+        self._state.quarantined = held
+        return found
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"is reported \d times|was \w+ and is \w+")
+def a_run_by_permit_is_recorded_whenever_it_is_reported(patch: Patch) -> None:
+    real = own_permits.take
+
+    def take(turn: Any, node: str, result: Any) -> Any:
+        found = split_permit_run(result.dispatch.partition("/")[0])
+        record = turn.state.permits.get(found[0])
+        if record is not None:
+            record.reported.discard(found[1])
+            turn.state.runs.pop("".join((found[0], "-", str(found[1]))), None)
+        return real(turn, node, result)
+
+    patch.setattr(own_permits, "take", take)
+
+
+@flip(r"is settled and its result was not stored|was never reported")
+def a_part_of_a_run_is_settled(patch: Patch) -> None:
+    real = own_permits.take
+
+    def take(turn: Any, node: str, result: Any) -> Any:
+        settled = real(turn, node, result)
+        return (result.dispatch,) if settled == () else settled
+
+    patch.setattr(own_permits, "take", take)
+
+
+@flip(r"was never reported|is still open on")
+def a_run_by_permit_is_not_told(patch: Patch) -> None:
+    real = permits.Permits.look
+
+    def look(self: permits.Permits, at_ms: int, *, closed: bool) -> list[Any]:
+        real(self, at_ms, closed=closed)
+        return []
+
+    patch.setattr(permits.Permits, "look", look)
+
+
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
@@ -338,28 +539,33 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize(("broken", "sentence"), _FLIPS)
-def test_a_flipped_rule_is_caught(
-    broken: Callable[[Patch], None], sentence: str, monkeypatch: Patch
-) -> None:
-    broken(monkeypatch)
+def _hunt(sentence: str, known: int) -> int:
+    """The first seed whose world breaks so."""
     others = []
-    for seed in range(1, WITHIN + 1):
+    for seed in (known, *range(1, WITHIN + 1)):
         _, why = failure(script_of(seed))
         if re.search(sentence, why):
-            print(f"{broken.__name__}: caught at seed {seed}: {why[:150]}")
-            return
+            print(f"caught at seed {seed}: {why[:150]}")
+            return seed
         if why:
             others.append(f"{seed}: {why[:200]}")
     pytest.fail(f"not caught within {WITHIN} seeds; other failures: {others[:5]}")
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.parametrize(("broken", "sentence", "known"), _FLIPS)
+def test_a_flipped_rule_is_caught(
+    broken: Callable[[Patch], None], sentence: str, known: int, monkeypatch: Patch
+) -> None:
+    broken(monkeypatch)
+    _hunt(sentence, known)
+
+
+@pytest.mark.timeout(0)
 def test_a_failing_seed_shrinks(monkeypatch: Patch) -> None:
     """The story that is left is about the broken rule alone."""
     once_is_given_to_somebody_else(monkeypatch)
-    seed = next(n for n in range(1, WITHIN) if "began 2 times" in failure(script_of(n))[1])
+    seed = _hunt("began 2 times", 99)
     script = script_of(seed)
     world, _ = failure(script)
     small = smallest(script, 250)

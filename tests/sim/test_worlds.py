@@ -19,7 +19,7 @@ from shrinking import report
 from world import World
 
 FIRST = int(os.environ.get("FROM", "1"))
-WORLDS = int(os.environ.get("WORLDS", "300"))
+WORLDS = int(os.environ.get("WORLDS", "2000"))
 # worlds a test, so that a failing range is small and several processes can share them
 BATCH = 50
 #: what the network, the power and the disks do, beside the faults of scripts

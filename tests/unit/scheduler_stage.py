@@ -128,18 +128,21 @@ class Stage:
     def beat(self, *nodes: str, held: tuple[str, ...] = ()) -> list[k.Command]:
         first = len(self.commands)
         for node in nodes:
-            record = self.state.nodes[node]
             self._beats += 1
-            self.post(
-                e.HeartbeatArrived,
-                node=node,
-                boot=record.boot,
-                session=record.session,
-                beat=self._beats,
-                held=held,
-                health={},
-            )
+            self._beat(node, self._beats, held)
         return self.commands[first:]
+
+    def beat_again(self, *nodes: str) -> list[k.Command]:
+        """Under the number of the last beat, of which the node heard no answer."""
+        first = len(self.commands)
+        for node in nodes:
+            self._beat(node, self.state.presence[node].beat, ())
+        return self.commands[first:]
+
+    def _beat(self, node: str, beat: int, held: tuple[str, ...]) -> None:
+        record = self.state.nodes[node]
+        where = {"node": node, "boot": record.boot, "session": record.session}
+        self.post(e.HeartbeatArrived, **where, beat=beat, held=held, health={})
 
     def live(self, *nodes: str, for_ms: int) -> None:
         """Time passes while these nodes beat and all others are silent."""

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.changes import ResultRecord
 from imlmesh_node.core.commands import KillReason
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -256,13 +257,15 @@ def test_cancel_ends_what_waits_kills_what_runs_and_repeats_what_is_done() -> No
     assert world.result(waits).outcome == "cancelled"
 
 
-def test_a_beat_is_repeated_after_a_third_until_it_is_answered() -> None:
+def test_a_beat_is_repeated_under_its_number_after_a_third_until_it_is_answered() -> None:
     world = World()
     third = BEAT_MS // 3
-    assert world.agent.next_deadline_ms() == third
-    assert of(commands.SendHeartbeat, world.tick(third)) == [commands.SendHeartbeat(2, ())]
-    world.does(events.AckArrived(third + 5, 2, ()))
-    assert world.agent.next_deadline_ms() == third + BEAT_MS
+    for at_ms in (third, 2 * third):
+        assert world.agent.next_deadline_ms() == at_ms
+        assert of(commands.SendHeartbeat, world.tick(at_ms)) == [commands.SendHeartbeat(1, ())]
+    world.does(events.AckArrived(2 * third + 5, 1, ()))
+    assert world.agent.next_deadline_ms() == BEAT_MS
+    assert of(commands.SendHeartbeat, world.tick(BEAT_MS)) == [commands.SendHeartbeat(2, ())]
 
 
 def test_a_beat_names_what_is_held_and_not_what_is_finished() -> None:
@@ -294,12 +297,48 @@ def test_an_answered_beat_renews_from_its_sending() -> None:
     world = World()
     stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
     world.delegate(100, arrival(stop))
+    world.does(events.AckArrived(200, 1, ()))
     beat = of(commands.SendHeartbeat, world.tick(2_000))[0].beat
     world.does(events.SessionClosed(2_100, "link.down"))
     world.does(events.AckArrived(4_000, beat, ()))
     assert world.agent.next_deadline_ms() == 2_000 + 5_400
     assert not of(commands.KillDriver, world.tick(7_399))
     assert of(commands.KillDriver, world.tick(7_400))
+
+
+def test_a_repeated_beat_renews_from_its_first_sending() -> None:
+    """What was answered may have been the first of them."""
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(100, arrival(stop))
+    for at_ms in (700, 1_400, 2_100):
+        world.tick(at_ms)
+    world.does(events.AckArrived(2_200, 1, ()))
+    world.does(events.SessionClosed(2_300, "link.down"))
+    assert world.agent.next_deadline_ms() == 5_400
+
+
+def test_who_heard_nothing_for_long_tells_at_once_that_it_hears_again() -> None:
+    world = World()
+    for at_ms in range(700, 4_300, 700):
+        world.tick(at_ms)
+    world.does(events.AckArrived(4_300, 1, ()))
+    assert world.agent.next_deadline_ms() == BEAT_MS  # the first answer is of the session's begin
+    assert of(commands.SendHeartbeat, world.tick(4_300)) == [commands.SendHeartbeat(2, ())]
+    for at_ms in range(5_000, 9_000, 700):
+        world.tick(at_ms)
+    world.does(events.AckArrived(9_000, 2, ()))
+    assert world.agent.next_deadline_ms() <= 9_000
+    assert of(commands.SendHeartbeat, world.tick(9_000)) == [commands.SendHeartbeat(3, ())]
+
+
+def test_a_new_session_begins_with_a_beat_of_its_own() -> None:
+    """An unanswered one of the old session would look as if nothing were heard in the new one."""
+    world = World()
+    world.tick(BEAT_MS // 3)
+    world.does(events.SessionClosed(1_000, "link.down"))
+    asked = world.does(events.SessionOpened(2_000, 2, 1))
+    assert of(commands.SendHeartbeat, asked) == [commands.SendHeartbeat(2, ())]
 
 
 def test_an_old_beat_does_not_renew_what_came_later() -> None:

@@ -59,7 +59,7 @@ def test_a_suspect_node_that_has_not_refused_is_waited_for() -> None:
     stage.post(e.NodeGone, node="pi-2", boot=1, session=1)
     refuse(stage, run, "pi-1")
     assert stage.states(run) == {"a": "waiting"}
-    stage.beat("pi-2")
+    stage.beat("pi-2", "pi-2")
     assert stage.dispatch_of(run, "a").node == "pi-2"
 
 

@@ -207,7 +207,7 @@ def test_a_suspect_target_is_waited_for_and_not_passed_over() -> None:
     stage.post(e.NodeGone, node="pi-1", boot=1, session=1)
     run = stage.submit(plan(action("a", target_node="pi-1", fallback_nodes=["pi-2"])))
     assert stage.states(run)["a"] == "waiting"
-    stage.beat("pi-1")
+    stage.beat("pi-1", "pi-1")
     assert stage.dispatch_of(run, "a").node == "pi-1"
 
 

@@ -82,6 +82,7 @@ def test_work_never_moves_before_its_lease_is_over_on_the_node(late_ms: int) -> 
     stage = Stage("pi-1")
     if late_ms:
         beats(stage, "pi-1", late_ms)
+        stage.beat("pi-1")
     run = stage.submit(plan(action("a")))
     stage.accept(run, "a")
     heard_ms, first = stage.now_ms, stage.dispatch_of(run, "a")
@@ -237,6 +238,7 @@ def test_when_they_speak_again_verdicts_are_made_after_a_fresh_window() -> None:
     silence_of(stage, *FIVE[:3], for_ms=20_000)
     stage.beat("pi-1")
     assert [change.by for change in resumed(stage)] == ["imlmesh"]
+    stage.beat("pi-1")
     assert stage.liveness("pi-1") == "online"
     stage.live("pi-1", "pi-4", "pi-5", for_ms=4_000)
     assert "lost" not in verdicts(stage)

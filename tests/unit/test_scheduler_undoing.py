@@ -76,7 +76,7 @@ def test_a_skipped_member_that_had_worked_is_undone_and_stays_skipped() -> None:
     stage.end(run, "x@pi-1", "failed", code="node.interrupted")
     stage.end(run, "x@pi-2", "failed")
     assert stage.units(run)["x@pi-1"] == "skipped"
-    stage.beat("pi-1")
+    stage.beat("pi-1", "pi-1")
     while running := stage.running(run):
         stage.end(run, running[0])
     assert run.state == "failed"

@@ -9,10 +9,12 @@ import asyncio
 import resource
 import signal
 import sys
+from asyncio import sslproto
 from pathlib import Path
 
 from imlmesh_broker.embedded.hub import Hub
 from imlmesh_broker.embedded.server import Folder, Listeners
+from imlmesh_protocol import limits
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.process import logged, until_told
 
@@ -39,6 +41,8 @@ def main() -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
+    # By default each connection has 256 KiB for what it reads, before it has said a word.
+    sslproto.SSLProtocol.max_size = limits.BROKER_READ_BYTES
     # A connection is a descriptor, and the usual 1,024 are too few for a fleet.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

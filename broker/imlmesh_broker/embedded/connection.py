@@ -34,6 +34,8 @@ class Connection(asyncio.Protocol):
         self.will: Message | None = None
         self.asked: dict[str, int] = {}
         self.taken: dict[str, int] = {}
+        #: it joined, or has ended
+        self.introduced = asyncio.Event()
         self._hub = hub
         self._role = role
         self._loop = asyncio.get_running_loop()
@@ -53,6 +55,7 @@ class Connection(asyncio.Protocol):
         except LinkError as exc:
             logger.warning("a stranger: %s", exc.message, extra={"code": exc.code})
             self._ended = True
+            self.introduced.set()
             self._transport.abort()
             return
         self._until_s = ssl.cert_time_to_seconds(certificate["notAfter"])
@@ -91,6 +94,7 @@ class Connection(asyncio.Protocol):
         if self._ended:
             return
         self._ended = True
+        self.introduced.set()
         self._timer.cancel()
         self._tell(level, error)
         if last is None:
@@ -224,6 +228,7 @@ class Connection(asyncio.Protocol):
             self._watch()
             self._hub.join(self)
             self._joined = True
+            self.introduced.set()
             self._send(bytes((codec.CONNACK, 2, 0, codec.ACCEPTED)))
             logger.info("%s: connected", self.identity.id, extra={"client": self.identity.id})
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from imlmesh_broker.embedded.access import Role
 from imlmesh_broker.embedded.connection import Connection
 from imlmesh_broker.embedded.hub import Hub
+from imlmesh_broker.embedded.waiting import Waiting
 from imlmesh_broker.rights import Access
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError, TrustError
@@ -26,6 +27,7 @@ from imlmesh_runtime.files import read_file
 
 _PASSIVE = socket.AI_PASSIVE
 _PAUSE_S = 1.0
+_TOLD_S = 1.0
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,10 @@ class Listeners:
         self._loop = asyncio.get_running_loop()
         self._contexts: dict[Role, ssl.SSLContext] = {}
         self._sockets: list[socket.socket] = []
-        self._greeting: set[asyncio.Task[None]] = set()
+        # of each port by itself: whoever crowds the nodes' door leaves that of control open
+        self._waiting: dict[Role, Waiting] = {"node": Waiting(), "control": Waiting()}
+        self._turned_away = 0
+        self._told_s = 0.0
 
     def open(self, places: Mapping[Role, tuple[str, int]]) -> None:
         """Listen at (address, port) of each role; an empty address means every one.
@@ -123,7 +128,7 @@ class Listeners:
     def _accept(self, role: Role, listening: socket.socket) -> None:
         for _ in range(limits.BROKER_BACKLOG):
             try:
-                client, _ = listening.accept()
+                client, (address, *_) = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as exc:
@@ -134,25 +139,44 @@ class Listeners:
                 self._loop.remove_reader(listening)
                 self._loop.call_later(_PAUSE_S, self._listen_again, role, listening)
                 return
+            if not self._waiting[role].has_room(address, self._loop.time()):
+                client.close()
+                self._turn_away(role, address)
+                continue
             client.setblocking(False)
-            greeting = self._loop.create_task(self._greet(role, client))
-            self._greeting.add(greeting)
-            greeting.add_done_callback(self._greeting.discard)
+            entering = self._loop.create_task(self._let_in(role, client))
+            self._waiting[role].enter(entering, address, self._loop.time())
+
+    def _turn_away(self, role: Role, address: str) -> None:
+        """Told once a second: a flood must not fill the disk."""
+        self._turned_away += 1
+        if self._loop.time() - self._told_s >= _TOLD_S:
+            text = (
+                f"{self._turned_away} turned away at the port for {role}, the last from {address}"
+            )
+            logger.warning("%s", text, extra={"code": "broker.busy"})
+            self._told_s, self._turned_away = self._loop.time(), 0
 
     def _listen_again(self, role: Role, listening: socket.socket) -> None:
         if listening.fileno() >= 0:
             self._loop.add_reader(listening, self._accept, role, listening)
 
-    async def _greet(self, role: Role, client: socket.socket) -> None:
+    async def _let_in(self, role: Role, client: socket.socket) -> None:
+        """Returns when the client said who it is, or is gone; cancelled, it ends the connection."""
         # who breaks the handshake off or fails it is told by `_Handshake`, and is gone
         with contextlib.suppress(OSError, TimeoutError):
-            await self._loop.connect_accepted_socket(
+            _, connection = await self._loop.connect_accepted_socket(
                 partial(Connection, self._hub, role),
                 client,
                 ssl=self._contexts[role],
                 ssl_handshake_timeout=limits.LINK_ENTER_MS / 1000,
                 ssl_shutdown_timeout=limits.LINK_CLOSE_MS / 1000,
             )
+            try:
+                await connection.introduced.wait()
+            except asyncio.CancelledError:
+                connection.end(LinkError("broker.busy", "it made room for others"))
+                raise
 
 
 def _listening(address: str, port: int) -> list[socket.socket]:

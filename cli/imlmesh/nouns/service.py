@@ -25,6 +25,14 @@ Root = Annotated[
     Path | None,
     typer.Option("--root", metavar="FOLDER", help="Another machine's files, as of an image."),
 ]
+Broker = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS:PORT", help="Of the orchestrator; else its mesh's own."),
+]
+Join = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS:PORT", help="Where nodes join; else on this machine alone."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")]
 
 
@@ -35,7 +43,8 @@ imlmesh service install orchestrator --dry-run       what it would do
 sudo imlmesh service install node pi-bed             moves the folder and starts the node
 sudo imlmesh service install node pi-bed --hardware  pins and buses too
 sudo imlmesh service install orchestrator --broker 192.168.1.20:8884
-sudo imlmesh service install orchestrator --join 0.0.0.0:8766    for nodes elsewhere
+sudo imlmesh service install orchestrator --lan      nodes of the network find and join it
+sudo imlmesh service install orchestrator --join 192.168.1.20:8766   join there, unannounced
 sudo imlmesh service install node pi-bed --root /mnt/image""",
 )
 def install(
@@ -46,14 +55,11 @@ def install(
     hardware: Annotated[
         bool, typer.Option("--hardware", help="Open pins and buses to the node.")
     ] = False,
-    broker: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS:PORT", help="Of the orchestrator; else its mesh's own."),
-    ] = None,
-    join: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS:PORT", help="Where nodes join; else on this machine alone."),
-    ] = None,
+    broker: Broker = None,
+    join: Join = None,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Tell the network by mDNS; join at all addresses.")
+    ] = False,
     python: Annotated[
         str | None, typer.Option(metavar="FILE", help="The interpreter; else the one in use.")
     ] = None,
@@ -71,7 +77,9 @@ def install(
     from imlmesh.service import check_reach, install_node, install_orchestrator
 
     machine, kind = _machine(root), _kind(which)
-    _check_words(kind, of_node=bool(folder or hardware), of_orchestrator=bool(broker or join))
+    _check_words(
+        kind, of_node=bool(folder or hardware), of_orchestrator=bool(broker or join or lan)
+    )
     program = python or sys.executable
     if machine.is_this:
         check_reach(Path(program))
@@ -82,7 +90,7 @@ def install(
             machine, program, folder.resolve() if folder else None, hardware=hardware
         )
     else:
-        deeds = install_orchestrator(machine, program, broker, join)
+        deeds = install_orchestrator(machine, program, broker, join, lan=lan)
     _carry_out(machine, kind, deeds, dry_run, f"service install {kind}")
     if kind == "orchestrator" and not dry_run:
         _tell_broker(machine, broker)
@@ -94,7 +102,7 @@ def _check_words(kind: "Kind", *, of_node: bool, of_orchestrator: bool) -> None:
     if kind == "orchestrator" and of_node:
         raise InputError("usage", "FOLDER and --hardware belong to a node")
     if kind == "node" and of_orchestrator:
-        text = "--broker and --join belong to an orchestrator; mesh.toml says a node's"
+        text = "--broker, --join and --lan belong to an orchestrator; mesh.toml says a node's"
         raise InputError("usage", text)
 
 

@@ -17,6 +17,8 @@ from imlmesh_protocol.manifest import Undo
 #: a BCM number, or a place on the 40-pin header: the driver checks it, not the guard
 HeaderPin = Annotated[int, Interval(ge=1, le=40)]
 Numbering = Literal["BCM", "BOARD"]
+#: the claim of a pin by its number in `mode`
+BY_NUMBERING = "gpio:{mode}{pin}"
 BcmPin = Annotated[int, Interval(ge=0, le=53)]
 _WORDS: tuple[Literal["LOW"], Literal["HIGH"]] = ("LOW", "HIGH")
 
@@ -95,7 +97,7 @@ class PinActions(Board):
             "previous": previous,
         }
 
-    @action(effect="pure", impact=0.1, permission="readonly", claims="gpio:{pin}")
+    @action(effect="pure", impact=0.1, permission="readonly", claims=BY_NUMBERING)
     def get_gpio_pin(self, call: Call, pin: HeaderPin, mode: Numbering = "BCM") -> PinState:
         """Read the level of a pin as HIGH or LOW, by BCM number or place on the header."""
         level = self.pins.read(bcm(pin, mode), call.dispatch)
@@ -110,7 +112,7 @@ class PinActions(Board):
         effect="physical",
         impact=0.5,
         permission="local_worker",
-        claims="gpio:{pin}",
+        claims=BY_NUMBERING,
         undo=Undo(
             "set_gpio_pin",
             {

@@ -15,19 +15,13 @@ from imlmesh_drivers.base import PinRules
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverDenied, DriverError
+from imlmesh_protocol.pins import BOARD
 
 Kind = Literal["input", "output", "pwm", "servo", "edges"]
 #: whoever comes next may change these
 _FREE: tuple[Kind, ...] = ("input", "output")
 Pull = Literal["none", "up", "down"]
 _PULLS: dict[Pull, bool | None] = {"none": None, "up": True, "down": False}
-
-#: physical place on the 40-pin header to BCM number (Raspberry Pi documentation, GPIO)
-BOARD = {
-    **{3: 2, 5: 3, 7: 4, 8: 14, 10: 15, 11: 17, 12: 18, 13: 27, 15: 22, 16: 23, 18: 24, 19: 10},
-    **{21: 9, 22: 25, 23: 11, 24: 8, 26: 7, 27: 0, 28: 1, 29: 5, 31: 6, 32: 12, 33: 13, 35: 19},
-    **{36: 16, 37: 26, 38: 20, 40: 21},
-}
 
 
 def bcm(pin: int, mode: Literal["BCM", "BOARD"]) -> int:

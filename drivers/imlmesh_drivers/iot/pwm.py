@@ -11,7 +11,7 @@ from imlmesh_drivers.base import Pin, action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.board import Board
-from imlmesh_drivers.iot.digital import HeaderPin, Numbering
+from imlmesh_drivers.iot.digital import BY_NUMBERING, HeaderPin, Numbering
 from imlmesh_drivers.iot.pins import Use, bcm, hardware
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import Undo
@@ -120,7 +120,7 @@ class PwmActions(Board):
             stopped = self._pulsing(pin) is not None and self.pins.release(pin)
         return {"pin": pin, "stopped": stopped}
 
-    @action(effect="physical", impact=0.5, permission="local_worker", claims="gpio:{pin}")
+    @action(effect="physical", impact=0.5, permission="local_worker", claims=BY_NUMBERING)
     def set_pwm(
         self,
         call: Call,

@@ -8,6 +8,7 @@ Deliberately absent: what speaks against a node; `evidence` knows. The broker; `
 
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import flapping, permits
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.commands import Refuse, Reply, SendAdmission
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -51,12 +52,15 @@ def change_to(
         turn.command(SendAdmission(node, "quarantine"))
     elif before is Admission.QUARANTINED and new is Admission.OPEN:
         turn.command(SendAdmission(node, "release"))
+        if node in turn.state.presence:
+            flapping.forgive(turn.state.presence[node])
     known = turn.state.nodes.get(node)
     if known is not None and new in NOT_BELIEVED:
         fault = Fault(f"node.{new}", f"{known.alias} is {new}: {reason}")
         each_live(turn, known, lambda dispatch: give_up(turn, dispatch, fault))
     if new is Admission.REVOKED:
         _forget(turn, node)
+    permits.admission_changed(turn, node, new)
     turn.pools.room()
 
 

@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
 from imlmesh_orchestrator.core.waves import link, sequence_of, stand_behind, wave_counts
 from imlmesh_protocol import limits, states
-from imlmesh_protocol.errors import NEVER_BEGUN, Fault
+from imlmesh_protocol.errors import CRASHED, NEVER_BEGUN, Fault
 from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.template import has_templates, references
@@ -29,8 +29,7 @@ from imlmesh_protocol.states import (
 
 # a name of an enum costs ten times a global, and these are asked for with every action
 _UNIT_RUNNING, _UNIT_COMPLETED = ActionState.RUNNING, ActionState.COMPLETED
-_ROLLED_BACK = ActionState.ROLLED_BACK
-_RUN_PENDING = RunState.PENDING
+_ROLLED_BACK, _RUN_PENDING = ActionState.ROLLED_BACK, RunState.PENDING
 
 
 def _run_created(state: State, change: c.RunCreated) -> None:
@@ -148,6 +147,7 @@ def _action_waiting(state: State, change: c.ActionWaiting) -> None:
     record = state.runs[change.run].units[change.action]
     record.state = move(states.ACTION, change.action, record.state, ActionState.WAITING)
     record.dispatch = ""
+    record.refused_by += tuple(node for node, code in change.reasons.items() if code == CRASHED)
 
 
 def _retry_planned(state: State, change: c.RetryPlanned) -> None:
@@ -155,8 +155,9 @@ def _retry_planned(state: State, change: c.RetryPlanned) -> None:
     record.state = move(states.ACTION, change.action, record.state, ActionState.WAITING)
     record.dispatch, record.fault = "", change.fault
     record.failures, record.retry_at_ms = change.failures, change.retry_at_ms
-    # a failure says nothing against its node, unlike the losses that the list is for
+    # a failure says nothing against its node, unlike losses; and a retry may go where it crashed
     record.lost_on = record.lost_on[:-1]
+    record.refused_by = tuple(n for n in record.refused_by if n not in record.crashed_on)
 
 
 def _dispatch_planned(state: State, change: c.DispatchPlanned) -> None:
@@ -238,6 +239,8 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     record = run.units[change.action]
     if change.fault is None or change.fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
+    if change.fault is not None and change.fault.code == CRASHED:
+        record.fault, record.crashed_on = change.fault, (*record.crashed_on, dispatch.node)
     if dispatch.started_ms and change.fault is None and dispatch.effect is Effect.PURE:
         kind = (record.action.module, record.action.action)
         kept: deque[int] = deque(maxlen=limits.STRAGGLER_KEPT)

@@ -5,7 +5,7 @@ The one rule: a dispatch ends once. What a result means is decided by the dispat
 
 from collections.abc import Callable
 
-from imlmesh_orchestrator.core import asking, flow, retry, stragglers
+from imlmesh_orchestrator.core import asking, flow, permits, poison, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -18,7 +18,7 @@ from imlmesh_orchestrator.core.events import (
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, NodeRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault, InputError
+from imlmesh_protocol.errors import CRASHED, Fault, InputError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import (
     ACTION_ENDED,
@@ -111,8 +111,13 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
 
 def take_results(turn: Turn, event: ResultsArrived) -> None:
     """Each result counts once; all that were understood are settled."""
-    settled = []
+    settled: list[str] = []
     for result in event.results:
+        if result.dispatch.startswith("p-"):
+            known = permits.take(turn, event.node, result)
+            if known is not None:
+                settled += known
+                continue
         if _take(turn, event.node, result):
             settled.append(result.dispatch)
     if settled:
@@ -201,6 +206,8 @@ def _take_failure(
 ) -> None:
     """The node reports that it failed: another try, a question, or the end."""
     fault = result.error or Fault("driver.failed", "the node gave no reason")
+    if fault.code == CRASHED and _take_crash(turn, run, record, dispatch, result):
+        return
     wanted = run.starting or (record.undoes and run.state is not RunState.CANCELLING)
     retry_at_ms = (
         retry.next_try_ms(run, record, dispatch.effect, fault.code, turn.at_ms)
@@ -219,6 +226,23 @@ def _take_failure(
         flow.break_off(turn, run, record, fault)
     else:
         _finish(turn, run, record, dispatch, result, flow.failed_state(record))
+
+
+def _take_crash(
+    turn: Turn, run: RunRecord, record: ActionRecord, dispatch: DispatchRecord, result: Result
+) -> bool:
+    """Its driver crashed: too often, or it is tried elsewhere; False when it is as any failure."""
+    fault = result.error or Fault(CRASHED, "the node gave no reason")
+    poisoned = poison.verdict(turn.state, record, dispatch, fault)
+    if poisoned is not None:
+        _finish(turn, run, record, dispatch, result, None)
+        flow.fail(turn, run, record, poisoned)
+        return True
+    if poison.may_move(turn.state, run, record, dispatch):
+        _finish(turn, run, record, dispatch, result, None)
+        flow.wait_again(turn, run, record, {dispatch.node: fault.code})
+        return True
+    return False
 
 
 def _ask(

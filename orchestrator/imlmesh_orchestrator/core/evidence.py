@@ -2,26 +2,33 @@
 
 The one rule: only what the node itself signed, and nobody else can have caused. Repeats and late
 messages are the broker's to make, wrong signatures everybody's: those are counted and never count
-against the node. No more than a few nodes are quarantined in this way: what seems to be wrong with
+against the node. (That it comes and goes may be its network's doing, but work is lost there all the
+same.) No more than a few nodes are quarantined in this way: what seems to be wrong with
 half of a fleet is wrong with us.
 """
 
+from collections.abc import Iterable
+
 from imlmesh_orchestrator.core import admission_changes as a
+from imlmesh_orchestrator.core import poison
 from imlmesh_orchestrator.core.admission import change_to, is_own, prolong
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.events import EvidenceSeen, ResultsArrived
 from imlmesh_orchestrator.core.presence import Sightings
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import CRASHED
 from imlmesh_protocol.states import NOT_BELIEVED, Admission
 
 MALFORMED, AHEAD, TAKEOVER, CRASHES = "malformed", "ahead", "takeover", "crashes"
+FLAPPING = "flapping"
 #: how many different sightings of a kind are enough, and what the reason says of them
 KINDS = {
     MALFORMED: (limits.EVIDENCE_MALFORMED, "malformed messages that it signed"),
     AHEAD: (limits.EVIDENCE_AHEAD, "messages dated later than now"),
     TAKEOVER: (limits.EVIDENCE_TAKEOVERS, "sessions of a second machine with its keys"),
     CRASHES: (limits.EVIDENCE_CRASHES, "different plans whose driver crashed, and none completed"),
+    FLAPPING: (limits.EVIDENCE_FLAPS, "returns one soon after the other"),
 }
 
 
@@ -38,11 +45,30 @@ def of_results(turn: Turn, event: ResultsArrived) -> None:
             dispatch = state.dispatches.get(result.dispatch)
             if dispatch is None or (dispatch.node, dispatch.hash) != (event.node, result.hash):
                 continue
-            if result.error.code == "driver.crashed":
-                digest = state.runs[dispatch.run].digest
-                _weigh(turn, event.node, CRASHES, f"{result.dispatch}: driver.crashed", digest)
+            if result.error.code == CRASHED:
+                run = state.runs[dispatch.run]
+                record = run.units[dispatch.action]
+                if poison.is_poison(record):
+                    _forgive(turn, record.crashed_on, run.digest)
+                else:
+                    text = f"{result.dispatch}: {CRASHED}"
+                    _weigh(turn, event.node, CRASHES, text, run.digest)
         elif event.node in state.sightings:
             _clear(state.sightings[event.node], CRASHES)
+
+
+def of_return(turn: Turn, node: str) -> None:
+    """It came back too often and is held down."""
+    held_ms = turn.state.presence[node].held_until_ms - turn.at_ms
+    text = f"it came back and is held down for {held_ms} ms"
+    _weigh(turn, node, FLAPPING, text, f"{turn.at_ms}")
+
+
+def _forgive(turn: Turn, nodes: Iterable[str], mark: str) -> None:
+    """It was the action's own fault: what it did to these nodes says nothing of them."""
+    for node in nodes:
+        if node in turn.state.sightings:
+            turn.state.sightings[node].marks.pop((CRASHES, mark), None)
 
 
 def _clear(sightings: Sightings, kind: str) -> None:

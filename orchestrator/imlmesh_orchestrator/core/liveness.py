@@ -5,7 +5,7 @@ absent: how long the window is, and when silence says nothing; `silence` knows.
 """
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import runs, silence
+from imlmesh_orchestrator.core import flapping, permits, runs, silence
 from imlmesh_orchestrator.core.commands import (
     AskInventory,
     AskRebirth,
@@ -32,9 +32,14 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import reroute_ms
 from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
 
+_PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 
-def born(turn: Turn, event: NodeBirth) -> None:
-    """A node is (again) here; what it still holds of our work it must now tell."""
+
+def born(turn: Turn, event: NodeBirth) -> bool:
+    """A node is (again) here; what it still holds of our work it must now tell.
+
+    True when it is held down for coming and going.
+    """
     state = turn.state
     known = state.nodes.get(event.node)
     lost = known is not None and event.journal_since > known.boot
@@ -43,18 +48,42 @@ def born(turn: Turn, event: NodeBirth) -> None:
     else:
         turn.change(_described(turn, event))
     node = state.nodes[event.node]
-    if known is None or node.liveness is not Liveness.ONLINE:
-        set_liveness(turn, node, Liveness.ONLINE, "birth")
     before = state.presence.get(node.node)
     silence.returned(turn, before)
-    evidence, jitter_ms = (before.evidence, before.jitter_ms) if before else (0, 0)
-    state.presence[node.node] = Presence(turn.at_ms, evidence=evidence, jitter_ms=jitter_ms)
+    presence = state.presence[node.node] = _begun(turn, before)
+    held = _back(turn, node, presence, "birth")
     silence.speaks(turn, node.node)
     if lost:
         _forgotten(turn, node)
     watch(turn, node)
     ask_inventory(turn, node)
     turn.pools.room()
+    return held
+
+
+def _begun(turn: Turn, before: Presence | None) -> Presence:
+    """A session begins: what was learned of the node in earlier ones stays."""
+    if before is None:
+        return Presence(turn.at_ms)
+    return Presence(
+        turn.at_ms,
+        evidence=before.evidence,
+        jitter_ms=before.jitter_ms,
+        away=before.away,
+        returns_ms=before.returns_ms,
+        held_until_ms=before.held_until_ms,
+    )
+
+
+def _back(turn: Turn, node: NodeRecord, presence: Presence, why: str) -> bool:
+    """It speaks and hears: online, or suspect while it is held down. True when that begins."""
+    begins = flapping.returned(turn, node, presence)
+    held_ms = presence.held_until_ms - turn.at_ms
+    now = Liveness.SUSPECT if held_ms > 0 else Liveness.ONLINE
+    if node.liveness is not now:
+        reason = f"comes and goes: held down for {held_ms} ms" if held_ms > 0 else why
+        set_liveness(turn, node, now, reason)
+    return begins
 
 
 def _forgotten(turn: Turn, node: NodeRecord) -> None:
@@ -120,7 +149,7 @@ def inventory_due(turn: Turn, name: str) -> None:
     """Question or answer was lost on the way: ask again, as long as the node is there."""
     node = turn.state.nodes[name]
     presence = turn.state.presence.get(name)
-    if presence is not None and presence.asked and node.liveness is Liveness.ONLINE:
+    if presence is not None and presence.asked and node.liveness in _PRESENT:
         # with the same nonce: a slow answer to the first question is as good, and asks for no more
         turn.command(AskInventory(name, presence.asked))
         turn.deadlines.add(turn.at_ms + limits.ACCEPT_MS, Deadline.INVENTORY, name)
@@ -175,7 +204,9 @@ def _send_again(turn: Turn, dispatch: DispatchRecord) -> None:
 def _wanted(turn: Turn, node: str, name: str) -> bool:
     """Whether work that a node holds may go on: ours, not cancelled, and given to nobody else."""
     dispatch = turn.state.dispatches.get(name)
-    if dispatch is None or dispatch.node != node:
+    if dispatch is None:
+        return permits.is_of_permit(turn, node, name)
+    if dispatch.node != node:
         return False
     run = turn.state.runs[dispatch.run]
     if run.state is RunState.CANCELLING or run.units[dispatch.action].ended:
@@ -183,8 +214,11 @@ def _wanted(turn: Turn, node: str, name: str) -> bool:
     return dispatch.state in DISPATCH_LIVE or dispatch.state is DispatchState.UNKNOWN
 
 
-def beat(turn: Turn, event: HeartbeatArrived) -> None:
-    """Proof of life: the lease of all that it holds is renewed by our answer."""
+def beat(turn: Turn, event: HeartbeatArrived) -> bool:
+    """Proof of life: the lease of all that it holds is renewed by our answer.
+
+    True when the node is held down from now on for coming and going.
+    """
     state = turn.state
     node = state.nodes.get(event.node)
     presence = state.presence.get(event.node)
@@ -195,18 +229,10 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
         or node.liveness is Liveness.OFFLINE
     ):
         turn.command(AskRebirth(event.node))
-        return
-    silence.heard(turn, node, presence)
+        return False
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
-    if node.full:
-        node.full = False
-        turn.pools.room()
-    if node.liveness is not Liveness.ONLINE:
-        set_liveness(turn, node, Liveness.ONLINE, "heartbeat")
-        watch(turn, node)
-        ask_inventory(turn, node)
-        turn.pools.room()
+    held = silence.heard(turn, node, presence, event.beat) and _hears(turn, node, presence)
     for name in event.held:
         dispatch = state.dispatches.get(name)
         if (
@@ -215,6 +241,25 @@ def beat(turn: Turn, event: HeartbeatArrived) -> None:
             and dispatch.node == event.node
         ):
             accepted(turn, dispatch)
+    return held
+
+
+def _hears(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
+    """A new beat. Whoever was silent is back with the second one: that proves that it hears us."""
+    if node.full:
+        node.full = False
+        turn.pools.room()
+    presence.beats += 1
+    if node.liveness is Liveness.ONLINE or presence.beats < 2:
+        return False
+    before = node.liveness
+    held = _back(turn, node, presence, "heartbeat")
+    if node.liveness is not before:
+        watch(turn, node)
+        ask_inventory(turn, node)
+        permits.bring(turn, node.node)
+        turn.pools.room()
+    return held
 
 
 def gone(turn: Turn, event: NodeGone) -> None:
@@ -224,7 +269,7 @@ def gone(turn: Turn, event: NodeGone) -> None:
         return
     presence = turn.state.presence.get(event.node)
     if presence is not None:
-        presence.explained = True
+        presence.explained = presence.away = True
         silence.speaks(turn, node.node)
     if node.liveness is Liveness.ONLINE:
         set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
@@ -262,16 +307,19 @@ def look(turn: Turn, name: str) -> None:
         if silent_ms >= lost_ms and not silence.withheld(turn, node, presence):
             _lose(turn, node, presence, silent_ms)
             return
+        if silent_ms >= suspect_ms and turn.state.freeze is None:
+            presence.away = True
         if silent_ms >= suspect_ms and node.liveness is Liveness.ONLINE:
-            set_liveness(turn, node, Liveness.SUSPECT, f"silent for {silent_ms} ms")
+            set_liveness(turn, node, Liveness.SUSPECT, f"{presence.quiet} for {silent_ms} ms")
     watch(turn, node)
 
 
 def _lose(turn: Turn, node: NodeRecord, presence: Presence, silent_ms: int) -> None:
+    presence.away = True
     if not presence.explained:
         presence.lost_at_ms = turn.at_ms
-    set_liveness(turn, node, Liveness.LOST, "silent too long")
-    fault = Fault("node.lost", f"{node.alias} has been silent for {silent_ms} ms")
+    set_liveness(turn, node, Liveness.LOST, f"{presence.quiet} too long")
+    fault = Fault("node.lost", f"{node.alias} has been {presence.quiet} for {silent_ms} ms")
 
     def lose(dispatch: DispatchRecord) -> None:
         if dispatch.on_loss == "reroute":
@@ -335,5 +383,7 @@ def set_liveness(turn: Turn, node: NodeRecord, liveness: Liveness, reason: str) 
     turn.change(c.LivenessChanged(turn.at_ms, turn.cause, node.node, liveness, reason))
     if liveness is Liveness.OFFLINE:
         silence.speaks(turn, node.node)
+    if (presence := turn.state.presence.get(node.node)) is not None:
+        presence.beats = 0
     # who can go nowhere else must now hear that
     turn.pools.room()

@@ -233,15 +233,16 @@ def barred(state: State, node: str) -> str | None:
 def pick(pool: Pool, record: ActionRecord) -> NodeRecord | None:
     """The least busy of the next few eligible nodes, None when all are full or refused it.
 
-    A node that was lost with this action is taken again only when there is no other. Of names in
-    an order the first that has not refused it is the only choice.
+    A node that was lost with this action, or where it crashed, is taken again only when there is no
+    other. Of names in an order the first that has not refused it is the only choice.
     """
     if pool.key[3] == "order":
         first = next((n for n in pool.able.values() if n.node not in record.refused_by), None)
         return first if first is not None and _may_get(first) else None
-    if record.refused_by or record.lost_on:
+    if record.refused_by or record.lost_on or record.crashed_on:
         left = [node for node in pool.eligible if node.node not in record.refused_by]
-        others = [node for node in left if node.node not in record.lost_on]
+        tried = {*record.lost_on, *record.crashed_on}
+        others = [node for node in left if node.node not in tried]
         return _least_busy(others) or _least_busy(left)
     few = len(pool.eligible) <= limits.NODES_COMPARED
     return _least_busy(pool.eligible if few else _in_turn(pool))

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from imlmesh_protocol import limits
+
 
 @dataclass(slots=True)
 class Presence:
     """Volatile: when a node was last heard, and what it said of itself."""
 
+    #: a beat that only comes again moves nothing
     last_heard_ms: int
     health: Mapping[str, Any] = field(default_factory=dict)
     #: nonce of the inventory under way, and the dispatches that it must account for
@@ -19,14 +22,31 @@ class Presence:
     evidence: int = 0
     #: whether the deadline heap holds an entry for this node
     watched: bool = False
+    #: number of its last beat, and whether that came again: then it hears none of our answers
+    beat: int = 0
+    deaf: bool = False
+    #: beats with new numbers since its liveness changed
+    beats: int = 0
     #: the longest that its beats came late of late, fading; see `silence`
     jitter_ms: int = 0
+    #: whether it was gone or quiet and is not back yet; when it came back of late, and until when
+    #: it is held down for that
+    away: bool = False
+    returns_ms: deque[int] = field(default_factory=lambda: deque(maxlen=limits.RETURNS_KEPT))
+    held_until_ms: int = 0
     #: how much longer it may be silent since our connection was away: it may wait before it tries again
     grace_ms: int = 0
     #: whether its silence is explained: the broker or a person said that it is gone
     explained: bool = False
+    #: the permits that it told of, and how often each has run
+    permits: Mapping[str, int] = field(default_factory=dict)
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
+
+    @property
+    def quiet(self) -> str:
+        """What it is when nothing new comes of it."""
+        return "deaf" if self.deaf else "silent"
 
 
 @dataclass(slots=True)

@@ -48,18 +48,28 @@ def returned(turn: Turn, presence: Presence | None) -> None:
         presence.grace_ms = 0
 
 
-def heard(turn: Turn, node: NodeRecord, presence: Presence) -> None:
-    """A beat: how late it came widens the window, and each one in time narrows it again."""
+def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
+    """A beat: how late it came widens the window, and each one in time narrows it again.
+
+    False when it only comes again. A node gives its next beat a new number once it has heard our
+    answer to the last one, so this one lives and hears nothing: as good as silence, for work too,
+    since its leases run out.
+    """
+    returned(turn, presence)  # it is here, whatever it hears
+    presence.deaf = beat == presence.beat
+    if presence.deaf:
+        return False
+    presence.beat = beat
     if node.liveness in _EXPECTED:
         apart_ms = turn.at_ms - presence.last_heard_ms
         usual_ms = node.heartbeat_ms + node.heartbeat_ms // limits.JITTER_USUAL
         fading_ms = presence.jitter_ms * (limits.JITTER_BEATS - 1) // limits.JITTER_BEATS
         presence.jitter_ms = max(apart_ms - usual_ms, fading_ms, 0)
     presence.last_heard_ms = turn.at_ms
-    returned(turn, presence)
     presence.explained = False
     presence.lost_at_ms = 0
     speaks(turn, node.node)
+    return True
 
 
 def may_judge(state: State) -> bool:
@@ -126,6 +136,8 @@ def _consider(turn: Turn) -> None:
             silent.append(name)
     if _too_many(len(silent), of):
         state.freeze = Freeze(set(silent), of)
+        for name in silent:
+            state.presence[name].away = False  # it is not about single nodes
         turn.change(c.VerdictsFrozen(turn.at_ms, turn.cause, tuple(silent), of))
 
 

@@ -42,7 +42,7 @@ from imlmesh_protocol.wire.joining import (
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of, address_text
 from imlmesh_runtime.link.base import Address
-from imlmesh_runtime.multicast import networks
+from imlmesh_runtime.multicast import is_loopback, networks
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import HeldTrust, public_key
 
@@ -129,6 +129,14 @@ class Joining:
     def addresses(self) -> list[str]:
         """As `endpoints`, without any where it is closed."""
         return [] if self.endpoint is None else self.endpoints()
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Of the broker, and of the endpoint or 0 where other machines do not reach it."""
+        _, broker = address_of(self._reach.broker)
+        if self.endpoint is None or is_loopback(self.endpoint.address[0]):
+            return broker, 0
+        return broker, self.endpoint.address[1]
 
     def new_token(self) -> JoinToken:
         """A token that nobody knows of yet; as `endpoints`."""

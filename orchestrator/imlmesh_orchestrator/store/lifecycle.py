@@ -33,7 +33,7 @@ _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT seq FROM tokens UNION ALL SELECT seq FROM joins UNION ALL
     SELECT seq FROM join_window UNION ALL SELECT seq FROM aliases UNION ALL
     SELECT seq FROM grants UNION ALL
-    SELECT seq FROM escalations UNION ALL
+    SELECT seq FROM escalations UNION ALL SELECT seq FROM permits UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
     SELECT seq FROM admissions UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL

@@ -9,7 +9,8 @@ import asyncio
 import heapq
 import logging
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from imlmesh_protocol.errors import LinkError, MeshError
@@ -200,7 +201,7 @@ class MemoryLink:
         self.session: _Session | None = None
         self.last_error: MeshError | None = None
         self._hub = hub
-        self._subscriptions = tuple(filter_.split("/") for filter_ in subscriptions)
+        self._wanted = matching(subscriptions)
         self._events: CountedEvents | None = None
         self._attempt = 0
 
@@ -254,8 +255,7 @@ class MemoryLink:
 
     def wants(self, topic: str) -> bool:
         """True when one of the subscriptions matches `topic`."""
-        levels = topic.split("/")
-        return any(matches(filter_, levels) for filter_ in self._subscriptions)
+        return self._wanted.fullmatch(topic) is not None
 
     def receive(self, topic: str, payload: bytes, retained: bool) -> None:
         """A delivery of the hub."""
@@ -321,11 +321,14 @@ class MemoryPump:
         self._arm()
 
 
-def matches(filter_: list[str], levels: list[str]) -> bool:
+def matching(filters: Iterable[str]) -> re.Pattern[str]:
     """MQTT's rule for topic filters: `+` is one level, a last `#` is the rest, parent included."""
-    for index, part in enumerate(filter_):
-        if part == "#":
-            return True
-        if index >= len(levels) or part not in ("+", levels[index]):
-            return False
-    return len(filter_) == len(levels)
+    ways = []
+    for filter_ in filters:
+        way = re.escape(filter_).replace(r"\+", "[^/]*")
+        if filter_ == "#":
+            way = ".*"
+        elif filter_.endswith("/#"):
+            way = way.removesuffix(r"/\#") + "(/.*)?"
+        ways.append(way)
+    return re.compile("|".join(ways), re.DOTALL)

@@ -1,0 +1,91 @@
+"""How chaos judges: effects are counted in files, percentiles are of what was measured, late is not broken."""
+
+from pathlib import Path
+from typing import Any
+
+from imlmesh.chaos.figures import Spread, is_whole, summary
+from imlmesh.chaos.plans import count, marked, waits
+from imlmesh.chaos.report import page
+from imlmesh.chaos.table import NAMES, SCENARIOS
+from imlmesh.chaos.trial import Measured
+
+RUN = "r-1-abcd"
+NODE_KILL = next(each for each in SCENARIOS if each.name == "node-kill")
+
+
+def run_of(**states: str) -> dict[str, Any]:
+    """A run as the API tells it, as far as it is looked at; an id has - for _."""
+    actions = [{"id": name.replace("_", "-"), "state": state} for name, state in states.items()]
+    return {"run": RUN, "actions": actions}
+
+
+def write(folder: Path, *lines: str) -> list[Path]:
+    folder.mkdir()
+    (folder / "marks.txt").write_text("".join(f"{line}\n" for line in lines))
+    return [folder]
+
+
+def test_what_completed_without_its_line_is_lost(tmp_path: Path) -> None:
+    run = run_of(mark_0_0="completed", mark_0_1="completed", mark_0_2="failed")
+    folders = write(tmp_path / "a", f"{RUN}/mark-0-0/pi-a/1", "r-2-zzzz/mark-0-1/pi-a/1")
+    found = count(marked(1, 3, 0), run, folders, set())
+    assert (found.lost, found.doubled) == ([f"{RUN}/mark-0-1"], [])
+    # nobody could know it, and a person said that it happened
+    assert count(marked(1, 3, 0), run, folders, {"mark-0-1"}).lost == []
+
+
+def test_what_happened_on_two_nodes_or_twice_on_one_is_doubled(tmp_path: Path) -> None:
+    run = run_of(mark_0_0="completed", mark_0_1="completed")
+    first = write(tmp_path / "a", f"{RUN}/mark-0-0/pi-a/1", *[f"{RUN}/mark-0-1/pi-a/1"] * 2)
+    second = write(tmp_path / "b", f"{RUN}/mark-0-0/pi-b/2")
+    found = count(marked(1, 2, 0), run, [*first, *second], {"mark-0-0"})
+    assert sorted(found.doubled) == [f"{RUN}/mark-0-0", f"{RUN}/mark-0-1"]
+
+
+def test_an_effect_that_may_happen_more_often_still_happens_once_a_dispatch(tmp_path: Path) -> None:
+    run = run_of(retried="rolled_back", asked="skipped")
+    lines = [f"{RUN}/retried/pi-a/{attempt}" for attempt in (1, 2, 2)]
+    found = count(waits(("pi-a", "pi-b", "pi-c")), run, write(tmp_path / "a", *lines), set())
+    assert found.doubled == [f"{RUN}/retried"]
+
+
+def test_every_plan_is_one(tmp_path: Path) -> None:
+    nodes = ("pi-a", "pi-b", "pi-c", "pi-d")
+    for work in (waits(nodes), marked(5, 20, 100), marked(2, 2, 0, nodes=nodes, movable=nodes)):
+        assert work.plan.check().errors == []
+    assert len(marked(5, 20, 100).effects) == 100
+
+
+def test_percentiles_are_measurements() -> None:
+    assert Spread.of([]) is None
+    found = Spread.of([each / 100 for each in range(100, 0, -1)])
+    assert found == Spread(100, 500, 950, 1_000)
+
+
+def test_late_is_told_and_breaks_nothing() -> None:
+    trials = [Measured(detection_s=0.2, reroute_s=9.9), Measured(detection_s=1.6)]
+    row = summary(NODE_KILL, trials)
+    assert (row["n"], row["late"], is_whole(row)) == (2, 2, True)
+    assert row["detection"] == {"p50_ms": 200, "p95_ms": 1_600, "max_ms": 1_600}
+    assert row["recovery"] is None
+    for trial in (Measured(lost=["x"]), Measured(doubled=["x"]), Measured(broken=["x"])):
+        assert not is_whole(summary(NODE_KILL, [*trials, trial]))
+
+
+def test_what_was_left_out_is_no_measurement() -> None:
+    row = summary(NODE_KILL, [Measured(left_out="no right to")])
+    assert (row["n"], row["left_out"], is_whole(row)) == (0, "no right to", True)
+    assert "left out: no right to" in page({}, [row])
+
+
+def test_the_page_tells_promise_and_measurement_beside_each_other() -> None:
+    row = summary(NODE_KILL, [Measured(0.124, 6.3, 1.0), Measured(broken=["r-1 did not end"])])
+    text = page({"cores": 2}, [row])
+    assert "- cores: 2" in text
+    assert "suspect: 0.12 / 0.12 / 0.12, promised 1.5" in text
+    assert "- **node-kill broke:** r-1 did not end" in text
+
+
+def test_scenarios_are_named_once_and_say_what_they_do() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(each.text and set(each.shows) <= set(range(1, 26)) for each in SCENARIOS)
