@@ -63,7 +63,6 @@ def shown(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2)
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(LONGEST_S)
 def test_nothing_is_lost_or_doubled_whoever_is_killed(
     person: Person, room: Path, tmp_path: Path
