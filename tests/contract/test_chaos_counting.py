@@ -1,5 +1,6 @@
 """How chaos judges: effects are counted in files, percentiles are of what was measured, late is not broken."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = "r-1-abcd"
 NODE_KILL = next(each for each in SCENARIOS if each.name == "node-kill")
 
@@ -89,3 +91,24 @@ def test_the_page_tells_promise_and_measurement_beside_each_other() -> None:
 def test_scenarios_are_named_once_and_say_what_they_do() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(each.text and set(each.shows) <= set(range(1, 26)) for each in SCENARIOS)
+
+
+def test_the_page_of_the_docs_has_the_frame_of_today() -> None:
+    frame = page({}, [])
+    head, _, rest = frame.partition("## What was measured")
+    tail = rest[rest.index("## Where each") :]
+    kept = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    assert kept.startswith(head)
+    assert kept.endswith(tail)
+
+
+def test_the_tests_that_the_pages_name_are_there() -> None:
+    there = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`(test_[a-z0-9_]+)`", page({}, []))
+    # in the table of the simulator a file has its ending
+    worlds = (ROOT / "docs" / "simulation.md").read_text()
+    named += re.findall(r"`(test_[a-z0-9_]+)\.py`", worlds)
+    assert len(named) > 20
+    assert set(named) <= there
+    played = set(re.findall(r"\| .*`([a-z]+-[a-z-]+)`", worlds))
+    assert played <= set(NAMES)

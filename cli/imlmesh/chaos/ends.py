@@ -57,7 +57,7 @@ async def node_kill(trial: Trial) -> None:
     await trial.submit(marked(8, 6, 200, movable=from_here(victim)))
     await trial.holds(victim, "move-")
     at_s = await trial.field.kill(victim)
-    trial.result.detection_s = await trial.field.seen_as(victim, Liveness.SUSPECT, at_s, 20)
+    trial.result.detection_s = await trial.field.seen_as(victim, Liveness.SUSPECT, at_s)
     await trial.moved(at_s)
     started_s = time.monotonic()
     await trial.field.start(victim)

@@ -27,6 +27,7 @@ from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_broker.child import LOOPBACK, free_port
 from imlmesh_orchestrator.core.changes import LivenessChanged
 from imlmesh_orchestrator.entry.endpoint import last_port
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
 from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_runtime.trust import ControlKeys
@@ -36,7 +37,6 @@ BROKER = "broker"
 NODES = ("pi-a", "pi-b", "pi-c", "pi-d")
 _POLL_S = 0.05
 _PORTS, _PORT_RANGE, _PORT_RANGES = 12_000, 20, 500
-_READY_S = 60.0
 
 
 def from_here(node: str) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class Field:
     async def until(self, path: str, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """The answer to GET `path` as soon as it holds; `process.failed` when it never does."""
         try:
-            async with asyncio.timeout(_READY_S):
+            async with asyncio.timeout(limits.CHAOS_READY_S):
                 while True:
                     found = await self.ask(path)
                     if found is not None and holds(found):
@@ -131,7 +131,7 @@ class Field:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as exc:
             hint = f"look into {self.mesh.home.logs}"
-            text = f"{path} did not become what it should within {_READY_S:g} s"
+            text = f"{path} did not become what it should within {limits.CHAOS_READY_S:g} s"
             raise MeshError("process.failed", text, hint=hint) from exc
 
     async def start(self, name: str, variables: Mapping[str, str] | None = None) -> None:
@@ -195,7 +195,11 @@ class Field:
                 await self.ask(path_of("nodes", node["node"], "admission"), opened)
 
     async def seen_as(
-        self, node: str, liveness: Liveness, since_s: float, within_s: float
+        self,
+        node: str,
+        liveness: Liveness,
+        since_s: float,
+        within_s: float = limits.CHAOS_SEEN_S,
     ) -> float | None:
         """Seconds from then until the node was called that; None when it was not within that time."""
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from imlmesh.chaos.figures import TIMES
+from imlmesh.chaos.figures import TIMES, spread_text
 from imlmesh.chaos.table import SCENARIOS
 from imlmesh_broker import choose_broker
 from imlmesh_protocol.limits import LAN, WAN, reroute_ms, stop_ms
@@ -150,9 +150,8 @@ def _time(row: Mapping[str, Any], name: str, what: str) -> str:
     spread, promised_ms = row[name], row[f"{name}_promised_ms"]
     if spread is None:
         return ""
-    text = " / ".join(f"{spread[each] / 1_000:.2f}" for each in ("p50_ms", "p95_ms", "max_ms"))
     promised = f", promised {promised_ms / 1_000:g}" if promised_ms else ""
-    return f"{what}: {text}{promised}"
+    return f"{what}: {spread_text(spread)}{promised}"
 
 
 def _shown() -> str:
