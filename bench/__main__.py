@@ -18,6 +18,8 @@ from bench import (
     lag,
     mesh,
     preview,
+    rejoin,
+    restart,
     revoke,
     spool,
     verify,
@@ -39,6 +41,8 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "broker": broker.run,
     "telemetry": ingest.run,
     "spool": spool.run,
+    "restart": restart.run,
+    "rejoin": rejoin.run,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 _HEAD = """\
@@ -74,10 +78,18 @@ back and nothing else; ratios travel between machines, absolute figures do not.
   until the request is answered, when the broker has applied it and the session is over.
 - **telemetry_ingest**: from the first message to the last stored reading, 32 nodes with so many readings a message, in
   turns with a bare client that decodes and batch-inserts the same messages and verifies nothing; `verify_us` is one
-  signature alone, `us_per_msg` all that ours spends on a message. A node sends what it measured within a second in one
-  message.
+  signature alone, `us_per_msg` all that ours spends on a message. The messages are made by the node's own `Readings`: one a
+  second and node, of what it measured meanwhile, so `msgs_s` is also how many nodes of such a rate it takes. 50 readings a second
+  are the most of a node in the long run, and 1,000 a message what one sends that was cut off.
 - **spool_boot**: a node whose spool holds 100,000 readings in 2,000 rows, and whose journal 256 results: seconds from its start to
   the accepted birth, until the first reading was sent, which is after the last result was settled, and until all were.
+- **restart**: kill -9 of an orchestrator whose run has 10,000 actions behind it and goes on, with so many more of runs that have
+  ended; median of 5, and the slowest: seconds from the start of the next process until its API answers, and until an effect
+  happens on a node that the killed one had not decided (each takes 50 ms).
+- **rejoin**: 500 nodes in one process, each an agent with its own certificate and its own connection to Mosquitto, after kill -9
+  of the broker or of the orchestrator, which start again at once: seconds until a node's next heartbeat is answered. `suspect` and
+  `lost` count what nodes were called meanwhile, `api_*` is `GET /v1/nodes` of all of them. One process that does 500 TLS
+  handshakes is most of it.
 - **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
 """
 

@@ -1,8 +1,9 @@
 """A whole fleet in one process: `python -m bench.crowd FOLDER ...` runs a node for each of these folders.
 
 Each is an agent as `imlmesh node run` starts it, with its own connection and certificate; only its journal
-is in memory. A line on stdin asks how soon each of them is back after what happens next: answered is a
-JSON list of seconds, once all of them had a heartbeat answered in a new session or by a new orchestrator.
+is in memory. A line on stdin asks how soon each of them is back after what happens next: answered are
+the seconds, once all of them had a heartbeat answered in a new session or by a new orchestrator, and how
+late this process itself was at most.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from imlmesh_runtime.process import tune
 from imlmesh_runtime.sqlite import MemoryStore
 
 _BACK_S = 60.0
+_LAG_EVERY_S = 0.1
 
 
 class Member(RunningNode):
@@ -47,6 +49,21 @@ async def made(setup: Setup) -> Member:
         config.brokers, config.id, setup.keys.context, node_subscriptions(config.mesh, config.id)
     )
     return Member(setup, journal, loaded, link)
+
+
+class Lag:
+    """How late the loop of this process was at most: beats that it does not send are no fault of others."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._due_s = time.monotonic()
+        self._on_time()
+
+    def _on_time(self) -> None:
+        now_s = time.monotonic()
+        self.worst_s = max(self.worst_s, now_s - self._due_s)
+        self._due_s = now_s + _LAG_EVERY_S
+        asyncio.get_running_loop().call_later(_LAG_EVERY_S, self._on_time)
 
 
 async def back(members: list[Member], before: list[tuple[float, int, int]]) -> list[float]:
@@ -76,12 +93,15 @@ async def main(folders: list[str]) -> None:
         member.start()
     await back(members, [member.answered for member in members])
     print("ready", flush=True)
+    lag = Lag()
     while line := await asyncio.to_thread(sys.stdin.readline):
         del line
+        lag.worst_s = 0.0
         began_s = time.monotonic()
         before = [member.answered for member in members]
         firsts = await back(members, before)
-        print(json.dumps([round(at_s - began_s, 3) for at_s in firsts]), flush=True)
+        taken = [round(at_s - began_s, 3) for at_s in firsts]
+        print(json.dumps({"taken": taken, "lag_s": round(lag.worst_s, 2)}), flush=True)
     for member in members:
         await member.stop()
 

@@ -7,11 +7,14 @@ sends them when the next line comes.
 import asyncio
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv311
 
 from imlmesh_node.config import load_config
+from imlmesh_node.outbox import Letter
+from imlmesh_node.readings import Readings
 from imlmesh_protocol.limits import MESSAGE_EXPIRY_MS
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Sealer
@@ -38,28 +41,31 @@ class Measuring:
         self._client = gmqtt.Client(config.id)
         self._address = config.brokers[0]
         self._context = keys.context()
-        self._last_ms = 0
+        self._letters: list[Letter] = []
+        self._readings = Readings(self._letters.append, lambda: True, self._clock, _lost)
 
     async def connect(self) -> None:
         address, port = self._address
         await self._client.connect(address, port, ssl=self._context, version=MQTTv311)
 
     def seal(self, readings: int) -> bytes:
-        """A message as nodes make it: twenty metrics, as many times of each as are needed."""
+        """What a node sends that measured so much within a second: twenty metrics, or fewer."""
+        for number in range(readings):
+            self._readings.add("bench", f"m{number % METRICS}", 20.0 + number % 977 / 7, "°C", 0)
+        self._readings.send_all()
+        (letter,) = self._letters
+        self._letters.clear()
         now_ms = self._clock.now_ms()
-        metrics = min(METRICS, readings)
-        rows = readings // metrics
-        # no two readings of a metric at one time, however fast this is called
-        first_ms = max(now_ms - rows, self._last_ms)
-        self._last_ms = first_ms + rows
-        times = list(range(first_ms, first_ms + rows))
-        values = [20.0 + (at_ms % 977) / 7 for at_ms in times]
-        columns = {f"bench.m{number}": [times, values] for number in range(metrics)}
-        fields = {"readings": columns, "units": dict.fromkeys(columns, "°C")}
-        return self._sealer.seal(Kind.EVENT, self._orchestrator, fields, now_ms, MESSAGE_EXPIRY_MS)
+        return self._sealer.seal(
+            Kind.EVENT, self._orchestrator, letter.fields, now_ms, MESSAGE_EXPIRY_MS
+        )
 
     def publish(self, payload: bytes) -> None:
         self._client.publish(self._topic, payload, qos=0)
+
+
+def _lost(code: str, text: str, count: int) -> NoReturn:
+    raise RuntimeError(f"{count} readings: {text} [{code}]")
 
 
 async def main(folders: list[str]) -> None:

@@ -74,16 +74,16 @@ class Fleet:
         self._processes.close()
         self._control.close()
 
-    def to_come(self) -> "asyncio.Future[list[float]]":
-        """Seconds until each node was back after what happens from now on."""
+    def to_come(self) -> "asyncio.Future[dict[str, Any]]":
+        """Seconds (`taken`) until each node was back after what happens from now on."""
         assert self._crowd is not None
         assert self._crowd.stdin is not None
         self._crowd.stdin.write(b"\n")
         self._crowd.stdin.flush()
         return asyncio.ensure_future(self._read())
 
-    async def _read(self) -> list[float]:
-        found: list[float] = json.loads(await self._said())
+    async def _read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(await self._said())
         return found
 
     async def _said(self) -> str:
@@ -160,17 +160,19 @@ async def rejoin(made: Fleet, lost: str, nodes: int) -> dict[str, Any]:
         if took_s is not None:
             answers.append(took_s)
         await asyncio.sleep(_ASK_S)
-    taken = await coming
+    found = await coming
+    taken = found["taken"]
     verdicts = made.verdicts(seq)
     return line(
         "rejoin",
-        lost=lost,
+        after=lost,
         nodes=nodes,
         p50_s=round(percentile(taken, 0.5), 2),
         p99_s=round(percentile(taken, 0.99), 2),
         max_s=round(max(taken), 2),
-        suspected=verdicts["suspect"],
-        lost_nodes=verdicts["lost"],
+        crowd_lag_s=found["lag_s"],
+        suspect=verdicts["suspect"],
+        lost=verdicts["lost"],
         api_p50_ms=round(percentile(answers, 0.5) * 1_000, 1),
         api_p99_ms=round(percentile(answers, 0.99) * 1_000, 1),
     )

@@ -68,7 +68,9 @@ _BY_FAMILY = {
         ("plan", "template", "selector", "action", "module", "place", "config", "name", "policy"),
         ExitCode.INVALID,
     ),
-    **dict.fromkeys(("run", "node", "approval", "home", "memory", "ledger"), ExitCode.INVALID),
+    **dict.fromkeys(
+        ("run", "node", "approval", "home", "memory", "ledger", "permit"), ExitCode.INVALID
+    ),
     **dict.fromkeys(("link", "broker", "discovery"), ExitCode.UNREACHABLE),
     **dict.fromkeys(("trust", "signature", "token", "join"), ExitCode.NOT_ALLOWED),
     "internal": ExitCode.INTERNAL,

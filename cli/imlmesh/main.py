@@ -27,6 +27,7 @@ NOUNS = {
     "group": "Name sets of nodes.",
     "plan": "Write, check and run plans.",
     "run": "List, show, follow, hold, cancel and retry runs.",
+    "permit": "Let nodes run plans by themselves while they are cut off.",
     "approval": "See and answer questions to a person.",
     "memory": "See and change what plans remember.",
     "action": "See what nodes can do, and call one action.",

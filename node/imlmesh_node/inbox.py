@@ -126,7 +126,9 @@ class Inbox:
                 return None  # what the broker retained comes with every new connection
             raise ProtocolError("message.session", f"{topic.kind} before the time was answered")
         message = self._opener.open(topic, payload, self._presence.clocks.mesh.now_ms())
-        self._presence.hear(message)
+        if message.kind is Kind.STATUS:
+            return None  # a newer orchestrator asks to be told who is there, at once
+        newer = self._presence.hear(message)
         at_ms = self._presence.clocks.steady.now_ms()
         match message.kind:
             case Kind.DELEGATE:
@@ -142,7 +144,7 @@ class Inbox:
                     tuple((id, index) for id, index in message.fields.get("wants", ())),
                 )
             case Kind.COMMAND if message.fields["do"] == "rebirth":
-                return RebirthAsked(at_ms, message.id, message.term)
+                return None if newer else RebirthAsked(at_ms, message.id, message.term)
             case Kind.COMMAND if message.fields["do"] in self._orders:
                 return self._orders[message.fields["do"]](message)
             case Kind.COMMAND if message.fields["do"] in ("quarantine", "release"):
@@ -152,8 +154,6 @@ class Inbox:
                 return CancelArrived(at_ms, tuple(message.fields.get("dispatches", ())), message.id)
             case Kind.REQUEST if message.fields["what"] == "inventory":
                 return InventoryAsked(at_ms, message.fields["nonce"], message.id)
-            case Kind.STATUS:
-                return None
         raise ProtocolError("message.kind", f"{message.id[:80]}: a node does not serve this")
 
     def _delegate(self, message: Message, at_ms: int) -> DelegateArrived:

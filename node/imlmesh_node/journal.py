@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from imlmesh_node import permit_rows
 from imlmesh_node.core.changes import (
     Bulk,
     Change,
@@ -30,7 +31,7 @@ from imlmesh_node.core.changes import (
     ResultRecord,
     ResultRecorded,
 )
-from imlmesh_node.core.state import JournalRecord
+from imlmesh_node.core.state import HeldPermitRecord, JournalRecord
 from imlmesh_node.witness import Kept
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
 from imlmesh_protocol.limits import (
@@ -69,6 +70,7 @@ MIGRATIONS = (
     CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
     INSERT INTO meta VALUES ('since', 0), ('lost', 0), ('opened', 0), ('closed', 0);
     """,
+    permit_rows.TABLE,
 )
 _CLOSED = """UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'opened')
     WHERE name = 'closed'"""
@@ -98,6 +100,9 @@ class Loaded:
     since: int = 1
     lost: bool = False
     clean: bool = True
+    permits: Mapping[str, HeldPermitRecord] = field(default_factory=dict)
+    #: the latest mesh time that was written down
+    mesh_ms: int = 0
 
 
 class Journal:
@@ -217,7 +222,19 @@ def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loade
     seal = database.execute("SELECT seal FROM seals WHERE what = 'last'").fetchone()
     floor, quarantined = (meta["epoch"], meta["seq"]), bool(meta["quarantined"])
     lost = bool(told["lost"])
-    loaded = Loaded(records, floor, boot, quarantined, seal and seal[0], since, lost, clean)
+    permits = permit_rows.load(database)
+    loaded = Loaded(
+        records,
+        floor,
+        boot,
+        quarantined,
+        seal and seal[0],
+        since,
+        lost,
+        clean,
+        permits,
+        meta["mesh_ms"],
+    )
     return loaded, [row[0] for row in rows]
 
 
@@ -245,6 +262,8 @@ class _Rows:
         self.floor: FloorRaised | None = None
         self.loss_told = False
         self.quarantine: QuarantineSet | None = None
+        #: what is rare, in its order
+        self.others: list[tuple[str, tuple[Any, ...]]] = []
 
     def take(self, change: DispatchTaken) -> None:
         id = change.dispatch
@@ -290,6 +309,9 @@ class _Rows:
     def quarantined(self, change: QuarantineSet) -> None:
         self.quarantine = change
 
+    def permit(self, change: Any) -> None:
+        self.others += permit_rows.ROWS[type(change)](change)
+
 
 _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     DispatchTaken: _Rows.take,
@@ -299,6 +321,7 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
     FloorRaised: _Rows.raise_floor,
     LossTold: _Rows.tell_loss,
     QuarantineSet: _Rows.quarantined,
+    **dict.fromkeys(permit_rows.ROWS, _Rows.permit),
 }
 
 
@@ -313,6 +336,8 @@ def _write(database: sqlite3.Connection, rows: _Rows) -> None:
     ):
         if values:
             database.executemany(statement, values)
+    for statement, row in rows.others:
+        database.execute(statement, row)
     if rows.floor is not None:
         place = ((rows.floor.epoch, "epoch"), (rows.floor.seq, "seq"))
         database.executemany(_SET, place)

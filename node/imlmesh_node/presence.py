@@ -15,7 +15,7 @@ from collections.abc import Callable
 from imlmesh_node.core.events import Event, RebirthAsked, SessionClosed, SessionOpened
 from imlmesh_node.outbox import Letter, Outbox
 from imlmesh_protocol.errors import MeshError, ProtocolError
-from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
+from imlmesh_protocol.limits import TIME_AGAIN_MS, TIME_ASK_MS, TIME_ASKED, TIME_SYNC_MS
 from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import MeshClock, boot_ms
@@ -29,16 +29,18 @@ StoreBoot = Callable[[int, Callable[[MeshError | None], None]], None]
 
 class Clocks:
     """Two views of time. `mesh` follows the orchestrator and dates messages; `steady` is set by the
-    first answer alone, so that no time limit of running work ever jumps."""
+    first answer alone, and not while work runs, so that no time limit of it ever jumps."""
 
     def __init__(self) -> None:
         self.mesh = MeshClock()
         self.steady = MeshClock()
+        #: whether something runs; before the first answer only what a permit allows does
+        self.busy: Callable[[], bool] = lambda: False
 
     def sync(self, mesh_ms: int) -> None:
         """The orchestrator's time is `mesh_ms` now."""
         if not self.steady.synced:
-            self.steady.sync(mesh_ms)
+            self.steady.sync(self.steady.now_ms() if self.busy() else mesh_ms)
         self.mesh.sync(mesh_ms)
 
 
@@ -63,8 +65,8 @@ class Presence:
         self._loop = asyncio.get_running_loop()
         #: number of the session, of which there may be none open
         self.session = 0
-        self._nonce: str | None = None
-        self._asked_ms = 0
+        #: when we asked with each nonce; a slow answer is still one, and knows how slow it is
+        self._asked_ms: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = self._was_open = False
 
@@ -74,6 +76,7 @@ class Presence:
         return self._outbox.new_session(self._boot, self.session)
 
     def link_up(self) -> None:
+        self._stop_asking()
         self._ask()
 
     def link_down(self, reason: str) -> None:
@@ -89,7 +92,8 @@ class Presence:
 
     def answer(self, message: Message) -> None:
         """A believed time response; `message.session` when its nonce is not the one asked with."""
-        if self._nonce is None or message.fields["nonce"] != self._nonce:
+        asked_ms = self._asked_ms.get(message.fields["nonce"])
+        if asked_ms is None:
             raise ProtocolError("message.session", f"{message.id[:80]} answers nothing asked now")
         at_ms = message.fields.get("at_ms")
         if message.fields["what"] != "time" or at_ms is None:
@@ -103,12 +107,14 @@ class Presence:
                 raise ProtocolError("message.two_senders", text)
             self._count_on(higher + 1)
             return
-        round_trip_ms = boot_ms() - self._asked_ms
+        round_trip_ms = boot_ms() - asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
         self._stop_asking()
         if not self.is_open and not self._outbox.check_broker():
             return
-        self._timer = self._loop.call_later(TIME_SYNC_MS / 1_000, self._ask)
+        # a slow answer tells the time badly
+        wait_ms = TIME_SYNC_MS if round_trip_ms < TIME_ASK_MS else TIME_AGAIN_MS
+        self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
         if not self.is_open:
             self.is_open = self._was_open = True
             opened = SessionOpened(
@@ -117,13 +123,13 @@ class Presence:
                 message.term,
                 message.id,
                 secrets.randbits(64),
+                self.clocks.mesh.now_ms(),
             )
             self._post(opened)
 
-    def hear(self, message: Message) -> None:
-        """Every believed message says who rules: an older orchestrator is refused, a newer one met.
-
-        Raises `message.epoch`.
+    def hear(self, message: Message) -> bool:
+        """Every believed message says who rules: an older orchestrator is refused, a newer one met, and
+        then we introduce ourselves to it; whether it is a newer one. Raises `message.epoch`.
         """
         if message.term < self._epoch:
             text = f"{message.id[:80]} is of epoch {message.term}, now is {self._epoch}"
@@ -134,10 +140,12 @@ class Presence:
                 now_ms = self.clocks.steady.now_ms()
                 self._post(RebirthAsked(now_ms, message.id, message.term))
                 self.ask_soon()
+                return True
+        return False
 
     def ask_soon(self) -> None:
         """Something makes our clock doubtful; a question under way is enough."""
-        if self.is_open and self._nonce is None:
+        if self.is_open and not self._asked_ms:
             self._ask()
 
     def _count_on(self, boot: int) -> None:
@@ -156,14 +164,17 @@ class Presence:
         self._store_boot(boot, stored)
 
     def _ask(self) -> None:
-        self._stop_asking()
-        self._nonce = secrets.token_hex(16)
-        self._asked_ms = boot_ms()
-        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": self._nonce}))
-        self._timer = self._loop.call_later(TIME_ASK_MS / 1_000, self._ask)
+        """Ask, and ask again after twice as long: who is slow to answer a fleet is not helped by more."""
+        nonce, tries = secrets.token_hex(16), len(self._asked_ms)
+        self._asked_ms[nonce] = boot_ms()
+        if tries >= TIME_ASKED:
+            del self._asked_ms[next(iter(self._asked_ms))]
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce}))
+        wait_ms = TIME_ASK_MS << min(tries, TIME_ASKED - 1)
+        self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
 
     def _stop_asking(self) -> None:
-        self._nonce = None
+        self._asked_ms.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -9,14 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from imlmesh_node.outbox import Letter
 from imlmesh_node.spool import Kept, Record
 from imlmesh_protocol import limits
-from imlmesh_protocol.telemetry import is_metric
+from imlmesh_protocol.telemetry import MIXED, is_metric
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import Clock, boot_ms
 
@@ -122,12 +120,10 @@ class Readings:
         self._send_messages(readings, 0, qos=1)
 
     def _send_messages(self, readings: list[Measured], offset_ms: int, *, qos: int) -> None:
-        # sorted is stable: the readings of a metric stay in their order
-        waiting = sorted(readings, key=attrgetter("module"))
-        for module, group in groupby(waiting, attrgetter("module")):
-            for part in _parts(list(group)):
-                fields = _fields(part, offset_ms)
-                self._send(Letter(Kind.EVENT, fields, f"telemetry/{module}", qos=qos))
+        for part in _parts(readings):
+            modules = {reading.module for reading in part}
+            name = modules.pop() if len(modules) == 1 else MIXED
+            self._send(Letter(Kind.EVENT, _fields(part, offset_ms), f"telemetry/{name}", qos=qos))
 
     def _spill(self) -> None:
         for part in _parts(list(self._waiting)):

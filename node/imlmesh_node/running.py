@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh_node.config import NodeConfig, Policy
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.changes import Change
 from imlmesh_node.core.commands import Command
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.events import Event, RebirthAsked, ShutdownAsked
 from imlmesh_node.edge import Edge
 from imlmesh_node.executor import Executor
@@ -21,6 +22,7 @@ from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.journal import Journal, Loaded
 from imlmesh_node.outbox import Address, Letter, Outbox
+from imlmesh_node.permitted import Permitted
 from imlmesh_node.presence import Clocks, Presence
 from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
 from imlmesh_node.space import Space
@@ -32,6 +34,7 @@ from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Standing
 from imlmesh_protocol.wire.envelope import Opener, Sealer
 from imlmesh_protocol.wire.messages import Message
+from imlmesh_protocol.wire.permits import PERMIT
 from imlmesh_protocol.wire.topics import REFUSALS, Kind, Way
 from imlmesh_runtime.engine import Engine
 from imlmesh_runtime.link.base import Link
@@ -83,22 +86,35 @@ class RunningNode:
             self.edge.spool.health,
             self.witness,
         )
-        self.agent = _agent(config, loaded)
+        self._permitted = Permitted(
+            config, keys.held.plan_key, self._guard, self._executor, self._post, steady
+        )
+        self.agent = _agent(config, loaded, self._permitted)
+        self._permitted.serve(self.agent.permits, self._performer, streams)
+        self.clocks.busy = lambda: bool(self.agent.held_ids())
         self.engine: Engine[Event, Change, Command] = Engine(
             self.agent, self._performer, journal.commit, self.clocks.steady, Tick
         )
+        inbox = self._inbox(config, keys, loaded.floor)
+        self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
+
+    def _inbox(self, config: NodeConfig, keys: NodeKeys, floor: tuple[int, int]) -> Inbox:
         opener = Opener(config.mesh, config.id, keys.find_key, config.orchestrator)
-        opener.floors[config.orchestrator, ""] = (loaded.floor[0], 0, loaded.floor[1])
-        inbox = Inbox(
+        opener.floors[config.orchestrator, ""] = (floor[0], 0, floor[1])
+        return Inbox(
             opener,
             self.presence,
             self._guard,
             self._executor.ends_at_once,
             self._post,
             self.refusals,
-            {TRUST: self._take_document, ROSTER: self._take_document, "seal": self._take_seal},
+            {
+                TRUST: self._take_document,
+                ROSTER: self._take_document,
+                "seal": self._take_seal,
+                PERMIT: self._permitted.take,
+            },
         )
-        self._shell = LinkShell(self.presence, inbox, self.engine.turn_now)
 
     def start(self) -> None:
         """Begin to connect; what an earlier agent left open is reported first."""
@@ -173,12 +189,15 @@ class RunningNode:
         self.engine.post(event)
 
 
-def _agent(config: NodeConfig, loaded: Loaded) -> Agent:
+def _agent(config: NodeConfig, loaded: Loaded, permitted: Permitted) -> Agent:
     told = AgentConfig(
         config.timing.heartbeat_ms,
         floor=loaded.floor,
         lost=loaded.lost,
         quarantined=loaded.quarantined,
+        lost_ms=config.timing.lost_ms,
+        permits=permitted.believed(loaded.permits),
+        mesh_ms=loaded.mesh_ms,
     )
     return Agent(told, loaded.records)
 

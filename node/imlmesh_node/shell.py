@@ -109,6 +109,8 @@ class Performer:
         self._refusals = refusals
         self._after: list[Command] = []
         self.gone = asyncio.Event()
+        #: asks the guard about a dispatch of the core's own
+        self.check: Callable[[commands.CheckDispatch], None] = lambda command: None
         self._letters: dict[type, Callable[[Any], Letter]] = {
             commands.SendStatus: self._status,
             commands.SendHeartbeat: self._heartbeat,
@@ -154,6 +156,8 @@ class Performer:
                     self._executor.run(command.dispatch)
                 case commands.KillDriver():
                     self._executor.kill(command.dispatch, command.reason)
+                case commands.CheckDispatch():
+                    self.check(command)
                 case commands.NoteRefusal():
                     self._refusals.note(command.fault.code, command.fault.message)
                 case commands.SendChunk():
@@ -175,7 +179,8 @@ class Performer:
         if command.state != "online":
             return Letter(Kind.STATUS, {"state": command.state}, retain=True)
         self._refusals.tell_soon()
-        return Letter(Kind.STATUS, self._birth.fields(), retain=True)
+        fields = self._birth.fields() | {"permits": dict(command.permits)}
+        return Letter(Kind.STATUS, fields, retain=True)
 
     def _heartbeat(self, command: commands.SendHeartbeat) -> Letter:
         fields: dict[str, Any] = {"beat": command.beat, "held": list(command.held)}

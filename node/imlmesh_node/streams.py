@@ -51,6 +51,8 @@ class EventStreams:
         self._keep = keep
         self._send = send
         self._is_open = is_open
+        #: hears what every source tells, whoever is there
+        self.heard: Callable[[str, Mapping[str, Any]], None] = lambda name, values: None
         #: takes one reading
         self.reading = readings.add
         self._loop = asyncio.get_running_loop()
@@ -88,6 +90,7 @@ class EventStreams:
         if not NAME.fullmatch(name) or not is_tiny(values):
             self._missed += 1
             return
+        self.heard(name, values)
         if len(self._sources) == SOURCE_EVENTS_WAITING:
             self._sources.popleft()
             self._missed += 1

@@ -1,18 +1,18 @@
 """What nodes say becomes events of the core, or a counted refusal.
 
 The one rule: nothing is believed before its signature, and nothing here decides. Time requests
-are answered at once, even those that come out of order, of which nothing else comes; log lines and progress go to watchers alone; telemetry comes back by `telemetry`
-when there is time for it. An old or repeated status is what a broker retained: a hint that the
-node exists, answered by asking it to introduce itself.
+are answered at once, even those that come out of order, of which nothing else comes; log lines and
+progress go to watchers alone; telemetry comes back by `telemetry` when there is time for it. An old or
+repeated status is a hint that the node exists, answered by asking it to introduce itself.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from imlmesh_orchestrator.assembly import Assembly
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core import evidence
+from imlmesh_orchestrator.quiet import Quiet
 from imlmesh_orchestrator.share import Shares
 from imlmesh_orchestrator.stream import Stream
 from imlmesh_protocol import limits
@@ -100,9 +100,7 @@ class Inbound:
         #: when each node was last told the time
         self._told_ms: dict[str, int] = {}
         self._late = Shares(limits.TIME_LATE_PER_S, limits.TIME_LATE_AT_ONCE)
-        #: heartbeats that wait, by the node in their topic, and their bytes
-        self._quiet: Counter[str] = Counter()
-        self._quiet_count = self._quiet_bytes = 0
+        self._quiet = Quiet()
         self._read: dict[Kind, Callable[[Topic, Message, int], e.Event | None]] = {
             Kind.STATUS: self._status,
             Kind.ACCEPT: _accept,
@@ -136,7 +134,8 @@ class Inbound:
             message = self._opener.open(parsed, payload, at_ms)
             event = self._understand(parsed, message, at_ms)
         except MeshError as exc:
-            self._refuse(at_ms, topic, exc)
+            if not (retained and exc.code in _HINTS):  # when we come, all are asked who is there
+                self._refuse(at_ms, topic, exc)
             return
         if event is not None:
             self._heard.post(event)
@@ -184,18 +183,13 @@ class Inbound:
         return told_ms is not None and at_ms - told_ms > limits.TIME_KNOWN_MS
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
-        size = len(payload)
-        if (
-            self._quiet[topic.name] >= limits.HEARTBEATS_WAITING_NODE
-            or self._quiet_count >= limits.HEARTBEATS_WAITING
-            or self._quiet_bytes + size > limits.HEARTBEATS_WAITING_BYTES
-        ):
-            raise ProtocolError("link.full", "too many heartbeats wait")
-        self._wait(topic.name, 1, size)
+        size, came_ms = len(payload), self._clock.now_ms()
+        self._quiet.came(topic.name, size)
 
         def opened() -> e.Event | None:
-            self._wait(topic.name, -1, -size)
             at_ms = self._clock.now_ms()
+            if self._quiet.read(topic.name, size, at_ms, at_ms - came_ms):
+                self._heard.post(e.StoodStill(at_ms, "beats", at_ms - came_ms))
             self._assembly.expire(at_ms)
             try:
                 message = self._opener.open(topic, payload, at_ms)
@@ -218,14 +212,6 @@ class Inbound:
             return event
 
         self._heard.post_quiet(opened)
-
-    def _wait(self, node: str, count: int, size: int) -> None:
-        """So many more heartbeats wait, of so many bytes."""
-        self._quiet_count += count
-        self._quiet_bytes += size
-        self._quiet[node] += count
-        if not self._quiet[node]:
-            del self._quiet[node]
 
     def _status(self, topic: Topic, message: Message, at_ms: int) -> e.Event:
         state = message.fields["state"]
@@ -354,6 +340,7 @@ def _birth(message: Message, at_ms: int, alias: str) -> e.NodeBirth:
         body["heartbeat_ms"],
         body["lost_ms"],
         body.get("journal_since", 0),
+        body.get("permits", {}),
     )
 
 

@@ -17,6 +17,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, Fault, InputError, LinkError, MeshError, StoreError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import EVERYBODY, Sealer
+from imlmesh_protocol.wire.permits import PERMIT, sign_permit
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.link.base import Link, Will
@@ -65,6 +66,8 @@ class Outbound:
         self._rare: dict[type[k.Command], Callable[[Any], None]] = {
             k.SendCancel: self._cancel,
             k.SendAdmission: self._admission,
+            k.SendPermit: self._permit,
+            k.DropPermits: self._drop_permits,
             k.AskInventory: self._inventory,
             k.AskRebirth: self._rebirth,
             k.Reply: self._answer,
@@ -230,6 +233,13 @@ class Outbound:
 
     def _admission(self, command: k.SendAdmission) -> None:
         self._seal_to(command.node, Kind.COMMAND, {"do": command.do})
+
+    def _permit(self, command: k.SendPermit) -> None:
+        fields = {"do": PERMIT, "doc": self._sealer.document(sign_permit, command.body)}
+        self._seal_to(command.node, Kind.COMMAND, fields)
+
+    def _drop_permits(self, command: k.DropPermits) -> None:
+        self._seal_to(command.node, Kind.COMMAND, {"do": PERMIT, "drop": list(command.permits)})
 
     def _inventory(self, command: k.AskInventory) -> None:
         fields = {"what": "inventory", "nonce": command.nonce}

@@ -25,6 +25,7 @@ class Room:
         self._folder = folder
         self._changed = changed
         self._timer: asyncio.TimerHandle | None = None
+        self._floor = 0
         self._is_low = self._is_scarce = False
 
     def start(self) -> None:

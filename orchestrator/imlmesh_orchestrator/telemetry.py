@@ -14,7 +14,7 @@ from imlmesh_orchestrator.store.rollups import Chunk
 from imlmesh_orchestrator.store.telemetry import Recorder, SeriesRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import ProtocolError
-from imlmesh_protocol.telemetry import HEALTH, HEALTH_NAME, is_metric, is_unit, is_value
+from imlmesh_protocol.telemetry import HEALTH, HEALTH_NAME, MIXED, is_metric, is_unit, is_value
 
 # made here of heartbeats, so a node needs none of its names for them
 _OF_BEATS = frozenset(f"{HEALTH_NAME}.{name}" for name in HEALTH)
@@ -91,7 +91,8 @@ class Telemetry:
         known = self._series.get((node, metric))
         if known is not None and known[1] == unit:
             return known[0]
-        if not is_metric(metric) or not metric.startswith(f"{name}."):
+        module, _, rest = metric.partition(".")
+        if not is_metric(metric) or not rest or name not in (module, MIXED):
             text = f"{metric[:80]!r} is no name of a metric of {name}"
             raise ProtocolError("telemetry.invalid", text)
         if not is_unit(unit):

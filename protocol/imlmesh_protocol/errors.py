@@ -220,6 +220,21 @@ CODES: dict[str, Code] = {
     "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
     # joining
+    # permits
+    "permit.target": Code("input", False, "remove the target, or name the node of --node"),
+    "permit.person": Code("input", False, "nobody is there to ask: leave it out of a permit"),
+    "permit.on_error": Code("input", False, "write on_error: abort, continue or skip"),
+    "permit.template": Code("input", False, "use {{result.ID.field}} of an action before it"),
+    "permit.unfit": Code("input", False, "remove it: a node that is cut off cannot honour it"),
+    "permit.rule": Code("input", False, "say one of --every, --after, --on"),
+    "permit.node": Code("input", False, "imlmesh node show NODE"),
+    "permit.too_large": Code("input", False, "grant several smaller ones, or move data by file"),
+    "permit.too_many": Code("input", False, "imlmesh permit list, then imlmesh permit withdraw ID"),
+    "permit.not_found": Code("input", False, "imlmesh permit list"),
+    "permit.ended": Code("input", False, "imlmesh permit show ID"),
+    "permit.withdrawn": Code("input", False, "imlmesh permit show ID tells who"),
+    "permit.expired": Code("input", False, "grant another one: imlmesh permit grant"),
+    "permit.untrusted": Code("peer", False, "its key is trusted no more: grant another one"),
     "token.invalid": Code(
         "input", False, "paste the whole line that `imlmesh token create` printed"
     ),

@@ -37,12 +37,17 @@ def check_name(what: str, value: str) -> str:
 
 
 def run_id(counter: int, dice: int) -> RunId:
-    """The id of the `counter`-th run; four characters of `dice` keep ids of two meshes apart."""
+    """The id of the `counter`-th run."""
+    return RunId(short_id("r", counter, dice))
+
+
+def short_id(letter: str, counter: int, dice: int) -> str:
+    """A letter, a number, and four characters of `dice` that keep ids of two meshes apart."""
     suffix = ""
     for _ in range(_SUFFIX_LENGTH):
         dice, place = divmod(dice, len(_SUFFIX_ALPHABET))
         suffix += _SUFFIX_ALPHABET[place]
-    return RunId(f"r-{counter}-{suffix}")
+    return f"{letter}-{counter}-{suffix}"
 
 
 def dispatch_id(run: str, action: str, node: str, attempt: int) -> str:

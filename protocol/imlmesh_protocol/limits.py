@@ -42,7 +42,7 @@ BROKER_INFLIGHT_MESSAGES = 100  # sent to one client without PUBACK: more than W
 BROKER_BACKLOG = 1_024  # connections not yet taken: a whole site may come back at once
 BROKER_WAITING = 512  # connections of a port that have not said who they are, ~0.1 MB each
 BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one router comes back
-BROKER_WAITING_MS = 1_000  # after that one makes room for who comes; a handshake takes a few ms
+BROKER_WAITING_MS = 3_000  # after that one makes room for who comes: a Pi shakes 512 hands by then
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
 BROKER_QUEUED_BYTES = (
@@ -356,6 +356,24 @@ SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10
 SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
 SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
 SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
+PERMITS_NODE = 16  # that one node holds at once; each may hold PERMIT_BYTES of memory and disk
+PERMITS = 1_000  # kept at once, ended ones too: a replay reads them all
+PERMIT_BYTES = 128 * 1024  # of its body: it travels within a message, beside its signature
+PERMIT_ACTIONS = 50  # of one permit: small routines of one machine
+PERMIT_BUDGET = 1_000  # runs of one permit; each leaves rows with node and orchestrator
+PERMIT_BUDGET_USUAL = 10  # without --budget
+PERMIT_MS = 86_400_000  # without --for: a day
+PERMIT_LONGEST_MS = 30 * 86_400_000  # as a certificate of a node: a longer absence wants a person
+PERMIT_EVERY_MS = 1_000  # at least between two runs by time
+PERMIT_TRIES = (
+    3  # attempts at what a crash cut short: an action that ends its machine ends no other
+)
+PERMIT_KEPT_MS = 30 * 86_400_000  # after its end: results that come so late still find it
+PERMIT_AGAIN_MS = 30_000  # a permit that a node does not say it holds goes out again
+PERMIT_CLOCK_MS = (
+    3_600_000  # mesh time is written down so often by a node with permits, for a reboot
+)
+PERMIT_REPORTS = 256  # results that wait for the rest of their run, of each node
 JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
 JOURNAL_FREE_BYTES = (
     4 * 1024 * 1024
@@ -367,6 +385,8 @@ NODE_UNSETTLED = 1_024  # and with those whose results nobody has settled yet: 4
 RESEND_MS = 5_000  # results that nobody settled go out again
 REFUSALS_TOLD_MS = 1_000  # a flood of bad messages costs its node one message a second
 TIME_ASK_MS = 2_000  # an unanswered time request goes out again
+TIME_ASKED = 3  # questions whose answers still count: the oldest is 14 s old when the fourth leaves
+TIME_AGAIN_MS = 5_000  # after an answer that took longer than TIME_ASK_MS
 TIME_SYNC_MS = 60_000  # a crystal drifts 6 ms in that time at 100 ppm
 SETTLED_KEPT_MS = 3_600_000  # settled rows are deleted with a later result, at the latest by then
 REFUSAL_CHARS = 300  # of a refusal's text: a refused delegate must fit into one reject

@@ -23,6 +23,8 @@ HEALTH = {
     "load": "",
 }
 HEALTH_NAME = "health"
+#: what a message is about that holds readings of several modules
+MIXED = "readings"
 
 
 def is_metric(name: str) -> bool:

@@ -7,6 +7,7 @@ of their own. Deliberately absent: any idea of what the tables mean.
 
 import asyncio
 import contextlib
+import os
 import queue
 import shutil
 import sqlite3
@@ -47,6 +48,11 @@ class Store(Protocol):
     def checkpoint(self) -> None:
         """Bring what was committed from the write-ahead log into the file itself; while nothing else
         is under way."""
+        ...
+
+    async def sync(self) -> None:
+        """Return when all that was committed survives a power cut, whatever `synchronous` says; raises
+        `store.failed`."""
         ...
 
     async def close(self) -> None:
@@ -245,6 +251,13 @@ class Database:
     def checkpoint(self) -> None:
         self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    async def sync(self) -> None:
+        # commits are in the log until a checkpoint, which brings both files to the disk by itself
+        try:
+            await asyncio.to_thread(_to_disk, self.path.with_name(f"{self.path.name}-wal"))
+        except OSError as exc:
+            raise StoreError("store.failed", f"{self.path}: {exc}") from exc
+
     async def close(self) -> None:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -284,6 +297,14 @@ class Database:
         done(result, error)
 
 
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class MemoryStore:
     """The twin without a disk: the same SQL at once, on the caller's thread."""
 
@@ -303,6 +324,9 @@ class MemoryStore:
     def checkpoint(self) -> None:
         """There is no log."""
 
+    async def sync(self) -> None:
+        """There is no disk."""
+
     async def close(self) -> None:
         self.database.close()
 
@@ -315,6 +339,9 @@ class FailingStore:
 
     def checkpoint(self) -> None:
         """Nothing was committed."""
+
+    async def sync(self) -> None:
+        raise StoreError("store.failed", "this store always fails")
 
     async def close(self) -> None:
         return None

@@ -45,12 +45,14 @@ BIRTH = {
     "heartbeat_ms": 2_000,
     "lost_ms": 6_000,
     "journal_since": 7,
+    "permits": {"p-3-kq7x": 2},
 }
 
 DOWN: dict[str, tuple[Kind, dict[str, Any]]] = {
     "delegate": (Kind.DELEGATE, {"dispatches": [BIN, BIN.replace(b"water", b"drain")]}),
     "ack": (Kind.ACK, {"beat": 4, "settled": [NAME], "wants": [[NAME, 3]]}),
     "command": (Kind.COMMAND, {"do": "cancel", "dispatches": [NAME]}),
+    "command-permit": (Kind.COMMAND, {"do": "permit", "doc": b"signed", "drop": ["p-3-kq7x"]}),
     "request": (Kind.REQUEST, {"what": "inventory", "nonce": "n-1"}),
     "response": (Kind.RESPONSE, {"what": "time", "nonce": "n-1", "at_ms": NOW_MS, "boot": 41}),
 }

@@ -23,7 +23,7 @@ from imlmesh_protocol import limits, merkle
 from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, Effect, RunState
 from imlmesh_runtime.clock import ManualClock
-from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store
+from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 
 RUN = "r-1-bcdf"
 
@@ -348,3 +348,79 @@ async def test_what_is_still_in_memory_and_what_the_file_says_become_the_same_en
     again = [told_of(payload) for (payload,) in from_file[-len(told) :]]
     assert told == again
     assert len(from_file) == len(from_memory) + len(told)
+
+
+async def test_what_was_copied_is_on_the_disk_before_lifecycle_forgets_it(files: Files) -> None:
+    lifecycle, mover, _ = await files.open()
+    await commit(lifecycle, c.EpochRaised(1, "e", 1), planned("a"))
+    await commit(lifecycle, taken("a", {"x": 1}))
+    output, asked = files.stores["output"], []
+
+    async def no_power() -> None:
+        asked.append(await run(output, lambda db: db.execute("SELECT * FROM results").fetchall()))
+        raise StoreError("store.failed", "the power is gone")
+
+    output.sync = no_power  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await mover.move()
+    assert len(asked[0]) == 1
+    assert lifecycle.outflow(files.clock.now_ms())[0] == 1
+
+
+class Dying:
+    """A store whose process ends at the `last`-th commit of the mover: before it, or just behind it."""
+
+    def __init__(self, inner: Store, life: list[int], behind: bool) -> None:
+        self._inner, self._life, self._behind = inner, life, behind
+
+    def submit(self, work: Any, done: Any) -> None:
+        self._life[0] -= 1
+        gone = StoreError("store.failed", "the process is gone")
+        if self._life[0] > 0:
+            self._inner.submit(work, done)
+        elif self._life[0] == 0 and self._behind:
+            self._inner.submit(work, lambda _result, _error: done(None, gone))
+        else:
+            done(None, gone)
+
+    async def sync(self) -> None:
+        if self._life[0] <= 0:
+            raise StoreError("store.failed", "the process is gone")
+        await self._inner.sync()
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("last", range(1, 8))
+async def test_dead_at_any_commit_of_the_mover_nothing_is_lost_or_doubled(
+    files: Files, last: int, behind: bool
+) -> None:
+    lifecycle, _, _ = await files.open()
+    await commit(lifecycle, c.EpochRaised(1, "e", 1), planned("a"), planned("b"))
+    await commit(lifecycle, taken("a", {"x": 1}))
+    await commit(lifecycle, taken("b", {"x": 2}, "m2"), ended())
+    life, real = [last], dict(files.stores)
+    for file in ("output", "input", "metadata"):
+        files.stores[file] = Dying(real[file], life, behind)  # type: ignore[assignment]
+    died = False
+    try:
+        _, mover, _ = await files.open()
+        while await mover.move():
+            pass
+    except StoreError:
+        died = True
+    assert died == (life[0] <= 0)
+    files.stores.update(real)
+    _, mover, _ = await files.open()
+    while await mover.move():
+        pass
+    kinds = [kind for kind, _, _ in await files.entries()]
+    assert kinds == [
+        "epoch-raised",
+        "dispatch-planned",
+        "result-taken",
+        "result-taken",
+        "run-ended",
+    ]
+    query = "SELECT id FROM results ORDER BY id"
+    found = await files.readers["output"].ask(lambda database: database.execute(query).fetchall())
+    assert [id.split("/")[1] for (id,) in found] == ["a", "b"]

@@ -13,6 +13,12 @@ from imlmesh_node.core.changes import (
     DispatchTaken,
     FloorRaised,
     IntentRecorded,
+    MeshTimeNoted,
+    PermitDropped,
+    PermitForgotten,
+    PermitRunBegun,
+    PermitRunEnded,
+    PermitTaken,
     QuarantineSet,
     ResultRecord,
     ResultRecorded,
@@ -21,8 +27,10 @@ from imlmesh_node.core.state import AgentState, apply
 from imlmesh_node.journal import MIGRATIONS, Journal
 from imlmesh_protocol.errors import Fault, MeshError, StoreError
 from imlmesh_protocol.limits import RESULT_CHUNK_BYTES
+from imlmesh_protocol.permits import Permit, PermitAction, Rule
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.permits import pack_permit, sign_permit
 from imlmesh_runtime.sqlite import Database, FailingStore, MemoryStore, Store, run
 
 DONE = ResultRecord("r/b/pi/1", b"2", "completed", {"value": [1, None, "é", b"x"]}, None, 12)
@@ -178,3 +186,34 @@ async def test_a_quarantine_is_remembered_until_the_release(
         await journal.load(1)
         await commit(journal, QuarantineSet(not quarantined), QuarantineSet(quarantined))
         assert (await Journal(make_store()).load(1)).quarantined is quarantined
+
+
+async def test_permits_and_how_often_they_ran_are_there_after_a_restart(
+    make_store: Callable[[], Store],
+) -> None:
+    """The rows give what the fold of the changes gives, whatever their order in a step."""
+    actions = (PermitAction("a", "fake", "act", {}, Effect.ONCE, 60_000),)
+    permits = [
+        Permit("home", f"p-{n}-kq7x", "pi", "p", "d", 5, 0, 9_000, Rule("every", 1_000), actions)
+        for n in (1, 2, 3)
+    ]
+    taken = [PermitTaken(one, sign_permit(pack_permit(one), bytes, b"12345678")) for one in permits]
+    one, two, three = (permit.id for permit in permits)
+    steps: list[list[Change]] = [
+        [MeshTimeNoted(100, met=True), *taken],
+        [PermitRunBegun(one, 1, 700), PermitRunBegun(two, 1, 800)],
+        [PermitRunEnded(one, 1), PermitDropped(two)],
+        [MeshTimeNoted(750, met=False)],
+        [PermitRunBegun(three, 4, 900), MeshTimeNoted(850, met=True), taken[1]],
+        [PermitForgotten(one)],
+    ]
+    expected = AgentState()
+    for step in steps:
+        journal = Journal(make_store())
+        await journal.load(1)
+        await commit(journal, *step)
+        for change in step:
+            apply(expected, change)
+        loaded = await Journal(make_store()).load(1)
+        assert loaded.permits == expected.permits
+        assert loaded.mesh_ms == expected.mesh_ms

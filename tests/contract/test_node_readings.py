@@ -105,12 +105,34 @@ async def test_a_module_whose_name_no_metric_has_is_told_so(rig: Rig) -> None:
     assert (rig.letters, rig.lost) == ([], {"telemetry.invalid": 2})
 
 
-async def test_each_module_has_its_topic(rig: Rig) -> None:
+async def test_all_modules_share_a_message(rig: Rig) -> None:
     rig.add("soil", 1.0)
     rig.add("level", 2.0, module="fake")
+    rig.add("soil", 3.0)
     rig.readings.send_all()
-    assert [letter.channel for letter in rig.letters] == ["telemetry/fake", "telemetry/iot"]
+    (letter,) = rig.letters
+    assert letter.channel == "telemetry/readings"
+    readings = letter.fields["readings"]
+    assert {metric: values for metric, (_, values) in readings.items()} == {
+        "iot.soil": [1.0, 3.0],
+        "fake.level": [2.0],
+    }
     rig.readings.close()
+
+
+@pytest.mark.parametrize("rate", [1, 10, 100, 1_000])
+async def test_however_much_is_measured_a_node_sends_one_message_a_second(
+    rig: Rig, rate: int
+) -> None:
+    for number in range(rate):
+        rig.add(f"m{number % 20}", float(number), module="iot" if number % 2 else "fake")
+    rig.readings.send_all()
+    assert [_count(letter) for letter in rig.letters] == [rate]
+    rig.readings.close()
+
+
+def _count(letter: Letter) -> int:
+    return sum(len(times) for times, _ in letter.fields["readings"].values())
 
 
 async def test_a_message_has_room_for_so_many(rig: Rig) -> None:

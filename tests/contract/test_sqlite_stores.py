@@ -1,7 +1,11 @@
 """One body over the real file and its memory twin; the failing twin; what a file survives."""
 
 import asyncio
+import shutil
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import pytest
 
 from imlmesh_protocol.errors import StoreError
+from imlmesh_runtime import sqlite
 from imlmesh_runtime.sqlite import (
     Database,
     FailingStore,
@@ -115,6 +120,77 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     assert "other" not in names
     database.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from imlmesh_runtime.sqlite import open_file
+slow = "INSERT INTO row (text) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n " \\
+    "LIMIT 300000) SELECT 'new ' || i FROM n"
+print("ready", flush=True)
+open_file(Path(sys.argv[1]), [sys.argv[2], sys.argv[3], slow])
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.1, 0.3])
+def test_killed_in_the_middle_a_migration_happened_wholly_or_not_at_all(
+    tmp_path: Path, after_s: float
+) -> None:
+    path = tmp_path / "a.db"
+    database = open_file(path, [FIRST])
+    database.executemany(
+        "INSERT INTO row (text) VALUES (?)", [(f"old {n}",) for n in range(20_000)]
+    )
+    database.close()
+    command = [sys.executable, "-c", KILLED, str(path), FIRST, SECOND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(after_s)  # where it is by then differs, and shall
+        child.kill()
+    left = sqlite3.connect(path)
+    version = left.execute("PRAGMA user_version").fetchone()[0]
+    rows = left.execute("SELECT count(*) FROM row").fetchone()[0]
+    left.close()
+    assert (version, rows) in ((1, 20_000), (3, 320_000))
+    whole = tmp_path / "a.db.before-3"
+    if whole.exists():
+        copy = sqlite3.connect(whole)
+        assert copy.execute("SELECT count(*) FROM row").fetchone() == (20_000,)
+        copy.close()
+    # the next start finds its way, whatever lies around
+    open_file(path, [FIRST, SECOND, "SELECT 1"]).close()
+    copy = sqlite3.connect(whole)
+    assert copy.execute("PRAGMA user_version").fetchone() == (1,)
+    copy.close()
+    assert not list(tmp_path.glob("*.draft*"))
+
+
+async def test_what_was_synced_is_in_files_that_a_power_cut_leaves(tmp_path: Path) -> None:
+    store = Database(tmp_path / "a.db", [FIRST], synchronous="NORMAL")
+    await run(store, insert("kept"))
+    await store.sync()
+    for name in ("a.db", "a.db-wal"):
+        shutil.copy(tmp_path / name, tmp_path / f"cut-{name}")
+    await store.close()
+    copy = sqlite3.connect(tmp_path / "cut-a.db")
+    assert texts(copy) == ["kept"]
+    copy.close()
+    with pytest.raises(StoreError):
+        await FailingStore().sync()
+
+
+def test_a_full_disk_is_no_reason_not_to_read_what_is_there(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sqlite, "free_space", lambda folder: (0, 1))
+    open_file(tmp_path / "a.db", [FIRST]).close()
+    database = open_file(tmp_path / "a.db", [FIRST])
+    assert texts(database) == []
+    database.close()
+    # and its log is not grown into the last of it
+    size = (tmp_path / "a.db").stat().st_size
+    assert size < 100_000
 
 
 def test_the_log_is_grown_before_the_first_commit(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""A small API that answers as the orchestrator does, from a table."""
+"""A mesh of processes, and a small API that answers as the orchestrator does, from a table."""
 
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from imlmesh import render
 from imlmesh_runtime.paths import ApiAddress, Home, write_api
+from orchestrator_mesh import Mesh, opened_mesh
 
 
 class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -97,6 +98,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the test's output clean."""
+
+
+@pytest.fixture
+async def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Mesh]:
+    """A home and its broker. Where the file of the test names NODES, they and their orchestrator run."""
+    async with opened_mesh(tmp_path) as made:
+        if nodes := getattr(request.module, "NODES", ()):
+            await made.begin(*nodes)
+        yield made
 
 
 @pytest.fixture

@@ -76,6 +76,13 @@ class Mesh:
     async def node(self, name: str) -> None:
         await self.start(name, "imlmesh_node", str(await self.let_in(name)))
 
+    async def begin(self, *nodes: str) -> None:
+        """Returns when orchestrator and nodes have found each other."""
+        await self.orchestrator()
+        for name in nodes:
+            await self.node(name)
+        await self.online(*nodes)
+
     async def let_in(self, name: str) -> Path:
         """The folder of an enrolled node, which need not run."""
         folder = self.home.node(name)

@@ -219,7 +219,9 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 
 
 @contextlib.asynccontextmanager
-async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
+async def opened_node(
+    home: Home, broker: Broker, policy: str = POLICY
+) -> AsyncIterator[NodeProcess]:
     """The node, started; its log is printed at the end."""
     folder = home.node(NODE)
     make_node(
@@ -229,7 +231,7 @@ async def opened_node(home: Home, broker: Broker) -> AsyncIterator[NodeProcess]:
         folder,
         brokers=(f"127.0.0.1:{broker.port}",),
         timing="lan",
-        policy_text=POLICY,
+        policy_text=policy,
     )
     node = NodeProcess(folder)
     await node.start()

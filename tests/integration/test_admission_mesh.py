@@ -3,8 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,16 +15,9 @@ from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.trust import HeldTrust, NodeKeys
-from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, MESH, Mesh, action, plan
 
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        await made.node("pi-1")
-        await made.online("pi-1")
-        yield made
+NODES = ("pi-1",)
 
 
 async def decide(mesh: Mesh, node: str, admission: str, **more: Any) -> dict[str, Any]:

@@ -4,27 +4,16 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from imlmesh_orchestrator.api.guard import Guard
 from imlmesh_protocol import limits
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, Mesh, action, plan
 
 pytestmark = pytest.mark.usefixtures("broker_program")
 NODES = ("pi-1", "pi-2")
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        for name in NODES:
-            await made.node(name)
-        await made.online(*NODES)
-        yield made
 
 
 def effects(mesh: Mesh) -> Counter[str]:

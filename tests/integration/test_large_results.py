@@ -3,25 +3,17 @@
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgpack
 import pytest
 
 from imlmesh_protocol.limits import RESULT_BYTES
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, Mesh, action, plan
 
 SIZE = RESULT_BYTES - 200
 
 
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        await made.node("pi-1")
-        await made.online("pi-1")
-        yield made
+NODES = ("pi-1",)
 
 
 def stored(mesh: Mesh, run: str) -> list[str]:

@@ -114,8 +114,10 @@ async def test_a_restored_older_ledger_is_read_only_until_a_person_acknowledges(
 
 
 async def test_it_is_noticed_as_well_when_the_witness_comes_only_after_the_start(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # the node hears nobody who counts on from an earlier place: it asks until that is passed
+    monkeypatch.setattr("imlmesh_node.presence.TIME_ASK_MS", 100)
     async with opened_ledger(tmp_path, "pi-1") as mesh:
         await mesh.run(action("a"))
         await mesh.until(lambda: mesh.witnessed("pi-1"))

@@ -8,29 +8,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgpack
 import pytest
 
 from imlmesh_protocol.states import Liveness
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, Mesh, action, plan
 
 pytestmark = pytest.mark.usefixtures("broker_program")
 BUSY_S = 20
 STOPPED_S = 9  # longer than the window of 6 s
 NODES = ("pi-1", "pi-2")
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        for name in NODES:
-            await made.node(name)
-        await made.online(*NODES)
-        yield made
 
 
 def verdicts(mesh: Mesh) -> list[tuple[str, str]]:

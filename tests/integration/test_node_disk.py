@@ -1,22 +1,12 @@
 """A node process whose journal is torn, or whose disk is full, in a mesh with an orchestrator process."""
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from orchestrator_mesh import Mesh, action, plan
 
-from orchestrator_mesh import Mesh, action, opened_mesh, plan
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        await made.node("pi-1")
-        await made.online("pi-1")
-        yield made
+NODES = ("pi-1",)
 
 
 def once(name: str, **params: Any) -> dict[str, Any]:

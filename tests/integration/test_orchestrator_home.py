@@ -1,7 +1,9 @@
 """An orchestrator's home in one process: settings, a disk that fails, a socket path too long."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.config import Config, load_config
 from imlmesh_orchestrator.main import RunningOrchestrator, load_setup
-from imlmesh_protocol.errors import InputError, InputErrors, StoreError
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, InputErrors, MeshError, StoreError
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import only_one
@@ -113,6 +116,55 @@ async def test_the_epoch_rises_with_every_start_and_runs_stay(home):
         assert list(shell.state.runs) == [run]
         assert not shell.when_ended(run).done()
         await running.close()
+
+
+async def test_a_wall_clock_that_was_put_back_changes_nothing(home, monkeypatch):
+    running = RunningOrchestrator(load_setup(home, NOWHERE))
+    shell = await running.start(serve=False)
+    epoch, before_ms = shell.epoch, shell.clock.now_ms()
+    run = await shell.submit(PLAN, "digest", "me")
+    await running.close()
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 86_400 * 10**9)
+    running = RunningOrchestrator(load_setup(home, NOWHERE))
+    shell = await running.start(serve=False)
+    assert shell.epoch > epoch
+    assert before_ms <= shell.clock.now_ms() < before_ms + 60_000
+    expires_ms = shell.state.runs[run].expires_at_ms
+    assert 0 < expires_ms - shell.clock.now_ms() <= limits.RUN_TTL_MS
+    assert await shell.cancel(run, "me") == "cancelled"
+    await running.close()
+
+
+async def test_one_active_run_too_many_is_refused_before_anything_is_stored(home, monkeypatch):
+    monkeypatch.setattr(limits, "ACTIVE_RUNS", 20)
+    running = RunningOrchestrator(load_setup(home, NOWHERE))
+    shell = await running.start(serve=False)
+    runs = [await shell.submit(PLAN, "digest", "me") for _ in range(limits.ACTIVE_RUNS)]
+    for again in (False, True):
+        if again:
+            await running.close()
+            running = RunningOrchestrator(load_setup(home, NOWHERE))
+            shell = await running.start(serve=False)
+        before = _counts(home)
+        other = PLAN.model_copy(update={"plan_id": "other"})
+        with pytest.raises(MeshError) as caught:
+            await shell.submit(other, "other digest", "me")
+        assert caught.value.code == "run.too_many"
+        assert _counts(home) == before
+    assert before["runs"] == limits.ACTIVE_RUNS
+    assert before["plans"] == 1
+    await shell.cancel(runs[0], "me")
+    await shell.submit(PLAN, "digest", "me")
+    await running.close()
+
+
+def _counts(home: Home) -> dict[str, int]:
+    """Rows of lifecycle."""
+    tables = ("changes", "runs", "plans", "actions", "outflow")
+    with contextlib.closing(sqlite3.connect(home.orchestrator / "lifecycle.db")) as database:
+        count = "SELECT count(*) FROM "
+        return {name: database.execute(count + name).fetchone()[0] for name in tables}
 
 
 async def test_a_disk_that_fails_ends_the_engine_and_tells_who_waits(home):

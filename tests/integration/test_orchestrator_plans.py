@@ -2,26 +2,9 @@
 
 import json
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        yield made
-
-
-async def started(mesh: Mesh, *nodes: str) -> None:
-    await mesh.orchestrator()
-    for node in nodes:
-        await mesh.node(node)
-    await mesh.online(*nodes)
+from orchestrator_mesh import ME, Mesh, action, plan
 
 
 async def refused(mesh: Mesh, path: str, body: Any, status: int) -> dict[str, Any]:
@@ -36,7 +19,7 @@ def asked(name: str, **more: Any) -> dict[str, Any]:
 
 
 async def test_a_gate_is_shown_answered_once_and_survives_a_kill(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     gated = asked(
         "say",
         do="echo",
@@ -64,7 +47,7 @@ async def test_a_gate_is_shown_answered_once_and_survives_a_kill(mesh):
 
 async def test_with_four_eyes_the_submitter_does_not_answer(mesh):
     mesh.home.root.joinpath("orchestrator.toml").write_text("[approvals]\nfour_eyes = true\n")
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     await mesh.submit(plan(asked("say")))
     [waiting] = (await mesh.until("approvals?state=pending", lambda f: f["approvals"]))["approvals"]
     path = f"approvals/{waiting['approval']}"
@@ -75,7 +58,7 @@ async def test_with_four_eyes_the_submitter_does_not_answer(mesh):
 
 
 async def test_a_preview_can_be_held_to(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     text = plan(action("a"), action("b", "act", ("a",)))
     preview = (await mesh.http.post("plans/preview", json={"text": text})).json()
     assert (preview["placeable"], preview["errors"], preview["changes"]) == (True, [], None)
@@ -101,7 +84,7 @@ async def test_a_preview_can_be_held_to(mesh):
 
 
 async def test_a_nonce_names_one_run(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     text = plan(action("a"), nonce="n-1")
     first = await mesh.submit(text)
     again = await mesh.submit(text, 200)
@@ -117,7 +100,7 @@ async def test_a_nonce_names_one_run(mesh):
 
 
 async def test_a_nonce_names_its_run_when_the_plan_could_run_no_more(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     await mesh.http.put("groups/garden", json={"nodes": ["pi-1"]})
     text = plan(action("a", target_group="garden"), nonce="n-1")
     preview = (await mesh.http.post("plans/preview", json={"text": text})).json()
@@ -131,7 +114,7 @@ async def test_a_nonce_names_its_run_when_the_plan_could_run_no_more(mesh):
 
 
 async def test_memory_is_written_read_and_kept(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     put = await mesh.http.put("memory/who?session=s", json={"value": {"name": "ü"}})
     assert (put.status_code, put.json()["value"]) == (200, {"name": "ü"})
     text = plan(
@@ -167,7 +150,7 @@ async def test_memory_is_written_read_and_kept(mesh):
 
 
 async def test_a_failed_run_is_retried_and_keeps_what_it_had(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     failing = {"fail_times": 1, "marker": "marks.txt", "log_lines": 2}
     text = plan(
         action("first", "act", params={"value": 1, "marker": "first.txt", "log_lines": 1}),
@@ -197,7 +180,7 @@ async def test_a_failed_run_is_retried_and_keeps_what_it_had(mesh):
 
 
 async def test_a_run_is_paused_resumed_and_exported(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     slow = {"delay_ms": 500}
     run = (await mesh.submit(plan(action("a", "act", params=slow), action("b", after=("a",)))))[
         "run"
@@ -219,7 +202,7 @@ async def test_a_run_is_paused_resumed_and_exported(mesh):
 
 
 async def test_the_fleet_says_what_it_offers(mesh):
-    await started(mesh, "pi-1", "pi-2")
+    await mesh.begin("pi-1", "pi-2")
     found = (await mesh.get("actions?module=filesystem"))["actions"]
     assert {each["module"] for each in found} == {"filesystem"}
     one = await mesh.get("actions/filesystem/read_file")
@@ -231,7 +214,7 @@ async def test_the_fleet_says_what_it_offers(mesh):
 
 
 async def test_kills_in_the_middle_of_a_rolling_batch_lose_nothing_and_repeat_nothing(mesh):
-    await started(mesh, "pi-1", "pi-2")
+    await mesh.begin("pi-1", "pi-2")
     await mesh.http.put("groups/both", json={"nodes": ["pi-1", "pi-2"]})
     marked = {"marker": "marks.txt", "delay_ms": 300}
     wise = {"target_group": "both", "target_mode": "rolling"}
@@ -255,7 +238,7 @@ async def test_kills_in_the_middle_of_a_rolling_batch_lose_nothing_and_repeat_no
 
 
 async def test_who_answers_too_late_learns_that_it_no_longer_mattered(mesh):
-    await started(mesh, "pi-1")
+    await mesh.begin("pi-1")
     run = (await mesh.submit(plan(asked("say"))))["run"]
     [waiting] = (await mesh.until("approvals?state=pending", lambda f: f["approvals"]))["approvals"]
     await mesh.http.post(f"runs/{run}/cancel")

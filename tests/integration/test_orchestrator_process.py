@@ -3,26 +3,14 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.trust import NodeKeys
-from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        yield made
+from orchestrator_mesh import ME, MESH, action, plan
 
 
 async def test_a_plan_runs_and_its_story_is_told(mesh):
-    await mesh.orchestrator()
-    await mesh.node("pi-1")
-    await mesh.online("pi-1")
+    await mesh.begin("pi-1")
     submitted = await mesh.submit(
         plan(
             action("say", "echo", params={"value": "hi"}),
@@ -65,9 +53,7 @@ async def test_a_plan_runs_and_its_story_is_told(mesh):
 
 
 async def test_a_killed_orchestrator_goes_on_and_runs_nothing_twice(mesh):
-    await mesh.orchestrator()
-    await mesh.node("pi-1")
-    await mesh.online("pi-1")
+    await mesh.begin("pi-1")
     marked = {"marker": "marks.txt"}
     submitted = await mesh.submit(
         plan(
@@ -164,9 +150,7 @@ async def test_what_cannot_run_is_refused_and_what_runs_can_be_cancelled(mesh):
 
 
 async def test_a_forged_message_is_refused_counted_and_shown(mesh):
-    await mesh.orchestrator()
-    await mesh.node("pi-1")
-    await mesh.online("pi-1")
+    await mesh.begin("pi-1")
     await mesh.kill("pi-1", signal.SIGTERM)
     context = NodeKeys.load(mesh.home.node("pi-1"), MESH).context()
     link = MqttLink([("127.0.0.1", mesh.port)], "pi-1", context, (f"imlmesh/1/{MESH}/all/+",))

@@ -1,24 +1,13 @@
 """The roster at real nodes: it reaches who joins and who was away, lowers rights, and never goes back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from imlmesh_protocol.wire.documents import Roster
 from imlmesh_runtime.trust import HeldTrust
-from orchestrator_mesh import MESH, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import MESH, Mesh, action, plan
 
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        await made.node("pi-1")
-        await made.online("pi-1")
-        yield made
+NODES = ("pi-1",)
 
 
 async def roster_of(mesh: Mesh, node: str, status: str, profile: str) -> Roster:

@@ -5,11 +5,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 import cli_records
 from imlmesh_protocol.wire import topics
@@ -18,13 +14,7 @@ from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.clock import MeshClock, boot_ms
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.trust import NodeKeys
-from orchestrator_mesh import ME, MESH, Mesh, action, opened_mesh, plan
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        yield made
+from orchestrator_mesh import ME, MESH, Mesh, action, plan
 
 
 def counted(metric: str, count: int) -> Any:
@@ -42,9 +32,7 @@ async def measure(mesh: Mesh, readings: int, node: str = "pi-1") -> None:
 
 
 async def test_what_a_driver_measures_can_be_asked_for_and_exported(mesh: Mesh) -> None:
-    await mesh.orchestrator()
-    await mesh.node("pi-1")
-    await mesh.online("pi-1")
+    await mesh.begin("pi-1")
     await measure(mesh, 3)
     found = await mesh.until("telemetry?metric=fake.*", counted("fake.level", 3))
     (level,) = found["series"]
@@ -95,9 +83,7 @@ async def test_a_wrong_question_is_told_what_is_wrong(mesh: Mesh) -> None:
 
 
 async def test_kill_and_start_again_goes_on_with_the_same_series(mesh: Mesh) -> None:
-    await mesh.orchestrator()
-    await mesh.node("pi-1")
-    await mesh.online("pi-1")
+    await mesh.begin("pi-1")
     await measure(mesh, 4)
     await mesh.until("telemetry?metric=fake.level", counted("fake.level", 4))
     await mesh.kill(ME)

@@ -135,8 +135,11 @@ async def test_seals_are_signed_by_the_key_of_the_time_and_old_ones_are_still_be
 
         async def witnessed_key() -> bytes:
             """That of the seal of now, which the node has checked and names."""
-            await rig.shell.ledger.seal()
-            size = rig.shell.ledger.last.size
+            ledger = rig.shell.ledger
+            # what was decided last is told a moment later
+            await rig.until(lambda: ledger.file.tip.seq >= rig.shell.lifecycle.last_seq)
+            await ledger.seal()
+            size = ledger.last.size
 
             def names_it() -> bytes | None:
                 seal = rig.shell.ledger.witnessed.get("pi")

@@ -48,6 +48,7 @@ from imlmesh_protocol.states import (
     Liveness,
 )
 from node_checks import NodeChecks
+from permits import PermitChecks, unit_of
 
 if TYPE_CHECKING:
     from world import World
@@ -83,6 +84,7 @@ class Checks:
         self._journalled: set[tuple[str, str]] = set()
         self._reported: dict[tuple[str, str], str] = {}
         self._epochs: dict[str, int] = {}
+        self.permits = PermitChecks(world, self)
         self._after: dict[type, Callable[[Any], None]] = {
             c.DispatchPlanned: self._planned,
             c.DispatchEnded: self._ended,
@@ -101,6 +103,7 @@ class Checks:
         """These are stored now."""
         runs = set()
         for change in changes:
+            self.permits.committed(change)
             after = self._after.get(type(change))
             if after is not None:
                 after(change)
@@ -112,7 +115,8 @@ class Checks:
 
     def _planned(self, change: c.DispatchPlanned) -> None:
         unit = (change.run, change.action)
-        if self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
+        own = unit_of(change.dispatch) is not None  # it was done before this tells of it
+        if not own and self._admissions.get(change.node, Admission.OPEN) is not Admission.OPEN:
             self.breach(f"{change.node} got {change.dispatch} and is not open")
         self.unit_of[change.dispatch] = self.unit_of.get(change.dispatch, unit)
         self._planned_bins[change.dispatch] = (change.node, change.bin)
@@ -143,6 +147,8 @@ class Checks:
 
     def _admitted(self, change: a.AdmissionChanged) -> None:
         self._admissions[change.node] = change.admission
+        if change.admission in NOT_BELIEVED:
+            self.permits.excuse(change.node)
         own = change.by == SYSTEM and change.admission is Admission.QUARANTINED
         if own and change.node not in self.guilty and not self.of_nodes.flaps(change.node):
             self.breach(f"{change.node} is innocent and quarantined: {change.reason}")
@@ -186,6 +192,8 @@ class Checks:
         believed = self._admissions.get(node) not in NOT_BELIEVED
         for dispatch in dispatches:
             known = state.dispatches.get(dispatch)
+            if believed and unit_of(dispatch) is not None and dispatch not in self._told:
+                self.breach(f"{dispatch} is settled and its result was not stored")
             # what a failed or rejected attempt ended with is in the store as that attempt's end
             if believed and dispatch not in self._told and known is not None:
                 unit = self.unit_of[dispatch]
@@ -197,6 +205,7 @@ class Checks:
     def journalled(self, node: str, changes: Iterable[NodeChange], epoch: int | None) -> None:
         """These are in the node's journal now; a message of that epoch brought them."""
         for change in changes:
+            self.permits.journalled(node, change, self.world.nodes[node].stored)
             if isinstance(change, DispatchTaken):
                 if epoch is not None and epoch < self._epochs.get(node, 0):
                     self.breach(
@@ -212,6 +221,10 @@ class Checks:
     def driver_starts(self, node: str, command: nk.RunDriver, intent: bool) -> None:
         """`intent`: whether the journal holds that it starts."""
         dispatch = command.dispatch
+        own = unit_of(dispatch.id)
+        if own is not None:
+            self.unit_of[dispatch.id] = own
+            self.permits.driver_starts(node, dispatch.id, self.world.nodes[node].stored)
         if dispatch.effect.repeatable:
             return
         if not intent:
@@ -234,7 +247,7 @@ class Checks:
 
     def replays(self) -> None:
         """What the store gives is what the living core holds."""
-        if self.world.orchestrator.alive:
+        if self.world.orchestrator.alive and not self.world.orchestrator.stuck:
             self.breaches += self.world.orchestrator.replay_differs()
 
     # what is asked after every event
@@ -260,6 +273,8 @@ class Checks:
                 if not claimed.isdisjoint(dispatch.claims):
                     self.breach(f"two drivers on {node.name} hold one of {dispatch.claims}")
                 claimed.update(dispatch.claims)
+                if unit_of(dispatch.id) is not None:
+                    continue
                 newest = self._newest[self.unit_of[dispatch.id]]
                 lost = self._given_up.get(dispatch.id) == "node.lost"
                 if dispatch.when_cut_off == "stop" and newest != dispatch.id and lost:

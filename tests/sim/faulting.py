@@ -96,8 +96,16 @@ def _journal_full(world: "World", fault: Fault) -> None:
 
 
 def _store_full(world: "World", fault: Fault) -> None:
-    world.orchestrator.machine.disk_full = True
-    _later(world, fault, world.orchestrator.machine.free_disk)
+    """Nothing can be stored; the orchestrator sees that, refuses plans and dispatches nothing."""
+    own = world.orchestrator
+    own.post(e.OutflowMeasured, behind=True)
+    own.machine.disk_full = True
+
+    def freed() -> None:
+        own.machine.free_disk()
+        own.post(e.OutflowMeasured, behind=False)
+
+    _later(world, fault, freed)
 
 
 def _behind(world: "World", fault: Fault) -> None:

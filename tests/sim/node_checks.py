@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.admission_changes import AdmissionChanged
 from imlmesh_orchestrator.core.state import State
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CRASHED
 from imlmesh_protocol.states import Admission, DispatchState, Effect, Liveness
+from imlmesh_protocol.tick import Tick
 
 Unit = tuple[str, str]
 #: how long a node may be deaf before it gets nothing new: with the widest window that jitter gives
@@ -128,27 +130,33 @@ class NodeChecks:
     def _decided(self, change: AdmissionChanged, state: State, now_ms: int) -> None:
         self._sure.pop(change.node, None)
 
-    def gone(self, node: str, session: tuple[int, int]) -> None:
-        """The broker says that this session ended."""
+    def heard(self, event: e.Event | Tick, now_ms: int) -> None:
+        """This reaches the orchestrator's core now."""
+        if isinstance(event, e.NodeGone):
+            self._ended_by_broker(event.node, (event.boot, event.session))
+        elif isinstance(event, e.NodeBirth):
+            self._born(event.node, (event.boot, event.session), now_ms)
+        elif isinstance(event, e.HeartbeatArrived):
+            self._beat(event.node, event.beat, now_ms)
+
+    def _ended_by_broker(self, node: str, session: tuple[int, int]) -> None:
         if self._sessions.get(node) == session:
             self._gone.add(node)
 
-    def born(self, node: str, session: tuple[int, int], now_ms: int) -> None:
-        """A session begins."""
+    def _born(self, node: str, session: tuple[int, int], now_ms: int) -> None:
         if node in self._gone:
             self._sure.setdefault(node, []).append(now_ms)
-        self._heard(node, now_ms)
+        self._speaks(node, now_ms)
         self._sessions[node] = session
         self._beats.pop(node, None)
 
-    def beats(self, node: str, number: int, now_ms: int) -> None:
-        """The orchestrator hears a beat of this number, and answers it."""
+    def _beat(self, node: str, number: int, now_ms: int) -> None:
         last, first_ms, _ = self._beats.get(node, (-1, now_ms, now_ms))
         if number != last:
-            self._heard(node, now_ms)
+            self._speaks(node, now_ms)
         self._beats[node] = (number, first_ms if number == last else now_ms, now_ms)
 
-    def _heard(self, node: str, now_ms: int) -> None:
+    def _speaks(self, node: str, now_ms: int) -> None:
         quiet_ms = now_ms - self._heard_ms.get(node, now_ms)
         if node in self._gone or quiet_ms >= limits.LAN.suspect_ms:
             self._perhaps.setdefault(node, []).append(now_ms)

@@ -222,6 +222,39 @@ def flapping_node() -> Stage:
     return stage
 
 
+@scenario("11-a-slow-node")
+def slow_node() -> Stage:
+    """One node takes ten times as long as the others. It is alive, so nothing is ended or called lost; its
+    pure work gets one copy elsewhere once it took three times the usual, and the first result counts.
+    What must happen once is left to it."""
+    stage = Stage()
+    stage.nodes["n0"].slowness = 10
+    stage.plan(
+        *(does(f"a{i}", ms=400) for i in range(9)),
+        does("once", do="send", ms=800, target_node="n0"),
+    )
+    stage.until(20_000)
+    completed(stage)
+    none_lost(stage)
+    slow = [d.action for d in stage.changes(c.DispatchPlanned, node="n0") if d.action != "once"]
+    twice = [name for name in slow if stage.attempts(name) == 2]
+    stage.must("its pure work had one copy each", bool(slow) and twice == slow)
+    taken = [change for change in stage.changes(c.ResultTaken) if change.action in slow]
+    stage.must("the copy counted", all("/n0/" not in change.dispatch for change in taken))
+    reasons = {
+        change.fault.code for change in stage.changes(c.DispatchEnded) if change.fault is not None
+    }
+    stage.must("the reason is recorded", reasons == {"action.straggler"})
+    stage.must("the once effect began once", stage.began("once") == stage.attempts("once") == 1)
+    stage.must("nobody waited for the slow node's pure work", 0 < _ended(stage, slow) < 4_000)
+    return stage
+
+
+def _ended(stage: Stage, actions: list[str]) -> int:
+    """When the last of these actions completed."""
+    return max(stage.when(c.ResultTaken, action=name, action_state="completed") for name in actions)
+
+
 @scenario("12-a-machine-sleeps")
 def a_machine_sleeps() -> Stage:
     """A laptop is closed while it works. It is lost after the window, the work moves; when it wakes it

@@ -7,6 +7,7 @@ from imlmesh_protocol.states import Admission
 from plans import GROUP
 from scenario import completed, none_lost, scenario
 from stage import Stage, does
+from world import START_MS
 
 
 @scenario("13-a-poison-action")
@@ -80,20 +81,33 @@ def admissions() -> Stage:
 
 @scenario("16-disk-full-on-the-orchestrator")
 def store_full() -> Stage:
-    """The disk of the orchestrator is full while a wave runs and a plan comes. What cannot be stored
-    is not acted upon; the running work is recorded when there is room, nothing is broken.
-    (An engine that cannot commit ends, and is started again until it can.)"""
+    """The disk of the orchestrator is full while a wave runs and a plan comes. The plan is refused and
+    nothing new is dispatched; what runs is recorded when there is room. It goes on then, and never
+    ended: a commit that finds no room waits for it."""
     stage = Stage()
     stage.plan(does("a", do="send", ms=3_000), does("b", "a", do="send"))
     stage.fault(1_000, "store full", pause_ms=8_000)
-    stage.do(2_000, "a second plan", lambda: stage.plan(does("c", do="send")))
+    stage.do(
+        2_000,
+        "a second plan; its author tries again each second",
+        lambda: stage.plan(does("c", do="send")),
+    )
     stage.until(40_000)
     completed(stage)
+    none_lost(stage)
+    refused = [line for line in stage.story if "a plan is refused: store.full" in line]
+    stage.must("the second plan was refused", bool(refused))
     stage.must(
-        "the second plan ran once there was room",
+        "and ran once there was room",
         stage.when(c.RunCreated, run=stage.run_of(1).run) >= 9_000,
     )
+    taken = next(line for line in stage.story if "ResultTaken" in line)
+    stage.must(
+        "what ran was recorded when there was room",
+        int(taken[:8]) - stage.begin_ms + START_MS >= 9_000,
+    )
     stage.must("each effect began once", all(stage.began(name) == 1 for name in "abc"))
+    stage.must("the process never ended", not stage.changes(c.EpochRaised))
     return stage
 
 
@@ -268,7 +282,7 @@ def wave_fails() -> Stage:
 @scenario("25-away-for-an-hour")
 def away() -> Stage:
     """A node that is cut off finishes what it holds, and restarts meanwhile. An hour later it comes back
-    and reports it, once, under its own name. (Permits of 24 hours come with edge autonomy.)"""
+    and reports it, once, under its own name."""
     stage = Stage()
     stage.plan(does("a", do="write", ms=3_000, target_node="n0"), does("b", "a", target_node="n0"))
     stage.fault(500, "cut", "n0", 3_600_000)

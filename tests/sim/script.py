@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_runtime.link.memory import Faults
+from permits import Wish, random_wishes
 from plans import random_plan
 
 FAULTY_MS = 40_000
@@ -79,12 +80,14 @@ class Script:
     network: Faults = CALM
     cuts: tuple[Cut, ...] | None = ()
     faulty_ms: int = FAULTY_MS
+    wishes: tuple[Wish, ...] = ()
 
     def __str__(self) -> str:
         """For people: what goes in, a line each."""
         lines = [f"seed {self.seed}, nodes {', '.join(self.nodes)}, network {self.network}"]
         lines += [f"  at {f.at_ms} ms: {f}" for f in self.faults]
         lines += [f"  {c.who}: power cut at commit {c.commit}" for c in self.cuts or ()]
+        lines += [f"  {wish}" for wish in self.wishes]
         for at_ms, plan in self.plans:
             lines.append(f"  at {at_ms} ms a plan, {plan['execution_mode']}:")
             lines += [f"    {action}" for action in plan["actions"]]
@@ -112,5 +115,21 @@ def script_of(seed: int) -> Script:
         (kind,) = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
         pause_ms = dice.choice((200, 3_000, 9_000, 20_000, 20_000))
         faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
+    wishes = random_wishes(seed, nodes)
+    for wish in wishes:
+        faults += _while_cut_off(random.Random(f"{seed}/{wish.node}/cut off"), wish)
     faults.sort(key=lambda fault: fault.at_ms)
-    return Script(seed, nodes, tuple(plans), tuple(faults), network, None)
+    return Script(seed, nodes, tuple(plans), tuple(faults), network, None, wishes=wishes)
+
+
+def _while_cut_off(dice: random.Random, wish: Wish) -> list[Fault]:
+    """Time for its node to run it by itself, in which now and then the power goes."""
+    at_ms, kind = wish.at_ms + 2_000, dice.choice(("cut", "orchestrator", "alone", "broker"))
+    found = [Fault(at_ms, kind, wish.node, 20_000, dice.getrandbits(32))]
+    if dice.random() < 0.15:
+        found.append(Fault(at_ms - 500, "quarantined", wish.node, 0))
+    if dice.random() < 0.5:
+        kind = dice.choice(("kill", "kill", "suspend", "clock", "goodbye", "journal full"))
+        later_ms, pause_ms = dice.randint(5_000, 12_000), dice.choice((200, 3_000))
+        found.append(Fault(at_ms + later_ms, kind, wish.node, pause_ms, dice.getrandbits(32)))
+    return found

@@ -77,6 +77,7 @@ def _better(scripts: Any, same: str) -> Script | None:
 def _smaller(script: Script) -> Iterator[Script]:
     yield from _without(script.plans, lambda rest: replace(script, plans=rest))
     yield from _without(script.faults, lambda rest: replace(script, faults=rest))
+    yield from _without(script.wishes, lambda rest: replace(script, wishes=rest))
     if script.cuts:
         yield from _without(script.cuts, lambda rest: replace(script, cuts=rest))
     for place, (at_ms, plan) in enumerate(script.plans):
@@ -97,7 +98,8 @@ def _smaller(script: Script) -> Iterator[Script]:
             if less != calm
         )
     for name in script.nodes:
-        if len(script.nodes) > 1 and name not in str((script.faults, script.cuts, script.plans)):
+        named = str((script.faults, script.cuts, script.plans, script.wishes))
+        if len(script.nodes) > 1 and name not in named:
             yield replace(script, nodes=tuple(n for n in script.nodes if n != name))
 
 

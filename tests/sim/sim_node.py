@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from imlmesh_node.core import commands as k
 from imlmesh_node.core import events as e
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.changes import Bulk, Change
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
@@ -14,6 +15,7 @@ from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.dispatches import Dispatch
+from imlmesh_protocol.wire.permits import permit_of
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from letters import Letter, is_late
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: a result of three chunks
 LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
+#: commands whose place is the core's own to judge
+_OWN = ("quarantine", "release", "permit")
 #: an agent that ended is started again by its parent
 RESTART_MS = 1_000
 
@@ -42,11 +46,13 @@ class SimNode:
         #: the boot that began it, and whether it began in place of another
         self.journal_since, self.lost = 0, False
         #: what the journal gives, folded as it grows
-        self._stored = AgentState()
+        self.stored = AgentState()
         #: commits so far, and at which of them the power goes
         self.commits = 0
         self.cut_at: int | None = None
         self.agent: Agent | None = None
+        #: how many times longer its drivers take
+        self.slowness = 1
         #: running drivers: when each ends by itself, in the world's time
         self._drivers: dict[str, tuple[int, Dispatch]] = {}
         self._heard_no = -1
@@ -71,11 +77,17 @@ class SimNode:
             floor=stored.floor,
             lost=stored.lost,
             quarantined=stored.quarantined,
+            lost_ms=limits.LAN.lost_ms,
+            permits=stored.permits,
+            mesh_ms=stored.mesh_ms,
         )
         self.agent = Agent(config, list(stored.records.values()))
         self._turned = True
         self._drivers.clear()
         self._session = self._seq = 0
+        #: when it sent which beat, in the world's time
+        self._beats: dict[int, int] = {}
+        self.world.checks.permits.starts(self.name)
         self._nonce: int | None = None
         self._ask_ms: int | None = None
         self._asked_ms = 0
@@ -97,7 +109,8 @@ class SimNode:
         """It dies, and its next agent finds a journal that it cannot read."""
         self.kill()
         self.journal.clear()
-        self._stored = AgentState(lost=True)
+        self.world.checks.permits.excuse(self.name)
+        self.stored = AgentState(lost=True)
         self.journal_since, self.lost = 0, True
 
     def suspend(self) -> None:
@@ -187,7 +200,7 @@ class SimNode:
             self._ask_again()
         # a delegate's and a quarantine's place is the core's own to judge
         place = (letter.term, letter.seq)
-        own = letter.kind is Kind.DELEGATE or letter.fields.get("do") in ("quarantine", "release")
+        own = letter.kind is Kind.DELEGATE or letter.fields.get("do") in _OWN
         if self.agent is not None and (own or place > self._floor):
             self._floor = max(self._floor, place)
             self._hear(letter)
@@ -201,13 +214,17 @@ class SimNode:
         mesh_ms = letter.fields["at_ms"] + (now_ms - self._asked_ms) // 2
         self.mesh.sync(mesh_ms)
         if not self.steady.synced:
-            self.steady.sync(mesh_ms)
+            busy = bool(self.agent.held_ids())
+            self.steady.sync(self.steady.now_ms() if busy else mesh_ms)
         self._nonce, self._ask_ms = None, now_ms + TIME_SYNC_MS
         # what was sent before an answer to this question is old, whatever the journal knows
         self._floor = max(self._floor, (letter.term, letter.seq))
         if self.agent.session is None:
             dice = self.world.dice.getrandbits(32)
-            opened = e.SessionOpened(self.steady.now_ms(), self._session, letter.term, dice=dice)
+            self.world.checks.permits.contact(self.name, now_ms)
+            opened = e.SessionOpened(
+                self.steady.now_ms(), self._session, letter.term, dice=dice, mesh_ms=mesh_ms
+            )
             self.post(opened)
             self._met(letter.term)
 
@@ -227,6 +244,8 @@ class SimNode:
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
             wants = fields.get("wants", ())
+            if fields["beat"] in self._beats:
+                self.world.checks.permits.contact(self.name, self._beats[fields["beat"]])
             self.post(
                 e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq, wants=wants)
             )
@@ -236,8 +255,17 @@ class SimNode:
             self.post(e.RebirthAsked(at_ms))
         elif fields["do"] in ("quarantine", "release"):
             self.post(e.QuarantineArrived(at_ms, fields["do"] == "quarantine", epoch, seq))
+        elif fields["do"] == "permit":
+            bodies = fields.get("bodies", ())
+            permits = tuple((permit_of(body), body) for body in bodies)
+            self.post(e.PermitArrived(at_ms, permits, fields.get("drop", ()), epoch, seq))
         else:
             self.post(e.CancelArrived(at_ms, fields["dispatches"]))
+
+    def pin_told(self) -> None:
+        """A pin that is watched tells a 1."""
+        if self.agent is not None and not self.machine.asleep and self.agent.permits.hears("pin"):
+            self.post(e.SourceTold(self.steady.now_ms(), "pin", {"value": 1}))
 
     # the engine
 
@@ -267,7 +295,7 @@ class SimNode:
         epoch = event.epoch if isinstance(event, e.DelegateArrived) else None
         self.world.checks.journalled(self.name, changes, epoch)
         for change in changes:
-            apply(self._stored, change)
+            apply(self.stored, change)
         if self._power_cut(False, bool(changes)):
             return
         for command in asked:
@@ -306,18 +334,27 @@ class SimNode:
             self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
         elif isinstance(command, k.SendStatus):
             fields = {"state": command.state, "journal_since": self.journal_since}
-            self._send(Kind.STATUS, fields | {"manifest": TOY})
-        elif not isinstance(command, k.NoteRefusal):
+            self._send(Kind.STATUS, fields | {"manifest": TOY, "permits": dict(command.permits)})
+        elif isinstance(command, k.CheckDispatch):
+            instant = command.dispatch.params["ms"] == 0
+            arrival = e.Arrival(command.dispatch, command.hash, None, instant)
+            self.post(e.DispatchChecked(self.steady.now_ms(), arrival))
+        elif isinstance(command, k.NoteRefusal):
+            if command.fault.code.startswith("permit."):
+                self.world.tell(f"{self.name}: {command.fault.code}: {command.fault.message}")
+        else:
+            if isinstance(command, k.SendHeartbeat):
+                self._beats[command.beat] = self.world.now_ms
             self.world.checks.node_says(self.name, command)
             self._send(*_letter(command))
 
     def _run(self, command: k.RunDriver) -> list[e.Event]:
         dispatch = command.dispatch
-        record = self._stored.records.get(dispatch.id)
+        record = self.stored.records.get(dispatch.id)
         intent = record is not None and record.started
         self.world.tell(f"{self.name}: runs {dispatch.id}")
         self.world.checks.driver_starts(self.name, command, intent)
-        ms = int(dispatch.params["ms"])
+        ms = int(dispatch.params["ms"]) * self.slowness
         if ms:
             self._drivers[dispatch.id] = (self.world.now_ms + ms, dispatch)
             return []
@@ -385,7 +422,7 @@ class SimNode:
         if self.agent is None or not self._turned:
             return []
         self._turned = False
-        if self._stored != self.agent.state:
+        if self.stored != self.agent.state:
             return [f"{self.name}: the journal does not give the state that it has"]
         try:
             check(self.agent)

@@ -1,6 +1,7 @@
 """The simulated orchestrator: the real core, a store that survives a kill."""
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imlmesh_orchestrator.assembly import Assembly
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from world import World
 
 NAME = "orchestrator"
+#: a commit that found the disk full is tried again
+STORE_RETRY_MS = 250
 BEFORE, AFTER = "before its commit", "after its commit"
 #: what the story tells of a change
 _TOLD = ("run", "dispatch", "action", "node", "state", "liveness", "admission", "option", "fault")
+_TOLD += ("permit", "number", "why")
 
 
 class SimOrchestrator:
@@ -45,6 +49,10 @@ class SimOrchestrator:
         self.commits = 0
         self.cut_at: tuple[int, str] | None = None
         self._waiting: list[Plan] = []
+        #: what waits for room on the disk: a turn that could not be stored, and what came since
+        self._stuck: tuple[list[c.Change], list[k.Command]] | None = None
+        self._retry_ms = 0
+        self._inbox: list[tuple[type[e.Event | Tick], dict[str, Any]]] = []
         self._connected_ms: int | None = None
         self._heard_no = -1
         #: whether its core had a turn since somebody looked at it
@@ -56,6 +64,9 @@ class SimOrchestrator:
         from world import MESH
 
         if self.alive or self.machine.asleep:
+            return
+        if self.machine.disk_full:  # it waits for its first commit, and nobody hears of it before
+            self.world.at(self.world.now_ms + RESTART_MS, self.start)
             return
         self.alive = True
         last_ms = max((change.at_ms for change in self.stored), default=0)
@@ -81,6 +92,8 @@ class SimOrchestrator:
         if self.alive:
             self.world.tell("orchestrator dies")
             self.alive = False
+            self._stuck = None
+            self._inbox.clear()
             self.machine.forget_heard()
             if hasattr(self, "link"):
                 self.link.kill()
@@ -138,6 +151,11 @@ class SimOrchestrator:
             if self.alive and run.state == "paused":
                 self.post(e.ResumeAsked, run=run.run, by="eve")
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a turn is not stored yet."""
+        return self._stuck is not None
+
     def decide(self, node: str, admission: Admission) -> None:
         """A person decides whether a node may get work; the core refuses what cannot be."""
         fields = {"node": node, "admission": admission, "reason": "the world", "by": "eve"}
@@ -186,7 +204,6 @@ class SimOrchestrator:
             return
         kind, boot, session = letter.kind, letter.term, letter.session
         if letter.fields.get("state") == "gone":
-            self.world.checks.of_nodes.gone(node, (boot, session))
             self.post(e.NodeGone, node=node, boot=boot, session=session)
             return
         if kind is not Kind.REQUEST and is_late(letter, self.clock.now_ms()):
@@ -212,7 +229,6 @@ class SimOrchestrator:
         if kind is Kind.STATUS and fields["state"] == "offline":
             self.post(e.NodeLeft, node=node, boot=boot, session=session)
         elif kind is Kind.STATUS:
-            self.world.checks.of_nodes.born(node, (boot, session), self.world.now_ms)
             self.post(
                 e.NodeBirth,
                 node=node,
@@ -225,12 +241,12 @@ class SimOrchestrator:
                 heartbeat_ms=limits.LAN.heartbeat_ms,
                 lost_ms=limits.LAN.lost_ms,
                 journal_since=fields["journal_since"],
+                permits=fields["permits"],
             )
         elif kind is Kind.ESCALATE:
             self.post(e.EscalationArrived, node=node, **fields)
         elif kind is Kind.HEARTBEAT:
             where = {"node": node, "boot": boot, "session": session}
-            self.world.checks.of_nodes.beats(node, fields["beat"], self.world.now_ms)
             self.post(e.HeartbeatArrived, **where, **fields, health={})
         elif kind is Kind.ACCEPT:
             self.post(e.AcceptArrived, node=node, **fields)
@@ -267,16 +283,24 @@ class SimOrchestrator:
         """One turn: decide, commit, act; a kill may come between any two. The dead hear nothing."""
         if not self.alive or self.machine.asleep:
             return
+        if self._stuck is not None:
+            self._inbox.append((kind, fields))
+            return
         self._turned = True
         self._causes += 1
         event = kind(self.clock.now_ms(), f"c{self._epoch}.{self._causes}", **fields)
+        self.world.checks.of_nodes.heard(event, self.world.now_ms)
         changes, commands = self.core.handle(event)
         if self._power_cut(BEFORE, bool(changes)):
             return
+        self._commit(changes, commands)
+
+    def _commit(self, changes: list[c.Change], commands: list[k.Command]) -> None:
+        """A commit that finds no room waits for it, and with it all that comes meanwhile."""
         if changes and self.machine.disk_full:
             self.world.happened("a commit failed: store")
-            self.kill()  # an engine that cannot commit ends, and its parent starts it again
-            self.world.at(self.world.now_ms + RESTART_MS, self.start)
+            self._stuck = (changes, commands)
+            self._retry_ms = self.world.now_ms + STORE_RETRY_MS
             return
         self.stored += changes
         for change in changes:
@@ -288,6 +312,17 @@ class SimOrchestrator:
         self._perform(commands)
         if self.core.state.approvals and self._answer_ms is None:
             self._answer_ms = self.world.now_ms + 1_500
+
+    def _try_again(self) -> None:
+        """The commit that waits for room, then what came meanwhile."""
+        if self._stuck is None or self._retry_ms > self.world.now_ms:
+            return
+        stuck, self._stuck = self._stuck, None
+        self.world.checks.of_nodes.hears_anew()
+        self._commit(*stuck)
+        while self._inbox and self._stuck is None and self.alive:
+            kind, fields = self._inbox.pop(0)
+            self.post(kind, **fields)
 
     def _power_cut(self, where: str, matters: bool) -> bool:
         if not matters:
@@ -326,6 +361,11 @@ class SimOrchestrator:
                 self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.SendAdmission):
                 self._send(command.node, Kind.COMMAND, {"do": command.do})
+            elif isinstance(command, k.SendPermit):
+                self._send(command.node, Kind.COMMAND, {"do": "permit", "bodies": (command.body,)})
+            elif isinstance(command, k.DropPermits):
+                fields = {"do": "permit", "drop": command.permits}
+                self._send(command.node, Kind.COMMAND, fields)
             elif isinstance(command, k.AskInventory):
                 self._send(command.node, Kind.REQUEST, {"nonce": command.nonce})
             elif isinstance(command, k.AskRebirth):
@@ -348,6 +388,8 @@ class SimOrchestrator:
             return None
         if self.world.now_ms < self.still_until_ms:
             return self.still_until_ms
+        if self._stuck is not None:
+            return self._retry_ms
         if self._waiting:
             return self.world.now_ms
         times = [self.clock.world_ms(self.core.next_deadline_ms()), self._answer_ms]
@@ -359,8 +401,15 @@ class SimOrchestrator:
         now_ms = self.world.now_ms
         if now_ms < self.still_until_ms:
             return
+        self._try_again()
+        if self._stuck is not None:
+            return
         while self.alive and self._waiting:
             plan = self._waiting.pop()
+            if self.machine.disk_full:
+                self.world.tell("a plan is refused: store.full")
+                self.world.at(self.world.now_ms + RESTART_MS, partial(self.submit, plan))
+                continue
             dice = self.world.dice.getrandbits(64)
             before = len(self.stored)
             self.post(e.PlanSubmitted, dice=dice, plan=plan, digest="d", by="eve")
@@ -385,7 +434,8 @@ class SimOrchestrator:
 
     def idle(self) -> bool:
         asleep = self.machine.asleep
-        return self.alive and not asleep and not self._waiting and not self.core.state.active
+        busy = self._waiting or self._stuck is not None or self.core.state.active
+        return self.alive and not asleep and not busy
 
     def unfinished(self) -> list[str]:
         return [
@@ -402,7 +452,16 @@ class SimOrchestrator:
         known = (("runs", live.runs), ("dispatches", live.dispatches))
         return [
             f"a replay gives other {name}"
-            for name in ("nodes", "admissions", "groups", "approvals", "memory", "epoch", "active")
+            for name in (
+                "nodes",
+                "admissions",
+                "groups",
+                "approvals",
+                "memory",
+                "permits",
+                "epoch",
+                "active",
+            )
             if getattr(replayed, name) != getattr(live, name)
         ] + [
             f"a replay gives another {key}"

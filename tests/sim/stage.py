@@ -13,11 +13,13 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import RunRecord
+from imlmesh_protocol.permits import Rule
 from imlmesh_protocol.states import Admission
+from permits import Wish, ask
 from script import Cut, Fault, Script
 from world import START_MS, World
 
-_RUN = re.compile(r"r-(\d+)-\w{4}")
+_RUN = re.compile(r"\b([rp])-(\d+)-\w{4}")
 _FAULT = re.compile(r"Fault\(code='([^']*)', message=(?:'([^']*)'|\"([^\"]*)\"), details={}\)")
 
 
@@ -49,6 +51,11 @@ class Stage(World):
             "session_id": "s",
         }
         self.submit({**plan, "execution_mode": "parallel", **more, "actions": list(actions)})
+
+    def permit(self, node: str, rule: Rule, *actions: dict[str, Any], **more: Any) -> None:
+        """Grant one now; `more` are its `budget` and `for_ms`."""
+        terms = {"budget": 10, "for_ms": 86_400_000, **more}
+        ask(self, Wish(0, node, rule, terms["budget"], terms["for_ms"], actions))
 
     def do(self, after_ms: int, text: str, act: Callable[[], object]) -> None:
         """At that time, with a line that says so."""
@@ -121,7 +128,7 @@ class Stage(World):
         for line in self.story:
             at, told = line[:8], line[9:]
             told = _FAULT.sub(lambda m: f"({m[1]}: {m[2] or m[3]})", told)
-            told = _RUN.sub(r"r\1", told)
+            told = _RUN.sub(r"\1\2", told)
             lines.append(f"{int(at) - shift:>8} {told}".rstrip())
         lines += ["", *(f"{'holds' if ok else 'BROKEN'}: {must}" for must, ok in self.musts)]
         return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_node.core import agent, claims, heart, slots
+from imlmesh_node.core import agent, claims, heart, permits, slots
 from imlmesh_node.core import changes as nc
 from imlmesh_node.core import commands as nk
 from imlmesh_orchestrator.core import (
@@ -31,10 +31,13 @@ from imlmesh_orchestrator.core import (
     scheduler,
     silence,
 )
+from imlmesh_orchestrator.core import permits as own_permits
 from imlmesh_orchestrator.core.commands import SendDispatch
 from imlmesh_orchestrator.core.events import NodeGone
 from imlmesh_orchestrator.core.state import RunRecord
+from imlmesh_protocol import permits as courses
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.permits import split_permit_run
 from imlmesh_protocol.states import (
     ACTION,
     DISPATCH_LIVE,
@@ -398,6 +401,135 @@ def a_result_is_reported_once_only(patch: Patch) -> None:
         real(self, (), at_ms)
 
     patch.setattr(agent.Agent, "_send_results", send)
+
+
+# permits
+
+
+@flip(r"beyond its budget")
+def a_budget_is_not_looked_at(patch: Patch) -> None:
+    def usable(self: permits.Permits) -> Any:
+        return (r for r in self._state.permits.values() if not (r.open or r.dropped))
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"which it dropped")
+def a_permit_that_was_withdrawn_goes_on(patch: Patch) -> None:
+    real = permits.Permits._usable
+
+    def usable(self: permits.Permits) -> Any:
+        dropped = [one for one in self._state.permits.values() if one.dropped]
+        for one in dropped:
+            one.dropped = False
+        found = list(real(self))
+        for one in dropped:
+            one.dropped = True
+        return iter(found)
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"before its run is counted|beyond its budget|does not give the state")
+def a_run_is_counted_when_it_ends(patch: Patch) -> None:
+    real = permits.Permits._begin_run
+
+    def begin(self: permits.Permits, record: Any, at_ms: int) -> None:
+        used = record.used
+        real(self, record, at_ms)
+        record.used = used
+
+    patch.setattr(permits.Permits, "_begin_run", begin)
+
+
+@flip(r"while in contact")
+def a_permit_runs_while_the_orchestrator_is_there(patch: Patch) -> None:
+    real = permits.Permits._due_ms
+
+    def due(self: permits.Permits, record: Any) -> int | None:
+        lost_ms, self._lost_ms = self._lost_ms, 1_000
+        found = real(self, record)
+        self._lost_ms = lost_ms
+        return found
+
+    patch.setattr(permits.Permits, "_due_ms", due)
+
+
+@flip(r"after its time")
+def a_permit_runs_for_ever(patch: Patch) -> None:
+    real = permits.Permits._due_ms
+
+    def due(self: permits.Permits, record: Any) -> int | None:
+        found, record.permit = record.permit, replace(record.permit, to_ms=1 << 60)
+        at_ms = real(self, record)
+        record.permit = found
+        return at_ms
+
+    patch.setattr(permits.Permits, "_due_ms", due)
+
+
+@flip(r"the effect of p-.* began \d+ times")
+def what_a_crash_cut_short_is_always_tried_again(patch: Patch) -> None:
+    def again(action: Any, end: Any) -> bool:
+        return end.outcome == "unknown" and end.attempt < 3
+
+    patch.setattr(courses, "_again", again)
+
+
+@flip(r"is in quarantine and runs")
+def a_quarantined_node_runs_its_permits(patch: Patch) -> None:
+    patch.setattr(
+        agent.Agent,
+        "_on_quarantine",
+        lambda self, event: self._change(nc.QuarantineSet(event.quarantined)),
+    )
+    patch.setattr(own_permits, "barred", lambda state, node: None)
+    real = permits.Permits._usable
+
+    def usable(self: permits.Permits) -> Any:
+        held, self._state.quarantined = self._state.quarantined, False
+        found = list(real(self))
+        self._state.quarantined = held
+        return found
+
+    patch.setattr(permits.Permits, "_usable", usable)
+
+
+@flip(r"is reported \d times|was \w+ and is \w+")
+def a_run_by_permit_is_recorded_whenever_it_is_reported(patch: Patch) -> None:
+    real = own_permits.take
+
+    def take(turn: Any, node: str, result: Any) -> Any:
+        found = split_permit_run(result.dispatch.partition("/")[0])
+        record = turn.state.permits.get(found[0])
+        if record is not None:
+            record.reported.discard(found[1])
+            turn.state.runs.pop("".join((found[0], "-", str(found[1]))), None)
+        return real(turn, node, result)
+
+    patch.setattr(own_permits, "take", take)
+
+
+@flip(r"is settled and its result was not stored|was never reported")
+def a_part_of_a_run_is_settled(patch: Patch) -> None:
+    real = own_permits.take
+
+    def take(turn: Any, node: str, result: Any) -> Any:
+        settled = real(turn, node, result)
+        return (result.dispatch,) if settled == () else settled
+
+    patch.setattr(own_permits, "take", take)
+
+
+@flip(r"was never reported|is still open on")
+def a_run_by_permit_is_not_told(patch: Patch) -> None:
+    real = permits.Permits.look
+
+    def look(self: permits.Permits, at_ms: int, *, closed: bool) -> list[Any]:
+        real(self, at_ms, closed=closed)
+        return []
+
+    patch.setattr(permits.Permits, "look", look)
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import scenarios_of_loss
+import scenarios_of_permits
 import scenarios_of_rules
 from scenario import SCENARIOS
 from stage import Stage
 
 #: where the scenarios stand; importing them registers them
-WRITTEN_IN = (scenarios_of_loss, scenarios_of_rules)
+WRITTEN_IN = (scenarios_of_loss, scenarios_of_permits, scenarios_of_rules)
 FOLDER = Path(__file__).parent / "golden"
 
 

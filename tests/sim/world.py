@@ -20,6 +20,7 @@ from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.memory import Faults, MemoryHub, MemoryLink
 from letters import Letter
+from permits import ask
 from plans import GROUP
 from script import Cut, Script, script_of
 from sim_node import SimNode
@@ -31,6 +32,7 @@ SETTLE_MS = 900_000  # a healed mesh must be done with everything by then
 # and one whose nodes misbehaved, once they were on probation; what waits for a removed one, never
 PROBATION_MS = 2 * limits.QUARANTINE_MS
 GIVEN_UP_MS = 600_000
+PIN_MS = 3_000  # a pin that permits wait for tells something so often
 
 
 class CountingHub(MemoryHub):
@@ -59,6 +61,7 @@ class World:
         seed = self.script.seed
         self.dice = random.Random(f"{seed}/cores")
         self._people = random.Random(f"{seed}/people")
+        self.permit_dice = random.Random(f"{seed}/permit ids")
         self._power = random.Random(f"{seed}/power")
         self.now_ms = START_MS
         self.faulty_until_ms = START_MS  # nothing happens by chance before `run`
@@ -136,6 +139,11 @@ class World:
         self.faulty_until_ms = self.now_ms + self.script.faulty_ms
         for at_ms, plan in self.script.plans:
             self.at(self.now_ms + at_ms, lambda p=plan: self.submit(p))
+        for wish in self.script.wishes:
+            self.at(self.now_ms + wish.at_ms, lambda w=wish: ask(self, w))
+            for node in (wish.node,) if wish.rule.source else ():
+                for at_ms in range(wish.at_ms, self.script.faulty_ms, PIN_MS):
+                    self.at(self.now_ms + at_ms, self.nodes[node].pin_told)
         self.hub.faults = self.script.network
         self.tell(f"network: {self.hub.faults}")
         for fault in self.script.faults:
@@ -153,7 +161,9 @@ class World:
         settle_ms = SETTLE_MS + (PROBATION_MS if misbehaved else 0)
         given_up_ms = self.now_ms + settle_ms - GIVEN_UP_MS // 2
         end_ms = self.now_ms + settle_ms
-        while self.now_ms < end_ms and not self.orchestrator.idle():
+        while self.now_ms < end_ms and not (
+            self.orchestrator.idle() and not self.checks.permits.waits()
+        ):
             self.advance(1_000)
             if removed and self.now_ms >= given_up_ms:
                 self.orchestrator.cancel()
@@ -221,6 +231,7 @@ class World:
     def check_end(self) -> None:
         self.check()
         problems = self.orchestrator.unfinished() + self.orchestrator.replay_differs()
+        problems += self.checks.permits.unfinished()
         if problems:
             raise AssertionError("; ".join(problems))
 

@@ -130,7 +130,7 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         "started_at_ms": now_ms - 7_200_000,
         "now_ms": now_ms,
         "broker": {"connected": True, "address": "127.0.0.1:8883", "error": None},
-        "store": {"behind": False, "outflow_rows": 0},
+        "store": {"behind": False, "outflow_rows": 0, "low": False, "waits": False},
         "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
         "verdicts": {"hears": True, "frozen": False, "silent": []},
         "ledger": {

@@ -3,9 +3,10 @@
 import hashlib
 
 from imlmesh_node.core import commands, events
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.bulks import Bulks
 from imlmesh_node.core.commands import SendChunk, SendComplete, SendReject
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_protocol.limits import (
     CHUNK_RESEND_MS,
     NODE_UNSETTLED_BYTES,

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.changes import ResultRecord
 from imlmesh_node.core.commands import KillReason
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
 from imlmesh_node.core.commands import killed
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol.states import Effect

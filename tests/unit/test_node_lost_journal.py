@@ -1,7 +1,8 @@
 """An agent that began with a new journal in place of a lost one."""
 
 from imlmesh_node.core import changes, commands, events
-from imlmesh_node.core.agent import Agent, AgentConfig
+from imlmesh_node.core.agent import Agent
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.dispatches import Dispatch

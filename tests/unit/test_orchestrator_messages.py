@@ -342,6 +342,33 @@ def test_a_flood_of_heartbeats_drowns_nobody_but_its_own_node():
     assert len(listening.quiet) == 1 + room
 
 
+def test_beats_that_waited_long_here_are_no_silence_of_anybody():
+    listening = Listening()
+    for beat in range(1, 4):
+        listening.say(Kind.HEARTBEAT, beat=beat, held=[], health={})
+    listening.clock.advance(999)
+    listening.quiet.pop(0)()
+    assert listening.events == []
+    listening.clock.advance(1)
+    for make in listening.quiet:
+        make()
+    # once is enough for all of them
+    assert listening.events == [e.StoodStill(listening.clock.now_ms(), "beats", 1_000)]
+
+
+def test_what_the_broker_kept_of_nodes_needs_no_answer_for_all_are_asked():
+    listening = Listening()
+    listening.live = False
+    old = listening.sealed(Kind.STATUS, {"state": "online"})
+    listening.clock.advance(10 * limits.MESSAGE_EXPIRY_MS)
+    topic = topics.from_node(MESH, "pi-1", Kind.STATUS)
+    listening.inbound.message(topic, old, True)
+    assert listening.answers == []
+    listening.inbound.message(topic, old, False)
+    assert listening.answers == [("pi-1", Kind.COMMAND, {"do": "rebirth"})]
+    assert not listening.stream.refused
+
+
 def test_what_is_not_believed_is_counted_by_code_and_shown():
     listening = Listening()
     watching = listening.stream.subscribe()

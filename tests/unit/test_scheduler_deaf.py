@@ -1,6 +1,7 @@
 """Nodes that are heard and do not hear: a beat that only comes again is no news."""
 
 from imlmesh_orchestrator.core import commands as k
+from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.changes import LivenessChanged
 from imlmesh_protocol import limits
 from scheduler_stage import HEARTBEAT_MS, LOST_MS, Stage, action, plan
@@ -36,6 +37,18 @@ def test_every_beat_is_answered_so_that_it_may_hear_again() -> None:
     stage.beat("pi")
     repeats(stage, "pi", 2 * LOST_MS)
     assert [c.beat for c in stage.beat_again("pi") if isinstance(c, k.SendAck)] == [1]
+
+
+def test_whoever_is_here_and_deaf_is_not_awaited_any_longer() -> None:
+    """After our own connection was away nodes have more time to come back; this one is here."""
+    stage = Stage("pi")
+    stage.beat("pi")
+    stage.post(e.BusClosed)
+    stage.post(e.BusOpened)
+    repeats(stage, "pi", 4_000)
+    assert stage.liveness("pi") == "suspect"
+    repeats(stage, "pi", 2_000)
+    assert stage.liveness("pi") == "lost"
 
 
 def test_a_lost_answer_or_two_are_nothing() -> None:

@@ -71,3 +71,28 @@ def test_doubts_are_bounded() -> None:
     for number in range(limits.LEDGER_DOUBTS + 5):
         doubt(stage, number + 1)
     assert len(stage.state.doubts) == limits.LEDGER_DOUBTS
+
+
+def test_what_was_never_accepted_is_not_sent_again_while_history_may_be_missing() -> None:
+    """The store is an older copy: the node did it long ago, was settled, and has forgotten it."""
+    before = Stage("pi")
+    run = before.submit(plan(action("risky", do="send"), action("look")))
+    stage = Stage(history=before.changes)
+    stage.birth("pi", boot=1)
+    doubt(stage)
+    first = len(stage.commands)
+    nonce = stage.state.presence["pi"].asked
+    stage.post(e.InventoryArrived, node="pi", nonce=nonce, held=(), unsettled=())
+    stage.live("pi", for_ms=4 * limits.ACCEPT_MS)
+    assert not [one for one in stage.commands[first:] if isinstance(one, k.SendDispatch)]
+    assert not stage.state.approvals
+    stage.post(e.AcknowledgementGiven, by="anna", reason="a disk died")
+    again = stage.state.runs[run.run]
+    assert stage.states(again)["risky"] == "unknown"
+    assert [a.kind for a in stage.state.approvals.values()] == ["lost_effect"]
+    stage.live("pi", for_ms=2 * limits.ACCEPT_MS)
+    sent = {one.dispatch for one in stage.commands[first:] if isinstance(one, k.SendDispatch)}
+    assert sent == {stage.dispatch_of(again, "look").dispatch}
+    stage.answer("done")
+    stage.end(again, "look")
+    assert again.state == "completed"

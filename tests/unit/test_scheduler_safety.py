@@ -199,3 +199,37 @@ def test_a_node_that_invents_results_fills_no_store() -> None:
     kept = [c for c in stage.changes[before:] if isinstance(c, ResultKept)]
     assert len(kept) == limits.EVIDENCE_PER_NODE
     assert [type(one) for one in commands] == [k.ReportRefusal, k.SendAck]
+
+
+@pytest.mark.parametrize("whose", ["unknown", "older", "foreign", "of other bytes"])
+def test_a_lease_or_result_of_no_attempt_of_ours_changes_nothing_and_is_told(whose: str) -> None:
+    stage = Stage("pi-1", "pi-2")
+    run = stage.submit(plan(action("a", do="send", target_node="pi-1", on_node_loss="ask")))
+    dispatch = stage.dispatch_of(run, "a")
+    node, name, digest = "pi-1", dispatch.dispatch, dispatch.hash
+    if whose == "unknown":
+        name = "r-77-none/a/pi-1/1"
+    elif whose == "older":
+        # given up and asked about, then done again by a person's word: the first attempt is over
+        stage.accept(run, "a")
+        stage.pass_time(10_000)
+        stage.birth("pi-1", boot=2)
+        inventory(stage, "pi-1")
+        stage.answer("rerun")
+        assert stage.dispatch_of(run, "a").dispatch != name
+    elif whose == "foreign":
+        node = "pi-2"
+    else:
+        digest = b"other"
+    before = [(d.dispatch, d.state, d.started_ms) for d in stage.state.dispatches.values()]
+    states = stage.states(run)
+    told = stage.post(e.AcceptArrived, node=node, dispatches=((name, digest),), started=(name,))
+    result = e.Result(name, digest, "completed", 1, "bad")
+    told += stage.post(e.ResultsArrived, node=node, results=(result,))
+    assert [(d.dispatch, d.state, d.started_ms) for d in stage.state.dispatches.values()] == before
+    assert stage.states(run) == states
+    kept = [each for each in stage.changes if isinstance(each, ResultKept)]
+    reported = [each for each in told if isinstance(each, k.ReportRefusal)]
+    # what a node says of its own work is kept; what it says of another's, or falsely, is refused and shown
+    assert [each.result for each in kept] == (["bad"] if whose in ("unknown", "older") else [])
+    assert len(reported) == {"unknown": 1, "older": 0}.get(whose, 2)

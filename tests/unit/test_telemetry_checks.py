@@ -51,6 +51,15 @@ class Kept:
         self.telemetry.take(node, "iot", columns, {}, at_ms)
 
 
+def test_a_message_may_hold_readings_of_several_modules() -> None:
+    kept = Kept()
+    columns = {name: ([NOW_MS], [1.0]) for name in ("iot.soil", "fake.level", "readings.x")}
+    nameless = {name: ([NOW_MS], [1.0]) for name in ("soil", ".soil", "iot.")}
+    kept.telemetry.take("pi", "readings", columns | nameless, {}, NOW_MS)
+    assert {metric for _, metric, _, _ in kept.readings} == columns.keys()
+    assert kept.refused == [("pi", "telemetry.invalid")] * len(nameless)
+
+
 @pytest.mark.parametrize("name", ["a", "iot.soil", "0-x_y.z", "m" * limits.METRIC_CHARS])
 def test_names_that_metrics_have(name: str) -> None:
     assert is_metric(name)

@@ -27,6 +27,7 @@ from imlmesh_runtime.files import read_file
 
 _PASSIVE = socket.AI_PASSIVE
 _PAUSE_S = 1.0
+_TOLD_S = 1.0
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 logger = logging.getLogger(__name__)
 
@@ -149,12 +150,11 @@ class Listeners:
     def _turn_away(self, role: Role, address: str) -> None:
         """Told once a second: a flood must not fill the disk."""
         self._turned_away += 1
-        if self._loop.time() - self._told_s >= _PAUSE_S:
-            text, extra = (
-                "%d turned away at the door for %s, the last from %s",
-                {"code": "broker.busy"},
+        if self._loop.time() - self._told_s >= _TOLD_S:
+            text = (
+                f"{self._turned_away} turned away at the port for {role}, the last from {address}"
             )
-            logger.warning(text, self._turned_away, role, address, extra=extra)
+            logger.warning("%s", text, extra={"code": "broker.busy"})
             self._told_s, self._turned_away = self._loop.time(), 0
 
     def _listen_again(self, role: Role, listening: socket.socket) -> None:

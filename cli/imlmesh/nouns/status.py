@@ -55,9 +55,7 @@ def _problems(
     if waiting := health.get("join", {}).get("waiting"):
         text = f"{counted(waiting, 'node')} waiting to be let in"
         found.append({"text": text, "try": try_line("node discover")})
-    if health["store"]["behind"]:
-        text = f"the store is behind: {health['store']['outflow_rows']} rows wait to be copied"
-        found.append({"text": text, "try": "look at the disk of the home folder"})
+    found += _of_store(health["store"])
     found += _losses(health)
     if health["access"]["problem"]:
         text = f"not shut out at the broker yet: {health['access']['problem']}"
@@ -94,6 +92,19 @@ def _no_verdicts(verdicts: dict[str, Any]) -> list[dict[str, str]]:
         )
         found.append({"text": text, "try": try_line("node judge --reason 'they are gone'")})
     return found
+
+
+def _of_store(store: dict[str, Any]) -> list[dict[str, str]]:
+    """Whether its disk holds up what people want."""
+    from imlmesh.render import try_line
+
+    if store["low"]:
+        text = "the disk of the stores is full: no new plan is taken, and telemetry is dropped"
+        return [{"text": text, "try": try_line("docs store.full")}]
+    if store["behind"]:
+        text = f"the store is behind: {store['outflow_rows']} rows wait to be copied"
+        return [{"text": text, "try": "look at the disk of the home folder"}]
+    return []
 
 
 def _losses(health: dict[str, Any]) -> list[dict[str, str]]:

@@ -8,54 +8,47 @@ Deliberately absent: policy (an arrival brings the guard's word) and the drivers
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_node.core import changes, commands, events
+from imlmesh_node.core.autonomy import Autonomy
 from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
+from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.ending import given_back
 from imlmesh_node.core.heart import Heart
+from imlmesh_node.core.permits import Permits
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import NODE_HELD, NODE_SLOTS, SETTLED_KEPT_MS
+from imlmesh_protocol.limits import SETTLED_KEPT_MS
 from imlmesh_protocol.tick import Tick
 
 _LOST = Fault("journal.lost", "its journal could not be read and was set aside")
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    heartbeat_ms: int
-    slots: int = NODE_SLOTS
-    held: int = NODE_HELD
-    #: the highest (epoch, seq) that the journal knows, and whether it holds a quarantine
-    floor: tuple[int, int] = (0, 0)
-    #: the journal of before was lost, and no orchestrator has heard of it
-    lost: bool = False
-    quarantined: bool = False
-
-
-class Agent:
+class Agent(Autonomy):
     """See the module; `records` come from the journal, in the order taken."""
 
     def __init__(self, config: AgentConfig, records: Iterable[JournalRecord] = ()) -> None:
         self._config = config
         known = {record.dispatch: record for record in records}
-        self.state = AgentState(known, config.floor, config.lost, config.quarantined)
+        self.state = AgentState(
+            known, config.floor, config.lost, config.quarantined, {**config.permits}, config.mesh_ms
+        )
         self.slot_count = config.slots
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
         self.session: int | None = None
         self._seen = config.floor
         self._leftover = [r for r in self.state.records.values() if r.result is None]
-        self._unsettled = Unsettled(r.result for r in self.state.records.values())
-        self._settled: dict[str, None] = {}
-        self._settled_since_ms = 0
         self._changes: list[Change] = []
         self._commands: list[Command] = []
+        self.permits = Permits(self.state, config.lost_ms, self._change, self._command)
+        self._unsettled = Unsettled(r.result for r in self.permits.without_open(known.values()))
+        self._settled: dict[str, None] = {}
+        self._settled_since_ms = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.SessionOpened: self._on_session_opened,
             events.SessionClosed: self._on_session_closed,
@@ -63,6 +56,9 @@ class Agent:
             events.AckArrived: self._on_ack,
             events.CancelArrived: self._on_cancel,
             events.QuarantineArrived: self._on_quarantine,
+            events.PermitArrived: self._on_permit,
+            events.DispatchChecked: self._on_checked,
+            events.SourceTold: self._on_source,
             events.InventoryAsked: self._on_inventory,
             events.RebirthAsked: self._on_rebirth,
             events.DriverFinished: self._on_finished,
@@ -73,9 +69,11 @@ class Agent:
     def handle(self, event: events.Event) -> tuple[list[Change], list[Command]]:
         """Decide on one event; the changes are already applied."""
         self._changes, self._commands = [], []
+        self.permits.begin(event.at_ms)
         if self._leftover:
             self._end_leftover(event.at_ms)
         self._handlers[type(event)](event)
+        self._go_on_alone(event.at_ms)
         return self._changes, self._commands
 
     def next_deadline_ms(self) -> int | None:
@@ -90,6 +88,7 @@ class Agent:
         if self._settled:
             due.append(self._settled_since_ms + SETTLED_KEPT_MS)
         due.extend(self.slots.limits_ms(self.heart.answered_ms))
+        due.extend(self.permits.due_ms(closed=self._closed))
         return min(due, default=None)
 
     def held_ids(self) -> tuple[str, ...]:
@@ -108,6 +107,7 @@ class Agent:
         self.session = event.session
         self._unsettled.bulks.restart()
         self.heart.met(event.at_ms)
+        self.permits.met(event.at_ms, event.mesh_ms or event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
 
@@ -120,7 +120,7 @@ class Agent:
             self._send_everything(event.at_ms)
 
     def _send_everything(self, at_ms: int) -> None:
-        self._commands.append(commands.SendStatus("online"))
+        self._commands.append(commands.SendStatus("online", self.permits.held()))
         if self.state.lost:
             self._commands.append(commands.Escalate(_LOST))
         self._send_heartbeat(at_ms, anew=True)
@@ -199,6 +199,7 @@ class Agent:
         self._see(event.epoch, event.seq)
         if event.beat is not None:
             self.heart.answered(event.beat)
+            self.permits.answered(event.at_ms, self.heart.answered_ms)
             if self.state.lost:
                 # only a beat of a session whose birth was taken is answered
                 self._change(changes.LossTold())
@@ -242,21 +243,15 @@ class Agent:
 
     def _on_inventory(self, event: events.InventoryAsked) -> None:
         if self.session is not None:
-            self._commands.append(
-                commands.SendInventory(event.nonce, self.held_ids(), self.unsettled_ids())
-            )
+            held, unsettled = self.held_ids(), self.unsettled_ids()
+            self._command(commands.SendInventory(event.nonce, held, unsettled))
 
     def _on_finished(self, event: events.DriverFinished) -> None:
         if self.slots.end(event.dispatch) is None:
             return
-        result = ResultRecord(
-            event.dispatch,
-            self.state.records[event.dispatch].hash,
-            event.outcome,
-            event.result,
-            event.error,
-            event.duration_ms,
-        )
+        hash, error = self.state.records[event.dispatch].hash, event.error
+        told = (event.dispatch, hash, event.outcome, event.result, error, event.duration_ms)
+        result = ResultRecord(*told)
         if event.packed:
             digest = hashlib.sha256(event.packed).digest()
             result.bulk = Bulk(len(event.packed), digest)
@@ -329,6 +324,8 @@ class Agent:
         if self._settled:
             self._forget_settled()
         self._change(changes.ResultRecorded(result, packed))
+        if self.permits.holds_back(result.dispatch):
+            return
         self._unsettled.keep(result, at_ms)
         if self.session is None:
             return
@@ -390,7 +387,10 @@ class Agent:
             self._change(changes.FloorRaised(*self._seen))
 
     def _refuse(self, code: str, message: str) -> None:
-        self._commands.append(commands.NoteRefusal(Fault(code, message)))
+        self._command(commands.NoteRefusal(Fault(code, message)))
+
+    def _command(self, command: Command) -> None:
+        self._commands.append(command)
 
     def _change(self, change: Change) -> None:
         apply(self.state, change)

@@ -8,6 +8,7 @@ from typing import Any
 
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import RESULT_CHUNK_BYTES
+from imlmesh_protocol.permits import Permit
 from imlmesh_protocol.states import Effect
 
 
@@ -92,8 +93,61 @@ class QuarantineSet:
     quarantined: bool
 
 
+@dataclass(slots=True)
+class PermitTaken:
+    """The node holds this permit, as it was signed; one that it held before counts on."""
+
+    permit: Permit
+    document: bytes
+
+
+@dataclass(slots=True)
+class PermitDropped:
+    """It begins no run of this permit any more; what it has run still counts, should it come again."""
+
+    permit: str
+
+
+@dataclass(slots=True)
+class PermitForgotten:
+    """The time of the permit is over, by the orchestrator's clock: nobody asks for it again."""
+
+    permit: str
+
+
+@dataclass(slots=True)
+class PermitRunBegun:
+    """One run more of the permit's budget is gone, before anything of it is done; `at_ms` in mesh time."""
+
+    permit: str
+    number: int
+    at_ms: int
+
+
+@dataclass(slots=True)
+class PermitRunEnded:
+    """Nothing of that run is left to do: it is reported as a whole."""
+
+    permit: str
+    number: int
+
+
+@dataclass(slots=True)
+class MeshTimeNoted:
+    """So late it is by the orchestrator's clock. `met`: after the node was cut off, which now is over."""
+
+    at_ms: int
+    met: bool
+
+
 Change = (
-    DispatchTaken
+    PermitTaken
+    | PermitDropped
+    | PermitForgotten
+    | PermitRunBegun
+    | PermitRunEnded
+    | MeshTimeNoted
+    | DispatchTaken
     | IntentRecorded
     | ResultRecorded
     | DispatchSettled

@@ -4,7 +4,8 @@ The one rule: imperative, and complete: the shell adds only what the core may no
 manifest, signatures). Pins made safe after a kill are the executor's own duty, not a command.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from imlmesh_node.core.changes import Bulk, ResultRecord
@@ -80,9 +81,11 @@ class SendHeartbeat:
 
 @dataclass(slots=True)
 class SendStatus:
-    """`state` is online (a birth) or offline (a goodbye, the last command of an agent)."""
+    """`state` is online (a birth) or offline (a goodbye, the last command of an agent); `permits` are
+    those that a birth tells of, with how often each has run."""
 
     state: str
+    permits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -105,6 +108,15 @@ class RunDriver:
 
     dispatch: Dispatch
     early: bool = False
+
+
+@dataclass(slots=True)
+class CheckDispatch:
+    """Ask the guard about a dispatch of the core's own; answered by one DispatchChecked. `hash` is that of
+    its bin, as it was permitted."""
+
+    dispatch: Dispatch
+    hash: bytes
 
 
 @dataclass(slots=True)
@@ -132,6 +144,7 @@ Command = (
     | Escalate
     | SendInventory
     | RunDriver
+    | CheckDispatch
     | KillDriver
     | NoteRefusal
 )

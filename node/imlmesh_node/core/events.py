@@ -4,10 +4,12 @@ The one rule: past tense, `at_ms` in mesh time, `cause` naming the message or ev
 Events are mutable only because that makes them three times cheaper; nobody changes one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.permits import Permit
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.dispatches import Dispatch
 
@@ -27,13 +29,15 @@ class Arrival:
 
 @dataclass(slots=True)
 class SessionOpened:
-    """Connected, and the orchestrator has answered with the time. `dice` spreads heartbeats."""
+    """Connected, and the orchestrator has answered with the time. `dice` spreads heartbeats; `mesh_ms`
+    is its time now, 0 where that is `at_ms`."""
 
     at_ms: int
     session: int
     epoch: int
     cause: str = ""
     dice: int = 0
+    mesh_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -90,6 +94,38 @@ class QuarantineArrived:
 
 
 @dataclass(slots=True)
+class PermitArrived:
+    """Believed permits with their documents to be held, and ids of those that hold no more; its place as
+    of a delegate."""
+
+    at_ms: int
+    permits: tuple[tuple[Permit, bytes], ...]
+    drop: tuple[str, ...]
+    epoch: int
+    seq: int
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class DispatchChecked:
+    """The guard's word on a dispatch that the core itself made; see `commands.CheckDispatch`."""
+
+    at_ms: int
+    arrival: Arrival
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class SourceTold:
+    """A source of this node saw something."""
+
+    at_ms: int
+    source: str
+    values: Mapping[str, Any]
+    cause: str = ""
+
+
+@dataclass(slots=True)
 class InventoryAsked:
     at_ms: int
     nonce: str
@@ -139,6 +175,9 @@ Event = (
     | AckArrived
     | CancelArrived
     | QuarantineArrived
+    | PermitArrived
+    | DispatchChecked
+    | SourceTold
     | InventoryAsked
     | RebirthAsked
     | DriverFinished

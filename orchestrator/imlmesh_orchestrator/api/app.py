@@ -14,6 +14,7 @@ from imlmesh_orchestrator.api import (
     fleet,
     joining,
     memory,
+    permits,
     plans,
     runs,
     status,
@@ -35,7 +36,8 @@ def make_app(served: Served) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.served = served
-    for part in (status, plans, runs, approvals, memory, joining, fleet, telemetry, audit, trust):
+    people = (status, plans, runs, permits, approvals, memory)
+    for part in (*people, joining, fleet, telemetry, audit, trust):
         app.include_router(part.router, prefix="/v1")
     app.add_exception_handler(MeshError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

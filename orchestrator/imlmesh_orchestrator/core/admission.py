@@ -8,7 +8,7 @@ Deliberately absent: what speaks against a node; `evidence` knows. The broker; `
 
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import flapping
+from imlmesh_orchestrator.core import flapping, permits
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.commands import Refuse, Reply, SendAdmission
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -60,6 +60,7 @@ def change_to(
         each_live(turn, known, lambda dispatch: give_up(turn, dispatch, fault))
     if new is Admission.REVOKED:
         _forget(turn, node)
+    permits.admission_changed(turn, node, new)
     turn.pools.room()
 
 

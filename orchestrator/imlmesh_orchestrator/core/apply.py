@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import admission_changes as a
-from imlmesh_orchestrator.core import apply_joins, apply_runs
+from imlmesh_orchestrator.core import apply_joins, apply_permits, apply_runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.state import (
@@ -241,4 +241,5 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.ApprovalClosed: _approval_closed,
     **apply_runs.APPLY,
     **apply_joins.APPLY,
+    **apply_permits.APPLY,
 }

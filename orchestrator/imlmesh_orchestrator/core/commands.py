@@ -47,6 +47,22 @@ class SendAdmission(Command):
 
 
 @dataclass(slots=True)
+class SendPermit(Command):
+    """The permit of this body is signed and sent."""
+
+    node: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class DropPermits(Command):
+    """The node shall begin no run of these any more."""
+
+    node: str
+    permits: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class AskInventory(Command):
     node: str
     nonce: str

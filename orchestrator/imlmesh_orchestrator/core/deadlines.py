@@ -27,6 +27,8 @@ class Deadline(IntEnum):
     ADMISSION = 11  # a node: the time of its admission is over
     PROBE = 12  # a node on probation: has it answered?
     STRAGGLER = 13  # a dispatch that may be copied: does it take too long?
+    PERMIT = 14  # a permit: its time is over
+    PERMITS = 15  # a node: does it hold the permits that it should?
 
 
 Key = str | tuple[str, ...] | list[str]

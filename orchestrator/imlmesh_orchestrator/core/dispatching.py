@@ -5,7 +5,7 @@ The one rule: a dispatch ends once. What a result means is decided by the dispat
 
 from collections.abc import Callable
 
-from imlmesh_orchestrator.core import asking, flow, poison, retry, stragglers
+from imlmesh_orchestrator.core import asking, flow, permits, poison, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
 from imlmesh_orchestrator.core.deadlines import Deadline
@@ -55,7 +55,13 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
     started = set(event.started)
     for name, digest in event.dispatches:
         dispatch = turn.state.dispatches.get(name)
-        if dispatch is None or not _is_own(turn, event.node, dispatch, digest):
+        if dispatch is None:
+            fault = Fault(
+                "dispatch.unknown", f"{event.node} holds {name[:120]}, which nobody knows"
+            )
+            turn.command(ReportRefusal(event.node, fault))
+            continue
+        if not _is_own(turn, event.node, dispatch, digest):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
@@ -105,8 +111,13 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
 
 def take_results(turn: Turn, event: ResultsArrived) -> None:
     """Each result counts once; all that were understood are settled."""
-    settled = []
+    settled: list[str] = []
     for result in event.results:
+        if result.dispatch.startswith("p-"):
+            known = permits.take(turn, event.node, result)
+            if known is not None:
+                settled += known
+                continue
         if _take(turn, event.node, result):
             settled.append(result.dispatch)
     if settled:

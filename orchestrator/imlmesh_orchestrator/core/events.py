@@ -6,7 +6,7 @@ three times as much, and nobody but the scheduler ever sees them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from imlmesh_protocol.errors import Fault
@@ -268,6 +268,8 @@ class NodeBirth(Event):
     lost_ms: int
     #: the boot that began its journal: it knows nothing of what it held in earlier ones
     journal_since: int = 0
+    #: the permits that it holds, and how often each has run
+    permits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

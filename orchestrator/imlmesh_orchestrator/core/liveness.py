@@ -5,7 +5,7 @@ absent: how long the window is, and when silence says nothing; `silence` knows.
 """
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core import flapping, runs, silence
+from imlmesh_orchestrator.core import flapping, permits, runs, silence
 from imlmesh_orchestrator.core.commands import (
     AskInventory,
     AskRebirth,
@@ -150,7 +150,9 @@ def inventory_due(turn: Turn, name: str) -> None:
     node = turn.state.nodes[name]
     presence = turn.state.presence.get(name)
     if presence is not None and presence.asked and node.liveness in _PRESENT:
-        ask_inventory(turn, node)
+        # with the same nonce: a slow answer to the first question is as good, and asks for no more
+        turn.command(AskInventory(name, presence.asked))
+        turn.deadlines.add(turn.at_ms + limits.ACCEPT_MS, Deadline.INVENTORY, name)
 
 
 def take_inventory(turn: Turn, event: InventoryArrived) -> bool:
@@ -188,13 +190,23 @@ def _never_arrived(turn: Turn, dispatch: DispatchRecord) -> None:
     if run.state is RunState.CANCELLING:
         runs.confirm_cancel(turn, run, run.units[dispatch.action])
     else:
+        _send_again(turn, dispatch)
+
+
+def _send_again(turn: Turn, dispatch: DispatchRecord) -> None:
+    """Unless history may be missing: then it may be long done, and forgotten by its node."""
+    if turn.state.doubts:
+        turn.sent.append(dispatch.dispatch)
+    else:
         send(turn, dispatch)
 
 
 def _wanted(turn: Turn, node: str, name: str) -> bool:
     """Whether work that a node holds may go on: ours, not cancelled, and given to nobody else."""
     dispatch = turn.state.dispatches.get(name)
-    if dispatch is None or dispatch.node != node:
+    if dispatch is None:
+        return permits.is_of_permit(turn, node, name)
+    if dispatch.node != node:
         return False
     run = turn.state.runs[dispatch.run]
     if run.state is RunState.CANCELLING or run.units[dispatch.action].ended:
@@ -245,6 +257,7 @@ def _hears(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
     if node.liveness is not before:
         watch(turn, node)
         ask_inventory(turn, node)
+        permits.bring(turn, node.node)
         turn.pools.room()
     return held
 
@@ -351,7 +364,7 @@ def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
         if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
             ask_inventory(turn, node)
     elif node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
-        send(turn, dispatch)
+        _send_again(turn, dispatch)
 
 
 def bus_opened(turn: Turn) -> None:

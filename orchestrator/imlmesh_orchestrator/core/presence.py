@@ -38,6 +38,8 @@ class Presence:
     grace_ms: int = 0
     #: whether its silence is explained: the broker or a person said that it is gone
     explained: bool = False
+    #: the permits that it told of, and how often each has run
+    permits: Mapping[str, int] = field(default_factory=dict)
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
 

@@ -18,6 +18,7 @@ from imlmesh_orchestrator.core import (
     joins,
     liveness,
     memory,
+    permits,
     runs,
     silence,
     stragglers,
@@ -25,6 +26,7 @@ from imlmesh_orchestrator.core import (
 )
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.commands import Command, Refuse, Reply
 from imlmesh_orchestrator.core.deadlines import Deadline, Deadlines
@@ -93,10 +95,12 @@ class Scheduler:
 
     def _matters(self, kind: Deadline, key: Any) -> bool:
         """Whether a deadline still means anything: what it is about has not ended."""
-        if kind in (Deadline.NODE, Deadline.INVENTORY):
+        if kind in (Deadline.NODE, Deadline.INVENTORY, Deadline.PERMITS):
             return True
         if kind in (Deadline.ADMISSION, Deadline.PROBE):
             return key in self.state.admissions
+        if kind is Deadline.PERMIT:
+            return key in self.state.permits
         if kind is Deadline.APPROVAL:
             return key in self.state.approvals
         if kind in (Deadline.EXPIRY, Deadline.CANCEL, Deadline.START, Deadline.RETRY):
@@ -125,6 +129,7 @@ def _restarted(turn: Turn, event: e.Restarted) -> None:
                 over_ms = turn.at_ms + limits.reroute_ms(dispatch.lease_ms)
                 turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
     admission.restarted(turn)
+    permits.restarted(turn)
     for approval in state.approvals.values():
         turn.deadlines.add(approval.expires_at_ms, Deadline.APPROVAL, approval.approval)
     for run in list(state.runs.values()):
@@ -186,7 +191,10 @@ def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
 
 
 def _born(turn: Turn, event: e.NodeBirth) -> None:
+    known = turn.state.nodes.get(event.node)
+    lost = known is not None and event.journal_since > known.boot
     held = liveness.born(turn, event)
+    permits.born(turn, event, lost=lost)
     admission.remind(turn, event.node)
     if held:
         evidence.of_return(turn, event.node)
@@ -281,6 +289,8 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.INVENTORY: liveness.inventory_due,
     Deadline.ADMISSION: admission.due,
     Deadline.PROBE: admission.probe_due,
+    Deadline.PERMIT: permits.due,
+    Deadline.PERMITS: permits.bring,
 }
 
 _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
@@ -301,6 +311,8 @@ _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {
     e.GroupSet: _group_set,
     e.LabelsSet: _labels_set,
     e.AdmissionAsked: admission.ask,
+    pe.PermitAsked: permits.grant,
+    pe.PermitWithdrawAsked: permits.withdraw,
     e.EvidenceSeen: evidence.seen,
     e.NodeBirth: _born,
     e.EnrolAsked: enrolment.enrol,

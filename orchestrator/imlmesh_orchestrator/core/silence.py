@@ -55,6 +55,7 @@ def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
     answer to the last one, so this one lives and hears nothing: as good as silence, for work too,
     since its leases run out.
     """
+    returned(turn, presence)  # it is here, whatever it hears
     presence.deaf = beat == presence.beat
     if presence.deaf:
         return False
@@ -65,7 +66,6 @@ def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
         fading_ms = presence.jitter_ms * (limits.JITTER_BEATS - 1) // limits.JITTER_BEATS
         presence.jitter_ms = max(apart_ms - usual_ms, fading_ms, 0)
     presence.last_heard_ms = turn.at_ms
-    returned(turn, presence)
     presence.explained = False
     presence.lost_at_ms = 0
     speaks(turn, node.node)

@@ -12,6 +12,8 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
+from imlmesh_orchestrator.core.events import Result
+from imlmesh_orchestrator.core.permit_state import PermitRecord
 from imlmesh_orchestrator.core.presence import Freeze, Presence, Sightings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -335,6 +337,8 @@ class State:
     #: nothing new starts. And those that a person gave up, the oldest first
     doubts: dict[tuple[int, bytes], str] = field(default_factory=dict)
     acknowledged: dict[tuple[int, bytes], None] = field(default_factory=dict)
+    permits: dict[str, PermitRecord] = field(default_factory=dict)
+    permit_counter: int = 0
     active: int = 0
     #: by (module, action) how many nodes declare an impact that a person must be asked about
     risky: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -358,6 +362,8 @@ class State:
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)
+    #: of runs by permit that are not whole: the node, and its results by dispatch
+    reports: dict[str, tuple[str, dict[str, Result]]] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)
     recent_dispatches: int = 0
 

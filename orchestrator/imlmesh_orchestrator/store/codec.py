@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from imlmesh_orchestrator.core import admission_changes, changes, joining_changes
+from imlmesh_orchestrator.core import admission_changes, changes, joining_changes, permit_changes
 from imlmesh_orchestrator.core.changes import Change, RunChange
 from imlmesh_protocol.errors import Fault, StoreError
 from imlmesh_protocol.iml.plan import Plan
@@ -157,7 +157,7 @@ def _form(made_by: type[Change]) -> Form:
     )
 
 
-_ROOMS = (changes, admission_changes, joining_changes)
+_ROOMS = (changes, admission_changes, joining_changes, permit_changes)
 #: every class of these that stands for something that happened
 FORMS: dict[type[Change], Form] = {
     made_by: _form(made_by)

@@ -12,7 +12,7 @@ from imlmesh_runtime.sqlite import Database, Store
 
 OpenStore = Callable[[str], Store]
 
-# NORMAL: what is lost in a power cut is copied again from lifecycle. The ledger must not lose what a
+# NORMAL: what a power cut loses is telemetry, or is copied again from lifecycle. The ledger must not lose what a
 # seal speaks of: made again it would have other salts, and its witnesses would call it a fork
 _FILES = {"input": "NORMAL", "output": "NORMAL", "metadata": "FULL"}
 

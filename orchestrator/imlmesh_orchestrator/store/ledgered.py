@@ -15,6 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
+from imlmesh_orchestrator.core import permit_changes as p
 from imlmesh_orchestrator.store.codec import FORMS
 from imlmesh_protocol import limits
 
@@ -31,6 +32,7 @@ _DISPATCH_SLASHES = 3
 
 _by: Actor = ("by", str)
 _node: Actor = ("dispatch", lambda dispatch: str(dispatch.split("/")[2]))
+_of_node: Actor = ("node", str)
 _by_person: When = ("by", lambda by: str(by).count("/") != _DISPATCH_SLASHES)
 _is_lost: When = ("liveness", lambda liveness: bool(liveness == "lost"))
 
@@ -84,6 +86,9 @@ LEDGERED: dict[type[c.Change], Told] = {
     c.CompensationsPlanned: Told("run"),
     c.ApprovalAsked: Told("approval", None, "run kind action message options digest"),
     c.ApprovalClosed: Told("approval", _by, "run state option by"),
+    p.PermitGranted: Told("permit", _by, "node digest body budget to_ms by"),
+    p.PermitEnded: Told("permit", _by),
+    p.PermitRunReported: Told("permit", _of_node),
     c.DoubtRaised: Told("witness"),
     c.DoubtsAcknowledged: Told("by", _by),
 }

@@ -33,7 +33,7 @@ _KNOWN = f"""SELECT {_COLUMNS} FROM changes WHERE seq IN (
     SELECT seq FROM tokens UNION ALL SELECT seq FROM joins UNION ALL
     SELECT seq FROM join_window UNION ALL SELECT seq FROM aliases UNION ALL
     SELECT seq FROM grants UNION ALL
-    SELECT seq FROM escalations UNION ALL
+    SELECT seq FROM escalations UNION ALL SELECT seq FROM permits UNION ALL
     SELECT described_seq FROM nodes UNION ALL SELECT liveness_seq FROM nodes UNION ALL
     SELECT seq FROM admissions UNION ALL
     SELECT seq FROM labels UNION ALL SELECT seq FROM groups UNION ALL
@@ -171,7 +171,8 @@ class Lifecycle:
     async def tried(self) -> None:
         """Return when a commit that waits for room was tried again."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaiting_try.append(future)
+        awaiting = [each for each in self._awaiting_try if not each.done()]
+        self._awaiting_try = [*awaiting, future]
         await future
 
     def _submit(self, work: Work, ended: Done) -> None:

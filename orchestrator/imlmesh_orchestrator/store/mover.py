@@ -91,7 +91,10 @@ class Mover:
         if rows is None:
             rows = await self._ask(_NEXT, after)
         for file in sorted({row[1] for row in rows}):
-            await run(self._open_store(file), _insert(file, [r for r in rows if r[1] == file]))
+            store = self._open_store(file)
+            await run(store, _insert(file, [r for r in rows if r[1] == file]))
+            # from now on lifecycle forgets that they were to be copied, and its commits are on the disk
+            await store.sync()
         full = len(rows) == limits.MOVE_ROWS
         if rows:
             self._lifecycle.moved(rows[-1][0])

@@ -15,7 +15,7 @@ import msgpack
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import encode, plan_document
-from imlmesh_orchestrator.store.joining import JOINED
+from imlmesh_orchestrator.store.permits import RARE
 from imlmesh_orchestrator.store.recent import ChangeRow, OutflowRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -111,8 +111,8 @@ class Batch:
             project(self, seq, change)
         elif type(change) is c.RunCreated:
             self._run_created(seq, change, sources.pop(change.cause, None))
-        elif type(change) in JOINED:
-            for sql, values in JOINED[type(change)](seq, change):
+        elif type(change) in RARE:
+            for sql, values in RARE[type(change)](seq, change):
                 self._other(sql, *values)
 
     def statements(self) -> list[Statement]:

@@ -12,11 +12,13 @@ from typing import Any
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
+from imlmesh_orchestrator.core import permit_changes as p
 from imlmesh_orchestrator.store.codec import kind_of
 from imlmesh_orchestrator.views.units import Alias, split_unit, unit_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
+from imlmesh_protocol.permits import split_permit_run
 from imlmesh_protocol.states import Admission, ApprovalState
 
 #: fields that stand elsewhere, and values, which may be large
@@ -154,11 +156,19 @@ def _group(change: c.GroupChanged, alias: Alias) -> str:
 
 
 def _created(change: c.RunCreated, alias: Alias) -> str:
+    if split_permit_run(change.run) is not None:
+        return f"permit {change.by} let its node run {change.plan.plan_id} by itself"
     count = len(change.plan.actions)
     more = f", priority {change.priority}" if change.priority else ""
     if change.starts_at_ms > change.at_ms:
         more += f", to start at {utc(change.starts_at_ms)}"
     return f"{change.by} submitted {change.plan.plan_id}: {count} action{'s' * (count != 1)}{more}"
+
+
+def _permit(change: p.PermitGranted, alias: Alias) -> str:
+    times = f"{change.budget} time{'s' * (change.budget != 1)}"
+    what = f"{alias(change.node)} run {change.plan.plan_id} by itself {times} until"
+    return f"{change.by} lets {what} {utc(change.to_ms)}: {change.permit}"
 
 
 def _retried(change: c.RunRetried, alias: Alias) -> str:
@@ -304,6 +314,13 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
         f"{change.by} lets {alias(change.node)} be {change.profile}"
     ),
     j.NodeAliased: lambda change, alias: f"{change.node} is called {change.alias}",
+    p.PermitGranted: _permit,
+    p.PermitEnded: lambda change, alias: (
+        f"permit {change.permit} of {alias(change.node)} holds no more: {change.why} ({change.by})"
+    ),
+    p.PermitRunReported: lambda change, alias: (
+        f"{alias(change.node)} ran {change.permit} by itself, number {change.number}: {change.of}"
+    ),
     c.GroupChanged: _group,
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"

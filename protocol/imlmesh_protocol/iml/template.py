@@ -80,6 +80,17 @@ def is_template(text: str) -> bool:
     return _TEMPLATE.fullmatch(text) is not None
 
 
+def pieces(text: str) -> list[str | Reference]:
+    """A text as what stands between its templates, and the templates, in order; nothing empty."""
+    found: list[str | Reference] = []
+    place = 0
+    for match in _TEMPLATE.finditer(text):
+        root, *path = match[1].split(".")
+        found += [text[place : match.start()], Reference(root, tuple(path), "")]
+        place = match.end()
+    return [piece for piece in (*found, text[place:]) if piece != ""]
+
+
 def references(params: Any) -> list[Reference]:
     """Every template of these params that is well formed."""
     return scan(params)[0]

@@ -108,7 +108,11 @@ def kind_of(document: bytes) -> str:
 def _sealed(
     kind: str, fields: Mapping[str, Any], sign: Callable[[bytes], bytes], key_id: bytes
 ) -> bytes:
-    body = pack(dict(fields))
+    return sign_body(kind, pack(dict(fields)), sign, key_id)
+
+
+def sign_body(kind: str, body: bytes, sign: Callable[[bytes], bytes], key_id: bytes) -> bytes:
+    """The document of a packed body; `message.too_large`."""
     document = pack([VERSION, kind, key_id, body, sign(signing_input(kind, body))])
     if len(document) > DOCUMENT_BYTES:
         raise ProtocolError("message.too_large", f"{kind} of {len(document)} bytes")
@@ -116,6 +120,14 @@ def _sealed(
 
 
 def _opened(kind: str, document: bytes, find_key: FindKey) -> dict[str, Any]:
+    body = unpack(signed_body(kind, document, find_key))
+    if type(body) is not dict:
+        raise ProtocolError("message.invalid", f"{kind}: the body is not a map")
+    return body
+
+
+def signed_body(kind: str, document: bytes, find_key: FindKey) -> bytes:
+    """The packed body of a document that a key of `find_key` signed; raises as `Trust.open`."""
     claimed, key_id, packed, signature = _parts(document)
     if claimed != kind:
         raise ProtocolError("message.kind", f"{str(claimed)[:40]!r} where {kind} is due")
@@ -126,10 +138,13 @@ def _opened(kind: str, document: bytes, find_key: FindKey) -> dict[str, Any]:
         key.verify(signing_input(kind, packed), signature)
     except CryptoError:
         raise TrustError("signature.invalid", f"{kind} is not signed") from None
-    body = unpack(packed)
-    if type(body) is not dict:
-        raise ProtocolError("message.invalid", f"{kind}: the body is not a map")
-    return body
+    return packed
+
+
+def own_body(document: bytes) -> bytes:
+    """The packed body of a document that was believed before it was stored."""
+    packed: bytes = _parts(document)[2]
+    return packed
 
 
 def _parts(document: bytes) -> tuple[Any, bytes, bytes, bytes]:

@@ -59,6 +59,9 @@ def signing_input(kind: str, body: bytes) -> bytes:
     return b"".join((_DOMAIN, bytes((len(name),)), name, struct.pack(">I", len(body)), body))
 
 
+Sign = Callable[[bytes], bytes]
+
+
 class Sealer:
     """Makes envelopes of one sender. Orchestrators pass the epoch as `term`, nodes their boot."""
 
@@ -77,6 +80,10 @@ class Sealer:
     def sign_with(self, sign: Callable[[bytes], bytes], key_id: bytes) -> None:
         """Every message from now on is signed by another key of the sender."""
         self._sign, self._key_id = sign, key_id
+
+    def document(self, made: Callable[[bytes, Sign, bytes], bytes], body: bytes) -> bytes:
+        """What `made` makes of a body, the way to sign, and the key's id: not a message of its own."""
+        return made(body, self._sign, self._key_id)
 
     def new_session(self, term: int, session: int) -> None:
         """Every message from now on belongs to this epoch or boot, and session."""

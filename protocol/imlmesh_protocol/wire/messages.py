@@ -69,6 +69,10 @@ def _map(value: Any) -> bool:
     return type(value) is dict
 
 
+def _counts(value: Any) -> bool:
+    return type(value) is dict and all(map(_count, value.values()))
+
+
 def _any(value: Any) -> bool:
     return True
 
@@ -220,10 +224,13 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     },
     Kind.COMMAND: {
         "do": Field(
-            _one_of("cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal"),
-            "cancel, rebirth, quarantine, release, trust, roster, seal",
+            _one_of(
+                "cancel", "rebirth", "quarantine", "release", "trust", "roster", "seal", "permit"
+            ),
+            "cancel, rebirth, quarantine, release, trust, roster, seal, permit",
         ),
-        "doc": Field(_bytes, "trust, roster: the signed document", False),
+        "doc": Field(_bytes, "trust, roster, permit: the signed document", False),
+        "drop": Field(_dispatch_ids, "permit: ids of those that hold no more", False),
         "dispatches": Field(_dispatch_ids, "dispatch ids to cancel", False),
         "seal": Field(_seal, "seal: a signed head of the ledger", False),
         "from": Field(_count, "seal: the size that the proof leads from", False),
@@ -269,6 +276,9 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "lost_ms": Field(_count, "birth: silence after which it counts as lost", False),
         "trust": Field(_count, "birth: version of the trust that the node holds", False),
         "roster": Field(_count, "birth: version of the roster that it holds, 0 without one", False),
+        "permits": Field(
+            _counts, "birth: the permits that it holds, and how often each has run", False
+        ),
         "journal_since": Field(
             _count, "birth: the boot that began its journal; what it held before is lost", False
         ),

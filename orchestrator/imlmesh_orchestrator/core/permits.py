@@ -1,0 +1,303 @@
+"""What nodes may do by themselves: who gives it, that they hold it, and what they then report.
+
+The one rule: a run by permit is recorded whole, once, when all that its node has to say of it is here;
+until then nothing of it is settled. Whether the permit was withdrawn meanwhile changes nothing about
+what happened. Deliberately absent: deciding when it runs; its node does that, cut off from us.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_orchestrator.core import doubts
+from imlmesh_orchestrator.core import permit_changes as p
+from imlmesh_orchestrator.core.asking import SYSTEM
+from imlmesh_orchestrator.core.commands import DropPermits, Refuse, Reply, SendPermit
+from imlmesh_orchestrator.core.deadlines import Deadline
+from imlmesh_orchestrator.core.events import NodeBirth, Result
+from imlmesh_orchestrator.core.permit_events import PermitAsked, PermitWithdrawAsked
+from imlmesh_orchestrator.core.permit_state import PermitRecord
+from imlmesh_orchestrator.core.placement import barred
+from imlmesh_orchestrator.core.turn import Turn
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.permits import (
+    Course,
+    End,
+    Permit,
+    PermitAction,
+    course,
+    dispatch_of,
+    packed_dispatch,
+    permit_id,
+    permit_run,
+    split_permit_run,
+)
+from imlmesh_protocol.states import (
+    NOT_BELIEVED,
+    ActionState,
+    Admission,
+    DispatchState,
+    Liveness,
+    RunState,
+)
+from imlmesh_protocol.wire.dispatches import Dispatch
+from imlmesh_protocol.wire.permits import pack_permit
+
+_DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
+_HERE = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
+_NO_REASON = Fault("driver.failed", "the node gave no reason")
+
+
+def grant(turn: Turn, event: PermitAsked) -> None:
+    """A new permit, on its way to its node if that is here."""
+    fault = doubts.refusal(turn) or _unfit(turn, event)
+    if fault is not None:
+        turn.command(Refuse(event.cause, fault))
+        return
+    counter = turn.state.permit_counter + 1
+    permit = Permit(
+        event.mesh,
+        permit_id(counter, event.dice),
+        event.node,
+        event.plan.plan_id,
+        event.digest,
+        event.budget,
+        turn.at_ms,
+        turn.at_ms + event.for_ms,
+        event.rule,
+        event.actions,
+    )
+    body = pack_permit(permit)
+    if len(body) > limits.PERMIT_BYTES:
+        text = f"it takes {len(body):,} bytes, at most {limits.PERMIT_BYTES:,}"
+        turn.command(Refuse(event.cause, Fault("permit.too_large", text)))
+        return
+    plan, digest, by = event.plan, event.digest, event.by
+    where, until = (permit.id, counter, event.node), (event.budget, permit.to_ms, by)
+    turn.change(p.PermitGranted(turn.at_ms, turn.cause, *where, plan, digest, body, *until))
+    turn.command(Reply(event.cause, permit.id))
+    turn.deadlines.add(permit.to_ms, Deadline.PERMIT, permit.id)
+    bring(turn, event.node)
+
+
+def _unfit(turn: Turn, event: PermitAsked) -> Fault | None:
+    state = turn.state
+    if event.node not in state.nodes:
+        return Fault("permit.node", f"no node {event.node} was ever here")
+    if (code := barred(state, event.node)) is not None:
+        return Fault("permit.node", f"{state.alias_of(event.node)}: {code}")
+    if len(_of_node(turn, event.node)) >= limits.PERMITS_NODE:
+        return Fault("permit.too_many", f"{event.node} has {limits.PERMITS_NODE} permits")
+    kept = sum(not one.forgotten(turn.at_ms) for one in state.permits.values())
+    if kept >= limits.PERMITS:
+        return Fault("permit.too_many", f"the mesh keeps {kept} permits")
+    return None
+
+
+def withdraw(turn: Turn, event: PermitWithdrawAsked) -> None:
+    """A person takes it back; a node that is cut off hears so when it is here again."""
+    record = turn.state.permits.get(event.permit)
+    if record is None:
+        fault = Fault("permit.not_found", f"no permit {event.permit[:80]}")
+        turn.command(Refuse(event.cause, fault))
+    elif record.ended:
+        fault = Fault("permit.ended", f"{event.permit} is over: {record.ended}")
+        turn.command(Refuse(event.cause, fault))
+    else:
+        _end(turn, record, p.WITHDRAWN, event.by)
+        turn.command(Reply(event.cause, event.permit))
+
+
+def due(turn: Turn, name: str) -> None:
+    """The time of a permit is over."""
+    record = turn.state.permits.get(name)
+    if record is not None and not record.ended and record.permit.to_ms <= turn.at_ms:
+        _end(turn, record, p.EXPIRED, SYSTEM)
+
+
+def restarted(turn: Turn) -> None:
+    """What a replay does not fill."""
+    for record in turn.state.permits.values():
+        if not record.ended:
+            turn.deadlines.add(record.permit.to_ms, Deadline.PERMIT, record.permit.id)
+
+
+def born(turn: Turn, event: NodeBirth, *, lost: bool) -> None:
+    """A node tells which permits it holds. One that lost its journal also lost how often it ran them."""
+    turn.state.presence[event.node].permits = event.permits
+    for run in [run for run, one in turn.state.reports.items() if one[0] == event.node]:
+        del turn.state.reports[run]
+    if lost:
+        for record in _of_node(turn, event.node):
+            _end(turn, record, p.JOURNAL_LOST, SYSTEM)
+    bring(turn, event.node)
+
+
+def admission_changed(turn: Turn, node: str, new: Admission) -> None:
+    """Who may get no work has no permits either, until it may again."""
+    if new is Admission.REVOKED:
+        for record in _of_node(turn, node):
+            _end(turn, record, p.REVOKED, SYSTEM)
+    bring(turn, node)
+
+
+def bring(turn: Turn, node: str) -> None:
+    """Send a node that is here what it lacks, and have it drop what it may not; look again later."""
+    presence, known = turn.state.presence.get(node), turn.state.nodes.get(node)
+    if presence is None or known is None or known.liveness not in _HERE:
+        return
+    wanted = {} if barred(turn.state, node) else {r.permit.id: r for r in _of_node(turn, node)}
+    missing = [record for name, record in wanted.items() if name not in presence.permits]
+    strange = tuple(name for name in presence.permits if name not in wanted)
+    for record in missing:
+        turn.command(SendPermit(node, record.body))
+    if strange:
+        turn.command(DropPermits(node, strange))
+    if missing or strange:
+        turn.deadlines.add(turn.at_ms + limits.PERMIT_AGAIN_MS, Deadline.PERMITS, node)
+
+
+def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
+    """Settle what is recorded with this result of a run by permit: the ids, none while others are
+    missing. None when it is no such result, or one that no permit allows."""
+    run, _, rest = result.dispatch.partition("/")
+    found = split_permit_run(run)
+    record = turn.state.permits.get(found[0]) if found else None
+    if found is None or record is None or record.permit.node != node:
+        return None
+    number = found[1]
+    if not 1 <= number <= record.permit.budget or not _is_of(record.permit, number, rest, result):
+        return None
+    if turn.state.admission_of(node) in NOT_BELIEVED:
+        return None
+    if number in record.reported:
+        return (result.dispatch,)
+    waiting = turn.state.reports.setdefault(run, (node, {}))[1]
+    if result.dispatch not in waiting and _waiting_of(turn, node) >= limits.PERMIT_REPORTS:
+        return ()
+    waiting[result.dispatch] = result
+    ends = _ends(record.permit, number, waiting)
+    course_of = None if ends is None else course(record.permit.actions, ends)
+    if course_of is None or course_of.next is not None:
+        return ()
+    del turn.state.reports[run]
+    _record(turn, record, number, waiting, course_of)
+    return tuple(waiting)
+
+
+def is_of_permit(turn: Turn, node: str, dispatch: str) -> bool:
+    """Whether a node may go on with it, since a permit of ours allowed it."""
+    found = split_permit_run(dispatch.partition("/")[0])
+    record = turn.state.permits.get(found[0]) if found else None
+    return record is not None and record.permit.node == node
+
+
+def _waiting_of(turn: Turn, node: str) -> int:
+    return sum(len(waiting) for owner, waiting in turn.state.reports.values() if owner == node)
+
+
+def _of_node(turn: Turn, node: str) -> list[PermitRecord]:
+    """Permits of a node that hold."""
+    known = turn.state.permits.values()
+    return [record for record in known if record.permit.node == node and not record.ended]
+
+
+def _end(turn: Turn, record: PermitRecord, why: str, by: str) -> None:
+    permit = record.permit
+    turn.change(p.PermitEnded(turn.at_ms, turn.cause, permit.id, permit.node, why, by))
+    bring(turn, permit.node)
+
+
+def _is_of(permit: Permit, number: int, rest: str, result: Result) -> bool:
+    """Whether the permit allows an attempt of that name, and it is the one that the node means."""
+    for action in permit.actions:
+        for attempt in range(1, limits.PERMIT_TRIES + 1):
+            if rest == f"{action.id}/{permit.node}/{attempt}":
+                return _hash(dispatch_of(permit, number, action, attempt)) == result.hash
+    return False
+
+
+def _hash(dispatch: Dispatch) -> bytes:
+    return sha256(packed_dispatch(dispatch)).digest()
+
+
+def _attempts(
+    permit: Permit, number: int, action: PermitAction, results: Mapping[str, Result]
+) -> list[tuple[Dispatch, Result | None]]:
+    tries = range(1, limits.PERMIT_TRIES + 1)
+    made = [dispatch_of(permit, number, action, attempt) for attempt in tries]
+    found = [(dispatch, results.get(dispatch.id)) for dispatch in made]
+    while found and found[-1][1] is None:
+        found.pop()
+    return found
+
+
+def _ends(permit: Permit, number: int, results: Mapping[str, Result]) -> dict[str, End] | None:
+    """How each action ended; None while an attempt before the last one is missing."""
+    ends: dict[str, End] = {}
+    for action in permit.actions:
+        attempts = _attempts(permit, number, action, results)
+        for attempt, (_, result) in enumerate(attempts, 1):
+            if result is None:
+                return None
+            code = result.error.code if result.error else ""
+            ends[action.id] = End(attempt, result.outcome, code)
+    return ends
+
+
+def _record(
+    turn: Turn, record: PermitRecord, number: int, results: Mapping[str, Result], ended: Course
+) -> None:
+    """The whole run becomes changes, as if it had been dispatched and answered just now."""
+    at_ms, cause, permit = turn.at_ms, turn.cause, record.permit
+    run, counter = permit_run(permit.id, number), turn.state.run_counter + 1
+    turn.change(p.PermitRunReported(at_ms, cause, permit.id, permit.node, number, run))
+    plan, by = record.plan, permit.id
+    turn.change(c.RunCreated(at_ms, cause, run, counter, plan, permit.digest, by, at_ms, 0, 0))
+    faults: dict[str, Fault] = {}
+    for action in permit.actions:
+        attempts = _attempts(permit, number, action, results)
+        for attempt, (dispatch, result) in enumerate(attempts, 1):
+            assert result is not None  # noqa: S101 - `_ends` looked
+            faults[action.id] = _of_attempt(
+                turn, run, action, dispatch, attempt, result, last=attempt == len(attempts)
+            )
+    if ended.skipped:
+        state = ActionState.SKIPPED
+        turn.change(c.ActionsEnded(at_ms, cause, run, ended.skipped, state, _DEPENDENCY))
+    state_of_run = RunState.FAILED if ended.failed else RunState.COMPLETED
+    fault = faults[ended.failed] if ended.failed else None
+    turn.change(c.RunEnded(at_ms, cause, run, state_of_run, fault, False, False))
+
+
+def _of_attempt(
+    turn: Turn,
+    run: str,
+    action: PermitAction,
+    dispatch: Dispatch,
+    attempt: int,
+    result: Result,
+    *,
+    last: bool,
+) -> Fault:
+    """One attempt and its end; its fault."""
+    at_ms, cause = turn.at_ms, turn.cause
+    packed, node = packed_dispatch(dispatch), dispatch.id.split("/")[2]
+    what = (dispatch.id, action.id, node, attempt, packed, sha256(packed).digest())
+    terms = (action.effect, action.timeout_ms, 0, "fail")
+    turn.change(c.DispatchPlanned(at_ms, cause, run, *what, *terms))
+    fault = result.error or _NO_REASON
+    state, told = DispatchState(result.outcome), (result.result, result.error, result.duration_ms)
+    new = _ended_as(action, result) if last else None
+    turn.change(c.ResultTaken(at_ms, cause, run, dispatch.id, action.id, state, new, *told))
+    if not last:
+        turn.change(c.RetryPlanned(at_ms, cause, run, action.id, attempt, fault, at_ms))
+    return fault
+
+
+def _ended_as(action: PermitAction, result: Result) -> ActionState:
+    if result.outcome == "completed":
+        return ActionState.COMPLETED
+    skips = action.on_error == "skip" and result.outcome != "unknown"
+    return ActionState.SKIPPED if skips else ActionState.FAILED
