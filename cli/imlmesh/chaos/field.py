@@ -35,7 +35,7 @@ from imlmesh_runtime.trust import ControlKeys
 ORCHESTRATOR = "orchestrator"
 BROKER = "broker"
 NODES = ("pi-a", "pi-b", "pi-c", "pi-d")
-_POLL_S = 0.05
+_POLL_S, _SOON_S = 0.05, 0.002
 _PORTS, _PORT_RANGE, _PORT_RANGES = 12_000, 20, 500
 
 
@@ -148,9 +148,10 @@ class Field:
         at_s = time.monotonic()
         if self.broker.pid is not None:
             os.kill(self.broker.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            # nobody but us starts it again
-            await self.broker.stop()
+        while self.broker.pid is not None:  # noqa: ASYNC110 - it says nothing when it ends
+            await asyncio.sleep(_SOON_S)
+        # nobody but us starts it again
+        await self.broker.stop()
         return at_s
 
     async def restart(self, name: str, variables: Mapping[str, str] | None = None) -> float:

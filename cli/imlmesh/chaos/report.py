@@ -75,33 +75,37 @@ By real processes; `docs/simulation.md` names the simulated worlds and golden tr
 | # | scenario | chaos | other tests with real processes |
 |---|---|---|---|
 """
-#: number -> (what it is, tests beside chaos)
+#: number -> (what it is, tests and benches beside chaos)
 _ALL = {
-    1: ("the broker restarts", "test_orchestrator_process"),
+    1: ("the broker restarts", ""),
     2: ("the broker comes back empty", ""),
-    3: ("the orchestrator is killed", "test_orchestrator_process"),
+    3: ("the orchestrator is killed", "test_restart"),
     4: ("a crash on either side of a commit", ""),
-    5: ("repeats and reordering", "test_messages_to_a_node, test_messages_to_the_orchestrator"),
-    6: ("power cut of a node", "test_node_process, test_liveness_real"),
+    5: ("repeats and reordering", ""),
+    6: ("power cut of a node", "test_liveness_real"),
     7: ("a partition and a late result", ""),
     8: ("one way only", ""),
     9: ("the orchestrator alone, or most nodes silent", "test_liveness_real"),
     10: ("a flapping node", ""),
-    11: ("a straggler", ""),
+    11: ("a slow node, a straggler", ""),
     12: ("full CPU, suspend", "test_liveness_real"),
-    13: ("a poison action", ""),
-    14: ("bad nodes", "test_admission_mesh"),
+    13: ("a poison action", "test_poison"),
+    14: ("bad nodes", ""),
     15: ("cordon, drain, quarantine, restart", "test_admission_mesh"),
-    16: ("disk full on the orchestrator", ""),
+    16: ("disk full on the orchestrator", "test_orchestrator_disk"),
     17: ("disk full on a node", "test_node_disk"),
     18: ("clocks that jump", "test_nodes_without_a_clock"),
-    19: ("500 nodes come back at once", "bench.rejoin"),
-    20: ("strangers and replays", "test_broker_embedded, test_removed, test_join_endpoint"),
-    21: ("approvals", "test_plans_real"),
+    19: ("500 nodes come back at once", "test_rejoin"),
+    20: (
+        "strangers and replays",
+        "test_broker_up, test_removed, test_join_endpoint, test_messages_to_a_node, "
+        "test_messages_to_the_orchestrator, test_brokers",
+    ),
+    21: ("approvals", ""),
     22: ("triggers", ""),
-    23: ("groups", "test_plans_real"),
-    24: ("a wave fails and is undone", "test_plans_real"),
-    25: ("a day away", "test_node_cut_off"),
+    23: ("groups", ""),
+    24: ("a wave fails and is undone", ""),
+    25: ("a day away", "test_node_cut_off, test_permits"),
 }
 
 

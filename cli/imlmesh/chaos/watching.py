@@ -19,6 +19,7 @@ from imlmesh_protocol import limits
 _EVERY_S = 0.02
 _PAGE = 2_000
 _WATCHED = (
+    c.EpochRaised,
     c.LivenessChanged,
     c.VerdictsFrozen,
     c.VerdictsResumed,
