@@ -6,6 +6,7 @@ Deliberately absent: which faults are done when, which the scenarios know.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -35,6 +36,8 @@ from imlmesh_runtime.trust import ControlKeys
 ORCHESTRATOR = "orchestrator"
 BROKER = "broker"
 NODES = ("pi-a", "pi-b", "pi-c", "pi-d")
+# that it ended and is started again is no news here
+logging.getLogger("imlmesh_broker.child").setLevel(logging.ERROR)
 _POLL_S, _SOON_S = 0.05, 0.002
 _PORTS, _PORT_RANGE, _PORT_RANGES = 12_000, 20, 500
 

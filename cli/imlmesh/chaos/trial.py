@@ -51,9 +51,13 @@ class Measured:
 
 
 class Trial:
-    """What a scenario works with. `result` is filled on the way; `judge` adds what became of the runs."""
+    """What a scenario works with. `result` is filled on the way; `judge` adds what became of the runs.
 
-    def __init__(self, place: Field, *, person: bool = True) -> None:
+    `busy_s` is how long the scenario of that name keeps the CPU busy.
+    """
+
+    def __init__(self, place: Field, *, person: bool = True, busy_s: float = 0.0) -> None:
+        self.busy_s = busy_s
         self.field = place
         self.result = Measured()
         self.works: dict[str, Work] = {}
