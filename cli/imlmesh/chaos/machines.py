@@ -30,6 +30,13 @@ _JUMPS = ("+1h", "-1h", "+20y", "+0")
 _JUMP_EVERY_S = 2.4  # for both of them; libfaketime looks once a second
 _REFUSED_S = 1.0
 _BEFORE_1971 = "@1970-01-01 00:00:30"
+#: libfaketime 0.9.10 refuses the call that Python's own sleep makes
+_SLEEP = """\
+import select
+import time
+
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+"""
 _NO_FAKETIME = "libfaketime is not installed (apt-get install faketime)"
 _DISK_MB = 16
 _MB = 1024 * 1024
@@ -182,8 +189,13 @@ def _faketime() -> Path | None:
 
 def _variables(library: Path, file: Path) -> dict[str, str]:
     """Only the wall clock is faked: no jump of it moves the clock that counts durations."""
+    folder = file.with_name("faked")
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_SLEEP)
+    inherited = os.environ.get("PYTHONPATH")
     return {
         "LD_PRELOAD": str(library),
+        "PYTHONPATH": os.pathsep.join([str(folder), *([inherited] if inherited else [])]),
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         # it reads the file at most so often: at each call it would take all the time there is
