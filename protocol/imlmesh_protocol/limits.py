@@ -148,7 +148,7 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
-EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
+EVIDENCE_FLAPS = 6  # returns that held it down: up for 5 s and down for 5 s it takes 80 s
 POISON_NODES = (
     3  # distinct ones on which an action's driver crashed: it is not about nodes any more
 )
@@ -356,7 +356,8 @@ SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10
 SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
 SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
 SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
-PERMITS_NODE = 16  # that one node holds at once; each may hold PERMIT_BYTES of memory and disk
+PERMITS_NODE = 16  # of one node that hold at once: a few routines of one machine
+PERMITS_NODE_KEPT = 64  # with those that ended before their time: their counts must stay till then
 PERMITS = 1_000  # kept at once, ended ones too: a replay reads them all
 PERMIT_BYTES = 128 * 1024  # of its body: it travels within a message, beside its signature
 PERMIT_ACTIONS = 50  # of one permit: small routines of one machine
