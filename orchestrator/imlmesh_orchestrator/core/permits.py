@@ -185,12 +185,12 @@ def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
     if result.dispatch not in report.results and not _has_room(turn, report, result):
         return ()
     report.results[result.dispatch] = result
-    steps, ended = _steps(record.permit, number, report.results)
+    attempts, ended = _attempts(record.permit, number, report.results)
     if ended is None:
         return ()
     del turn.state.reports[run]
-    _record(turn, record, number, steps, ended)
-    told = {step.dispatch.id for step in steps}
+    _record(turn, record, number, attempts, ended)
+    told = {one.dispatch.id for one in attempts}
     for strange in [one for name, one in report.results.items() if name not in told]:
         # it cannot have come to that: what is left of it is the node's word
         told_of = (strange.dispatch, strange.outcome, strange.result, strange.error)
@@ -242,7 +242,7 @@ def _hash(dispatch: Dispatch) -> bytes:
 
 
 @dataclass(slots=True)
-class _Step:
+class _Attempt:
     """One attempt that a run came to, with its result."""
 
     action: PermitAction
@@ -251,26 +251,26 @@ class _Step:
     result: Result
 
 
-def _steps(
+def _attempts(
     permit: Permit, number: int, results: Mapping[str, Result]
-) -> tuple[list[_Step], Course | None]:
+) -> tuple[list[_Attempt], Course | None]:
     """What a run came to by these results, in order; without an end while one is missing."""
-    steps: list[_Step] = []
+    attempts: list[_Attempt] = []
     ends: dict[str, End] = {}
     while (following := course(permit.actions, ends)).next is not None:
         action, attempt = following.next
         dispatch = dispatch_of(permit, number, action, attempt)
         result = results.get(dispatch.id)
         if result is None:
-            return steps, None
-        steps.append(_Step(action, attempt, dispatch, result))
+            return attempts, None
+        attempts.append(_Attempt(action, attempt, dispatch, result))
         code = result.error.code if result.error else ""
         ends[action.id] = End(attempt, result.outcome, code)
-    return steps, following
+    return attempts, following
 
 
 def _record(
-    turn: Turn, record: PermitRecord, number: int, steps: list[_Step], ended: Course
+    turn: Turn, record: PermitRecord, number: int, attempts: list[_Attempt], ended: Course
 ) -> None:
     """The whole run becomes changes, as if it had been dispatched and answered just now."""
     at_ms, cause, permit = turn.at_ms, turn.cause, record.permit
@@ -278,9 +278,9 @@ def _record(
     turn.change(p.PermitRunReported(at_ms, cause, permit.id, permit.node, number, run))
     plan, by = record.plan, permit.id
     turn.change(c.RunCreated(at_ms, cause, run, counter, plan, permit.digest, by, at_ms, 0, 0))
-    last = {step.action.id: step for step in steps}
-    for step in steps:
-        _record_step(turn, run, step, last=last[step.action.id] is step)
+    last = {one.action.id: one for one in attempts}
+    for one in attempts:
+        _record_attempt(turn, run, one, last=last[one.action.id] is one)
     if ended.skipped:
         state = ActionState.SKIPPED
         turn.change(c.ActionsEnded(at_ms, cause, run, ended.skipped, state, _DEPENDENCY))
@@ -289,10 +289,10 @@ def _record(
     turn.change(c.RunEnded(at_ms, cause, run, state_of_run, fault, False, False))
 
 
-def _record_step(turn: Turn, run: str, step: _Step, *, last: bool) -> None:
+def _record_attempt(turn: Turn, run: str, one: _Attempt, *, last: bool) -> None:
     """One attempt and its end; after it another one unless it is the `last` of its action."""
     at_ms, cause = turn.at_ms, turn.cause
-    action, attempt, dispatch, result = step.action, step.attempt, step.dispatch, step.result
+    action, attempt, dispatch, result = one.action, one.attempt, one.dispatch, one.result
     packed, node = packed_dispatch(dispatch), dispatch.id.split("/")[2]
     what = (dispatch.id, action.id, node, attempt, packed, sha256(packed).digest())
     terms = (action.effect, action.timeout_ms, 0, "fail")
