@@ -148,7 +148,7 @@ EVIDENCE_MALFORMED = 5  # messages that a node signed and no version of ours wou
 EVIDENCE_AHEAD = 5  # messages that it dated later than now: it does not follow our clock
 EVIDENCE_TAKEOVERS = 3  # sessions of another machine with its keys
 EVIDENCE_CRASHES = 5  # different plans whose driver crashed, with nothing completed between
-EVIDENCE_FLAPS = 6  # returns that held it down: two minutes of up for 5 s and down for 5 s
+EVIDENCE_FLAPS = 6  # returns that held it down: up for 5 s and down for 5 s it takes 80 s
 POISON_NODES = (
     3  # distinct ones on which an action's driver crashed: it is not about nodes any more
 )
@@ -268,6 +268,13 @@ CLIENT_RECONNECT_S = 60.0  # who follows a run waits this long for an orchestrat
 SYSTEMD_ANSWER_S = 330.0  # a start is waited for: an orchestrator has 300 s to fold its store
 SERVICE_LOG_LINES = 10_000  # shown at once by `service logs`; a person reads 100
 DEMO_RUN_S = 90.0  # the demonstration's run takes 13 s on a PC, three times that on a Pi 4
+CHAOS_READY_S = (
+    120.0  # for a broken mesh to be whole again; a node that flapped is held down for 96 s
+)
+CHAOS_SEEN_S = (
+    40.0  # for what a fault leads to: four lost windows, on a machine that has more to do
+)
+CHAOS_RUN_S = 120.0  # for its runs to end: they take 5 s, and wait for whoever is held down
 EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies give it up
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
@@ -309,7 +316,9 @@ TELEMETRY_CALL_PER_S = 100  # of one call of a driver; what is faster belongs in
 TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
 TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
-TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
+TELEMETRY_MESSAGES_PER_S = (
+    20  # of one node, unread; an honest one sends one, and ten while it drains
+)
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
 TELEMETRY_LATE_MS = (
     47 * 3_600_000
@@ -349,7 +358,8 @@ SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10
 SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
 SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
 SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it
-PERMITS_NODE = 16  # that one node holds at once; each may hold PERMIT_BYTES of memory and disk
+PERMITS_NODE = 16  # of one node that hold at once: a few routines of one machine
+PERMITS_NODE_KEPT = 64  # with those that ended before their time: their counts must stay till then
 PERMITS = 1_000  # kept at once, ended ones too: a replay reads them all
 PERMIT_BYTES = 128 * 1024  # of its body: it travels within a message, beside its signature
 PERMIT_ACTIONS = 50  # of one permit: small routines of one machine

@@ -89,13 +89,17 @@ class Home:
             return Client.connect(self.mesh.home.root).get(path)
         return None
 
-    def type(self, *arguments: str) -> dict[str, Any]:
-        """The JSON that `imlmesh ARGUMENTS` prints."""
-        argv = [sys.executable, "-m", "imlmesh", *arguments, "--json"]
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`imlmesh ARGUMENTS` to its end."""
+        argv = [sys.executable, "-m", "imlmesh", *arguments]
         env = {**os.environ, "IMLMESH_HOME": str(self.mesh.home.root)}
-        done = subprocess.run(
+        return subprocess.run(
             argv, env=env, capture_output=True, text=True, timeout=60, check=False
         )
+
+    def type(self, *arguments: str) -> dict[str, Any]:
+        """The JSON that `imlmesh ARGUMENTS` prints."""
+        done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -157,7 +161,14 @@ async def test_a_cut_off_node_runs_a_permit_across_a_power_cut_and_reports_each_
 ) -> None:
     plan = tmp_path / "water.json"
     plan.write_text(json.dumps(PLAN))
+    elsewhere = {**PLAN["actions"][0], "target_selector": 'os == "linux"'}
+    away = tmp_path / "away.json"
+    away.write_text(json.dumps({**PLAN, "actions": [elsewhere]}))
     async with opened_home(tmp_path) as home:
+        refused = home.run("permit", "grant", str(away), "--node", NODE, "--after", "1s")
+        assert refused.returncode == 3, refused.stderr
+        assert "permit.target" in refused.stderr
+        assert "away.json" in refused.stderr
         words = ("--node", NODE, "--every", "1s", "--budget", str(BUDGET), "--for", "1h")
         permit = home.type("permit", "grant", str(plan), *words)["permit"]
         await until(lambda: home.ask(f"permits/{permit}")["held"], "the node holds it")
@@ -172,13 +183,13 @@ async def test_a_cut_off_node_runs_a_permit_across_a_power_cut_and_reports_each_
         reported = await until(
             lambda: (found := shown()) and found["reported"] == BUDGET and found, "all are reported"
         )
-        runs = home.type("run", "list")["runs"]
+        runs = (home.ask("runs") or {})["runs"]
         assert sorted(run["run"] for run in runs) == reported["runs"]
         assert {run["by"] for run in runs} == {permit}
         counted = Counter(home.effects())
         assert set(counted.values()) == {1}, "an effect that must happen once"
         assert len(counted) == BUDGET, "as often as the budget says"
-        last = home.type("run", "show", f"{permit}-{BUDGET}")
+        last = home.ask(f"runs/{permit}-{BUDGET}") or {}
         assert last["state"] == "completed", last["error"]
         note = home.mesh.home.node(NODE) / "files" / "note.txt"
         assert note.read_text() == "valve said 7"

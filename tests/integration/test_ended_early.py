@@ -2,24 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from orchestrator_mesh import ME, Mesh, action, plan
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("broker_program")]
+pytestmark = pytest.mark.usefixtures("broker_program")
+NODES = ("pi-1",)
 TIMES = 4
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with opened_mesh(tmp_path) as made:
-        await made.orchestrator()
-        await made.node("pi-1")
-        await made.online("pi-1")
-        yield made
 
 
 async def runs_once(mesh: Mesh, name: str) -> None:

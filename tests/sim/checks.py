@@ -48,7 +48,7 @@ from imlmesh_protocol.states import (
     Liveness,
 )
 from node_checks import NodeChecks
-from permits import PermitChecks, unit_of
+from permits import PermitChecks, is_by_permit, unit_of
 
 if TYPE_CHECKING:
     from world import World
@@ -107,7 +107,9 @@ class Checks:
             after = self._after.get(type(change))
             if after is not None:
                 after(change)
-            self.of_nodes.committed(change, state, self.world.now_ms)
+            # what a node did by permit was given to it by nobody here
+            if not is_by_permit(change):
+                self.of_nodes.committed(change, state, self.world.now_ms)
             if isinstance(change, c.RunChange):
                 runs.add(change.run)
         for run in runs:

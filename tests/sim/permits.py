@@ -182,6 +182,10 @@ class PermitChecks:
 
     def journalled(self, node: str, change: Any, stored: AgentState) -> None:
         """`stored`: the journal before this change."""
+        if isinstance(change, nc.MeshTimeNoted):
+            self.contact(
+                node, self._world.now_ms
+            )  # whoever tells the time, or brings a permit, is there
         if not isinstance(change, nc.PermitRunBegun):
             return
         place, now_ms = (change.permit, change.number), self._world.now_ms
@@ -198,8 +202,9 @@ class PermitChecks:
             self._checks.breach(f"{node} runs {change.permit} while in contact, {silent_ms} ms ago")
         if change.at_ms >= granted.to_ms:
             self._checks.breach(f"{node} runs {change.permit} after its time")
-        if stored.permits[change.permit].dropped:
-            self._checks.breach(f"{node} runs {change.permit}, which it dropped")
+        held = stored.permits.get(change.permit)
+        if held is None or held.dropped:
+            self._checks.breach(f"{node} runs {change.permit}, which it dropped or never stored")
         if stored.quarantined:
             self._checks.breach(f"{node} is in quarantine and runs {change.permit}")
 
@@ -241,3 +246,8 @@ def unit_of(dispatch: str) -> tuple[str, str] | None:
     """(run, action) of a dispatch of a run by permit."""
     run, action, _, _ = split_dispatch(dispatch)
     return (run, action) if split_permit_run(run) is not None else None
+
+
+def is_by_permit(change: c.Change) -> bool:
+    """Whether it tells of a run that a node began by itself."""
+    return isinstance(change, c.RunChange) and split_permit_run(change.run) is not None

@@ -15,6 +15,14 @@ from plans import random_plan
 
 FAULTY_MS = 40_000
 CALM = Faults()
+LONG = {
+    "id": "long",
+    "module": "toy",
+    "action": "look",
+    "timeout": 20,
+    "on_error": "continue",
+    "params": {"ms": 15_000, "fails": 0},
+}
 #: how often each kind is drawn, beside the others
 WEIGHTS = {
     "kill": 3,
@@ -115,6 +123,12 @@ def script_of(seed: int) -> Script:
         (kind,) = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))
         pause_ms = dice.choice((200, 3_000, 9_000, 20_000, 20_000))
         faults.append(Fault(at_ms, kind, dice.choice(nodes), pause_ms, dice.getrandbits(32)))
+    if dice.random() < 0.25:
+        # a node is cut off for longer than a lease, and may be doing what outlives one
+        plan_ms, plan = dice.choice(plans)
+        plan["actions"].append(LONG)
+        at_ms = plan_ms + dice.randint(500, 2_000)
+        faults.append(Fault(at_ms, "cut", dice.choice(nodes), 20_000, dice.getrandbits(32)))
     wishes = random_wishes(seed, nodes)
     for wish in wishes:
         faults += _while_cut_off(random.Random(f"{seed}/{wish.node}/cut off"), wish)

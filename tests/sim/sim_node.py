@@ -85,8 +85,6 @@ class SimNode:
         self._turned = True
         self._drivers.clear()
         self._session = self._seq = 0
-        #: when it sent which beat, in the world's time
-        self._beats: dict[int, int] = {}
         self.world.checks.permits.starts(self.name)
         self._nonce: int | None = None
         self._ask_ms: int | None = None
@@ -244,8 +242,8 @@ class SimNode:
             self.post(e.DelegateArrived(at_ms, arrivals, epoch, seq))
         elif kind is Kind.ACK:
             wants = fields.get("wants", ())
-            if fields["beat"] in self._beats:
-                self.world.checks.permits.contact(self.name, self._beats[fields["beat"]])
+            if fields["beat"] is not None:
+                self.world.checks.permits.contact(self.name, self.world.now_ms)
             self.post(
                 e.AckArrived(at_ms, fields["beat"], fields["settled"], epoch, seq, wants=wants)
             )
@@ -343,8 +341,6 @@ class SimNode:
             if command.fault.code.startswith("permit."):
                 self.world.tell(f"{self.name}: {command.fault.code}: {command.fault.message}")
         else:
-            if isinstance(command, k.SendHeartbeat):
-                self._beats[command.beat] = self.world.now_ms
             self.world.checks.node_says(self.name, command)
             self._send(*_letter(command))
 

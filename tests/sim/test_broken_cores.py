@@ -49,7 +49,7 @@ from imlmesh_protocol.states import (
 from script import script_of
 from shrinking import failure, smallest
 
-WITHIN = 400
+WITHIN = 2_000  # as many as the worlds of `make test`
 Patch = pytest.MonkeyPatch
 _FLIPS: list[Any] = []
 
@@ -74,7 +74,7 @@ def _everywhere(patch: Patch, name: str, made: Any, *modules: Any) -> None:
 # the orchestrator
 
 
-@flip(r"counts as \w+ for", seed=12)
+@flip(r"counts as \w+ for", seed=17)
 def a_result_of_another_attempt_counts(patch: Patch) -> None:
     real = dispatching._take
 
@@ -97,7 +97,7 @@ def replace_result(result: Any, dispatch: Any) -> Any:
     return replace(result, dispatch=dispatch.dispatch, hash=dispatch.hash, outcome="completed")
 
 
-@flip(r"the effect of .* began \d+ times", seed=34)
+@flip(r"the effect of .* began \d+ times")
 def once_is_given_to_somebody_else(patch: Patch) -> None:
     def give_up(turn: Any, dispatch: Any, fault: Fault) -> None:
         run = turn.state.runs[dispatch.run]
@@ -107,7 +107,7 @@ def once_is_given_to_somebody_else(patch: Patch) -> None:
     _everywhere(patch, "give_up", give_up, dispatching, liveness, admission)
 
 
-@flip(r"the effect of .* began \d+ times")
+@flip(r"the effect of .* began \d+ times", seed=24)
 def what_nobody_knows_is_tried_again(patch: Patch) -> None:
     def take_unknown(turn: Any, run: Any, record: Any, dispatch: Any, result: Any) -> None:
         dispatching._finish(turn, run, record, dispatch, result, None)
@@ -116,7 +116,7 @@ def what_nobody_knows_is_tried_again(patch: Patch) -> None:
     patch.setattr(dispatching, "_take_unknown", take_unknown)
 
 
-@flip(r"still runs on n\d beside", seed=119)
+@flip(r"still runs on n\d beside", seed=129)
 def a_broken_connection_counts_as_a_loss(patch: Patch) -> None:
     real = liveness.gone
 
@@ -129,7 +129,7 @@ def a_broken_connection_counts_as_a_loss(patch: Patch) -> None:
     patch.setitem(scheduler._HANDLE, NodeGone, gone)
 
 
-@flip(r"is lost, and we were connected for", seed=41)
+@flip(r"is lost, and we were connected for", seed=147)
 def silence_of_our_own_counts_against_nodes(patch: Patch) -> None:
     real = liveness.bus_opened
 
@@ -153,7 +153,7 @@ def a_node_in_quarantine_keeps_its_leases(patch: Patch) -> None:
     patch.setattr(admission, "each_live", lambda turn, node, act: None)
 
 
-@flip(r"is innocent and quarantined")
+@flip(r"is innocent and quarantined", seed=44)
 def an_innocent_node_is_quarantined(patch: Patch) -> None:
     real = evidence._judge
 
@@ -285,7 +285,7 @@ def two_nodes_make_a_poison(patch: Patch) -> None:
     patch.setattr(poison, "verdict", verdict)
 
 
-@flip(r"is deaf since \d+ ms and gets work")
+@flip(r"is deaf since \d+ ms and gets work", seed=116)
 def a_beat_that_comes_again_counts(patch: Patch) -> None:
     real = silence.heard
 
@@ -296,7 +296,7 @@ def a_beat_that_comes_again_counts(patch: Patch) -> None:
     patch.setattr(silence, "heard", heard)
 
 
-@flip(r"returned \d+ times of late and gets work")
+@flip(r"returned \d+ times of late and gets work", seed=28)
 def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
     real = flapping.returned
 
@@ -317,7 +317,7 @@ def one_return_is_enough_for_quarantine(patch: Patch) -> None:
 # the node
 
 
-@flip(r"n\d takes .* it knows a newer epoch|ran \d+ times on")
+@flip(r"n\d takes .* it knows a newer epoch|ran \d+ times on", seed=53)
 def a_node_forgets_the_epoch(patch: Patch) -> None:
     real = agent.Agent._on_delegate
 
@@ -375,12 +375,12 @@ def two_actions_hold_one_claim(patch: Patch) -> None:
     patch.setattr(claims.Claims, "holder", lambda self, wanted: None)
 
 
-@flip(r"still runs on n\d beside", seed=119)
+@flip(r"still runs on n\d beside", seed=675)
 def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
     patch.setattr(slots.HeldRecord, "lease_end_ms", lambda self, answered_ms: slots.NEVER_MS)
 
 
-@flip(r"still runs on n\d beside", seed=119)
+@flip(r"still runs on n\d beside", seed=675)
 def a_beat_without_an_answer_renews(patch: Patch) -> None:
     real = heart.Heart.beat
 
@@ -455,7 +455,7 @@ def a_permit_runs_while_the_orchestrator_is_there(patch: Patch) -> None:
     patch.setattr(permits.Permits, "_due_ms", due)
 
 
-@flip(r"after its time")
+@flip(r"after its time", seed=38)
 def a_permit_runs_for_ever(patch: Patch) -> None:
     real = permits.Permits._due_ms
 
@@ -468,7 +468,7 @@ def a_permit_runs_for_ever(patch: Patch) -> None:
     patch.setattr(permits.Permits, "_due_ms", due)
 
 
-@flip(r"the effect of p-.* began \d+ times")
+@flip(r"the effect of p-.* began \d+ times", seed=39)
 def what_a_crash_cut_short_is_always_tried_again(patch: Patch) -> None:
     def again(action: Any, end: Any) -> bool:
         return end.outcome == "unknown" and end.attempt < 3
@@ -510,7 +510,7 @@ def a_run_by_permit_is_recorded_whenever_it_is_reported(patch: Patch) -> None:
     patch.setattr(own_permits, "take", take)
 
 
-@flip(r"is settled and its result was not stored|was never reported")
+@flip(r"is settled and its result was not stored|was never reported", seed=29)
 def a_part_of_a_run_is_settled(patch: Patch) -> None:
     real = own_permits.take
 
@@ -565,7 +565,7 @@ def test_a_flipped_rule_is_caught(
 def test_a_failing_seed_shrinks(monkeypatch: Patch) -> None:
     """The story that is left is about the broken rule alone."""
     once_is_given_to_somebody_else(monkeypatch)
-    seed = _hunt("began 2 times", 99)
+    seed = _hunt("began 2 times", 2)
     script = script_of(seed)
     world, _ = failure(script)
     small = smallest(script, 250)

@@ -34,6 +34,7 @@ BY_CHANCE = (
     "half: deaf",
     "half: mute",
     "a result in chunks",
+    "a run by permit",
 )
 
 

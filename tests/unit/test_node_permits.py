@@ -14,6 +14,7 @@ from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import PERMITS_NODE_KEPT
 from imlmesh_protocol.permits import CUT_OFF, EVERY, ON, Filling, Permit, PermitAction, Rule
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
@@ -114,41 +115,44 @@ class Node:
         fault = Fault(code, "as the test says") if code else None
         self.does(e.DriverFinished(self.now_ms, id, outcome, result, fault))
 
-    def beats(self, to_ms: int) -> None:
-        """In contact: each beat is answered."""
+    def beats(self, to_ms: int) -> int:
+        """In contact: each beat is answered; when the last one was."""
+        answered_ms = self.now_ms
         while self.now_ms < to_ms:
             asked = self.does(Tick(min(to_ms, self.now_ms + 1_000)))
             for command in asked:
                 if isinstance(command, k.SendHeartbeat):
                     self.seq += 1
                     self.does(e.AckArrived(self.now_ms, command.beat, (), 1, self.seq))
+                    answered_ms = self.now_ms
             self.end_all()
+        return answered_ms
 
 
 def holding(*permits: Permit) -> Node:
     node = Node()
     node.open(0)
-    node.hold(10, *permits)
+    node.hold(0, *permits)
     return node
 
 
 def test_a_run_begins_when_the_node_is_cut_off_and_never_before() -> None:
     node = holding(permit())
-    node.beats(60_000)
+    heard_ms = node.beats(60_000)
     assert node.ran == [], "it was in contact"
-    node.pass_time(60_000 + 9_000)
+    node.pass_time(heard_ms + 9_999)
     assert node.ran == [], "ten seconds after it was last heard"
-    node.pass_time(60_000 + 12_000)
+    node.pass_time(heard_ms + 10_000)
     assert node.ran == ["p-1-kq7x-1/a/pi/1"]
 
 
 def test_a_session_without_answers_is_no_contact_and_a_broken_one_that_was_answered_is() -> None:
     node = holding(permit(rule=Rule(CUT_OFF, 0)))
-    node.beats(20_000)
+    heard_ms = node.beats(20_000)
     node.close(20_500)
-    node.pass_time(25_000)
+    node.pass_time(heard_ms + 5_999)
     assert node.ran == [], "the last answer was less than six seconds ago"
-    node.pass_time(27_000)
+    node.pass_time(heard_ms + 6_000)
     assert len(node.ran) == 1
     again = holding(permit(rule=Rule(CUT_OFF, 0)))
     again.pass_time(10_000)  # its session stands, nobody answers
@@ -375,6 +379,15 @@ def test_an_old_command_is_refused_also_after_a_restart() -> None:
         assert codes == ["message.replayed"]
         assert node.journal.permits["p-1-kq7x"].dropped
         node.start(100)
+
+
+def test_a_node_keeps_so_many_and_no_more() -> None:
+    node = holding()
+    many = [permit(id=f"p-{n}-kq7x") for n in range(PERMITS_NODE_KEPT + 1)]
+    asked = node.hold(10, *many)
+    codes = [command.fault.code for command in asked if isinstance(command, k.NoteRefusal)]
+    assert codes == ["permit.too_many"]
+    assert len(node.journal.permits) == PERMITS_NODE_KEPT
 
 
 def test_a_birth_tells_what_is_held_and_how_often_it_ran() -> None:

@@ -308,6 +308,16 @@ def test_permits_are_bounded_by_node_and_ended_ones_are_forgotten() -> None:
     assert set(play.state.permits) == {last.permit.id}
 
 
+def test_what_was_withdrawn_counts_until_its_time_is_over() -> None:
+    """Its node keeps how often it ran, so that it may come again."""
+    play = Play("pi")
+    for _ in range(limits.PERMITS_NODE_KEPT):
+        play.withdraw(play.grant(for_ms=10_000).permit.id)
+    assert refusals(play.ask()) == ["permit.too_many"]
+    play.live("pi", for_ms=12_000)
+    assert play.grant()
+
+
 def test_what_was_ended_or_never_was_cannot_be_withdrawn() -> None:
     play = Play("pi")
     record = play.grant()

@@ -199,7 +199,7 @@ class Agent(Autonomy):
         self._see(event.epoch, event.seq)
         if event.beat is not None:
             self.heart.answered(event.beat)
-            self.permits.answered(event.at_ms, self.heart.answered_ms)
+            self.permits.answered(event.at_ms)
             if self.state.lost:
                 # only a beat of a session whose birth was taken is answered
                 self._change(changes.LossTold())

@@ -10,6 +10,7 @@ from imlmesh_node.core.changes import Change
 from imlmesh_node.core.commands import Command
 from imlmesh_node.core.permits import Permits
 from imlmesh_node.core.slots import HeldRecord, Slots
+from imlmesh_node.core.state import AgentState
 from imlmesh_node.core.unsettled import Unsettled
 from imlmesh_protocol.errors import Fault
 
@@ -18,6 +19,7 @@ class Autonomy:
     """Part of an agent, which has all that this needs."""
 
     permits: Permits
+    state: AgentState
     slots: Slots
     session: int | None
     _seen: tuple[int, int]
@@ -67,7 +69,7 @@ class Autonomy:
 
     def _go_on_alone(self, at_ms: int) -> None:
         """Begin what is due; of a run that is over the results are sent until they are settled."""
-        if self.slots.stopping:
+        if not self.state.permits or self.slots.stopping:
             return
         results = self.permits.look(at_ms, closed=self._closed)
         for result in results:

@@ -15,7 +15,7 @@ from imlmesh_node.core.changes import Change, ResultRecord
 from imlmesh_node.core.commands import Command
 from imlmesh_node.core.state import AgentState, HeldPermitRecord, JournalRecord
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import PERMIT_CLOCK_MS, PERMITS_NODE
+from imlmesh_protocol.limits import PERMIT_CLOCK_MS, PERMITS_NODE_KEPT
 from imlmesh_protocol.permits import (
     CUT_OFF,
     EVERY,
@@ -31,7 +31,7 @@ from imlmesh_protocol.permits import (
 from imlmesh_protocol.wire.dispatches import Dispatch
 
 _QUARANTINED = Fault("node.quarantined", "the node was quarantined before it began")
-_WITHDRAWN = Fault("permit.withdrawn", "the permit was withdrawn before it began")
+_WITHDRAWN = Fault("permit.withdrawn", "the permit was taken back before it began")
 _EXPIRED = Fault("permit.expired", "the permit's time was over before it began")
 
 
@@ -86,24 +86,25 @@ class Permits:
             self._change(changes.MeshTimeNoted(mesh_ms, met=True))
             self._discard(mesh_ms)
 
-    def answered(self, at_ms: int, answered_ms: int) -> None:
-        """A heartbeat that was sent at `answered_ms` was answered."""
-        self._heard_ms = max(self._heard_ms, answered_ms)
+    def answered(self, at_ms: int) -> None:
+        """A heartbeat was answered; unlike a lease, contact counts from when that was heard."""
+        self._heard_ms = max(self._heard_ms, at_ms)
         mesh_ms = self._mesh_ms(at_ms)
         if self._state.permits and mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS:
             self._change(changes.MeshTimeNoted(mesh_ms, met=False))
             self._discard(mesh_ms)
 
     def take(self, event: events.PermitArrived) -> None:
-        """Hold these, and begin no run of those."""
+        """Hold these, and begin no run of those. Who brings them is there."""
+        self._heard_ms = max(self._heard_ms, event.at_ms)
         mesh_ms = self._mesh_ms(event.at_ms)
         self._change(changes.MeshTimeNoted(mesh_ms, met=False))
         for permit, document in event.permits:
             known = self._state.permits.get(permit.id)
             if permit.to_ms <= mesh_ms:
                 self._refuse(Fault("permit.expired", f"{permit.id} is over already"))
-            elif known is None and len(self._state.permits) >= PERMITS_NODE * 2:
-                self._refuse(Fault("permit.too_many", f"{permit.id}: {PERMITS_NODE} are held"))
+            elif known is None and len(self._state.permits) >= PERMITS_NODE_KEPT:
+                self._refuse(Fault("permit.too_many", f"{permit.id}: {PERMITS_NODE_KEPT} are kept"))
             else:
                 self._change(changes.PermitTaken(permit, document))
         for id in event.drop:

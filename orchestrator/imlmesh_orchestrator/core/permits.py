@@ -89,6 +89,12 @@ def _unfit(turn: Turn, event: PermitAsked) -> Fault | None:
         return Fault("permit.node", f"{state.alias_of(event.node)}: {code}")
     if len(_of_node(turn, event.node)) >= limits.PERMITS_NODE:
         return Fault("permit.too_many", f"{event.node} has {limits.PERMITS_NODE} permits")
+    not_over = [one.permit for one in state.permits.values() if one.permit.to_ms > turn.at_ms]
+    if sum(permit.node == event.node for permit in not_over) >= limits.PERMITS_NODE_KEPT:
+        text = (
+            f"{event.node} keeps the counts of {limits.PERMITS_NODE_KEPT} permits until their time"
+        )
+        return Fault("permit.too_many", text)
     kept = sum(not one.forgotten(turn.at_ms) for one in state.permits.values())
     if kept >= limits.PERMITS:
         return Fault("permit.too_many", f"the mesh keeps {kept} permits")

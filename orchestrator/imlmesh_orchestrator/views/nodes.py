@@ -9,6 +9,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from imlmesh_orchestrator.core.presence import Presence
 from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
@@ -131,7 +132,7 @@ def node_view(
         "modules": sorted(record.manifest.modules),
         "escalation": _escalation(record),
         "spool": {name: int(health.get(told) or 0) for name, told in _SPOOL.items()},
-        "problems": _problems(record, health, now_ms),
+        "problems": [*_why_suspect(record, presence, now_ms), *_problems(record, health, now_ms)],
     }
 
 
@@ -185,6 +186,17 @@ def _escalation(record: NodeRecord) -> dict[str, Any] | None:
     hint = CODES[fault.code].hint
     told = {"code": fault.code, "message": fault.message, "hint": hint}
     return told | {"at_ms": record.escalated_ms}
+
+
+def _why_suspect(record: NodeRecord, presence: Presence | None, now_ms: int) -> list[str]:
+    """Why a node that is there gets nothing new."""
+    if presence is None or record.liveness is Liveness.ONLINE:
+        return []
+    found = ["hears none of our answers"] if presence.deaf else []
+    if presence.held_until_ms > now_ms:
+        rest_s = -(-(presence.held_until_ms - now_ms) // 1_000)
+        found.append(f"comes and goes: held down for {rest_s} s more")
+    return found
 
 
 def _problems(record: NodeRecord, health: Mapping[str, Any], now_ms: int) -> list[str]:
