@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_everything_as_it_was(
     fs("write_file", path="old", content="old")
     before = fs.everything()
     monkeypatch.setattr(files, "FREE_SPACE_BYTES", 1 << 60)
-    monkeypatch.setattr(files, "_FREE_PART", 1)
+    monkeypatch.setattr(files, "FREE_SPACE_PART", 1)
     for asked in (
         {"name": "write_file", "path": "a/b/c", "content": "x", "create_dirs": True},
         {"name": "write_file", "path": "old", "content": "x"},
