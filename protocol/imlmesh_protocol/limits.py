@@ -268,6 +268,13 @@ CLIENT_RECONNECT_S = 60.0  # who follows a run waits this long for an orchestrat
 SYSTEMD_ANSWER_S = 330.0  # a start is waited for: an orchestrator has 300 s to fold its store
 SERVICE_LOG_LINES = 10_000  # shown at once by `service logs`; a person reads 100
 DEMO_RUN_S = 90.0  # the demonstration's run takes 13 s on a PC, three times that on a Pi 4
+CHAOS_READY_S = (
+    120.0  # for a broken mesh to be whole again; a node that flapped is held down for 96 s
+)
+CHAOS_SEEN_S = (
+    40.0  # for what a fault leads to: four lost windows, on a machine that has more to do
+)
+CHAOS_RUN_S = 120.0  # for its runs to end: they take 5 s, and wait for whoever is held down
 EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies give it up
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB
@@ -309,7 +316,9 @@ TELEMETRY_CALL_PER_S = 100  # of one call of a driver; what is faster belongs in
 TELEMETRY_CALL_BURST = 500  # of them at once: a sensor's own buffer
 TELEMETRY_PER_S = 50  # readings kept of one node, in the long run: 4.3 million a day, ~70 MB
 TELEMETRY_BURST = 180_000  # of them at once: an hour's share
-TELEMETRY_MESSAGES_PER_S = 20  # of one node, unread; an honest one sends one for each module
+TELEMETRY_MESSAGES_PER_S = (
+    20  # of one node, unread; an honest one sends one, and ten while it drains
+)
 TELEMETRY_MESSAGES_BURST = 1_200  # of them at once: a minute's share
 TELEMETRY_LATE_MS = (
     47 * 3_600_000

@@ -1,5 +1,6 @@
 """How chaos judges: effects are counted in files, percentiles are of what was measured, late is not broken."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = "r-1-abcd"
 NODE_KILL = next(each for each in SCENARIOS if each.name == "node-kill")
 
@@ -89,3 +91,28 @@ def test_the_page_tells_promise_and_measurement_beside_each_other() -> None:
 def test_scenarios_are_named_once_and_say_what_they_do() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(each.text and set(each.shows) <= set(range(1, 26)) for each in SCENARIOS)
+
+
+def test_the_page_of_the_docs_has_the_frame_of_today() -> None:
+    frame = page({}, [])
+    head, _, rest = frame.partition("## What was measured")
+    tail = rest[rest.index("## Where each") :]
+    kept = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    assert kept.startswith(head)
+    assert kept.endswith(tail)
+
+
+def shown(table: str, column: int) -> dict[int, set[str]]:
+    """What the rows of a page name for each failure scenario, from a column on."""
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", table, re.MULTILINE)
+    name = r"`((?:test_)?[a-z0-9_-]+)(?:\.py)?`"
+    return {int(n): set(re.findall(name, "".join(row.split("|")[column:]))) for n, row in rows}
+
+
+def test_both_pages_name_the_same_and_it_is_there() -> None:
+    here = shown(page({}, []).partition("## Where each")[2], 1)
+    worlds = shown((ROOT / "docs" / "simulation.md").read_text(), 2)
+    there = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
+    assert set(here) == set(range(1, 26))
+    assert here == worlds
+    assert set().union(*here.values()) <= there | set(NAMES)

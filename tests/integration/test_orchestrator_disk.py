@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -166,7 +167,7 @@ async def test_told_to_end_while_it_waits_for_room_it_ends_in_time(
     filler.leave(0)
     await mesh.until("health", lambda found: found["store"]["waits"])
     process = mesh.processes.pop(ME)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     filler.remove()
     await mesh.orchestrator()

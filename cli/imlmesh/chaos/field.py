@@ -6,6 +6,7 @@ Deliberately absent: which faults are done when, which the scenarios know.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -27,6 +28,7 @@ from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_broker.child import LOOPBACK, free_port
 from imlmesh_orchestrator.core.changes import LivenessChanged
 from imlmesh_orchestrator.entry.endpoint import last_port
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError
 from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_runtime.trust import ControlKeys
@@ -34,9 +36,10 @@ from imlmesh_runtime.trust import ControlKeys
 ORCHESTRATOR = "orchestrator"
 BROKER = "broker"
 NODES = ("pi-a", "pi-b", "pi-c", "pi-d")
-_POLL_S = 0.05
+# that it ended and is started again is no news here
+logging.getLogger("imlmesh_broker.child").setLevel(logging.ERROR)
+_POLL_S, _SOON_S = 0.05, 0.002
 _PORTS, _PORT_RANGE, _PORT_RANGES = 12_000, 20, 500
-_READY_S = 60.0
 
 
 def from_here(node: str) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ class Field:
     async def until(self, path: str, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """The answer to GET `path` as soon as it holds; `process.failed` when it never does."""
         try:
-            async with asyncio.timeout(_READY_S):
+            async with asyncio.timeout(limits.CHAOS_READY_S):
                 while True:
                     found = await self.ask(path)
                     if found is not None and holds(found):
@@ -131,7 +134,7 @@ class Field:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as exc:
             hint = f"look into {self.mesh.home.logs}"
-            text = f"{path} did not become what it should within {_READY_S:g} s"
+            text = f"{path} did not become what it should within {limits.CHAOS_READY_S:g} s"
             raise MeshError("process.failed", text, hint=hint) from exc
 
     async def start(self, name: str, variables: Mapping[str, str] | None = None) -> None:
@@ -148,9 +151,10 @@ class Field:
         at_s = time.monotonic()
         if self.broker.pid is not None:
             os.kill(self.broker.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            # nobody but us starts it again
-            await self.broker.stop()
+        while self.broker.pid is not None:  # noqa: ASYNC110 - it says nothing when it ends
+            await asyncio.sleep(_SOON_S)
+        # nobody but us starts it again
+        await self.broker.stop()
         return at_s
 
     async def restart(self, name: str, variables: Mapping[str, str] | None = None) -> float:
@@ -195,7 +199,11 @@ class Field:
                 await self.ask(path_of("nodes", node["node"], "admission"), opened)
 
     async def seen_as(
-        self, node: str, liveness: Liveness, since_s: float, within_s: float
+        self,
+        node: str,
+        liveness: Liveness,
+        since_s: float,
+        within_s: float = limits.CHAOS_SEEN_S,
     ) -> float | None:
         """Seconds from then until the node was called that; None when it was not within that time."""
 

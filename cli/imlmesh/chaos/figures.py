@@ -65,3 +65,10 @@ def summary(scenario: Scenario, trials: Sequence[Measured]) -> dict[str, Any]:
 def is_whole(row: dict[str, Any]) -> bool:
     """Whether nothing was lost, doubled or broken."""
     return not (row["lost"] or row["doubled"] or row["broken"])
+
+
+def spread_text(spread: dict[str, int] | None) -> str:
+    """`0.12 / 0.15 / 0.16`, seconds; `-` for None."""
+    if spread is None:
+        return "-"
+    return " / ".join(f"{spread[name] / 1_000:.2f}" for name in ("p50_ms", "p95_ms", "max_ms"))

@@ -24,10 +24,19 @@ from imlmesh_protocol.states import Liveness
 _LONG_S = LAN.lost_ms / 1_000 + 2
 #: ends with us, whatever becomes of us
 _BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+#: effects one behind the other, and how many more would fill the time
+_BUSY_ROWS, _BUSY_REST = 40, 10
 _JUMPS = ("+1h", "-1h", "+20y", "+0")
 _JUMP_EVERY_S = 2.4  # for both of them; libfaketime looks once a second
 _REFUSED_S = 1.0
 _BEFORE_1971 = "@1970-01-01 00:00:30"
+#: libfaketime 0.9.10 refuses the call that Python's own sleep makes
+_SLEEP = """\
+import select
+import time
+
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+"""
 _NO_FAKETIME = "libfaketime is not installed (apt-get install faketime)"
 _DISK_MB = 16
 _MB = 1024 * 1024
@@ -64,13 +73,14 @@ async def orchestrator_suspend(trial: Trial) -> None:
     trial.nobody_lost(at_s)
 
 
-async def busy_cpu(trial: Trial, seconds: float) -> None:
+async def busy_cpu(trial: Trial) -> None:
     """Every core is busy, twice over, while the mesh works."""
-    await trial.submit(marked(4, max(4, round(seconds)), 500))
+    delay_ms = trial.busy_s * 1_000 / (_BUSY_ROWS + _BUSY_REST)
+    await trial.submit(marked(len(NODES), _BUSY_ROWS, round(delay_ms)))
     await trial.holds(NODES[0])
     at_s = time.monotonic()
     with _saturated():
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(trial.busy_s)
     suspected = trial.verdicts(at_s, Liveness.SUSPECT)
     trial.result.notes.append(f"{len(suspected)} suspected")
     trial.nobody_lost(at_s)
@@ -179,8 +189,13 @@ def _faketime() -> Path | None:
 
 def _variables(library: Path, file: Path) -> dict[str, str]:
     """Only the wall clock is faked: no jump of it moves the clock that counts durations."""
+    folder = file.with_name("faked")
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_SLEEP)
+    inherited = os.environ.get("PYTHONPATH")
     return {
         "LD_PRELOAD": str(library),
+        "PYTHONPATH": os.pathsep.join([str(folder), *([inherited] if inherited else [])]),
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         # it reads the file at most so often: at each call it would take all the time there is

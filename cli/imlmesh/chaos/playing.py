@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imlmesh.chaos import ends, machines
+from imlmesh.chaos import ends
 from imlmesh.chaos.field import Field, opened_field
 from imlmesh.chaos.figures import is_whole, summary
-from imlmesh.chaos.table import BUSY, RANDOM, Scenario
+from imlmesh.chaos.table import RANDOM, Scenario
 from imlmesh.chaos.trial import Measured, Trial
 from imlmesh_protocol.errors import MeshError
 
@@ -75,12 +75,10 @@ async def _play(order: Order, scenario: Scenario, place: Field, told: Told) -> l
     rounds = _rounds(order.kills) if scenario.name == RANDOM else [0] * order.runs
     dice = random.Random(order.seed)  # noqa: S311 - no secret
     for number, kills in enumerate(rounds):
-        async with _trial(place, scenario) as trial:
+        async with _trial(place, scenario, order.seconds) as trial:
             if scenario.name == RANDOM:
                 # every other round spares the nodes: then nothing may end otherwise
                 await ends.random_kills(trial, kills, dice, nodes=number % 2 == 1)
-            elif scenario.name == BUSY:
-                await machines.busy_cpu(trial, order.seconds)
             elif scenario.play is not None:
                 await scenario.play(trial)
         told(scenario, number + 1, len(rounds), trial.result)
@@ -91,9 +89,9 @@ async def _play(order: Order, scenario: Scenario, place: Field, told: Told) -> l
 
 
 @contextlib.asynccontextmanager
-async def _trial(place: Field, scenario: Scenario) -> AsyncIterator[Trial]:
+async def _trial(place: Field, scenario: Scenario, busy_s: float) -> AsyncIterator[Trial]:
     await place.settle()
-    trial = Trial(place, person=scenario.person)
+    trial = Trial(place, person=scenario.person, busy_s=busy_s)
     try:
         try:
             yield trial

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from imlmesh.chaos.figures import TIMES
+from imlmesh.chaos.figures import TIMES, spread_text
 from imlmesh.chaos.table import SCENARIOS
 from imlmesh_broker import choose_broker
 from imlmesh_protocol.limits import LAN, WAN, reroute_ms, stop_ms
@@ -75,33 +75,37 @@ By real processes; `docs/simulation.md` names the simulated worlds and golden tr
 | # | scenario | chaos | other tests with real processes |
 |---|---|---|---|
 """
-#: number -> (what it is, tests beside chaos)
+#: number -> (what it is, tests and benches beside chaos)
 _ALL = {
-    1: ("the broker restarts", "test_orchestrator_process"),
+    1: ("the broker restarts", ""),
     2: ("the broker comes back empty", ""),
-    3: ("the orchestrator is killed", "test_orchestrator_process"),
+    3: ("the orchestrator is killed", "test_restart"),
     4: ("a crash on either side of a commit", ""),
-    5: ("repeats and reordering", "test_messages_to_a_node, test_messages_to_the_orchestrator"),
-    6: ("power cut of a node", "test_node_process, test_liveness_real"),
+    5: ("repeats and reordering", ""),
+    6: ("power cut of a node", "test_liveness_real"),
     7: ("a partition and a late result", ""),
     8: ("one way only", ""),
     9: ("the orchestrator alone, or most nodes silent", "test_liveness_real"),
     10: ("a flapping node", ""),
-    11: ("a straggler", ""),
+    11: ("a slow node, a straggler", ""),
     12: ("full CPU, suspend", "test_liveness_real"),
-    13: ("a poison action", ""),
-    14: ("bad nodes", "test_admission_mesh"),
+    13: ("a poison action", "test_poison"),
+    14: ("bad nodes", ""),
     15: ("cordon, drain, quarantine, restart", "test_admission_mesh"),
-    16: ("disk full on the orchestrator", ""),
+    16: ("disk full on the orchestrator", "test_orchestrator_disk"),
     17: ("disk full on a node", "test_node_disk"),
     18: ("clocks that jump", "test_nodes_without_a_clock"),
-    19: ("500 nodes come back at once", "bench.rejoin"),
-    20: ("strangers and replays", "test_broker_embedded, test_removed, test_join_endpoint"),
-    21: ("approvals", "test_plans_real"),
+    19: ("500 nodes come back at once", "test_rejoin"),
+    20: (
+        "strangers and replays",
+        "test_broker_up, test_removed, test_join_endpoint, test_messages_to_a_node, "
+        "test_messages_to_the_orchestrator, test_brokers",
+    ),
+    21: ("approvals", ""),
     22: ("triggers", ""),
-    23: ("groups", "test_plans_real"),
-    24: ("a wave fails and is undone", "test_plans_real"),
-    25: ("a day away", "test_node_cut_off"),
+    23: ("groups", ""),
+    24: ("a wave fails and is undone", ""),
+    25: ("a day away", "test_node_cut_off, test_permits"),
 }
 
 
@@ -150,9 +154,8 @@ def _time(row: Mapping[str, Any], name: str, what: str) -> str:
     spread, promised_ms = row[name], row[f"{name}_promised_ms"]
     if spread is None:
         return ""
-    text = " / ".join(f"{spread[each] / 1_000:.2f}" for each in ("p50_ms", "p95_ms", "max_ms"))
     promised = f", promised {promised_ms / 1_000:g}" if promised_ms else ""
-    return f"{what}: {text}{promised}"
+    return f"{what}: {spread_text(spread)}{promised}"
 
 
 def _shown() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from imlmesh.chaos.figures import TIMES, is_whole
+from imlmesh.chaos.figures import TIMES, is_whole, spread_text
 from imlmesh.chaos.playing import Order, new_seed, play
 from imlmesh.chaos.report import machine, page
 from imlmesh.chaos.table import NAMES, SCENARIOS, Scenario
@@ -137,10 +137,3 @@ def _cells(row: dict[str, Any]) -> list[Cell]:
 def _mark(state: str, word: str) -> Text:
     shape, style = MARKS[state]
     return Text(f"{shape} {word}", style)
-
-
-def spread_text(spread: dict[str, int] | None) -> str:
-    """`0.12 / 0.15 / 0.16`, seconds; `-` for None."""
-    if spread is None:
-        return "-"
-    return " / ".join(f"{spread[name] / 1_000:.2f}" for name in ("p50_ms", "p95_ms", "max_ms"))

@@ -14,13 +14,12 @@ from imlmesh.chaos.field import Field
 from imlmesh.chaos.plans import Work, count, lines_of
 from imlmesh.client import path_of
 from imlmesh_orchestrator.core import changes as c
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import Liveness
 
 _ANSWER_EVERY_S = 0.1
-_SUBMIT_S = 30.0
-ENDS_WITHIN_S = 90.0
 
 
 @dataclass(slots=True)
@@ -52,9 +51,13 @@ class Measured:
 
 
 class Trial:
-    """What a scenario works with. `result` is filled on the way; `judge` adds what became of the runs."""
+    """What a scenario works with. `result` is filled on the way; `judge` adds what became of the runs.
 
-    def __init__(self, place: Field, *, person: bool = True) -> None:
+    `busy_s` is how long the scenario of that name keeps the CPU busy.
+    """
+
+    def __init__(self, place: Field, *, person: bool = True, busy_s: float = 0.0) -> None:
+        self.busy_s = busy_s
         self.field = place
         self.result = Measured()
         self.works: dict[str, Work] = {}
@@ -64,7 +67,7 @@ class Trial:
     async def submit(self, work: Work) -> str:
         """Start a run of it, as soon as an orchestrator takes it; its id."""
         text = {"text": work.plan.to_json()}
-        async with asyncio.timeout(_SUBMIT_S):
+        async with asyncio.timeout(limits.CHAOS_SEEN_S):
             while True:
                 found = await self.field.ask("runs", text)
                 if found is not None:
@@ -87,12 +90,12 @@ class Trial:
             _, action, where, _ = split_dispatch(change.dispatch)
             return change.run in self.works and where == node and action.startswith(beginning)
 
-        if await self.field.watcher.first(accepted, self.began_s, _SUBMIT_S) is None:
+        if await self.field.watcher.first(accepted, self.began_s) is None:
             raise MeshError("process.failed", f"{node} never got an action {beginning}".strip())
 
     async def marked(self, run: str) -> None:
         """Returns when an effect of the run has begun."""
-        async with asyncio.timeout(_SUBMIT_S):
+        async with asyncio.timeout(limits.CHAOS_SEEN_S):
             while True:
                 if lines_of(run, self.field.files()):
                     return
@@ -100,7 +103,7 @@ class Trial:
 
     async def lost(self, node: str, at_s: float) -> None:
         """Measure when it is called lost."""
-        self.result.detection_s = await self.field.seen_as(node, Liveness.LOST, at_s, 20)
+        self.result.detection_s = await self.field.seen_as(node, Liveness.LOST, at_s)
         self.must(self.result.detection_s is not None, f"{node} was never called lost")
 
     async def moved(self, at_s: float) -> None:
@@ -111,13 +114,13 @@ class Trial:
                 return False
             return change.attempt > 1 and change.action.startswith("move-")
 
-        self.result.reroute_s = await self.field.watcher.first(again, at_s, 25)
+        self.result.reroute_s = await self.field.watcher.first(again, at_s)
         self.must(self.result.reroute_s is not None, "no work was moved")
 
     async def back(self, at_s: float, *nodes: str) -> None:
         """Measure when all of them are online again."""
         for node in nodes:
-            took_s = await self.field.seen_as(node, Liveness.ONLINE, at_s, 40)
+            took_s = await self.field.seen_as(node, Liveness.ONLINE, at_s)
             if took_s is None:
                 self.must(False, f"{node} did not come back")
             else:
@@ -141,7 +144,7 @@ class Trial:
             return is_it
 
         for node in nodes:
-            took_s = await self.field.watcher.first(by(node), at_s, 40)
+            took_s = await self.field.watcher.first(by(node), at_s)
             if took_s is None:
                 self.must(False, f"nothing went on {node}".strip())
             else:
@@ -168,10 +171,10 @@ class Trial:
         false = [v for v in self.verdicts(at_s, Liveness.LOST) if v.split()[0] not in but]
         self.must(not false, f"called lost: {', '.join(false)}")
 
-    async def ended(self, within_s: float = ENDS_WITHIN_S) -> None:
+    async def ended(self) -> None:
         """Returns when all runs have ended, or the time is over, which `judge` then tells."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(limits.CHAOS_RUN_S):
                 while True:
                     if not set(self.works) - self._ended():
                         return

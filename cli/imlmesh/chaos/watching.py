@@ -14,10 +14,12 @@ from pathlib import Path
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import FORMS, decode
+from imlmesh_protocol import limits
 
 _EVERY_S = 0.02
 _PAGE = 2_000
 _WATCHED = (
+    c.EpochRaised,
     c.LivenessChanged,
     c.VerdictsFrozen,
     c.VerdictsResumed,
@@ -62,7 +64,10 @@ class Watcher:
         return iter(self.seen)
 
     async def first(
-        self, wanted: Callable[[c.Change], bool], since_s: float, within_s: float
+        self,
+        wanted: Callable[[c.Change], bool],
+        since_s: float,
+        within_s: float = limits.CHAOS_SEEN_S,
     ) -> float | None:
         """Seconds from `since_s` to the first such change; None when `within_s` pass without one."""
         while True:
