@@ -48,7 +48,7 @@ async def orchestrator_kill(trial: Trial) -> None:
 
 
 async def orchestrator_kill_history(trial: Trial) -> None:
-    """The same with 10,000 actions of earlier runs in the store."""
+    """The orchestrator is killed likewise, with 10,000 actions of earlier runs in its store."""
     for _ in range(_HISTORY_RUNS):
         await trial.submit(history(_HISTORY_ACTIONS))
     await trial.ended()

@@ -64,7 +64,8 @@ _NOTES = """
 *Detection* is the time from the fault to what stands in its column, *reroute* to the first dispatch of moved work,
 *recovery* from the end of the fault (the process is started, the network passes, the disk has room) to what stands in its
 column; of broker, orchestrator and random kills from the kill itself. *Late* counts measurements above the promise. *Lost* are
-effects of completed actions that no file shows, *doubled* those that files show too often.
+effects of completed actions that no file shows, *doubled* those that files show too often. In no scenario may anybody be called
+lost but the node that is broken, and every run must end: what does not hold would stand here as broken.
 """
 
 _SHOWN = """

@@ -36,7 +36,7 @@ async def silent_node(trial: Trial) -> None:
 
 
 async def pulled_cable(trial: Trial) -> None:
-    """The same in a network of its own, by pulling its cable: what is lost is sent again by TCP."""
+    """The cable of a node is pulled, in a network of its own: what is lost there is sent again by TCP."""
     place, victim = trial.field, NODES[1]
     node = place.running[victim]
     with laid_cable() as cable:
