@@ -377,6 +377,7 @@ PERMIT_CLOCK_MS = (
     3_600_000  # mesh time is written down so often by a node with permits, for a reboot
 )
 PERMIT_REPORTS = 256  # results that wait for the rest of their run, of each node
+PERMIT_REPORTS_BYTES = 64 * 1024 * 1024  # of them: what a node keeps of large ones
 JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
 JOURNAL_FREE_BYTES = (
     4 * 1024 * 1024

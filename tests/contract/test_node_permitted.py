@@ -8,6 +8,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from imlmesh_node.journal import MIGRATIONS
+from imlmesh_node.presence import Clocks
 from imlmesh_protocol.permits import CUT_OFF, Permit, PermitAction, Rule
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.permits import pack_permit, sign_permit
@@ -121,3 +122,42 @@ async def test_a_permit_whose_key_is_trusted_no_more_is_not_held_after_a_restart
     assert record.refusal.code == "permit.untrusted"
     assert again.agent.permits.held() == {}
     await again.stop()
+
+
+async def test_what_a_source_tells_comes_to_the_core_only_where_a_permit_wants_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await rig.start(MemoryStore(MIGRATIONS))
+    await opened(rig)
+    told_of: list[tuple[str, Any]] = []
+    permits = node.agent.permits
+    monkeypatch.setattr(
+        type(permits),
+        "source_told",
+        lambda self, event, closed: told_of.append((event.source, event.values["value"])),
+    )
+    node.edge.streams.source("gpio-17", {"value": 1})
+    on_edge = permit(rule=Rule("on", source="gpio-17"))
+    rig.control.say(Kind.COMMAND, {"do": "permit", "doc": signed(rig, on_edge)})
+    assert await told(rig) == {"p-1-kq7x": 0}
+    node.edge.streams.source("gpio-18", {"value": 1})
+    node.edge.streams.source("gpio-17", {"value": 0})
+    await node.engine.turned()
+    assert told_of == [("gpio-17", 0)]
+    await node.stop()
+
+
+def test_no_clock_of_running_work_jumps_when_the_orchestrator_first_tells_the_time() -> None:
+    """Before that only work by permit can run."""
+    clocks = Clocks()
+    before_ms = clocks.steady.now_ms()
+    clocks.busy = lambda: True
+    clocks.sync(START_MS)
+    assert abs(clocks.mesh.now_ms() - START_MS) < 1_000
+    assert abs(clocks.steady.now_ms() - before_ms) < 1_000
+    clocks.busy = lambda: False
+    clocks.sync(START_MS + HOUR_MS)
+    assert abs(clocks.steady.now_ms() - before_ms) < 1_000, "nor later in this start"
+    idle = Clocks()
+    idle.sync(START_MS)
+    assert abs(idle.steady.now_ms() - START_MS) < 1_000

@@ -169,8 +169,8 @@ async def test_a_cut_off_node_runs_a_permit_across_a_power_cut_and_reports_each_
         assert refused.returncode == 3, refused.stderr
         assert "permit.target" in refused.stderr
         assert "away.json" in refused.stderr
-        words = ("--node", NODE, "--every", "1s", "--budget", str(BUDGET), "--for", "1h")
-        permit = home.type("permit", "grant", str(plan), *words)["permit"]
+        terms = ("--node", NODE, "--every", "1s", "--budget", str(BUDGET), "--for", "1h")
+        permit = home.type("permit", "grant", str(plan), *terms)["permit"]
         await until(lambda: home.ask(f"permits/{permit}")["held"], "the node holds it")
         assert not home.effects(), "it ran while the orchestrator was there"
         home.kill("orchestrator")
@@ -194,3 +194,8 @@ async def test_a_cut_off_node_runs_a_permit_across_a_power_cut_and_reports_each_
         note = home.mesh.home.node(NODE) / "files" / "note.txt"
         assert note.read_text() == "valve said 7"
         assert home.type("audit", "verify")["intact"]
+        for words in (("list",), ("show", permit[:3]), ("withdraw", permit)):
+            said = home.run("permit", *words)
+            assert said.returncode == 0, said.stderr
+            assert permit in said.stdout
+        assert (home.ask(f"permits/{permit}") or {})["state"] == "withdrawn"

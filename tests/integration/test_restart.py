@@ -58,6 +58,7 @@ def dispatched(mesh: Mesh) -> set[str]:
 
 
 async def loading_s() -> float:
+    """Of a program that has the code of an orchestrator and does nothing."""
     began_s = time.monotonic()
     command = (sys.executable, "-c", "import imlmesh_orchestrator.main")
     assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
@@ -82,5 +83,7 @@ async def test_with_ten_thousand_actions_of_history_it_dispatches_again_within_f
     assert (await mesh.ended(run))["state"] == "completed"
     assert len(marks(mesh)) == WAVES * WIDTH
     assert set(Counter(marks(mesh)).values()) == {1}
-    # a machine that is busy with something else takes as long for a program that only loads its code
-    assert took_s < WITHIN_S or took_s < 5 * await loading_s(), took_s
+    # the process began as a fork that has its code already; and on a machine that is busy with something
+    # else whatever only loads its code takes as long
+    loaded_s = await loading_s()
+    assert took_s + loaded_s < max(WITHIN_S, 5 * loaded_s), (took_s, loaded_s)

@@ -20,7 +20,7 @@ def a_day_away() -> Stage:
     """A node is cut off for a day and restarts meanwhile. It does what was permitted, as often as the budget
     says, also after the restart, and tells of each run once when it is back. A permit whose time was over
     before its rule applied is discarded, with the reason."""
-    stage = Stage()
+    stage = Stage(1)
     hour_ms = 60 * MINUTE_MS
     water = (does("water", do="send", ms=3_000), does("note", "water", do="write"))
     stage.permit("n0", Rule("every", 6 * hour_ms), *water, budget=3, for_ms=48 * hour_ms)

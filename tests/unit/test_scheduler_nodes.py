@@ -388,3 +388,15 @@ def test_an_inventory_that_was_lost_on_its_way_is_asked_for_again() -> None:
     stage.pass_time(1_000)
     assert isinstance(stage.commands[-1], k.AskInventory)
     assert k.SendDispatch("pi", dispatch.dispatch, dispatch.bin) in inventory(stage, "pi", ())
+
+
+def test_a_node_whose_leases_end_at_once_gets_nothing_before_its_next_beat() -> None:
+    """It knows of no answered beat: without that, work would go to and fro as fast as messages do."""
+    stage = Stage("pi")
+    run = stage.submit(plan(action("a")))
+    stage.accept(run, "a")
+    stage.end(run, "a", "failed", code="action.lease_lost")
+    assert stage.record(run, "a").attempt == 1
+    assert stage.states(run) == {"a": "waiting"}
+    stage.beat("pi")
+    assert stage.record(run, "a").attempt == 2

@@ -244,8 +244,7 @@ def test_reports_that_are_never_whole_are_bounded() -> None:
     record = play.grant(budget=1_000)
     many = [play.result(record, n, "a") for n in range(1, limits.PERMIT_REPORTS + 50)]
     play.told(*many)
-    waiting = sum(len(waiting) for _, waiting in play.state.reports.values())
-    assert waiting == limits.PERMIT_REPORTS
+    assert sum(len(one.results) for one in play.state.reports.values()) == limits.PERMIT_REPORTS
     birth(play, {})
     assert play.state.reports == {}
 

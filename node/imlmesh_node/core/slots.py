@@ -16,9 +16,6 @@ from imlmesh_protocol.wire.dispatches import Dispatch
 NEVER_MS = COUNT_MAX
 
 
-_NEVER_MS = 1 << 62
-
-
 @dataclass(slots=True)
 class HeldRecord:
     """A dispatch that is not finished: waiting, or running since `started_ms`."""
@@ -48,12 +45,12 @@ class Slots:
         self.running: dict[str, HeldRecord] = {}
         self.claims = Claims()
         #: when whatever runs is stopped, since the agent was told to end
-        self.finish_by_ms = _NEVER_MS
+        self.finish_by_ms = NEVER_MS
 
     @property
     def stopping(self) -> bool:
         """Whether the agent was told to end: nothing more is taken or started."""
-        return self.finish_by_ms < _NEVER_MS
+        return self.finish_by_ms < NEVER_MS
 
     def __len__(self) -> int:
         """How many dispatches are taken and not finished."""

@@ -184,6 +184,9 @@ def _decide(
     elif result.outcome == "cancelled" and run.state is RunState.CANCELLING:
         _finish(turn, run, record, dispatch, result, ActionState.CANCELLED)
     elif fault.code in _AGAIN and _may_repeat(dispatch, fault):
+        if fault.code == "action.lease_lost":
+            # whatever it is given ends likewise, at once, until a beat of it is answered
+            turn.state.nodes[dispatch.node].full = True
         _finish(turn, run, record, dispatch, result, None)
         flow.wait_again(turn, run, record, {dispatch.node: fault.code})
     else:

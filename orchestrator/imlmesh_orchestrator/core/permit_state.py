@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from imlmesh_orchestrator.core.events import Result
 from imlmesh_protocol import limits
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.permits import Permit
@@ -25,3 +26,12 @@ class PermitRecord:
     def forgotten(self, at_ms: int) -> bool:
         """Whether its time was over so long ago that the next permit takes its place."""
         return self.permit.to_ms + limits.PERMIT_KEPT_MS < at_ms
+
+
+@dataclass(slots=True)
+class ReportRecord:
+    """Volatile: results of a run by permit that is not whole yet, by dispatch, and their bytes."""
+
+    node: str
+    results: dict[str, Result] = field(default_factory=dict)
+    size: int = 0

@@ -6,6 +6,7 @@ what happened. Deliberately absent: deciding when it runs; its node does that, c
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 
 from imlmesh_orchestrator.core import changes as c
@@ -16,7 +17,7 @@ from imlmesh_orchestrator.core.commands import DropPermits, Refuse, Reply, SendP
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import NodeBirth, Result
 from imlmesh_orchestrator.core.permit_events import PermitAsked, PermitWithdrawAsked
-from imlmesh_orchestrator.core.permit_state import PermitRecord
+from imlmesh_orchestrator.core.permit_state import PermitRecord, ReportRecord
 from imlmesh_orchestrator.core.placement import barred
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
@@ -41,6 +42,7 @@ from imlmesh_protocol.states import (
     Liveness,
     RunState,
 )
+from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.permits import pack_permit
 
@@ -132,7 +134,7 @@ def restarted(turn: Turn) -> None:
 def born(turn: Turn, event: NodeBirth, *, lost: bool) -> None:
     """A node tells which permits it holds. One that lost its journal also lost how often it ran them."""
     turn.state.presence[event.node].permits = event.permits
-    for run in [run for run, one in turn.state.reports.items() if one[0] == event.node]:
+    for run in [run for run, one in turn.state.reports.items() if one.node == event.node]:
         del turn.state.reports[run]
     if lost:
         for record in _of_node(turn, event.node):
@@ -179,17 +181,21 @@ def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
         return None
     if number in record.reported:
         return (result.dispatch,)
-    waiting = turn.state.reports.setdefault(run, (node, {}))[1]
-    if result.dispatch not in waiting and _waiting_of(turn, node) >= limits.PERMIT_REPORTS:
+    report = turn.state.reports.setdefault(run, ReportRecord(node))
+    if result.dispatch not in report.results and not _has_room(turn, report, result):
         return ()
-    waiting[result.dispatch] = result
-    ends = _ends(record.permit, number, waiting)
-    course_of = None if ends is None else course(record.permit.actions, ends)
-    if course_of is None or course_of.next is not None:
+    report.results[result.dispatch] = result
+    attempts, ended = _attempts(record.permit, number, report.results)
+    if ended is None:
         return ()
     del turn.state.reports[run]
-    _record(turn, record, number, waiting, course_of)
-    return tuple(waiting)
+    _record(turn, record, number, attempts, ended)
+    told = {one.dispatch.id for one in attempts}
+    for strange in [one for name, one in report.results.items() if name not in told]:
+        # it cannot have come to that: what is left of it is the node's word
+        told_of = (strange.dispatch, strange.outcome, strange.result, strange.error)
+        turn.change(c.ResultKept(turn.at_ms, turn.cause, run, *told_of))
+    return tuple(report.results)
 
 
 def is_of_permit(turn: Turn, node: str, dispatch: str) -> bool:
@@ -199,8 +205,15 @@ def is_of_permit(turn: Turn, node: str, dispatch: str) -> bool:
     return record is not None and record.permit.node == node
 
 
-def _waiting_of(turn: Turn, node: str) -> int:
-    return sum(len(waiting) for owner, waiting in turn.state.reports.values() if owner == node)
+def _has_room(turn: Turn, report: ReportRecord, result: Result) -> bool:
+    """Whether its node may have one result more waiting for others, of that size; then it is counted."""
+    size = len(pack(result.result))
+    own = [one for one in turn.state.reports.values() if one.node == report.node]
+    count, held = sum(len(one.results) for one in own), sum(one.size for one in own)
+    if count >= limits.PERMIT_REPORTS or held + size > limits.PERMIT_REPORTS_BYTES:
+        return False
+    report.size += size
+    return True
 
 
 def _of_node(turn: Turn, node: str) -> list[PermitRecord]:
@@ -228,32 +241,36 @@ def _hash(dispatch: Dispatch) -> bytes:
     return sha256(packed_dispatch(dispatch)).digest()
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt that a run came to, with its result."""
+
+    action: PermitAction
+    attempt: int
+    dispatch: Dispatch
+    result: Result
+
+
 def _attempts(
-    permit: Permit, number: int, action: PermitAction, results: Mapping[str, Result]
-) -> list[tuple[Dispatch, Result | None]]:
-    tries = range(1, limits.PERMIT_TRIES + 1)
-    made = [dispatch_of(permit, number, action, attempt) for attempt in tries]
-    found = [(dispatch, results.get(dispatch.id)) for dispatch in made]
-    while found and found[-1][1] is None:
-        found.pop()
-    return found
-
-
-def _ends(permit: Permit, number: int, results: Mapping[str, Result]) -> dict[str, End] | None:
-    """How each action ended; None while an attempt before the last one is missing."""
+    permit: Permit, number: int, results: Mapping[str, Result]
+) -> tuple[list[_Attempt], Course | None]:
+    """What a run came to by these results, in order; without an end while one is missing."""
+    attempts: list[_Attempt] = []
     ends: dict[str, End] = {}
-    for action in permit.actions:
-        attempts = _attempts(permit, number, action, results)
-        for attempt, (_, result) in enumerate(attempts, 1):
-            if result is None:
-                return None
-            code = result.error.code if result.error else ""
-            ends[action.id] = End(attempt, result.outcome, code)
-    return ends
+    while (following := course(permit.actions, ends)).next is not None:
+        action, attempt = following.next
+        dispatch = dispatch_of(permit, number, action, attempt)
+        result = results.get(dispatch.id)
+        if result is None:
+            return attempts, None
+        attempts.append(_Attempt(action, attempt, dispatch, result))
+        code = result.error.code if result.error else ""
+        ends[action.id] = End(attempt, result.outcome, code)
+    return attempts, following
 
 
 def _record(
-    turn: Turn, record: PermitRecord, number: int, results: Mapping[str, Result], ended: Course
+    turn: Turn, record: PermitRecord, number: int, attempts: list[_Attempt], ended: Course
 ) -> None:
     """The whole run becomes changes, as if it had been dispatched and answered just now."""
     at_ms, cause, permit = turn.at_ms, turn.cause, record.permit
@@ -261,45 +278,31 @@ def _record(
     turn.change(p.PermitRunReported(at_ms, cause, permit.id, permit.node, number, run))
     plan, by = record.plan, permit.id
     turn.change(c.RunCreated(at_ms, cause, run, counter, plan, permit.digest, by, at_ms, 0, 0))
-    faults: dict[str, Fault] = {}
-    for action in permit.actions:
-        attempts = _attempts(permit, number, action, results)
-        for attempt, (dispatch, result) in enumerate(attempts, 1):
-            assert result is not None  # noqa: S101 - `_ends` looked
-            faults[action.id] = _of_attempt(
-                turn, run, action, dispatch, attempt, result, last=attempt == len(attempts)
-            )
+    last = {one.action.id: one for one in attempts}
+    for one in attempts:
+        _record_attempt(turn, run, one, last=last[one.action.id] is one)
     if ended.skipped:
         state = ActionState.SKIPPED
         turn.change(c.ActionsEnded(at_ms, cause, run, ended.skipped, state, _DEPENDENCY))
     state_of_run = RunState.FAILED if ended.failed else RunState.COMPLETED
-    fault = faults[ended.failed] if ended.failed else None
+    fault = last[ended.failed].result.error or _NO_REASON if ended.failed else None
     turn.change(c.RunEnded(at_ms, cause, run, state_of_run, fault, False, False))
 
 
-def _of_attempt(
-    turn: Turn,
-    run: str,
-    action: PermitAction,
-    dispatch: Dispatch,
-    attempt: int,
-    result: Result,
-    *,
-    last: bool,
-) -> Fault:
-    """One attempt and its end; its fault."""
+def _record_attempt(turn: Turn, run: str, one: _Attempt, *, last: bool) -> None:
+    """One attempt and its end; after it another one unless it is the `last` of its action."""
     at_ms, cause = turn.at_ms, turn.cause
+    action, attempt, dispatch, result = one.action, one.attempt, one.dispatch, one.result
     packed, node = packed_dispatch(dispatch), dispatch.id.split("/")[2]
     what = (dispatch.id, action.id, node, attempt, packed, sha256(packed).digest())
     terms = (action.effect, action.timeout_ms, 0, "fail")
     turn.change(c.DispatchPlanned(at_ms, cause, run, *what, *terms))
-    fault = result.error or _NO_REASON
     state, told = DispatchState(result.outcome), (result.result, result.error, result.duration_ms)
     new = _ended_as(action, result) if last else None
     turn.change(c.ResultTaken(at_ms, cause, run, dispatch.id, action.id, state, new, *told))
     if not last:
+        fault = result.error or _NO_REASON
         turn.change(c.RetryPlanned(at_ms, cause, run, action.id, attempt, fault, at_ms))
-    return fault
 
 
 def _ended_as(action: PermitAction, result: Result) -> ActionState:

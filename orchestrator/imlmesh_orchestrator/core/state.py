@@ -12,8 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
-from imlmesh_orchestrator.core.events import Result
-from imlmesh_orchestrator.core.permit_state import PermitRecord
+from imlmesh_orchestrator.core.permit_state import PermitRecord, ReportRecord
 from imlmesh_orchestrator.core.presence import Freeze, Presence, Sightings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -362,8 +361,8 @@ class State:
     behind: bool = False
     #: dispatches whose late result was kept as evidence, oldest first
     kept: dict[str, None] = field(default_factory=dict)
-    #: of runs by permit that are not whole: the node, and its results by dispatch
-    reports: dict[str, tuple[str, dict[str, Result]]] = field(default_factory=dict)
+    #: of runs by permit that are not whole yet
+    reports: dict[str, ReportRecord] = field(default_factory=dict)
     recent: deque[str] = field(default_factory=deque)
     recent_dispatches: int = 0
 
