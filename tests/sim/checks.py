@@ -93,11 +93,16 @@ class Checks:
             c.RetryPlanned: self._retried,
             c.ApprovalAsked: self._question,
             c.ApprovalClosed: self._answered,
-            c.LivenessChanged: self._lost,
             a.AdmissionChanged: self._admitted,
         }
 
     # what the orchestrator does
+
+    def decided(self, changes: Iterable[c.Change]) -> None:
+        """These are not stored yet, and a full disk may let them wait for long."""
+        for change in changes:
+            if isinstance(change, c.LivenessChanged):
+                self._lost(change)
 
     def committed(self, changes: Iterable[c.Change], state: State) -> None:
         """These are stored now."""

@@ -291,6 +291,7 @@ class SimOrchestrator:
         event = kind(self.clock.now_ms(), f"c{self._epoch}.{self._causes}", **fields)
         self.world.checks.of_nodes.heard(event, self.world.now_ms)
         changes, commands = self.core.handle(event)
+        self.world.checks.decided(changes)
         if self._power_cut(BEFORE, bool(changes)):
             return
         self._commit(changes, commands)
