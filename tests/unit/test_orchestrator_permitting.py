@@ -157,6 +157,11 @@ def test_a_rule_as_it_is_asked_for(written: Any, rule: Rule) -> None:
         {"kind": "on", "source": "GPIO 17"},
         {"kind": "on", "source": "gpio-17", "value": [1]},
         {"kind": "on", "source": "gpio-17", "value": "x" * 100},
+        {"kind": "on", "source": "gpio-17", "value": float("nan")},
+        {"kind": "on", "source": "gpio-17", "value": float("inf")},
+        {"kind": "on", "source": "gpio-17", "value": 1 << 70},
+        {"kind": "on", "source": "gpio-17", "value": -(1 << 70)},
+        {"kind": "on", "source": "gpio-17", "value": "\ud800"},
     ],
 )
 def test_a_rule_that_is_none_is_refused(written: Any) -> None:

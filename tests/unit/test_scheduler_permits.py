@@ -28,10 +28,10 @@ class Play(Stage):
     """A stage on which nodes have permits. Reports are (action, attempt, outcome, code)."""
 
     def ask(self, node: str = "pi", **more: Any) -> list[k.Command]:
-        names = more.pop("names", ("a", "b"))
+        names, params = more.pop("names", ("a", "b")), more.pop("params", {})
         after = {"b": ("a",)}
         made = tuple(
-            Action(name, "toy", "send", {}, Effect.ONCE, 60_000, after.get(name, ()))
+            Action(name, "toy", "send", params, Effect.ONCE, 60_000, after.get(name, ()))
             for name in names
         )
         document = plan(*(action(name, *after.get(name, ()), do="send") for name in names))
@@ -292,6 +292,31 @@ def test_who_cannot_have_one(ready: Admission | None, asked: dict[str, Any], cod
         play.post(e.AdmissionAsked, node="pi", admission=ready, reason="", by="eve")
     assert refusals(play.ask(**asked)) == [code]
     assert play.state.permits == {}
+
+
+TINY = {"many": [0] * 10_500}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"rule": Rule("on", source="s", value=float("nan"))}, "permit.rule"),
+        ({"rule": Rule("on", source="s", value=1 << 70)}, "permit.rule"),
+        ({"rule": Rule("on", source="s", value="\ud800")}, "permit.rule"),
+        ({"params": {"site": "\udcff"}}, "permit.unfit"),
+        ({"params": TINY}, "permit.too_large"),
+        ({"params": {"long": "x" * limits.PERMIT_BYTES}}, "permit.too_large"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_before_anything_changes(
+    asked: dict[str, Any], code: str
+) -> None:
+    play = Play("pi")
+    before = len(play.changes)
+    assert refusals(play.ask(**asked)) == [code]
+    assert len(play.changes) == before
+    assert play.state.permits == {}
+    assert play.grant().permit.id, "the next one is not hindered"
 
 
 def test_permits_are_bounded_by_node_and_ended_ones_are_forgotten() -> None:

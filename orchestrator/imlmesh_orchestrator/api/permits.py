@@ -5,6 +5,7 @@ it becomes an event.
 """
 
 import asyncio
+import math
 import secrets
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, count_of, optional_text, text_of
+from imlmesh_orchestrator.api.requests import body_of, count_of, is_text, optional_text, text_of
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.permitting import Ground, compiled_text
@@ -24,6 +25,7 @@ from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.permits import CUT_OFF, EVERY, ON, Rule
 
 router = APIRouter()
+_VALUE_CHARS = 80  # a pin tells 0 or 1, a sensor a short word
 
 
 @router.get("/permits")
@@ -95,7 +97,7 @@ def _rule(value: Any) -> Rule:
         source, wanted = rule.get("source"), rule.get("value")
         if not isinstance(source, str) or not NAME.fullmatch(source):
             raise InputError("permit.rule", f"no source has the name {str(source)[:80]!r}")
-        if not (wanted is None or isinstance(wanted, str | int | float)) or len(str(wanted)) > 80:
+        if not _is_wanted(wanted):
             raise InputError("permit.rule", "a value is a number or a short text")
         return Rule(ON, source=source, value=wanted)
     least = limits.PERMIT_EVERY_MS if kind == EVERY else 0
@@ -107,3 +109,12 @@ def _rule(value: Any) -> Rule:
     if not least <= ms <= limits.PERMIT_LONGEST_MS:
         raise InputError("permit.rule", f"from {least / 1_000:g} s to 30 days, and not {ms} ms")
     return Rule(kind, ms)
+
+
+def _is_wanted(value: Any) -> bool:
+    """Whether a source can tell it and a message hold it; Python's JSON knows NaN and endless numbers."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) <= limits.COUNT_MAX
+    return value is None or (is_text(value) and len(value) <= _VALUE_CHARS)

@@ -21,7 +21,7 @@ from imlmesh_orchestrator.core.permit_state import PermitRecord, ReportRecord
 from imlmesh_orchestrator.core.placement import barred
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import Fault, ProtocolError
 from imlmesh_protocol.permits import (
     Course,
     End,
@@ -42,9 +42,9 @@ from imlmesh_protocol.states import (
     Liveness,
     RunState,
 )
-from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.dispatches import Dispatch
-from imlmesh_protocol.wire.permits import pack_permit
+from imlmesh_protocol.wire.permits import pack_permit, permit_of
 
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
 _HERE = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
@@ -70,10 +70,9 @@ def grant(turn: Turn, event: PermitAsked) -> None:
         event.rule,
         event.actions,
     )
-    body = pack_permit(permit)
-    if len(body) > limits.PERMIT_BYTES:
-        text = f"it takes {len(body):,} bytes, at most {limits.PERMIT_BYTES:,}"
-        turn.command(Refuse(event.cause, Fault("permit.too_large", text)))
+    body = _body(permit)
+    if isinstance(body, Fault):
+        turn.command(Refuse(event.cause, body))
         return
     plan, digest, by = event.plan, event.digest, event.by
     where, until = (permit.id, counter, event.node), (event.budget, permit.to_ms, by)
@@ -81,6 +80,26 @@ def grant(turn: Turn, event: PermitAsked) -> None:
     turn.command(Reply(event.cause, permit.id))
     turn.deadlines.add(permit.to_ms, Deadline.PERMIT, permit.id)
     bring(turn, event.node)
+
+
+def _body(permit: Permit) -> bytes | Fault:
+    """What is signed, read once as its node will read it: from here on nobody may refuse it."""
+    try:
+        unpack(pack(permit.rule.value))
+    except ProtocolError as exc:
+        return Fault("permit.rule", exc.message)
+    try:
+        body = pack_permit(permit)
+    except ProtocolError as exc:
+        return Fault("permit.unfit", exc.message)
+    if len(body) > limits.PERMIT_BYTES:
+        text = f"it takes {len(body):,} bytes, at most {limits.PERMIT_BYTES:,}"
+        return Fault("permit.too_large", text)
+    try:
+        permit_of(body)
+    except ProtocolError as exc:
+        return Fault("permit.too_large", exc.message)
+    return body
 
 
 def _unfit(turn: Turn, event: PermitAsked) -> Fault | None:
