@@ -376,7 +376,9 @@ PERMIT_AGAIN_MS = 30_000  # a permit that a node does not say it holds goes out 
 PERMIT_CLOCK_MS = (
     3_600_000  # mesh time is written down so often by a node with permits, for a reboot
 )
-PERMIT_REPORTS = 256  # results that wait for the rest of their run, of each node
+# of each node, beside its run that waits longest: that always has room, or nothing would ever become
+# whole, for at most PERMIT_ACTIONS * PERMIT_TRIES results of RESULT_BYTES
+PERMIT_REPORTS = 256  # results that wait for the rest of their run
 PERMIT_REPORTS_BYTES = 64 * 1024 * 1024  # of them: what a node keeps of large ones
 JOURNALS_KEPT = 3  # that were set aside because they could not be read; somebody may look into them
 JOURNAL_FREE_BYTES = (

@@ -1,5 +1,6 @@
 """Permits in the orchestrator's core: who gets one, that its node holds it, what comes of its reports."""
 
+import dataclasses
 from hashlib import sha256
 from itertools import permutations
 from typing import Any
@@ -239,14 +240,62 @@ def test_a_node_cannot_speak_of_the_runs_of_another() -> None:
     assert play.kept(c.RunCreated) == []
 
 
+def gathered(play: Play) -> int:
+    return sum(len(one.results) for one in play.state.reports.values())
+
+
 def test_reports_that_are_never_whole_are_bounded() -> None:
     play = Play("pi")
     record = play.grant(budget=1_000)
     many = [play.result(record, n, "a") for n in range(1, limits.PERMIT_REPORTS + 50)]
     play.told(*many)
-    assert sum(len(one.results) for one in play.state.reports.values()) == limits.PERMIT_REPORTS
+    assert gathered(play) == limits.PERMIT_REPORTS + 1, "and that of the run that waits longest"
+    assert len(play.state.reports) == limits.PERMIT_REPORTS + 1
     birth(play, {})
     assert play.state.reports == {}
+
+
+def test_whatever_waits_for_its_run_each_run_becomes_whole() -> None:
+    """A node that was away for long sends all its small results first, and again what is not settled."""
+    play = Play("pi")
+    count = 2 * limits.PERMIT_REPORTS
+    record = play.grant(budget=count)
+    told = [play.result(record, n, name) for name in ("a", "b") for n in range(1, count + 1)]
+    play.told(*told[:count])
+    for result in told[count:]:
+        play.told(result)
+    settled = {id for one in play.commands if isinstance(one, k.SendAck) for id in one.settled}
+    play.told(*[result for result in told if result.dispatch not in settled])
+    assert record.reported == set(range(1, count + 1))
+    assert play.state.reports == {}
+
+
+def test_a_run_of_large_results_becomes_whole_beside_others() -> None:
+    play = Play("pi")
+    names = tuple(f"a{n}" for n in range(18))
+    record = play.grant(names=names)
+    large = b"x" * (limits.RESULT_BYTES - 16)
+    first, second = (
+        [dataclasses.replace(play.result(record, n, each), result=large) for each in names]
+        for n in (1, 2)
+    )
+    play.told(*first[:-1])
+    play.told(*second)
+    held = sum(one.size for one in play.state.reports.values() if len(one.results) < 17)
+    assert limits.PERMIT_REPORTS_BYTES - limits.RESULT_BYTES < held <= limits.PERMIT_REPORTS_BYTES
+    assert play.told(first[-1]) == tuple(one.dispatch for one in first)
+    assert set(play.told(*second)) == {one.dispatch for one in second}
+
+
+def test_a_repeat_takes_no_more_room_than_the_first() -> None:
+    play = Play("pi")
+    record = play.grant()
+    first = play.result(record, 1, "a")
+    play.told(first)
+    play.told(dataclasses.replace(first, result=b"x" * limits.RESULT_BYTES))
+    play.told(play.result(record, 1, "b"))
+    [kept, _] = play.kept(c.ResultTaken)
+    assert kept.result == first.result
 
 
 @pytest.mark.parametrize(

@@ -200,21 +200,21 @@ def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
         return None
     if number in record.reported:
         return (result.dispatch,)
-    report = turn.state.reports.setdefault(run, ReportRecord(node))
-    if result.dispatch not in report.results and not _has_room(turn, report, result):
-        return ()
-    report.results[result.dispatch] = result
-    attempts, ended = _attempts(record.permit, number, report.results)
+    report = turn.state.reports.get(run) or ReportRecord(node)
+    results = dict(report.results)
+    results.setdefault(result.dispatch, result)  # a repeat was not measured: the first counts
+    attempts, ended = _attempts(record.permit, number, results)
     if ended is None:
+        _gather(turn, run, report, result)
         return ()
-    del turn.state.reports[run]
+    turn.state.reports.pop(run, None)
     _record(turn, record, number, attempts, ended)
     told = {one.dispatch.id for one in attempts}
-    for strange in [one for name, one in report.results.items() if name not in told]:
+    for strange in [one for name, one in results.items() if name not in told]:
         # it cannot have come to that: what is left of it is the node's word
         told_of = (strange.dispatch, strange.outcome, strange.result, strange.error)
         turn.change(c.ResultKept(turn.at_ms, turn.cause, run, *told_of))
-    return tuple(report.results)
+    return tuple(results)
 
 
 def is_of_permit(turn: Turn, node: str, dispatch: str) -> bool:
@@ -224,15 +224,21 @@ def is_of_permit(turn: Turn, node: str, dispatch: str) -> bool:
     return record is not None and record.permit.node == node
 
 
-def _has_room(turn: Turn, report: ReportRecord, result: Result) -> bool:
-    """Whether its node may have one result more waiting for others, of that size; then it is counted."""
-    size = len(pack(result.result))
-    own = [one for one in turn.state.reports.values() if one.node == report.node]
-    count, held = sum(len(one.results) for one in own), sum(one.size for one in own)
-    if count >= limits.PERMIT_REPORTS or held + size > limits.PERMIT_REPORTS_BYTES:
-        return False
+def _gather(turn: Turn, run: str, report: ReportRecord, result: Result) -> None:
+    """Keep a result until those of its run that are missing come, if there is room; else its node sends
+    it again. The run that has waited longest always has room, so one by one all become whole."""
+    if result.dispatch in report.results:
+        return
+    reports, size = turn.state.reports, len(pack(result.result))
+    own = [name for name, one in reports.items() if one.node == report.node]
+    if own and run != own[0]:
+        others = [reports[name] for name in own[1:]]
+        count, held = sum(len(one.results) for one in others), sum(one.size for one in others)
+        if count >= limits.PERMIT_REPORTS or held + size > limits.PERMIT_REPORTS_BYTES:
+            return
+    reports[run] = report
+    report.results[result.dispatch] = result
     report.size += size
-    return True
 
 
 def _of_node(turn: Turn, node: str) -> list[PermitRecord]:
