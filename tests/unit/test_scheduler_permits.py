@@ -314,6 +314,21 @@ def test_who_may_get_no_work_drops_its_permits_until_it_is_open_again(admission:
     assert not record.ended
 
 
+def test_a_run_whose_results_came_partly_in_quarantine_becomes_whole_after_it() -> None:
+    play = Play("pi")
+    record = play.grant()
+    decided = {"node": "pi", "reason": "", "by": "eve"}
+    play.post(e.AdmissionAsked, admission=Admission.QUARANTINED, **decided)
+    a, b = (play.result(record, 1, name) for name in ("a", "b"))
+    assert play.told(a) == (), "its node keeps it and sends it again"
+    assert play.told(a, b) == ()
+    assert play.kept(c.ResultKept) == []
+    play.post(e.AdmissionAsked, admission=Admission.OPEN, **decided)
+    assert play.told(b) == ()
+    assert play.told(a) == (b.dispatch, a.dispatch)
+    assert record.reported == {1}
+
+
 def test_permits_end_with_their_time_their_node_or_its_journal() -> None:
     play = Play("pi", "pi-2")
     short, lost = play.grant(for_ms=10_000), play.grant()

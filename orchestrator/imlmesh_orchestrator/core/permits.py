@@ -196,10 +196,10 @@ def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
     number = found[1]
     if not 1 <= number <= record.permit.budget or not _is_of(record.permit, number, rest, result):
         return None
-    if turn.state.admission_of(node) in NOT_BELIEVED:
-        return None
     if number in record.reported:
         return (result.dispatch,)
+    if turn.state.admission_of(node) in NOT_BELIEVED:
+        return ()  # all of the run is told again when it is believed: a part settled now would be missed
     report = turn.state.reports.get(run) or ReportRecord(node)
     results = dict(report.results)
     results.setdefault(result.dispatch, result)  # a repeat was not measured: the first counts
