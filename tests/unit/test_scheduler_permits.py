@@ -342,6 +342,36 @@ def test_permits_end_with_their_time_their_node_or_its_journal() -> None:
     assert sent(play.commands[-5:]) == [], "the count is lost with the journal"
 
 
+def test_a_permit_ends_when_an_older_journal_is_put_in_the_place_of_its_own() -> None:
+    play = Play("pi")
+    older, whole, idle = play.grant(), play.grant(), play.grant()
+    for record in (older, whole):
+        play.told(*(play.result(record, n, name) for n in (1, 2) for name in ("a", "b")))
+    first = len(play.commands)
+    birth(play, {older.permit.id: 1, whole.permit.id: 2, idle.permit.id: 0}, boot=2)
+    assert (older.ended, whole.ended, idle.ended) == (p.JOURNAL_LOST, "", "")
+    assert dropped(play.commands[first:])[:1] == [older.permit.id]
+
+
+def test_a_birth_that_the_broker_kept_ends_no_permit() -> None:
+    play = Play("pi")
+    record = play.grant(names=("a",))
+    birth(play, {record.permit.id: 0}, boot=2)
+    play.told(play.result(record, 1, "a"))
+    birth(play, {record.permit.id: 0}, boot=2)
+    assert not record.ended
+
+
+def test_a_reported_run_that_is_told_with_another_outcome_is_evidence() -> None:
+    play = Play("pi")
+    record = play.grant(names=("a",))
+    told, other = play.result(record, 1, "a"), play.result(record, 1, "a", "failed")
+    for result in (told, told, other, other):
+        assert play.told(result) == (told.dispatch,)
+    assert [change.outcome for change in play.kept(c.ResultKept)] == ["failed"]
+    assert len(play.kept(c.RunCreated)) == 1
+
+
 @pytest.mark.parametrize(
     ("ready", "asked", "code"),
     [

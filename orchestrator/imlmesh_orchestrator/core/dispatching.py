@@ -117,8 +117,9 @@ def take_results(turn: Turn, event: ResultsArrived) -> None:
             known = permits.take(turn, event.node, result)
             if known is not None:
                 settled += known
-                continue
-        if _take(turn, event.node, result):
+            elif _take_forgotten(turn, event.node, result):
+                settled.append(result.dispatch)
+        elif _take(turn, event.node, result):
             settled.append(result.dispatch)
     if settled:
         turn.command(SendAck(event.node, None, tuple(settled)))
@@ -152,7 +153,7 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
 
 
 def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
-    """A result of a run that is over and forgotten: evidence, if it names the node that sent it."""
+    """A result of a run that is over and forgotten, or by no permit: evidence, if it names the node that sent it."""
     try:
         run, _, owner, _ = split_dispatch(result.dispatch)
         known = owner == node

@@ -150,13 +150,16 @@ def restarted(turn: Turn) -> None:
             turn.deadlines.add(record.permit.to_ms, Deadline.PERMIT, record.permit.id)
 
 
-def born(turn: Turn, event: NodeBirth, *, lost: bool) -> None:
-    """A node tells which permits it holds. One that lost its journal also lost how often it ran them."""
+def born(turn: Turn, event: NodeBirth, *, lost: bool, began: bool) -> None:
+    """A node tells which permits it holds. One that lost its journal also lost how often it ran them;
+    one that `began` anew with less than it reported has an older one in its place. Of a node that goes
+    on, the broker may have kept a birth from before its last runs."""
     turn.state.presence[event.node].permits = event.permits
     for run in [run for run, one in turn.state.reports.items() if one.node == event.node]:
         del turn.state.reports[run]
-    if lost:
-        for record in _of_node(turn, event.node):
+    for record in _of_node(turn, event.node):
+        last = max(record.reported, default=0)
+        if lost or (began and event.permits.get(record.permit.id, last) < last):
             _end(turn, record, p.JOURNAL_LOST, SYSTEM)
     bring(turn, event.node)
 
@@ -187,7 +190,8 @@ def bring(turn: Turn, node: str) -> None:
 
 def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
     """Settle what is recorded with this result of a run by permit: the ids, none while others are
-    missing. None when it is no such result, or one that no permit allows."""
+    missing. None when it is no such result, or one that no permit allows: there was another of that name,
+    or its permit never went so far."""
     run, _, rest = result.dispatch.partition("/")
     found = split_permit_run(run)
     record = turn.state.permits.get(found[0]) if found else None
@@ -197,7 +201,8 @@ def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:
     if not 1 <= number <= record.permit.budget or not _is_of(record.permit, number, rest, result):
         return None
     if number in record.reported:
-        return (result.dispatch,)
+        known = turn.state.dispatches.get(result.dispatch)
+        return (result.dispatch,) if known is None or known.state == result.outcome else None
     if turn.state.admission_of(node) in NOT_BELIEVED:
         return ()  # all of the run is told again when it is believed: a part settled now would be missed
     report = turn.state.reports.get(run) or ReportRecord(node)

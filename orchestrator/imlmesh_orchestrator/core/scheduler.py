@@ -193,8 +193,9 @@ def _labels_set(turn: Turn, event: e.LabelsSet) -> None:
 def _born(turn: Turn, event: e.NodeBirth) -> None:
     known = turn.state.nodes.get(event.node)
     lost = known is not None and event.journal_since > known.boot
+    began = known is not None and event.boot > known.boot
     held = liveness.born(turn, event)
-    permits.born(turn, event, lost=lost)
+    permits.born(turn, event, lost=lost, began=began)
     admission.remind(turn, event.node)
     if held:
         evidence.of_return(turn, event.node)
