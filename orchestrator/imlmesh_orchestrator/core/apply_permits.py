@@ -7,13 +7,13 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import permit_changes as p
 from imlmesh_orchestrator.core.permit_state import PermitRecord
 from imlmesh_orchestrator.core.state import State
-from imlmesh_protocol.wire.permits import permit_of
+from imlmesh_protocol.wire.permits import granted_permit
 
 
 def _granted(state: State, change: p.PermitGranted) -> None:
     for old in [name for name, one in state.permits.items() if one.forgotten(change.at_ms)]:
         del state.permits[old]
-    permit = permit_of(change.body)
+    permit = granted_permit(change.body)
     state.permit_counter = change.counter
     state.permits[change.permit] = PermitRecord(
         permit, change.body, change.plan, change.by, change.at_ms

@@ -29,7 +29,7 @@ from imlmesh_protocol.permits import (
     split_permit_run,
 )
 from imlmesh_protocol.states import Effect
-from imlmesh_protocol.wire.codec import pack, unpack
+from imlmesh_protocol.wire.codec import pack, unpack, unpack_unchecked
 from imlmesh_protocol.wire.documents import FindKey, own_body, sign_body, signed_body
 
 PERMIT = "permit"
@@ -71,13 +71,22 @@ def permit_of(body: bytes) -> Permit:
     """The permit of a packed body; `message.invalid`."""
     if len(body) > PERMIT_BYTES:
         raise ProtocolError("message.invalid", f"a permit of {len(body)} bytes")
-    fields = _fields(unpack(body), _BODY)
-    fields["rule"] = Rule(**_fields(fields["rule"], _RULE))
-    fields["actions"] = tuple(_action(each) for each in _list(fields["actions"]))
-    permit = Permit(**fields)
+    permit = _made(unpack(body))
     if not _fits(permit):
         raise ProtocolError("message.invalid", f"a permit of wrong values: {permit.id!r:.60}")
     return permit
+
+
+def granted_permit(body: bytes) -> Permit:
+    """The permit of a body that `permit_of` once read: the limits of this version came after it."""
+    return _made(unpack_unchecked(body))
+
+
+def _made(value: Any) -> Permit:
+    fields = _fields(value, _BODY)
+    fields["rule"] = Rule(**_fields(fields["rule"], _RULE))
+    fields["actions"] = tuple(_action(each) for each in _list(fields["actions"]))
+    return Permit(**fields)
 
 
 def _action_fields(action: PermitAction) -> dict[str, Any]:
