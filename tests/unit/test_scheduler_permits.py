@@ -15,10 +15,11 @@ from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.core.permit_state import PermitRecord
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import Fault, ProtocolError
 from imlmesh_protocol.permits import PermitAction as Action
 from imlmesh_protocol.permits import Rule, dispatch_of, packed_dispatch
 from imlmesh_protocol.states import Admission, Effect
+from imlmesh_protocol.wire import permits as wire_permits
 from imlmesh_protocol.wire.permits import permit_of
 from scheduler_stage import Stage, action, plan, refusals
 
@@ -93,6 +94,26 @@ def test_a_permit_goes_out_and_again_until_its_node_tells_that_it_holds_it() -> 
     birth(play, {permit: 0})
     play.live("pi", for_ms=3 * limits.PERMIT_AGAIN_MS)
     assert sent(play.commands) == [permit] * 2
+
+
+def test_a_node_that_refuses_it_and_is_born_again_and_again_hears_of_it_once_in_a_while() -> None:
+    play = Play("pi")
+    play.grant()
+    for _ in range(20):
+        birth(play, {})
+    first = len(play.commands)
+    play.live("pi", for_ms=4 * limits.PERMIT_AGAIN_MS)
+    assert len(sent(play.commands[first:])) in (3, 4)
+
+
+def test_a_node_that_goes_and_comes_still_gets_it() -> None:
+    play = Play("pi")
+    [permit] = sent(play.ask())
+    play.pass_time(3 * limits.PERMIT_AGAIN_MS)
+    birth(play, {})
+    first = len(play.commands)
+    play.live("pi", for_ms=limits.PERMIT_AGAIN_MS + 2_000)
+    assert sent(play.commands[first:]) == [permit]
 
 
 def test_a_node_that_is_away_gets_it_when_it_comes_and_drops_what_is_not_its() -> None:
@@ -180,6 +201,18 @@ def test_a_replay_gives_the_same_permits() -> None:
     replayed = Scheduler({}, play.changes).state
     assert replayed.permits == play.state.permits
     assert replayed.permit_counter == 1
+
+
+@pytest.mark.parametrize("limit", ["PERMIT_ACTIONS", "PERMIT_BUDGET", "PERMIT_BYTES"])
+def test_a_lowered_limit_does_not_refuse_what_was_granted(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    play = Play("pi")
+    record = play.grant()
+    monkeypatch.setattr(wire_permits, limit, 1)
+    with pytest.raises(ProtocolError):
+        permit_of(record.body)
+    assert Scheduler({}, play.changes).state.permits == {record.permit.id: record}
 
 
 def test_what_failed_unknown_or_again_is_recorded_as_it_was() -> None:

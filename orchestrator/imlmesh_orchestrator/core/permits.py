@@ -184,8 +184,15 @@ def bring(turn: Turn, node: str) -> None:
         turn.command(SendPermit(node, record.body))
     if strange:
         turn.command(DropPermits(node, strange))
-    if missing or strange:
+    if (missing or strange) and node not in turn.state.permits_watched:
+        turn.state.permits_watched.add(node)
         turn.deadlines.add(turn.at_ms + limits.PERMIT_AGAIN_MS, Deadline.PERMITS, node)
+
+
+def bring_again(turn: Turn, node: str) -> None:
+    """It was brought some time ago; has the node told since what it holds?"""
+    turn.state.permits_watched.discard(node)
+    bring(turn, node)
 
 
 def take(turn: Turn, node: str, result: Result) -> tuple[str, ...] | None:

@@ -291,7 +291,7 @@ _DUE: dict[Deadline, Callable[[Turn, Any], None]] = {
     Deadline.ADMISSION: admission.due,
     Deadline.PROBE: admission.probe_due,
     Deadline.PERMIT: permits.due,
-    Deadline.PERMITS: permits.bring,
+    Deadline.PERMITS: permits.bring_again,
 }
 
 _HANDLE: dict[type[e.Event | Tick], Callable[[Turn, Any], None]] = {

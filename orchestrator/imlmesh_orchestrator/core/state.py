@@ -363,6 +363,8 @@ class State:
     kept: dict[str, None] = field(default_factory=dict)
     #: of runs by permit that are not whole yet
     reports: dict[str, ReportRecord] = field(default_factory=dict)
+    #: nodes whose permits are looked at again: the deadline heap holds one entry for each
+    permits_watched: set[str] = field(default_factory=set)
     recent: deque[str] = field(default_factory=deque)
     recent_dispatches: int = 0
 
