@@ -219,7 +219,6 @@ CODES: dict[str, Code] = {
     "trust.root_away": Code("here", False, "bring the root key here, and add: --root FILE"),
     "trust.rotating": Code("input", False, "imlmesh trust show tells what is under way"),
     "trust.mode": Code("here", False, "chmod 600 the file"),
-    # joining
     # permits
     "permit.target": Code("input", False, "remove the target, or name the node of --node"),
     "permit.person": Code("input", False, "nobody is there to ask: leave it out of a permit"),
@@ -235,6 +234,7 @@ CODES: dict[str, Code] = {
     "permit.withdrawn": Code("input", False, "imlmesh permit show ID tells who"),
     "permit.expired": Code("input", False, "grant another one: imlmesh permit grant"),
     "permit.untrusted": Code("peer", False, "its key is trusted no more: grant another one"),
+    # joining
     "token.invalid": Code(
         "input", False, "paste the whole line that `imlmesh token create` printed"
     ),
