@@ -6,7 +6,7 @@ absent: signatures (`wire/permits`), when a run may begin (the node's core).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,8 +241,8 @@ def put(value: Any, path: Path, new: Any) -> Any:
     return {**value, key: put(value[key], tuple(rest), new)}
 
 
-def ids_of(actions: Iterable[PermitAction], permit: Permit, number: int) -> list[str]:
+def ids_of(permit: Permit, number: int) -> list[str]:
     """Every dispatch id that a run may ever use."""
     run = permit_run(permit.id, number)
     tries = range(1, PERMIT_TRIES + 1)
-    return [dispatch_id(run, action.id, permit.node, n) for action in actions for n in tries]
+    return [dispatch_id(run, action.id, permit.node, n) for action in permit.actions for n in tries]

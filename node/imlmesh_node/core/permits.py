@@ -211,7 +211,7 @@ class Permits:
         """How the actions of its run ended, and what completed ones returned; None while one goes on."""
         ends: dict[str, End] = {}
         values: dict[str, Any] = {}
-        for id in ids_of(record.permit.actions, record.permit, record.used):
+        for id in ids_of(record.permit, record.used):
             known = self._state.records.get(id)
             if known is None:
                 continue
@@ -227,7 +227,7 @@ class Permits:
 
     def _results(self, record: HeldPermitRecord) -> list[ResultRecord]:
         known = self._state.records
-        ids = ids_of(record.permit.actions, record.permit, record.used)
+        ids = ids_of(record.permit, record.used)
         return [result for id in ids if id in known and (result := known[id].result) is not None]
 
     def _refusal(self, record: HeldPermitRecord, at_ms: int) -> Fault | None:
