@@ -153,7 +153,8 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
 
 
 def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
-    """A result of a run that is over and forgotten, or by no permit: evidence, if it names the node that sent it."""
+    """A result of a run that is over and forgotten, or that no permit allows: evidence, if it names the
+    node that sent it."""
     try:
         run, _, owner, _ = split_dispatch(result.dispatch)
         known = owner == node
