@@ -196,6 +196,21 @@ def test_once_in_each_time_that_it_is_cut_off() -> None:
     assert node.journal.permits["p-1-kq7x"].used == 2
 
 
+@pytest.mark.parametrize("how", ["orchestrator restarts", "deaf", "a permit comes"])
+def test_a_time_cut_off_may_end_within_one_session(how: str) -> None:
+    node = holding(permit(rule=Rule(CUT_OFF, 8_000), budget=9))
+    for used in (1, 2, 3):
+        node.pass_time(node.now_ms + 60_000)  # the session stands, and nobody answers
+        assert node.journal.permits["p-1-kq7x"].used == used, "once in each"
+        if how == "orchestrator restarts":
+            node.does(e.RebirthAsked(node.now_ms, 1 + used))
+        elif how == "a permit comes":
+            node.hold(node.now_ms + 500, permit(id=f"p-{used + 1}-kq7x", budget=1))
+        node.beats(node.now_ms + 20_000)
+        assert node.journal.permits["p-1-kq7x"].used == used
+        assert not node.journal.permits["p-1-kq7x"].spent, "and the journal knows that it ended"
+
+
 def test_what_a_source_tells_starts_a_run_while_cut_off_and_one_at_a_time() -> None:
     node = holding(permit(rule=Rule(ON, source="gpio-17", value=1), budget=9))
     assert node.agent.permits.hears("gpio-17")

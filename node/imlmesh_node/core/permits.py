@@ -88,17 +88,16 @@ class Permits:
 
     def answered(self, at_ms: int) -> None:
         """A heartbeat was answered; unlike a lease, contact counts from when that was heard."""
-        self._heard_ms = max(self._heard_ms, at_ms)
-        mesh_ms = self._mesh_ms(at_ms)
-        if self._state.permits and mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS:
-            self._change(changes.MeshTimeNoted(mesh_ms, met=False))
+        met, mesh_ms = self._hear(at_ms), self._mesh_ms(at_ms)
+        late = mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS
+        if self._state.permits and (met or late):
+            self._change(changes.MeshTimeNoted(mesh_ms, met))
             self._discard(mesh_ms)
 
     def take(self, event: events.PermitArrived) -> None:
         """Hold these, and begin no run of those. Who brings them is there."""
-        self._heard_ms = max(self._heard_ms, event.at_ms)
-        mesh_ms = self._mesh_ms(event.at_ms)
-        self._change(changes.MeshTimeNoted(mesh_ms, met=False))
+        met, mesh_ms = self._hear(event.at_ms), self._mesh_ms(event.at_ms)
+        self._change(changes.MeshTimeNoted(mesh_ms, met))
         for permit, document in event.permits:
             known = self._state.permits.get(permit.id)
             if permit.to_ms <= mesh_ms:
@@ -154,6 +153,13 @@ class Permits:
         record = self._state.permits[permit_of_dispatch(dispatch.id)]
         refusal = self._refusal(record, event.at_ms) or event.arrival.refusal
         return replace(event.arrival, refusal=refusal)
+
+    def _hear(self, at_ms: int) -> bool:
+        """The orchestrator is there. True when that ends a time cut off in which a run began: it may end
+        within a session, when it was the orchestrator that was away."""
+        cut_off = at_ms >= self._heard_ms + self._lost_ms
+        self._heard_ms = max(self._heard_ms, at_ms)
+        return cut_off and any(one.spent for one in self._state.permits.values())
 
     def _usable(self) -> Iterator[HeldPermitRecord]:
         if self._state.quarantined or self._state.lost:
