@@ -58,9 +58,10 @@ def change_to(
     if known is not None and new in NOT_BELIEVED:
         fault = Fault(f"node.{new}", f"{known.alias} is {new}: {reason}")
         each_live(turn, known, lambda dispatch: give_up(turn, dispatch, fault))
+    # before it is shut out: being cut off is what starts runs by permit
+    permits.admission_changed(turn, node, new)
     if new is Admission.REVOKED:
         _forget(turn, node)
-    permits.admission_changed(turn, node, new)
     turn.pools.room()
 
 
