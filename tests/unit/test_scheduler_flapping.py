@@ -55,6 +55,30 @@ def test_it_gets_work_when_the_hold_down_is_over() -> None:
     assert stage.states(run) == {"a": "running"}
 
 
+def test_a_hold_down_lasts_although_the_returns_that_made_it_are_old() -> None:
+    stage = Stage("pi", "b")
+    for _ in range(7):
+        come_and_go(stage, "pi", 100)
+    stage.state.presence["pi"].held_until_ms = until_ms = stage.now_ms + limits.EVIDENCE_MS + 60_000
+    stage.live("pi", "b", for_ms=limits.EVIDENCE_MS)
+    come_and_go(stage, "pi")
+    assert stage.state.presence["pi"].held_until_ms == until_ms
+    assert stage.liveness("pi") == "suspect"
+
+
+def test_a_release_ends_a_hold_down_of_a_node_that_is_open() -> None:
+    stage = Stage("pi", "b")
+    for _ in range(4):
+        come_and_go(stage, "pi")
+    stage.live("pi", "b", for_ms=4_000)
+    assert stage.liveness("pi") == "suspect"
+    stage.post(e.AdmissionAsked, node="pi", admission=Admission.OPEN, reason="chaos", by="eve")
+    stage.live("pi", "b", for_ms=2_000)
+    assert stage.liveness("pi") == "online"
+    come_and_go(stage, "pi")
+    assert stage.liveness("pi") == "online", "its returns are forgiven as well"
+
+
 def test_what_it_has_goes_on_and_its_leases_are_renewed() -> None:
     stage = Stage("pi", "b")
     run = stage.submit(plan(action("a", target_selector="node == 'pi' or node == 'b'")))

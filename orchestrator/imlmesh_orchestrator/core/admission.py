@@ -37,6 +37,8 @@ def ask(turn: Turn, event: AdmissionAsked) -> None:
             return
         until_ms = turn.at_ms + event.for_ms if event.for_ms else 0
         change_to(turn, event.node, wanted, event.reason, event.by, until_ms)
+    if wanted is Admission.OPEN and event.node in turn.state.presence:
+        flapping.forgive(turn.state.presence[event.node])  # also one that is open, and held down
     turn.command(Reply(event.cause, str(wanted)))
 
 

@@ -21,7 +21,7 @@ def returned(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
         returns.popleft()
     returns.append(turn.at_ms)
     hold_ms = limits.hold_ms(len(returns), node.lost_ms)
-    presence.held_until_ms = turn.at_ms + hold_ms
+    presence.held_until_ms = max(presence.held_until_ms, turn.at_ms + hold_ms)
     return hold_ms > 0
 
 
