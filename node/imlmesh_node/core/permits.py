@@ -196,14 +196,16 @@ class Permits:
                 return []
             following = course(permit.actions, ends).next
             if following is None:
-                self._change(changes.PermitRunEnded(permit.id, record.used))
-                return self._results(record)
+                told = self._results(record)
+                self._change(changes.PermitRunEnded(permit.id))
+                return told
             action, attempt = following
             dispatch = dispatch_of(permit, record.used, action, attempt)
             if dispatch.id in self._asked:
                 return []
             digest = sha256(packed_dispatch(dispatch)).digest()
-            params = filled(action, results)
+            completed = {id for id, end in ends.items() if end.outcome == "completed"}
+            params = filled(action, results, completed - results.keys())
             refusal = self._refusal(record, at_ms) or (
                 params if isinstance(params, Fault) else None
             )
@@ -232,9 +234,10 @@ class Permits:
         return ends, values
 
     def _results(self, record: HeldPermitRecord) -> list[ResultRecord]:
-        known = self._state.records
-        ids = ids_of(record.permit.actions, record.permit, record.used)
-        return [result for id in ids if id in known and (result := known[id].result) is not None]
+        """In the order taken, also of a permit whose actions cannot be read any more."""
+        run = f"{_run_of(record)}/"
+        known = self._state.records.items()
+        return [one.result for id, one in known if id.startswith(run) and one.result is not None]
 
     def _refusal(self, record: HeldPermitRecord, at_ms: int) -> Fault | None:
         """Why nothing more of its run begins."""
