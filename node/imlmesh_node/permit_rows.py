@@ -9,7 +9,9 @@ from typing import Any
 
 from imlmesh_node.core import changes as c
 from imlmesh_node.core.state import HeldPermitRecord
-from imlmesh_protocol.wire.permits import own_permit
+from imlmesh_protocol.errors import Fault, ProtocolError
+from imlmesh_protocol.permits import Permit
+from imlmesh_protocol.wire.permits import own_permit, unreadable_permit
 
 Row = tuple[str, tuple[Any, ...]]
 
@@ -25,7 +27,7 @@ TABLE = """
     ) WITHOUT ROWID;
     INSERT INTO meta VALUES ('mesh_ms', 0);
     """
-_ALL = "SELECT document, used, begun_ms, open, spent, dropped FROM permits ORDER BY id"
+_ALL = "SELECT id, document, used, begun_ms, open, spent, dropped FROM permits ORDER BY id"
 _TAKEN = """INSERT INTO permits (id, document) VALUES (?,?)
     ON CONFLICT (id) DO UPDATE SET document = excluded.document, dropped = 0"""
 _BEGUN = "UPDATE permits SET used = ?, begun_ms = ?, open = 1, spent = 1 WHERE id = ?"
@@ -37,10 +39,20 @@ _MESH_MS = "UPDATE meta SET value = ? WHERE name = 'mesh_ms'"
 def load(database: sqlite3.Connection) -> dict[str, HeldPermitRecord]:
     """All permits by id; their signatures are not looked at."""
     found = {}
-    for document, used, begun_ms, is_open, spent, dropped in database.execute(_ALL):
-        permit, flags = own_permit(document), (bool(is_open), bool(spent), bool(dropped))
-        found[permit.id] = HeldPermitRecord(permit, document, used, begun_ms, *flags)
+    for id, document, used, begun_ms, is_open, spent, dropped in database.execute(_ALL):
+        permit, refusal = _read(id, document)
+        flags = (bool(is_open), bool(spent), bool(dropped))
+        found[id] = HeldPermitRecord(permit, document, used, begun_ms, *flags, refusal)
     return found
+
+
+def _read(id: str, document: bytes) -> tuple[Permit, Fault | None]:
+    """One that cannot be read, as after a change of version, runs nothing and keeps its count: with an
+    error here the node would not start, and nobody would hear of its results."""
+    try:
+        return own_permit(document), None
+    except ProtocolError as exc:
+        return unreadable_permit(id, document), Fault("permit.untrusted", f"{id}: {exc.message}")
 
 
 def _taken(change: c.PermitTaken) -> list[Row]:

@@ -77,9 +77,12 @@ def _check_action(plan: Plan, action: Action, at: str, ground: Ground, refuse: R
         refuse("permit.target", f"{at}/target_node", text)
     if action.target_mode != "any":
         refuse("permit.target", f"{at}/target_mode", f"{name} is done by several nodes")
-    if action.on_error not in ON_ERROR or action.rollback is not None:
-        where = "rollback" if action.rollback is not None else "on_error"
-        refuse("permit.on_error", f"{at}/{where}", f"{name} is retried or undone when it fails")
+    if action.on_error not in ON_ERROR:
+        text = f"{name} says {action.on_error} for its failure, which needs the orchestrator"
+        refuse("permit.on_error", f"{at}/on_error", text)
+    if action.rollback is not None:
+        text = f"{name} has a rollback: nothing is undone while the node is cut off"
+        refuse("permit.on_error", f"{at}/rollback", text)
     for word in ("memory", "perception"):
         if getattr(action, word) is not None:
             refuse("permit.unfit", f"{at}/{word}", f"{name} needs the orchestrator for its {word}")

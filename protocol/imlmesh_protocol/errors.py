@@ -222,7 +222,9 @@ CODES: dict[str, Code] = {
     # permits
     "permit.target": Code("input", False, "remove the target, or name the node of --node"),
     "permit.person": Code("input", False, "nobody is there to ask: leave it out of a permit"),
-    "permit.on_error": Code("input", False, "write on_error: abort, continue or skip"),
+    "permit.on_error": Code(
+        "input", False, "write on_error: abort, continue or skip, and no rollback"
+    ),
     "permit.template": Code("input", False, "use {{result.ID.field}} of an action before it"),
     "permit.unfit": Code("input", False, "remove it: a node that is cut off cannot honour it"),
     "permit.rule": Code("input", False, "say one of --every, --after, --on"),

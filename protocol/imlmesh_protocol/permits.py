@@ -6,7 +6,7 @@ absent: signatures (`wire/permits`), when a run may begin (the node's core).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,12 +186,14 @@ def _again(action: PermitAction, end: End) -> bool:
     return end.code == _NOT_STARTED or (end.code == _INTERRUPTED and action.effect.repeatable)
 
 
-def filled(action: PermitAction, results: Mapping[str, Any]) -> Mapping[str, Any] | Fault:
+def filled(
+    action: PermitAction, results: Mapping[str, Any], large: Collection[str] = ()
+) -> Mapping[str, Any] | Fault:
     """The params of an action with what earlier ones returned, by their ids; a fault when that does not
-    hold what is wanted."""
+    hold what is wanted. `large`: actions whose results are too large to be filled in."""
     params: Any = action.params
     for filling in action.fillings:
-        found = _value(filling.parts, results)
+        found = _value(filling.parts, results, large)
         if isinstance(found, Fault):
             return found
         params = put(params, filling.path, found)
@@ -201,7 +203,7 @@ def filled(action: PermitAction, results: Mapping[str, Any]) -> Mapping[str, Any
     return result
 
 
-def _value(parts: Sequence[str | Path], results: Mapping[str, Any]) -> Any:
+def _value(parts: Sequence[str | Path], results: Mapping[str, Any], large: Collection[str]) -> Any:
     made: list[Any] = []
     for part in parts:
         if isinstance(part, str):
@@ -213,6 +215,9 @@ def _value(parts: Sequence[str | Path], results: Mapping[str, Any]) -> Any:
                 value = value[int(key) if isinstance(value, list | tuple) else key]
             except (KeyError, IndexError, TypeError, ValueError):
                 told = ".".join(map(str, part))
+                if part[0] in large:
+                    text = f"result.{told}: what {part[0]} returned is too large to be filled in"
+                    return Fault("template.too_large", text)
                 return Fault("template.no_result", f"result.{told} does not exist")
         if len(parts) == 1:
             return value

@@ -202,7 +202,7 @@ async def test_permits_and_how_often_they_ran_are_there_after_a_restart(
     steps: list[list[Change]] = [
         [MeshTimeNoted(100, met=True), *taken],
         [PermitRunBegun(one, 1, 700), PermitRunBegun(two, 1, 800)],
-        [PermitRunEnded(one, 1), PermitDropped(two)],
+        [PermitRunEnded(one), PermitDropped(two)],
         [MeshTimeNoted(750, met=False)],
         [PermitRunBegun(three, 4, 900), MeshTimeNoted(850, met=True), taken[1]],
         [PermitForgotten(one)],

@@ -11,6 +11,7 @@ from imlmesh_node.journal import MIGRATIONS
 from imlmesh_node.presence import Clocks
 from imlmesh_protocol.permits import CUT_OFF, Permit, PermitAction, Rule
 from imlmesh_protocol.states import Effect
+from imlmesh_protocol.wire.codec import pack, unpack
 from imlmesh_protocol.wire.permits import pack_permit, sign_permit
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.sqlite import MemoryStore
@@ -120,6 +121,32 @@ async def test_a_permit_whose_key_is_trusted_no_more_is_not_held_after_a_restart
     record = again.agent.state.permits["p-1-kq7x"]
     assert record.refusal is not None
     assert record.refusal.code == "permit.untrusted"
+    assert again.agent.permits.held() == {}
+    await again.stop()
+
+
+@pytest.mark.parametrize("document", ["newer", "\0"])
+async def test_a_permit_that_cannot_be_read_any_more_keeps_no_node_from_its_start(
+    rig: Rig, document: str
+) -> None:
+    store = Disk(MIGRATIONS)
+    node = await rig.start(store)
+    await opened(rig)
+    rig.control.say(Kind.COMMAND, {"do": "permit", "doc": signed(rig, permit())})
+    assert await told(rig) == {"p-1-kq7x": 0}
+    await node.stop()
+    newer = pack({**unpack(pack_permit(permit())), "season": "summer"})
+    stored = sign_permit(newer, rig._plan.sign, rig._plan.key_id)
+    store.database.execute(
+        "UPDATE permits SET used = 1, document = ?",
+        (stored if document == "newer" else document.encode(),),
+    )
+    again = await rig.start(store)
+    record = again.agent.state.permits["p-1-kq7x"]
+    assert record.refusal is not None
+    assert (record.refusal.code, record.used) == ("permit.untrusted", 1)
+    if document == "newer":
+        assert record.permit.to_ms == START_MS + HOUR_MS, "then it is discarded"
     assert again.agent.permits.held() == {}
     await again.stop()
 

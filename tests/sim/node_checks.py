@@ -42,6 +42,9 @@ class NodeChecks:
         self._sessions: dict[str, tuple[int, int]] = {}
         self._heard_ms: dict[str, int] = {}
         self._gone: set[str] = set()
+        #: (when, node) of all that went away, perhaps too often; around which of these most did
+        self._away: list[tuple[int, str]] = []
+        self._shared_ms: list[int] = []
         self._after: dict[type, Callable[[Any, State, int], None]] = {
             AdmissionChanged: self._decided,
             c.LivenessChanged: self._judged,
@@ -126,6 +129,8 @@ class NodeChecks:
 
     def _judged(self, change: c.LivenessChanged, state: State, now_ms: int) -> None:
         self._liveness[change.node] = change.liveness
+        if change.liveness in (Liveness.SUSPECT, Liveness.LOST):
+            self._away.append((now_ms, change.node))
 
     def _decided(self, change: AdmissionChanged, state: State, now_ms: int) -> None:
         self._sure.pop(change.node, None)
@@ -133,22 +138,37 @@ class NodeChecks:
     def heard(self, event: e.Event | Tick, now_ms: int) -> None:
         """This reaches the orchestrator's core now."""
         if isinstance(event, e.NodeGone):
-            self._ended_by_broker(event.node, (event.boot, event.session))
+            self._ended_by_broker(event.node, (event.boot, event.session), now_ms)
         elif isinstance(event, e.NodeBirth):
             self._born(event.node, (event.boot, event.session), now_ms)
         elif isinstance(event, e.HeartbeatArrived):
             self._beat(event.node, event.beat, now_ms)
+        elif isinstance(event, e.AdmissionAsked) and event.admission is Admission.OPEN:
+            self._sure.pop(event.node, None)  # a release forgives, also where it changes nothing
 
-    def _ended_by_broker(self, node: str, session: tuple[int, int]) -> None:
+    def _ended_by_broker(self, node: str, session: tuple[int, int], now_ms: int) -> None:
         if self._sessions.get(node) == session:
+            self._away.append((now_ms, node))
             self._gone.add(node)
 
     def _born(self, node: str, session: tuple[int, int], now_ms: int) -> None:
-        if node in self._gone:
+        if node in self._gone and not self._together(node):
             self._sure.setdefault(node, []).append(now_ms)
         self._speaks(node, now_ms)
         self._sessions[node] = session
         self._beats.pop(node, None)
+
+    def _together(self, node: str) -> bool:
+        """Whether what it last went away for may be what most nodes shared; then all are forgiven."""
+        left_ms = [at_ms for at_ms, name in self._away if name == node][-3:]
+        for center_ms in left_ms:
+            near = {name for at_ms, name in self._away if _near(at_ms, center_ms)}
+            if len(near) >= limits.MASS_SILENCE:
+                self._shared_ms.append(center_ms)
+        if any(_near(one, other) for one in left_ms for other in self._shared_ms):
+            self._sure.clear()
+            return True
+        return False
 
     def _beat(self, node: str, number: int, now_ms: int) -> None:
         last, first_ms, _ = self._beats.get(node, (-1, now_ms, now_ms))
@@ -178,6 +198,10 @@ class NodeChecks:
         self._sure.clear()
         self._sessions.clear()
         self._gone.clear()
+
+
+def _near(one_ms: int, other_ms: int) -> bool:
+    return abs(one_ms - other_ms) <= limits.LAN.lost_ms
 
 
 def _late(times_ms: list[int], now_ms: int) -> list[int]:

@@ -13,9 +13,11 @@ from imlmesh.fleet import schema_text
 from imlmesh.foreign import as_yaml
 from imlmesh.live import Lines
 from imlmesh.loglines import Shown
+from imlmesh.nouns.permit import _for_ms
 from imlmesh.spans import at_ms_of, seconds_of
 from imlmesh.typed import json_or_text, typed
 from imlmesh_protocol.errors import CODES, InputError
+from imlmesh_protocol.limits import PERMIT_LONGEST_MS
 
 NOW = datetime(2026, 3, 1, 14, 5).astimezone()
 NOW_MS = round(NOW.timestamp() * 1_000)
@@ -44,6 +46,18 @@ def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(InputError) as caught:
         seconds_of(text)
     assert caught.value.code == "usage"
+
+
+@pytest.mark.parametrize(("text", "ms"), [("1s", 1_000), ("30d", PERMIT_LONGEST_MS)])
+def test_how_long_a_permit_holds(text: str, ms: int) -> None:
+    assert _for_ms(text) == ms
+
+
+@pytest.mark.parametrize("text", ["0", "60d", "30d1s"])
+def test_a_permit_holds_no_longer_than_it_may(text: str) -> None:
+    with pytest.raises(InputError, match="at most 30d") as refused:
+        _for_ms(text)
+    assert refused.value.code == "usage"
 
 
 def test_points_in_time() -> None:

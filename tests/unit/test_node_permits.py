@@ -19,6 +19,7 @@ from imlmesh_protocol.permits import CUT_OFF, EVERY, ON, Filling, Permit, Permit
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.dispatches import Dispatch
+from imlmesh_protocol.wire.permits import unreadable_permit
 
 BEAT_MS, LOST_MS = 2_000, 6_000
 #: mesh time when a session opens at 0 ms of the node's own
@@ -196,6 +197,21 @@ def test_once_in_each_time_that_it_is_cut_off() -> None:
     assert node.journal.permits["p-1-kq7x"].used == 2
 
 
+@pytest.mark.parametrize("how", ["orchestrator restarts", "deaf", "a permit comes"])
+def test_a_time_cut_off_may_end_within_one_session(how: str) -> None:
+    node = holding(permit(rule=Rule(CUT_OFF, 8_000), budget=9))
+    for used in (1, 2, 3):
+        node.pass_time(node.now_ms + 60_000)  # the session stands, and nobody answers
+        assert node.journal.permits["p-1-kq7x"].used == used, "once in each"
+        if how == "orchestrator restarts":
+            node.does(e.RebirthAsked(node.now_ms, 1 + used))
+        elif how == "a permit comes":
+            node.hold(node.now_ms + 500, permit(id=f"p-{used + 1}-kq7x", budget=1))
+        node.beats(node.now_ms + 20_000)
+        assert node.journal.permits["p-1-kq7x"].used == used
+        assert not node.journal.permits["p-1-kq7x"].spent, "and the journal knows that it ended"
+
+
 def test_what_a_source_tells_starts_a_run_while_cut_off_and_one_at_a_time() -> None:
     node = holding(permit(rule=Rule(ON, source="gpio-17", value=1), budget=9))
     assert node.agent.permits.hears("gpio-17")
@@ -330,6 +346,45 @@ def test_a_permit_that_no_key_vouches_for_any_more_is_not_run_and_not_told() -> 
     decided, asked = agent.handle(Tick(200_000))
     assert (decided, asked) == ([], [])
     assert agent.permits.held() == {}
+
+
+def test_of_a_run_whose_permit_cannot_be_read_any_more_the_results_are_told() -> None:
+    node = holding(permit(act("a"), act("b", "a"), budget=5))
+    node.close(100)
+    node.does(Tick(10_000))
+    node.end("p-1-kq7x-1/a/pi/1")
+    record = node.journal.permits["p-1-kq7x"]
+    record.permit, record.refusal = (
+        unreadable_permit("p-1-kq7x", b"?"),
+        Fault("permit.untrusted", "?"),
+    )
+    node.start(12_000)
+    node.open(13_000, 2)
+    assert node.told == ["p-1-kq7x-1/a/pi/1", "p-1-kq7x-1/b/pi/1"]
+    record = node.journal.permits["p-1-kq7x"]
+    assert (record.open, record.used) == (False, 1)
+    node.close(14_000)
+    node.pass_time(600_000)
+    assert node.ran == []
+    node.open(601_000, 3)
+    node.hold(601_000, permit(act("a"), act("b", "a"), budget=2))
+    node.close(602_000)
+    node.pass_time(1_000_000)
+    assert node.ran == ["p-1-kq7x-2/a/pi/1", "p-1-kq7x-2/b/pi/1"], "its count went on"
+
+
+def test_no_accept_tells_of_what_a_permit_began() -> None:
+    push = act("a", effect=Effect.PHYSICAL, claims=("pin:1",))
+    node = holding(permit(push), permit(push, id="p-2-kq7x"))
+    node.close(100)
+    node.does(Tick(10_000))
+    assert node.ran == ["p-1-kq7x-1/a/pi/1"], "the other one waits for the pin"
+    node.open(20_000, 2)
+    del node.drivers["p-1-kq7x-1/a/pi/1"]
+    ended = e.DriverFinished(20_100, "p-1-kq7x-1/a/pi/1", "completed", None, None)
+    asked = node.does(ended)
+    assert node.ran[1:] == ["p-2-kq7x-1/a/pi/1"]
+    assert not [command for command in asked if isinstance(command, k.SendAccept)]
 
 
 def test_a_clock_that_is_behind_goes_on_from_what_was_noted() -> None:

@@ -91,6 +91,15 @@ def test_what_a_node_alone_cannot_honour_is_refused_with_its_place(
     assert error.hint or code.startswith("template.")
 
 
+def test_a_rollback_is_refused_although_the_action_aborts() -> None:
+    [error] = refused(action("a", on_error="abort", rollback={"action": "u"}), action("u"))
+    assert error.place is not None
+    assert error.place.pointer == "/actions/0/rollback"
+    assert error.message == 'action "a" has a rollback: nothing is undone while the node is cut off'
+    assert error.hint is not None
+    assert "no rollback" in error.hint
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     errors = refused(
         action("a", target_group="g", target_mode="all", on_error="rollback"),

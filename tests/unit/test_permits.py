@@ -82,6 +82,11 @@ def test_a_document_gives_the_permit_back_to_who_knows_the_key() -> None:
         {"actions": tuple(act(f"a{n}") for n in range(PERMIT_ACTIONS + 1))},
         {"actions": (act("a"), act("a"))},
         {"actions": (act("b", "a"), act("a"))},
+        {"actions": (act("a/b"),)},
+        {"actions": (act(""),)},
+        {"actions": (act("a" * 65),)},
+        {"actions": (replace(act("a"), effect=["once"]),)},
+        {"actions": (act("a", fillings=(Filling((), ((["b"], "x"),)),)),)},
         {"actions": (act("a", on_error="retry"),)},
         {"actions": (act("a", on_busy="hope"),)},
         {"actions": (act("a", fillings=(Filling(("nowhere",), ("x",)),)),)},
@@ -172,6 +177,16 @@ def test_what_is_not_there_or_cannot_stand_in_text_is_a_fault(results: dict[str,
     found = filled(action, results)
     assert isinstance(found, Fault)
     assert found.code == "template.no_result"
+
+
+def test_what_is_there_and_too_large_says_so() -> None:
+    action = replace(act("b", fillings=(Filling(("t",), (("a", "x"),)),)), params={"t": "?"})
+    found = filled(action, {}, {"a"})
+    assert isinstance(found, Fault)
+    assert (found.code, found.message) == (
+        "template.too_large",
+        "result.a.x: what a returned is too large to be filled in",
+    )
 
 
 def test_params_that_grow_too_large_are_a_fault() -> None:

@@ -128,6 +128,19 @@ def test_a_node_that_is_away_gets_it_when_it_comes_and_drops_what_is_not_its() -
     assert (sent(commands), dropped(commands)) == ([permit], ["p-9-zzzz"])
 
 
+@pytest.mark.parametrize("admission", [Admission.REVOKED, Admission.QUARANTINED])
+def test_a_node_that_is_here_hears_to_drop_its_permits_when_it_is_put_out(
+    admission: Admission,
+) -> None:
+    play = Play("pi")
+    permit = play.grant().permit.id
+    birth(play, {permit: 0})
+    commands = play.post(
+        e.AdmissionAsked, node="pi", admission=admission, reason="stolen", by="eve", for_ms=0
+    )
+    assert set(dropped(commands)) == {permit}
+
+
 def birth(play: Play, permits: dict[str, int], *, boot: int = 1, since: int = 0) -> None:
     play.post(
         e.NodeBirth,

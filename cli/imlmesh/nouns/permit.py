@@ -7,6 +7,7 @@ import typer
 
 from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
+from imlmesh_protocol import limits
 
 app = noun(
     "Let nodes run plans by themselves while they are cut off.",
@@ -16,6 +17,7 @@ imlmesh permit list
 imlmesh permit show p-3
 imlmesh permit withdraw p-3""",
 )
+_LONGEST = f"{limits.PERMIT_LONGEST_MS // 86_400_000}d"
 Id = Annotated[str, typer.Argument(metavar="ID", help="A permit, or how its id begins.")]
 
 
@@ -41,10 +43,12 @@ def grant(
         str | None,
         typer.Option(metavar="SOURCE[=VALUE]", help="Whenever a source of the node tells that."),
     ] = None,
-    budget: Annotated[int, typer.Option(metavar="N", help="Runs at most, in all.")] = 10,
+    budget: Annotated[
+        int, typer.Option(metavar="N", help="Runs at most, in all.")
+    ] = limits.PERMIT_BUDGET_USUAL,
     lasts: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="How long it holds; at most 30d.")
-    ] = "24h",
+        str, typer.Option("--for", metavar="TIME", help=f"How long it holds; at most {_LONGEST}.")
+    ] = f"{limits.PERMIT_MS // 3_600_000}h",
 ) -> None:
     """Sign a permit and bring it to its node, now or when that is here.
 
@@ -55,7 +59,6 @@ def grant(
     from imlmesh.diagnosis import show_records
     from imlmesh.plan_files import name_of, read_plan_text
     from imlmesh.render import emit, say, try_line, write
-    from imlmesh.spans import seconds_of
 
     rule = _rule(every, after, on)
     asked = {
@@ -64,7 +67,7 @@ def grant(
         "node": node,
         "rule": rule,
         "budget": budget,
-        "for_ms": round((seconds_of(lasts) or 0) * 1_000),
+        "for_ms": _for_ms(lasts),
     }
     made = Client.connect(settings.home).post("permits", asked)
     if made["warnings"] and settings.output == "table":
@@ -134,6 +137,16 @@ def withdraw(permit: Id) -> None:
     found = Client.connect(settings.home).delete(path_of("permits", permit))
     if not emit(found):
         write(f"{found['permit']} holds no more; {found['begun']} of {found['budget']} runs begun")
+
+
+def _for_ms(text: str) -> int:
+    from imlmesh.spans import seconds_of
+    from imlmesh_protocol.errors import InputError
+
+    ms = round((seconds_of(text) or 0) * 1_000)
+    if not 0 < ms <= limits.PERMIT_LONGEST_MS:
+        raise InputError("usage", f"--for {text}: a permit holds for a time of at most {_LONGEST}")
+    return ms
 
 
 def _rule(every: str | None, after: str | None, on: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.ending import given_back
 from imlmesh_node.core.heart import Heart
-from imlmesh_node.core.permits import Permits
+from imlmesh_node.core.permits import Permits, permit_of_dispatch
 from imlmesh_node.core.slots import HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
@@ -258,6 +258,8 @@ class Agent(Autonomy):
         self._record(result, event.at_ms, event.packed)
         if self.slots.waiting:
             started = self._start_waiting(event.at_ms)
+            # nobody sent what a permit begins, so nobody waits for its accept
+            started = [id for id in started if not permit_of_dispatch(id)]
             if started and self.session is not None:
                 self._send_accept(started)
         self._say_goodbye()

@@ -126,10 +126,9 @@ class PermitRunBegun:
 
 @dataclass(slots=True)
 class PermitRunEnded:
-    """Nothing of that run is left to do: it is reported as a whole."""
+    """Nothing of its open run is left to do: it is reported as a whole."""
 
     permit: str
-    number: int
 
 
 @dataclass(slots=True)

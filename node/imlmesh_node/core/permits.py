@@ -88,17 +88,16 @@ class Permits:
 
     def answered(self, at_ms: int) -> None:
         """A heartbeat was answered; unlike a lease, contact counts from when that was heard."""
-        self._heard_ms = max(self._heard_ms, at_ms)
-        mesh_ms = self._mesh_ms(at_ms)
-        if self._state.permits and mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS:
-            self._change(changes.MeshTimeNoted(mesh_ms, met=False))
+        met, mesh_ms = self._hear(at_ms), self._mesh_ms(at_ms)
+        late = mesh_ms >= self._state.mesh_ms + PERMIT_CLOCK_MS
+        if self._state.permits and (met or late):
+            self._change(changes.MeshTimeNoted(mesh_ms, met))
             self._discard(mesh_ms)
 
     def take(self, event: events.PermitArrived) -> None:
         """Hold these, and begin no run of those. Who brings them is there."""
-        self._heard_ms = max(self._heard_ms, event.at_ms)
-        mesh_ms = self._mesh_ms(event.at_ms)
-        self._change(changes.MeshTimeNoted(mesh_ms, met=False))
+        met, mesh_ms = self._hear(event.at_ms), self._mesh_ms(event.at_ms)
+        self._change(changes.MeshTimeNoted(mesh_ms, met))
         for permit, document in event.permits:
             known = self._state.permits.get(permit.id)
             if permit.to_ms <= mesh_ms:
@@ -155,6 +154,13 @@ class Permits:
         refusal = self._refusal(record, event.at_ms) or event.arrival.refusal
         return replace(event.arrival, refusal=refusal)
 
+    def _hear(self, at_ms: int) -> bool:
+        """The orchestrator is there. True when that ends a time cut off in which a run began: it may end
+        within a session, when it was the orchestrator that was away."""
+        cut_off = at_ms >= self._heard_ms + self._lost_ms
+        self._heard_ms = max(self._heard_ms, at_ms)
+        return cut_off and any(one.spent for one in self._state.permits.values())
+
     def _usable(self) -> Iterator[HeldPermitRecord]:
         if self._state.quarantined or self._state.lost:
             return
@@ -190,14 +196,16 @@ class Permits:
                 return []
             following = course(permit.actions, ends).next
             if following is None:
-                self._change(changes.PermitRunEnded(permit.id, record.used))
-                return self._results(record)
+                told = self._results(record)
+                self._change(changes.PermitRunEnded(permit.id))
+                return told
             action, attempt = following
             dispatch = dispatch_of(permit, record.used, action, attempt)
             if dispatch.id in self._asked:
                 return []
             digest = sha256(packed_dispatch(dispatch)).digest()
-            params = filled(action, results)
+            completed = {id for id, end in ends.items() if end.outcome == "completed"}
+            params = filled(action, results, completed - results.keys())
             refusal = self._refusal(record, at_ms) or (
                 params if isinstance(params, Fault) else None
             )
@@ -226,9 +234,10 @@ class Permits:
         return ends, values
 
     def _results(self, record: HeldPermitRecord) -> list[ResultRecord]:
-        known = self._state.records
-        ids = ids_of(record.permit, record.used)
-        return [result for id in ids if id in known and (result := known[id].result) is not None]
+        """In the order taken, also of a permit whose actions cannot be read any more."""
+        run = f"{_run_of(record)}/"
+        known = self._state.records.items()
+        return [one.result for id, one in known if id.startswith(run) and one.result is not None]
 
     def _refusal(self, record: HeldPermitRecord, at_ms: int) -> Fault | None:
         """Why nothing more of its run begins."""

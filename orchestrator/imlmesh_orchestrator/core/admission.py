@@ -37,6 +37,8 @@ def ask(turn: Turn, event: AdmissionAsked) -> None:
             return
         until_ms = turn.at_ms + event.for_ms if event.for_ms else 0
         change_to(turn, event.node, wanted, event.reason, event.by, until_ms)
+    if wanted is Admission.OPEN and event.node in turn.state.presence:
+        flapping.forgive(turn.state.presence[event.node])  # also one that is open, and held down
     turn.command(Reply(event.cause, str(wanted)))
 
 
@@ -58,9 +60,10 @@ def change_to(
     if known is not None and new in NOT_BELIEVED:
         fault = Fault(f"node.{new}", f"{known.alias} is {new}: {reason}")
         each_live(turn, known, lambda dispatch: give_up(turn, dispatch, fault))
+    # before it is shut out: being cut off is what starts runs by permit
+    permits.admission_changed(turn, node, new)
     if new is Admission.REVOKED:
         _forget(turn, node)
-    permits.admission_changed(turn, node, new)
     turn.pools.room()
 
 

@@ -70,6 +70,7 @@ def _begun(turn: Turn, before: Presence | None) -> Presence:
         evidence=before.evidence,
         jitter_ms=before.jitter_ms,
         away=before.away,
+        away_ms=before.away_ms,
         returns_ms=before.returns_ms,
         held_until_ms=before.held_until_ms,
     )
@@ -269,7 +270,8 @@ def gone(turn: Turn, event: NodeGone) -> None:
         return
     presence = turn.state.presence.get(event.node)
     if presence is not None:
-        presence.explained = presence.away = True
+        presence.explained = True
+        presence.goes(turn.at_ms)
         silence.speaks(turn, node.node)
     if node.liveness is Liveness.ONLINE:
         set_liveness(turn, node, Liveness.SUSPECT, "connection lost")
@@ -308,14 +310,14 @@ def look(turn: Turn, name: str) -> None:
             _lose(turn, node, presence, silent_ms)
             return
         if silent_ms >= suspect_ms and turn.state.freeze is None:
-            presence.away = True
+            presence.goes(turn.at_ms)
         if silent_ms >= suspect_ms and node.liveness is Liveness.ONLINE:
             set_liveness(turn, node, Liveness.SUSPECT, f"{presence.quiet} for {silent_ms} ms")
     watch(turn, node)
 
 
 def _lose(turn: Turn, node: NodeRecord, presence: Presence, silent_ms: int) -> None:
-    presence.away = True
+    presence.goes(turn.at_ms)
     if not presence.explained:
         presence.lost_at_ms = turn.at_ms
     set_liveness(turn, node, Liveness.LOST, f"{presence.quiet} too long")

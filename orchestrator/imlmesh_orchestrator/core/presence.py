@@ -29,9 +29,10 @@ class Presence:
     beats: int = 0
     #: the longest that its beats came late of late, fading; see `silence`
     jitter_ms: int = 0
-    #: whether it was gone or quiet and is not back yet; when it came back of late, and until when
-    #: it is held down for that
+    #: whether it was gone or quiet and is not back yet, and since when it was the last time (0: never);
+    #: when it came back of late, and until when it is held down for that
     away: bool = False
+    away_ms: int = 0
     returns_ms: deque[int] = field(default_factory=lambda: deque(maxlen=limits.RETURNS_KEPT))
     held_until_ms: int = 0
     #: how much longer it may be silent since our connection was away: it may wait before it tries again
@@ -42,6 +43,11 @@ class Presence:
     permits: Mapping[str, int] = field(default_factory=dict)
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
+
+    def goes(self, at_ms: int) -> None:
+        """It is away from now on, unless it is already."""
+        if not self.away:
+            self.away, self.away_ms = True, at_ms
 
     @property
     def quiet(self) -> str:

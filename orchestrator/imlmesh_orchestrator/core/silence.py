@@ -134,14 +134,15 @@ def _consider(turn: Turn) -> None:
         quiet_ms = turn.at_ms - presence.last_heard_ms
         if lost_now or quiet_ms >= timing_of(node).suspect_ms:
             silent.append(name)
-    if _too_many(len(silent), of):
+    if too_many(len(silent), of):
         state.freeze = Freeze(set(silent), of)
         for name in silent:
             state.presence[name].away = False  # it is not about single nodes
         turn.change(c.VerdictsFrozen(turn.at_ms, turn.cause, tuple(silent), of))
 
 
-def _too_many(silent: int, of: int) -> bool:
+def too_many(silent: int, of: int) -> bool:
+    """Whether so many of them mean that what they share has failed."""
     return silent >= limits.MASS_SILENCE and silent * 100 >= limits.MASS_SILENCE_PERCENT * of
 
 
@@ -150,7 +151,7 @@ def speaks(turn: Turn, node: str) -> None:
     freeze = turn.state.freeze
     if freeze is not None and node in freeze.silent:
         freeze.silent.remove(node)
-        if not _too_many(len(freeze.silent), freeze.of):
+        if not too_many(len(freeze.silent), freeze.of):
             _resume(turn, SYSTEM, "most of them spoke, or the broker said that they are gone")
 
 

@@ -356,6 +356,8 @@ class State:
     #: whether what we say to ourselves through the broker comes back
     hears: bool = True
     freeze: Freeze | None = None
+    #: from when to when most nodes went away the last time that they did so together
+    together_ms: tuple[int, int] = (0, 0)
     #: told to end
     stopping: bool = False
     behind: bool = False

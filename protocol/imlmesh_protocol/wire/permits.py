@@ -4,6 +4,7 @@ The one rule: signature first, and a body is read strictly: a field or a word th
 not know may be a restriction. Deliberately absent: whether it may run now.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,8 @@ _ACTION = (
     *("id", "module", "action", "params", "effect", "timeout_ms"),
     *("depends_on", "on_error", "on_busy", "claims", "fillings"),
 )
+#: it becomes a part of dispatch ids
+_ACTION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EFFECTS = {str(effect): effect for effect in Effect}
 
 
@@ -65,6 +68,16 @@ def read_permit(document: bytes, find_key: FindKey) -> Permit:
 def own_permit(document: bytes) -> Permit:
     """The permit of a document that was believed before it was stored."""
     return permit_of(own_body(document))
+
+
+def unreadable_permit(id: str, document: bytes) -> Permit:
+    """What stands for a stored permit that `own_permit` refuses: it allows nothing, until the time of the
+    one that it was, if that can be read."""
+    try:
+        to_ms = unpack(own_body(document))["to_ms"]
+    except (ProtocolError, KeyError, TypeError, IndexError):
+        to_ms = COUNT_MAX
+    return Permit("", id, "", "", "", 0, 0, to_ms if _count(to_ms) else COUNT_MAX, Rule(""), ())
 
 
 def permit_of(body: bytes) -> Permit:
@@ -97,7 +110,11 @@ def _action_fields(action: PermitAction) -> dict[str, Any]:
 
 def _action(value: Any) -> PermitAction:
     fields = _fields(value, _ACTION)
-    if fields["effect"] not in _EFFECTS or type(fields["params"]) is not dict:
+    if (
+        type(fields["effect"]) is not str
+        or fields["effect"] not in _EFFECTS
+        or type(fields["params"]) is not dict
+    ):
         raise ProtocolError("message.invalid", "a permit: an action of wrong values")
     fields["effect"] = _EFFECTS[fields["effect"]]
     for name in ("depends_on", "claims"):
@@ -141,10 +158,14 @@ def _actions_fit(actions: tuple[PermitAction, ...]) -> bool:
     for action in actions:
         texts = (action.id, action.module, action.action, *action.depends_on, *action.claims)
         wanted = {
-            part[0] for f in action.fillings for part in f.parts if type(part) is tuple and part
+            str(part[0])
+            for f in action.fillings
+            for part in f.parts
+            if type(part) is tuple and part
         }
         if not (
             all(type(text) is str for text in texts)
+            and _ACTION_ID.fullmatch(action.id)
             and action.id not in before
             and before.issuperset((*action.depends_on, *wanted))
             and action.on_error in ON_ERROR
