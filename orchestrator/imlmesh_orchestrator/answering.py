@@ -171,9 +171,15 @@ class Answering:
     async def _ask(self, event: e.Event) -> tuple[Any, int]:
         if self.engine.failed.done():
             raise StoreError("store.failed", "the orchestrator is ending")
+        if self.lifecycle.waits:
+            # else it would be decided hours later, when nobody waits for it any more
+            raise StoreError("store.full", "a commit waits for room on the disk of the stores")
         future = self._outbound.expect(event.cause)
         self.engine.post(event)
-        return await future
+        try:
+            return await future
+        finally:
+            self._outbound.forget(event.cause)
 
     def _next_cause(self) -> str:
         self._requests += 1

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from imlmesh_orchestrator.announcing import Announcing, announced_mesh
 from imlmesh_orchestrator.api.served import Served
@@ -37,7 +38,8 @@ from imlmesh_orchestrator.trust.door import BrokerDoor
 from imlmesh_orchestrator.trust.expiring import ExpiredSessions
 from imlmesh_orchestrator.trust.rosters import Rosters
 from imlmesh_orchestrator.trust.trusting import Trusting
-from imlmesh_protocol.errors import InputError, Place, TrustError
+from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError, Place, StoreError, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
@@ -59,6 +61,8 @@ from imlmesh_runtime.sqlite import Database
 from imlmesh_runtime.trust import ControlKeys
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: variables that templates of plans may read begin with this
 ENV_PREFIX = "IML_"
@@ -113,6 +117,21 @@ def load_setup(
     door = address_of(join) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
     return Setup(home, mesh, me, keys, config, broker or "memory", notary, door, lan)
+
+
+async def _with_room(opened: Callable[[], T]) -> T:
+    """What `opened` returns; while a full disk keeps it from that it is tried again."""
+    told = False
+    while True:
+        try:
+            return opened()
+        except StoreError as exc:
+            if exc.code != "store.full":
+                raise
+            if not told:
+                log.warning("the start waits for room: %s", exc)
+            told = True
+            await asyncio.sleep(limits.STORE_RETRY_MS / 1_000)
 
 
 class RunningOrchestrator:
@@ -181,8 +200,9 @@ class RunningOrchestrator:
         setup = self._setup
         setup.home.make()
         path = setup.home.orchestrator / "lifecycle.db"
-        self._database = Database(path, migrations("lifecycle"), inline=True)
-        self._files.open_made()
+        made = await _with_room(lambda: Database(path, migrations("lifecycle"), inline=True))
+        self._database = made
+        await _with_room(self._files.open_made)
         held = await self._reader.ask(replay)
         log.info("%d stored changes to fold", len(held.changes))
         voice = Voice(setup.mesh, setup.me, setup.keys.signer, setup.notary)

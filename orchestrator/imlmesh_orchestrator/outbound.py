@@ -83,6 +83,10 @@ class Outbound:
         self._requests[cause] = future
         return future
 
+    def forget(self, cause: str) -> None:
+        """Nobody waits for that answer any more."""
+        self._requests.pop(cause, None)
+
     def early(self, commands: Sequence[k.Command]) -> Sequence[k.Command]:
         return commands
 

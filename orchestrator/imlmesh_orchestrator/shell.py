@@ -27,7 +27,7 @@ from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.room import Room
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledger import LedgerFile
-from imlmesh_orchestrator.store.lifecycle import Lifecycle, Numbered, Replay
+from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Numbered, Replay
 from imlmesh_orchestrator.store.mover import Mover
 from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.stream import Stream
@@ -72,6 +72,16 @@ class Stores:
     witnessed: Sequence[tuple[str, bytes]] = ()
 
 
+def next_epoch(marks: Marks, now_ms: int) -> int:
+    """Above every one that a node may have heard, also when the store is an older copy of itself: not
+    below the seconds of our clock, unless that seems to be years ahead, which nothing could undo."""
+    if marks.at_ms and now_ms - marks.at_ms > limits.EPOCH_CLOCK_MS:
+        days = (now_ms - marks.at_ms) // 86_400_000
+        log.warning("the clock is %d days ahead of the last change: it makes no epoch", days)
+        return marks.epoch + 1
+    return max(marks.epoch + 1, now_ms // 1_000)
+
+
 class Shell(Answering):
     """One running orchestrator. `replay` is what its store held; `env` the IML_ variables; with
     `four_eyes` nobody opens a gate of a run that they submitted."""
@@ -94,9 +104,9 @@ class Shell(Answering):
         self.clock = clock
         self.reader = stores.reader
         self.stream = Stream()
-        # above every one that a node may have heard, also when the store is an older copy of itself
-        self.epoch = max(replay.marks.epoch + 1, clock.now_ms() // 1_000)
+        self.epoch = next_epoch(replay.marks, clock.now_ms())
         self.lifecycle = Lifecycle(stores.lifecycle, replay.marks)
+        self.lifecycle.on_wait = self._store_waits
         self.env = env
         scheduler = Scheduler(env, replay.changes, four_eyes=four_eyes)
         self.state: State = scheduler.state
@@ -147,12 +157,12 @@ class Shell(Answering):
                 committed.set_result(None)
 
         self.lifecycle.watch(raised)
+        self.lifecycle.patient = True
         self.post(e.Restarted(self.clock.now_ms(), f"epoch-{self.epoch}", self.epoch))
         either: set[asyncio.Future[None]] = {committed, self.engine.failed}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failed.done():
             self.engine.failed.result()
-        self.lifecycle.patient = True
         self.room.start()
         # before the link is open: while the ledger is doubted nothing may start
         await self.ledger.load()
@@ -245,9 +255,20 @@ class Shell(Answering):
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
         if self.loopback is not None and topic == self.loopback.topic:
             self.loopback.came(payload)
-        elif not self.lifecycle.waits:
-            # else nothing could be remembered of it, and whatever matters is sent again
+        elif self.lifecycle.waits:
+            # nothing could be remembered of it; what must not be lost is sent again
+            text = "not taken while a commit waits for room"
+            self.stream.refusal(self.clock.now_ms(), {"topic": topic}, "store.full", text)
+        else:
             self._inbound.message(topic, payload, retained)
+
+    def _store_waits(self, waits: bool) -> None:
+        """A commit waits for room, and the engine with it: as good as no connection. Nobody is judged
+        for what was not heard, and afterwards everybody says anew what it holds."""
+        if waits:
+            self.post(e.BusClosed(self.clock.now_ms(), "store"))
+        elif self.link.connected:
+            self.post(e.BusOpened(self.clock.now_ms(), "store"))
 
     def handed_over(self) -> None:
         self.engine.turn_now()

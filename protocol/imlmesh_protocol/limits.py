@@ -290,6 +290,7 @@ HEARTBEATS_WAITING_NODE = 8  # a few unanswered ones; who floods drowns itself a
 BEATS_APART_MS = 500  # kept beats of one node; an honest one repeats itself after 667 ms
 PLANS_KNOWN = 10_000  # digests remembered as stored, ~1 MB; then all are asked for again
 MOVE_ROWS = 1_000  # copied in one transaction, so that no other write waits long
+EPOCH_CLOCK_MS = 2 * 366 * 86_400_000  # a clock further ahead of the last change than that is wrong
 RECENT_BYTES = (
     8 << 20
 )  # committed rows kept for the mover: 10,000 small actions; else it reads them

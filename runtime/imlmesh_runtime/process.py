@@ -58,10 +58,11 @@ async def _loop_turned() -> None:
 
 
 def asked_to_end() -> asyncio.Event:
-    """From now on SIGTERM and SIGINT set it, and end nothing by themselves."""
+    """From now on SIGTERM, SIGINT and the end of the parent set it, and end nothing by themselves."""
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    _watch_parent(asked.set)
     return asked
 
 
@@ -87,11 +88,11 @@ async def until_told(
 ) -> bool:
     """Run until somebody ends the process, or `failed` is done; whether it was that.
 
-    `asked` is `asked_to_end()` of before, for who has something to close already. systemd's watchdog is fed each time that `alive` returns: `Engine.turned` where there is an
-    engine, else a turn of the loop.
+    `asked` is `asked_to_end()` of before, for who has something to close already. systemd's watchdog
+    is fed each time that `alive` returns: `Engine.turned` where there is an engine, else a turn of the
+    loop.
     """
     told = asked or asked_to_end()
-    _watch_parent(told.set)
     tune()
     notify(READY)
     watching = asyncio.ensure_future(_feed_watchdog(alive))

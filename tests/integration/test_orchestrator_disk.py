@@ -1,5 +1,6 @@
 """An orchestrator process whose disk fills while plans run: nothing new, nothing lost, and no restart."""
 
+import asyncio
 import contextlib
 import shutil
 import signal
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
+from waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("broker_program")
+_JUDGED = "SELECT seq FROM changes WHERE kind = 'liveness-changed'"
 STORES = ("lifecycle", "output", "metadata", "input")
 
 
@@ -83,6 +86,15 @@ async def ended_once(mesh: Mesh, run: str, count: int) -> None:
     assert set(mine.values()) == {1}
 
 
+def log_of(mesh: Mesh) -> str:
+    return (mesh.home.logs / f"{ME}.log").read_text()
+
+
+def times_waited(mesh: Mesh) -> int:
+    text = log_of(mesh)
+    return text.count("lifecycle waits for room: ") - text.count("waits for room: it has it")
+
+
 async def whole(mesh: Mesh) -> None:
     """Every store is in order once the process has ended, and knows of every result."""
     assert await mesh.kill(ME, 15) == 0
@@ -134,18 +146,23 @@ async def test_a_commit_that_finds_no_room_waits_and_nothing_is_lost_or_doubled(
     # it answers, refuses, and does not end while it waits
     assert (await mesh.submit(acts(1), 503))["code"] == "store.full"
     assert (await mesh.get(f"runs/{run}"))["state"] == "running"
-    log = mesh.home.logs / f"{ME}.log"
-    assert "lifecycle waits for room" in log.read_text()
+    label = await mesh.http.post("nodes/pi-1/labels", json={"labels": {"shelf": 1}})
+    assert (label.status_code, label.json()["code"]) == (503, "store.full"), "it is not done later"
+    assert times_waited(mesh) == 1
+    judged = rows(mesh, _JUDGED)
+    # a node repeats its beat each third of its interval: so many, and it was silent for a window
+    await mesh.until("health", lambda found: found["messages"]["refused"].get("store.full", 0) > 12)
     filler.remove()
     await mesh.until("health", lambda found: not found["store"]["waits"])
     await ended_once(mesh, run, 16)
     again = (await mesh.submit(acts(1)))["run"]
     await ended_once(mesh, again, 1)
     assert (await mesh.get("health"))["pid"] == pid
+    assert rows(mesh, _JUDGED) == judged, "what was not heard speaks against nobody"
     await whole(mesh)
 
 
-async def test_killed_while_it_waits_for_room_it_goes_on_after_the_next_start(
+async def test_killed_while_it_waits_for_room_its_next_start_waits_too_and_goes_on(
     mesh: Mesh, filler: Filler
 ) -> None:
     run = (await mesh.submit(acts(16, result_bytes=180_000, delay_ms=1_000)))["run"]
@@ -153,8 +170,10 @@ async def test_killed_while_it_waits_for_room_it_goes_on_after_the_next_start(
     filler.leave(0)
     await mesh.until("health", lambda found: found["store"]["waits"])
     await mesh.kill(ME)
+    starting = asyncio.create_task(mesh.orchestrator())
+    await eventually(lambda: "the start waits for room" in log_of(mesh) or times_waited(mesh) == 2)
     filler.remove()
-    await mesh.orchestrator()
+    await starting
     await ended_once(mesh, run, 16)
     await whole(mesh)
 

@@ -98,6 +98,9 @@ def _of_store(store: dict[str, Any]) -> list[dict[str, str]]:
     """Whether its disk holds up what people want."""
     from imlmesh.render import try_line
 
+    if store["waits"]:
+        text = "the disk of the stores is full: a commit waits for room, and nothing is heard meanwhile"
+        return [{"text": text, "try": try_line("docs store.full")}]
     if store["low"]:
         text = "the disk of the stores is full: no new plan is taken, and telemetry is dropped"
         return [{"text": text, "try": try_line("docs store.full")}]

@@ -49,6 +49,7 @@ async def grant_permit(request: Request) -> Response:
     budget = count_of(body, "budget", limits.PERMIT_BUDGET_USUAL, limits.PERMIT_BUDGET)
     for_ms = count_of(body, "for_ms", limits.PERMIT_MS, limits.PERMIT_LONGEST_MS)
     shell = served.shell
+    shell.room.check()
     node = shell.state.find_node(name)
     if node is None:
         raise InputError("node.not_found", f"no node {name[:80]!r} was ever here")

@@ -29,7 +29,13 @@ log = logging.getLogger(__name__)
 
 LOOPBACK, USUAL_PORT = "127.0.0.1", 8766
 _BACKLOG = 128
-_STATUS = {"join.too_large": 413, "join.busy": 503, "internal": 500, "store.failed": 503}
+_STATUS = {
+    "join.too_large": 413,
+    "join.busy": 503,
+    "internal": 500,
+    "store.failed": 503,
+    "store.full": 503,
+}
 
 #: gets a decoded body (None without one) and the address that asks; returns the answer's body
 Handler = Callable[[Any, str], Awaitable[Mapping[str, Any]]]

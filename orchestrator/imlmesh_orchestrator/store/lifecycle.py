@@ -120,8 +120,9 @@ class Lifecycle:
         self.last_seq = self.before_seq = marks.seq
         #: whether a commit that finds the disk full is tried until it fits
         self.patient = False
-        #: whether one waits for that now
+        #: whether one waits for that now, and who hears when it begins and ends
         self.waits = False
+        self.on_wait: Callable[[bool], None] = lambda waits: None
         self._awaiting_try: list[asyncio.Future[None]] = []
 
     def watch(self, watcher: Watcher) -> None:
@@ -179,7 +180,8 @@ class Lifecycle:
         def done(result: Any, error: MeshError | None) -> None:
             waited, self.waits = self.waits, self.patient and _is_full(error)
             if self.waits != waited:
-                log.warning("lifecycle waits for room: %s", error if self.waits else "it has it")
+                log.warning("lifecycle waits for room: %s", error or "it has it")
+                self.on_wait(self.waits)
             if not self.waits:
                 ended(result, error)
                 return
