@@ -90,14 +90,17 @@ def test_nothing_is_lost_or_doubled_whoever_is_killed(
 
 
 @pytest.mark.timeout(LONGEST_S)
-def test_ctrl_c_in_the_middle_leaves_nothing(person: Person, room: Path) -> None:
+def test_ctrl_c_in_the_middle_leaves_nothing_however_often_it_is_told(
+    person: Person, room: Path
+) -> None:
     chaos = start(person, "orchestrator-kill", "--runs", "100")
     assert chaos.stderr is not None
     for line in chaos.stderr:
         if "orchestrator-kill 1/100" in line:
             break
     assert running_with(room)
-    os.kill(chaos.pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        os.kill(chaos.pid, number)
     chaos.communicate(timeout=40)
     assert chaos.returncode == 130
     assert running_with(room) == []

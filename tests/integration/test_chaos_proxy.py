@@ -118,6 +118,29 @@ async def test_a_stream_breaks_after_so_many_bytes(ends: Ends) -> None:
         assert b"01234".startswith(await ends.there.read(10))
     assert await is_broken(ends.there)
     assert await is_broken(ends.here)
+    assert ends.proxy.torn.is_set()
+
+
+async def test_a_break_that_did_not_happen_yet_is_over_when_the_network_is_mended(
+    ends: Ends,
+) -> None:
+    ends.proxy.break_after(5)
+    await ends.up(b"012")
+    assert await ends.there.readexactly(3) == b"012"
+    ends.proxy.mode = Mode.PASS
+    await ends.up(b"3456789")
+    await ends.down(b"answer")
+    assert await ends.there.readexactly(7) == b"3456789"
+    assert await ends.here.readexactly(6) == b"answer"
+    assert not ends.proxy.torn.is_set()
+
+
+async def test_the_next_break_is_waited_for_anew(ends: Ends) -> None:
+    ends.proxy.break_after(1)
+    await ends.up(b"01")
+    await ends.proxy.torn.wait()
+    ends.proxy.break_after(1)
+    assert not ends.proxy.torn.is_set()
 
 
 async def test_a_delay_delays_and_keeps_the_order(ends: Ends) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from imlmesh.chaos.ending import hear_no_more
 from imlmesh.chaos.plans import GROUP, POLICY
 from imlmesh.chaos.proxy import Mode, Proxy, opened_proxy
 from imlmesh.chaos.watching import Watcher
@@ -64,11 +65,16 @@ class Running:
     async def start(self, variables: Mapping[str, str] | None = None) -> None:
         self.process = await launch(self.program, self._parent_fd, variables, self.within)
 
-    async def kill(self) -> float:
+    def strike(self) -> float:
         """SIGKILL, as a power cut: nothing of it goes on. The moment, of `time.monotonic`."""
         family = self._family()
         at_s = time.monotonic()
         _signal(family, signal.SIGKILL)
+        return at_s
+
+    async def kill(self) -> float:
+        """`strike`, and it has ended. The moment of the first."""
+        at_s = self.strike()
         if self.process is not None:
             await self.process.wait()
         self.process = None
@@ -228,7 +234,8 @@ class Field:
 
 @contextlib.asynccontextmanager
 async def opened_field(folder: Path) -> AsyncIterator[Field]:
-    """A mesh below `folder` whose nodes are all online; all of it is killed at the end."""
+    """A mesh below `folder` whose nodes are all online; all of it is killed at the end, which no
+    SIGTERM or Ctrl-C cuts short."""
     mesh, _ = make_mesh(folder / "home", "lan")
     policy = folder / "policy.toml"
     policy.write_text(POLICY)
@@ -242,13 +249,16 @@ async def opened_field(folder: Path) -> AsyncIterator[Field]:
         stack.push_async_callback(watcher.close)
         field = Field(mesh, broker, watcher)
         stack.push_async_callback(_kill_all, field)
-        await _start_orchestrator(field, stack, read_fd)
-        for name in NODES:
-            await _add_node(field, stack, read_fd, name, policy)
-        await asyncio.gather(*(field.start(name) for name in NODES))
-        await field.online()
-        await asyncio.to_thread(_make_group, mesh)
-        yield field
+        try:
+            await _start_orchestrator(field, stack, read_fd)
+            for name in NODES:
+                await _add_node(field, stack, read_fd, name, policy)
+            await asyncio.gather(*(field.start(name) for name in NODES))
+            await field.online()
+            await asyncio.to_thread(_make_group, mesh)
+            yield field
+        finally:
+            hear_no_more()
 
 
 async def _broker(mesh: Mesh) -> Broker:
@@ -303,6 +313,8 @@ def _make_group(mesh: Mesh) -> None:
 
 async def _kill_all(field: Field) -> None:
     field.forget_client()
+    for running in field.running.values():
+        running.strike()
     for running in field.running.values():
         await running.kill()
 

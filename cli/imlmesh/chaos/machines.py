@@ -28,7 +28,6 @@ _BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    su
 _BUSY_ROWS, _BUSY_REST = 40, 10
 _JUMPS = ("+1h", "-1h", "+20y", "+0")
 _JUMP_EVERY_S = 2.4  # for both of them; libfaketime looks once a second
-_REFUSED_S = 1.0
 _BEFORE_1971 = "@1970-01-01 00:00:30"
 #: libfaketime 0.9.10 refuses the call that Python's own sleep makes
 _SLEEP = """\
@@ -140,7 +139,8 @@ async def full_disk_node(trial: Trial) -> None:
 
 
 async def full_disk_orchestrator(trial: Trial) -> None:
-    """The disk of the orchestrator is full: new plans are refused, what runs is recorded, later it goes on."""
+    """The disk of the orchestrator is full for longer than every window: new plans are refused, what runs
+    is recorded, later it goes on."""
     place = trial.field
     used_mb = sum(file.stat().st_size for file in place.mesh.home.orchestrator.iterdir()) // _MB
     # the floor that it keeps free, and room above it until the disk is filled
@@ -149,8 +149,10 @@ async def full_disk_orchestrator(trial: Trial) -> None:
         if disk is None:
             return
         epoch = place.running[ORCHESTRATOR].process
-        await trial.submit(marked(4, 10, 200))
+        # it has something to record all the time
+        await trial.submit(marked(4, 50, 200))
         await trial.holds(victim := NODES[0])
+        at_s = time.monotonic()
         filler = _fill(disk)
         code = ""
         try:
@@ -158,11 +160,12 @@ async def full_disk_orchestrator(trial: Trial) -> None:
         except MeshError as exc:
             code = exc.code
         trial.must(code == "store.full", f"a new plan was not refused: {code or 'taken'}")
-        await asyncio.sleep(_REFUSED_S)
+        await asyncio.sleep(_LONG_S)
         filler.unlink()
         freed_s = time.monotonic()
         await _takes_again(trial, victim, freed_s)
         await trial.ended()
+        trial.nobody_lost(at_s)
         is_same = (
             place.running[ORCHESTRATOR].process is epoch and epoch and epoch.returncode is None
         )

@@ -1,27 +1,26 @@
 """Plays scenarios on one mesh after the other, tells each at once, and leaves nothing running.
 
 The one rule: a scenario begins when everything is as it was at the beginning. What goes wrong in one is
-that one's result. Deliberately absent: how results are printed.
+that one's result, whatever it is; the results so far are told when the mesh cannot be made whole again.
+Deliberately absent: how results are printed.
 """
 
 import asyncio
-import contextlib
 import random
 import secrets
 import shutil
-import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imlmesh.chaos import ends
+from imlmesh.chaos.ending import end_at_a_signal
 from imlmesh.chaos.field import Field, opened_field
 from imlmesh.chaos.figures import is_whole, summary
 from imlmesh.chaos.table import RANDOM, Scenario
 from imlmesh.chaos.trial import Measured, Trial
-from imlmesh_protocol.errors import MeshError
 
 #: scenario, which time of how many, what came of it
 Told = Callable[[Scenario, int, int, Measured], None]
@@ -40,24 +39,23 @@ class Order:
 
 
 async def play(order: Order, told: Told) -> tuple[list[dict[str, Any]], Path | None]:
-    """A row for each scenario; the folder of the mesh, kept when something broke.
+    """A row for each scenario, of those so far when the mesh cannot be made whole again; the folder of
+    the mesh, kept unless all is whole or the play was ended.
 
-    MeshError when the mesh cannot be started at all. Ended by SIGTERM as by Ctrl-C: cleaned up, then
+    MeshError when the mesh cannot be started at all. Ended by SIGTERM or Ctrl-C: cleaned up, then
     cancelled.
     """
     playing = asyncio.current_task()
     if playing is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)
+        end_at_a_signal(playing.cancel)
     folder = Path(tempfile.mkdtemp(prefix="imlmesh-chaos-"))
-    kept = False
+    kept = True
     try:
         async with opened_field(folder) as place:
-            rows = [
-                summary(each, await _play(order, each, place, told)) for each in order.scenarios
-            ]
+            rows = await _rows(order, place, told)
         kept = not all(map(is_whole, rows))
-    except MeshError:
-        kept = True
+    except asyncio.CancelledError:
+        kept = False
         raise
     finally:
         if not kept:
@@ -70,37 +68,65 @@ def new_seed() -> int:
     return secrets.randbelow(1 << 32)
 
 
+async def _rows(order: Order, place: Field, told: Told) -> list[dict[str, Any]]:
+    rows = []
+    for scenario in order.scenarios:
+        results = await _play(order, scenario, place, told)
+        rows.append(summary(scenario, results))
+        if not results[-1].played:
+            break
+    return rows
+
+
 async def _play(order: Order, scenario: Scenario, place: Field, told: Told) -> list[Measured]:
-    found = []
+    """What came of each time; the last is not `played` when the mesh cannot be made whole for it."""
+    found: list[Measured] = []
     rounds = _rounds(order.kills) if scenario.name == RANDOM else [0] * order.runs
     dice = random.Random(order.seed)  # noqa: S311 - no secret
     for number, kills in enumerate(rounds):
-        async with _trial(place, scenario, order.seconds) as trial:
+
+        async def act(trial: Trial, number: int = number, kills: int = kills) -> None:
             if scenario.name == RANDOM:
                 # every other round spares the nodes: then nothing may end otherwise
                 await ends.random_kills(trial, kills, dice, nodes=number % 2 == 1)
             elif scenario.play is not None:
                 await scenario.play(trial)
-        told(scenario, number + 1, len(rounds), trial.result)
-        found.append(trial.result)
-        if trial.result.left_out:
+
+        try:
+            await place.settle()
+        except Exception as exc:
+            why = f"the mesh is not whole again, nothing more was played: {_reason(exc)}"
+            result = Measured(played=False, broken=[why])
+        else:
+            result = await _tried(Trial(place, person=scenario.person, busy_s=order.seconds), act)
+        told(scenario, number + 1, len(rounds), result)
+        found.append(result)
+        if result.left_out or not result.played:
             break
     return found
 
 
-@contextlib.asynccontextmanager
-async def _trial(place: Field, scenario: Scenario, busy_s: float) -> AsyncIterator[Trial]:
-    await place.settle()
-    trial = Trial(place, person=scenario.person, busy_s=busy_s)
+async def _tried(trial: Trial, act: Callable[[Trial], Awaitable[None]]) -> Measured:
+    """Its result, with what failed in it, expected or not."""
     try:
         try:
-            yield trial
-        except (MeshError, TimeoutError) as exc:
-            trial.must(False, f"{type(exc).__name__}: {exc}")
-        await place.mend()
-        await trial.judge()
+            await act(trial)
+        except Exception as exc:
+            trial.must(False, _reason(exc))
+        try:
+            await trial.field.mend()
+            await trial.judge()
+        except Exception as exc:
+            trial.must(False, f"it could not be judged: {_reason(exc)}")
     finally:
         await trial.close()
+    return trial.result
+
+
+def _reason(exc: Exception) -> str:
+    # of a command that failed, what it said
+    said = str(getattr(exc, "stderr", None) or "").strip()
+    return " ".join(filter(None, (f"{type(exc).__name__}: {exc}", said)))
 
 
 def _rounds(kills: int) -> list[int]:

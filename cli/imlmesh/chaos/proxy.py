@@ -39,6 +39,8 @@ class Proxy:
         self._up, self._down = asyncio.Event(), asyncio.Event()
         self._up.set()
         self._down.set()
+        #: whether what `break_after` asked for has happened
+        self.torn = asyncio.Event()
         self._left: int | None = None
         self._pumps: set[asyncio.Future[None]] = set()
 
@@ -48,8 +50,10 @@ class Proxy:
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        """From now on. CUT ends what there is and refuses what comes; what was under way is lost."""
+        """From now on; what `break_after` asked for and did not happen yet, does not any more. CUT ends
+        what there is and refuses what comes; what was under way is lost."""
         self._mode = mode
+        self._left = None
         for way, passing in ((self._up, _UP), (self._down, _DOWN)):
             if mode in passing:
                 way.set()
@@ -59,7 +63,8 @@ class Proxy:
             self._break()
 
     def break_after(self, size: int) -> None:
-        """Pass so many bytes more, in both directions together, then reset every connection."""
+        """Pass so many bytes more, in both directions together, then reset every connection and set `torn`."""
+        self.torn.clear()
         self._left = size
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,13 +101,17 @@ class Proxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 await way.wait()
-                if self._left is not None:
-                    data = data[: self._left]
-                    self._left -= len(data)
+                left = self._left
+                if left is not None:
+                    data = data[:left]
+                    self._left = left - len(data)
+                # whatever is switched while it is written: what was cut short must not go on
+                is_torn = self._left == 0
                 writer.write(data)
                 await writer.drain()
-                if self._left == 0:
+                if is_torn:
                     self._left = None
+                    self.torn.set()
                     self._break()
             await way.wait()
             writer.write_eof()

@@ -4,6 +4,7 @@ The one rule: the network is a proxy; the processes on both sides of it are left
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from functools import partial
 from imlmesh.chaos.cable import laid_cable
 from imlmesh.chaos.field import NODES, ORCHESTRATOR, from_here
 from imlmesh.chaos.plans import held, marked
-from imlmesh.chaos.proxy import Mode, opened_proxy
+from imlmesh.chaos.proxy import Mode, Proxy, opened_proxy
 from imlmesh.chaos.trial import Trial
 from imlmesh_orchestrator.core.changes import (
     ResultKept,
@@ -21,6 +22,7 @@ from imlmesh_orchestrator.core.changes import (
     VerdictsFrozen,
     VerdictsResumed,
 )
+from imlmesh_protocol import limits
 from imlmesh_protocol.limits import LAN
 from imlmesh_protocol.states import Liveness
 
@@ -154,20 +156,32 @@ async def flapping(trial: Trial) -> None:
 async def torn_stream(trial: Trial) -> None:
     """Connections are reset in the middle of a packet, of nodes and orchestrator, on a slow network."""
     dice = random.Random()  # noqa: S311 - no secret
-    await trial.submit(marked(8, 8, 150))
+    await trial.submit(marked(8, 16, 150))
     await trial.holds(NODES[0])
     at_s = time.monotonic()
     proxies = trial.field.proxies
     for proxy in proxies.values():
         proxy.delay_s = _DELAY_S
     for _ in range(_TEARS):
-        proxies[dice.choice([*proxies])].break_after(dice.randrange(1, _TEAR_BYTES))
+        name = dice.choice([*proxies])
+        proxies[name].break_after(dice.randrange(1, _TEAR_BYTES))
+        if not await _is_torn(proxies[name]):
+            trial.must(False, f"the connection of {name} was never torn")
         await asyncio.sleep(_TEAR_EVERY_S)
     for proxy in proxies.values():
         proxy.delay_s = 0.0
     healed_s = time.monotonic()
+    # a tear waits for traffic: the other effects may all be done by now
+    await trial.submit(held(NODES[0], 0.0))
     await trial.goes_on(healed_s, ResultTaken)
     trial.nobody_lost(at_s)
+
+
+async def _is_torn(proxy: Proxy) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limits.CHAOS_SEEN_S):
+            await proxy.torn.wait()
+    return proxy.torn.is_set()
 
 
 async def _silenced(trial: Trial, victim: str, mode: Mode, settle: int = 2) -> None:

@@ -26,7 +26,7 @@ _ANSWER_EVERY_S = 0.1
 class Measured:
     """Seconds, None for what a scenario does not have; `lost` and `doubled` are effects, `broken` is what
     must hold and did not, `left_out` why the scenario was not done. `recoveries_s` are those of each kill
-    where there are many."""
+    where there are many. It was not `played` when the mesh was not whole before."""
 
     detection_s: float | None = None
     reroute_s: float | None = None
@@ -37,11 +37,12 @@ class Measured:
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: str = ""
+    played: bool = True
 
     @property
     def times(self) -> int:
         """How often something was done to the mesh."""
-        return len(self.recoveries_s) or 1
+        return len(self.recoveries_s) or int(self.played)
 
     def all_of(self, name: str) -> list[float]:
         """All measurements of detection, reroute or recovery."""
