@@ -126,7 +126,7 @@ def test_status_names_what_is_refused_and_dropped(
     dropped = {"written": 7, "dropped": 500, "dropped_at_ms": NOW_MS - 1_000}
     found = health(
         NOW_MS,
-        store={"behind": True, "outflow_rows": 12_000, "low": False},
+        store={"behind": True, "outflow_rows": 12_000, "low": False, "waits": False},
         messages={"refused": refused, "refused_at_ms": at_ms},
         telemetry=dropped,
     )
