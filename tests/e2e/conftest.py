@@ -161,8 +161,12 @@ class Person:
         return found
 
     def liveness(self, node: str) -> str:
-        """What the orchestrator thinks of a node."""
-        return str(self.ask("node", "show", node)["liveness"])
+        """What the orchestrator thinks of a node; "" of one that was never born."""
+        done = self.run("node", "show", node, "--json")
+        if "node.not_found" in done.stderr:
+            return ""
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["liveness"])
 
     def leave(self) -> None:
         """Close all terminals, the last opened first."""
