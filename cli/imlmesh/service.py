@@ -30,7 +30,6 @@ from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
 from imlmesh_runtime.link.address import address_of
-from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.paths import SERVICE_HOME, Home
 from imlmesh_runtime.process import only_one
 
@@ -83,9 +82,10 @@ def install_orchestrator(
     for address in (broker, join):
         if address is not None:
             address_of(address)
-    if broker is not None and not is_loopback(address_of(broker)[0]) and lan:
-        wrong = f"--lan tells the addresses of this machine, and the broker is at {broker}"
-        raise InputError("config.invalid", wrong)
+    if lan:
+        from imlmesh_orchestrator.announcing import check_announced
+
+        check_announced(broker)
     home = machine.at(SERVICE_HOME)
     # refuses a path that systemd does not take, before anything is done
     unit_text("orchestrator", python)

@@ -8,7 +8,10 @@ import asyncio
 import logging
 from pathlib import Path
 
+from imlmesh_protocol.errors import InputError
 from imlmesh_runtime.discovery import Discovery, Service, short_root
+from imlmesh_runtime.link.address import address_of
+from imlmesh_runtime.multicast import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +20,13 @@ def announced_mesh(ca: Path, mesh: str, port: int, join: int) -> Service:
     """What is told of the mesh with the keys in `ca`: the ports at which nodes of other machines find
     its broker and, unless 0, where they join. TrustError `trust.file`."""
     return Service(mesh, short_root(ca / "root.pub"), port=port, join=join)
+
+
+def check_announced(broker: str | None) -> None:
+    """InputError `config.invalid` for a broker (ADDRESS:PORT) that mDNS would tell a wrong address of."""
+    if broker is not None and not is_loopback(address_of(broker)[0]):
+        text = f"--lan tells the addresses of this machine, and the broker is at {broker}"
+        raise InputError("config.invalid", text)
 
 
 class Announcing:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from imlmesh_orchestrator.announcing import Announcing, announced_mesh
+from imlmesh_orchestrator.announcing import Announcing, announced_mesh, check_announced
 from imlmesh_orchestrator.api.served import Served
 from imlmesh_orchestrator.api.server import Api
 from imlmesh_orchestrator.ca import Authority
@@ -47,7 +47,6 @@ from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
-from imlmesh_runtime.multicast import is_loopback
 from imlmesh_runtime.notify import is_service
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.process import (
@@ -102,9 +101,8 @@ def load_setup(
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
-    if broker is not None and not is_loopback(address_of(broker)[0]) and lan:
-        text = f"--lan tells the addresses of this computer, and the broker is at {broker}"
-        raise InputError("config.invalid", text)
+    if lan:
+        check_announced(broker)
     names_file = home.ca / "mesh.toml"
     try:
         names = tomllib.loads(read_file(names_file).decode())

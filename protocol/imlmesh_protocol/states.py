@@ -196,6 +196,8 @@ RUN_ENDED = frozenset({R.COMPLETED, R.FAILED, R.CANCELLED})
 DISPATCH_LIVE = frozenset({D.PLANNED, D.SENT, D.ACCEPTED, D.RUNNING})
 #: the word of such a node does not count, and none of its leases goes on
 NOT_BELIEVED = frozenset({M.QUARANTINED, M.REVOKED})
+#: such a node is somewhere: it has said neither goodbye nor nothing for a whole window
+PRESENT = frozenset({N.ONLINE, N.SUSPECT})
 
 del A, R, D, N, P, M
 

@@ -24,6 +24,19 @@ def ended(pid: int) -> bool:
         return True
 
 
+def running_with(folder: Path) -> list[str]:
+    """Command lines of processes that name `folder`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
+
+
 def slower() -> float:
     """How many times as long as on an idle machine something takes now, 1 or more: others compute too."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imlmesh.chaos.table import NAMES
+from waiting import running_with
 
 if TYPE_CHECKING:
     from conftest import Person
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
 KILLS = 10
 QUICK = ("node-kill", "torn-stream", "random-kills")
 LONGEST_S = 400
-
-
-def running_with(folder: Path) -> list[str]:
-    """Command lines of processes that name `folder`."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in words:
-            found.append(words)
-    return found
 
 
 @pytest.fixture

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from waiting import running_with
+
 if TYPE_CHECKING:
     from conftest import Person
-
-
-def running_below(folder: Path) -> list[str]:
-    """Command lines of processes that name `folder`."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in words:
-            found.append(words)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -49,4 +37,4 @@ def test_the_demo_loses_a_node_and_goes_on(
     assert suspect < lost
     assert "completed after" in text
     assert "dry probes: 2" in text
-    assert running_below(person.folder) == []
+    assert running_with(person.folder) == []

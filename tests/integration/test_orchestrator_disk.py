@@ -95,6 +95,15 @@ def times_waited(mesh: Mesh) -> int:
     return text.count("lifecycle waits for room: ") - text.count("waits for room: it has it")
 
 
+async def waits_for_room(mesh: Mesh, filler: Filler) -> str:
+    """A run in whose middle a commit found no room."""
+    run = (await mesh.submit(acts(16, result_bytes=180_000, delay_ms=1_000)))["run"]
+    await mesh.until("health", lambda _: marks(mesh))
+    filler.leave(0)
+    await mesh.until("health", lambda found: found["store"]["waits"])
+    return str(run)
+
+
 async def whole(mesh: Mesh) -> None:
     """Every store is in order once the process has ended, and knows of every result."""
     assert await mesh.kill(ME, 15) == 0
@@ -137,11 +146,9 @@ async def test_below_the_floor_nothing_new_is_taken_and_what_runs_is_recorded(
 async def test_a_commit_that_finds_no_room_waits_and_nothing_is_lost_or_doubled(
     mesh: Mesh, filler: Filler
 ) -> None:
-    run = (await mesh.submit(acts(16, result_bytes=180_000, delay_ms=1_000)))["run"]
-    await mesh.until("health", lambda _: marks(mesh))
     pid = (await mesh.get("health"))["pid"]
-    filler.leave(0)
-    full = await mesh.until("health", lambda found: found["store"]["waits"])
+    run = await waits_for_room(mesh, filler)
+    full = await mesh.get("health")
     assert full["store"]["low"]
     # it answers, refuses, and does not end while it waits
     assert (await mesh.submit(acts(1), 503))["code"] == "store.full"
@@ -165,10 +172,7 @@ async def test_a_commit_that_finds_no_room_waits_and_nothing_is_lost_or_doubled(
 async def test_killed_while_it_waits_for_room_its_next_start_waits_too_and_goes_on(
     mesh: Mesh, filler: Filler
 ) -> None:
-    run = (await mesh.submit(acts(16, result_bytes=180_000, delay_ms=1_000)))["run"]
-    await mesh.until("health", lambda _: marks(mesh))
-    filler.leave(0)
-    await mesh.until("health", lambda found: found["store"]["waits"])
+    run = await waits_for_room(mesh, filler)
     await mesh.kill(ME)
     starting = asyncio.create_task(mesh.orchestrator())
     await eventually(lambda: "the start waits for room" in log_of(mesh) or times_waited(mesh) == 2)
@@ -181,10 +185,7 @@ async def test_killed_while_it_waits_for_room_its_next_start_waits_too_and_goes_
 async def test_told_to_end_while_it_waits_for_room_it_ends_in_time(
     mesh: Mesh, filler: Filler
 ) -> None:
-    run = (await mesh.submit(acts(16, result_bytes=180_000, delay_ms=1_000)))["run"]
-    await mesh.until("health", lambda _: marks(mesh))
-    filler.leave(0)
-    await mesh.until("health", lambda found: found["store"]["waits"])
+    run = await waits_for_room(mesh, filler)
     process = mesh.processes.pop(ME)
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0

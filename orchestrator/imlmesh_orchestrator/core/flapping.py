@@ -11,7 +11,7 @@ from imlmesh_orchestrator.core.presence import Presence
 from imlmesh_orchestrator.core.state import NodeRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
-from imlmesh_protocol.states import Liveness
+from imlmesh_protocol.states import PRESENT
 
 
 def returned(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
@@ -42,7 +42,7 @@ def _together(turn: Turn, node: NodeRecord, presence: Presence) -> bool:
     for name, other in state.presence.items():
         if other.away_ms and from_ms <= other.away_ms <= to_ms:
             gone.append(other)
-        elif state.nodes[name].liveness not in (Liveness.ONLINE, Liveness.SUSPECT):
+        elif state.nodes[name].liveness not in PRESENT:
             continue
         of += 1
     if not silence.too_many(len(gone), of):

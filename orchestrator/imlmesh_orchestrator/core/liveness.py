@@ -30,9 +30,7 @@ from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import reroute_ms
-from imlmesh_protocol.states import DISPATCH_LIVE, DispatchState, Liveness, RunState
-
-_PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
+from imlmesh_protocol.states import DISPATCH_LIVE, PRESENT, DispatchState, Liveness, RunState
 
 
 def born(turn: Turn, event: NodeBirth) -> bool:
@@ -150,7 +148,7 @@ def inventory_due(turn: Turn, name: str) -> None:
     """Question or answer was lost on the way: ask again, as long as the node is there."""
     node = turn.state.nodes[name]
     presence = turn.state.presence.get(name)
-    if presence is not None and presence.asked and node.liveness in _PRESENT:
+    if presence is not None and presence.asked and node.liveness in PRESENT:
         # with the same nonce: a slow answer to the first question is as good, and asks for no more
         turn.command(AskInventory(name, presence.asked))
         turn.deadlines.add(turn.at_ms + limits.ACCEPT_MS, Deadline.INVENTORY, name)
@@ -301,7 +299,7 @@ def look(turn: Turn, name: str) -> None:
     if presence is None:
         return
     presence.watched = False
-    if node.liveness not in (Liveness.ONLINE, Liveness.SUSPECT):
+    if node.liveness not in PRESENT:
         return
     if silence.may_judge(turn.state):
         silent_ms = turn.at_ms - silence.since_ms(turn.state, presence)
@@ -365,7 +363,7 @@ def unanswered(turn: Turn, dispatch: DispatchRecord) -> None:
     if turn.state.runs[dispatch.run].state is RunState.CANCELLING:
         if node.liveness is Liveness.ONLINE and node.node in turn.state.presence:
             ask_inventory(turn, node)
-    elif node.liveness in (Liveness.ONLINE, Liveness.SUSPECT):
+    elif node.liveness in PRESENT:
         _send_again(turn, dispatch)
 
 

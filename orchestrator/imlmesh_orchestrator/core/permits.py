@@ -36,10 +36,10 @@ from imlmesh_protocol.permits import (
 )
 from imlmesh_protocol.states import (
     NOT_BELIEVED,
+    PRESENT,
     ActionState,
     Admission,
     DispatchState,
-    Liveness,
     RunState,
 )
 from imlmesh_protocol.wire.codec import pack, unpack
@@ -47,7 +47,6 @@ from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_protocol.wire.permits import pack_permit, permit_of
 
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
-_HERE = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 _NO_REASON = Fault("driver.failed", "the node gave no reason")
 
 
@@ -175,7 +174,7 @@ def admission_changed(turn: Turn, node: str, new: Admission) -> None:
 def bring(turn: Turn, node: str) -> None:
     """Send a node that is here what it lacks, and have it drop what it may not; look again later."""
     presence, known = turn.state.presence.get(node), turn.state.nodes.get(node)
-    if presence is None or known is None or known.liveness not in _HERE:
+    if presence is None or known is None or known.liveness not in PRESENT:
         return
     wanted = {} if barred(turn.state, node) else {r.permit.id: r for r in _of_node(turn, node)}
     missing = [record for name, record in wanted.items() if name not in presence.permits]

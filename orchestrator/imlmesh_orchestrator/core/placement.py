@@ -18,9 +18,8 @@ from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.requirements import satisfies
 from imlmesh_protocol.iml.selector import parse_selector
 from imlmesh_protocol.manifest import PROFILES
-from imlmesh_protocol.states import Admission, Liveness
+from imlmesh_protocol.states import PRESENT, Admission, Liveness
 
-_PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
 # reading a selector costs ten times what asking it of a node does
 _parsed = lru_cache(maxsize=limits.POOLS_KEPT)(parse_selector)
 
@@ -181,7 +180,7 @@ def refresh(state: State, pool: Pool) -> None:
     module, action, version = pool.key[:3]
     for node in found:
         code = why_not(node, module, action, version) or barred(state, node.node)
-        if code is None and node.liveness in _PRESENT:
+        if code is None and node.liveness in PRESENT:
             pool.able[node.node] = node
         if code is not None or node.liveness is not Liveness.ONLINE:
             pool.refused[node.node] = code or "node.lost"

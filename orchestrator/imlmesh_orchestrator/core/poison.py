@@ -10,9 +10,7 @@ from imlmesh_orchestrator.core.placement import barred, candidates, pool_key, wh
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, RunRecord, State
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.states import Liveness
-
-_PRESENT = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
+from imlmesh_protocol.states import PRESENT
 
 
 def verdict(
@@ -34,7 +32,7 @@ def may_move(state: State, run: RunRecord, record: ActionRecord, dispatch: Dispa
     key = pool_key(run, record)
     return any(
         node.node not in tried
-        and node.liveness in _PRESENT
+        and node.liveness in PRESENT
         and why_not(node, *key[:3]) is None
         and barred(state, node.node) is None
         for node in candidates(state, key)

@@ -17,9 +17,7 @@ from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import Timing
-from imlmesh_protocol.states import Liveness
-
-_EXPECTED = frozenset({Liveness.ONLINE, Liveness.SUSPECT})
+from imlmesh_protocol.states import PRESENT
 
 
 def timing_of(node: NodeRecord) -> Timing:
@@ -60,7 +58,7 @@ def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
     if presence.deaf:
         return False
     presence.beat = beat
-    if node.liveness in _EXPECTED:
+    if node.liveness in PRESENT:
         apart_ms = turn.at_ms - presence.last_heard_ms
         usual_ms = node.heartbeat_ms + node.heartbeat_ms // limits.JITTER_USUAL
         fading_ms = presence.jitter_ms * (limits.JITTER_BEATS - 1) // limits.JITTER_BEATS
@@ -97,7 +95,7 @@ def fresh_windows(turn: Turn, grace_ms: int = 0) -> None:
     more until it speaks."""
     state = turn.state
     for node in state.nodes.values():
-        if node.liveness in _EXPECTED:
+        if node.liveness in PRESENT:
             presence = state.presence.setdefault(node.node, Presence(turn.at_ms))
             presence.last_heard_ms = turn.at_ms
             presence.grace_ms = max(presence.grace_ms, grace_ms)
@@ -128,7 +126,7 @@ def _consider(turn: Turn) -> None:
     for name, presence in state.presence.items():
         node = state.nodes[name]
         lost_now = presence.lost_at_ms > 0 and turn.at_ms - presence.lost_at_ms <= node.lost_ms
-        if presence.explained or not (lost_now or node.liveness in _EXPECTED):
+        if presence.explained or not (lost_now or node.liveness in PRESENT):
             continue
         of += 1
         quiet_ms = turn.at_ms - presence.last_heard_ms
@@ -175,5 +173,5 @@ def _resume(turn: Turn, by: str, reason: str) -> None:
     turn.change(c.VerdictsResumed(turn.at_ms, turn.cause, by, reason))
     for node in state.nodes.values():
         presence = state.presence.get(node.node)
-        if presence is not None and not presence.explained and node.liveness in _EXPECTED:
+        if presence is not None and not presence.explained and node.liveness in PRESENT:
             presence.last_heard_ms = turn.at_ms
