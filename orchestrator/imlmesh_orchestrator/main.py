@@ -101,6 +101,8 @@ def load_setup(
     """
     if not home.ca.is_dir():
         raise InputError("home.missing", f"{home.root} has no mesh")
+    if broker is not None:
+        address_of(broker)
     if lan:
         check_announced(broker)
     names_file = home.ca / "mesh.toml"
