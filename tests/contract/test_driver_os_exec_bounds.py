@@ -47,9 +47,12 @@ def number_in(path: Path) -> int:
 
 
 def commands_left() -> list[str]:
-    """The command lines of all that we started, but for guardians and their zygote."""
+    """The command lines of all that we started, but for guardians and their zygote.
+
+    An empty one is of a process that has given back its memory: a guardian about to be reaped.
+    """
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in guardian.below(os.getpid())]
-    return [line for line in lines if "guardian.main" not in line]
+    return [line for line in lines if line and "guardian.main" not in line]
 
 
 def having(variable: str) -> list[str]:
