@@ -40,6 +40,8 @@ endpoint.USUAL_PORT = PORTS + 10
 
 # Files that take long and whose tests share nothing: all test processes take their tests in turn.
 SPREAD = frozenset({"tests/sim/test_worlds.py"})
+# Files that all look at the parsed checkout: parsed once, in one test process.
+TOGETHER = "tests/architecture"
 
 Uv = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -180,11 +182,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class _Scheduling(LoadFileScheduling):
-    """The tests of a file share what its fixtures made, and so a process; but for some long ones."""
+    """The tests of a file share what its fixtures made, and so a process; but for some long ones,
+    and for those of a folder that share more."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return nodeid if file in SPREAD else file
+        if file in SPREAD:
+            return nodeid
+        return TOGETHER if file.startswith(f"{TOGETHER}/") else file
 
 
 @pytest.hookimpl(optionalhook=True)

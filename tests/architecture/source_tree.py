@@ -38,12 +38,14 @@ _MADE = {
 
 @dataclass(frozen=True)
 class Module:
-    """One Python file: `path` from the root with slashes, `name` dotted, `room` its folder."""
+    """One Python file: `path` from the root with slashes, `name` dotted, `room` its folder, `nodes` all
+    of its tree, those outside before those inside."""
 
     path: str
     name: str
     room: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]
     lines: int
 
     @property
@@ -54,11 +56,13 @@ class Module:
 def _read(path: Path, room: str) -> Module:
     text = path.read_text(encoding="utf-8")
     name = ".".join(path.relative_to(ROOT / room).with_suffix("").parts)
+    tree = ast.parse(text, filename=str(path))
     return Module(
         path=path.relative_to(ROOT).as_posix(),
         name=name.removesuffix(".__init__"),
         room=room,
-        tree=ast.parse(text, filename=str(path)),
+        tree=tree,
+        nodes=tuple(ast.walk(tree)),
         lines=text.count("\n"),
     )
 
@@ -91,7 +95,7 @@ def imported(module: Module) -> tuple[tuple[str, int], ...]:
     """
     package = module.name if module.path.endswith("__init__.py") else module.name.rpartition(".")[0]
     found = []
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

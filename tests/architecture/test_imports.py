@@ -56,7 +56,7 @@ def test_a_core_prints_and_opens_nothing() -> None:
         f"{module.path}:{node.lineno} calls {node.func.id}()"
         for module in modules()
         if module.in_core
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in {"print", "open", "input", "__import__"}

@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 
 from source_tree import ROOT, own_files, text_of
 
+# All of these begin with a letter that is looked for as such: ten times as fast as a condition.
 # Public registries; the dots are escaped, so this file does not hold their names either.
 REGISTRIES = re.compile(
-    r"\bpypi\.(?:org|python)|pythonhosted\.org|registry\.npmjs|\bcrates\.io|proxy\.golang|piwheels\.org"
+    r"pypi\.(?:org|python)|pythonhosted\.org|registry\.npmjs|crates\.io|proxy\.golang|piwheels\.org"
 )
-HOME_PATH = re.compile(r"(?<![\w.$}])/(?:home|Users)/[A-Za-z0-9]|(?<![\w.$}])/root/")
-TRACKER = re.compile(r"\bissue\s+#?\d|^co-authored-by:", re.IGNORECASE | re.MULTILINE)
+HOME_PATH = re.compile(r"/(?<![\w.$}]/)(?:(?:home|Users)/[A-Za-z0-9]|root/)")
+TRACKER = re.compile(r"issue\s+#?\d|co-authored-by:", re.IGNORECASE)
 
 
 def configured_registries() -> Iterator[str]:
@@ -51,8 +52,9 @@ def test_no_registry_is_named() -> None:
 
 
 def test_no_path_of_one_machine() -> None:
-    home = re.escape(f"{Path.home()}/")
-    assert_absent(re.compile(f"{HOME_PATH.pattern}|{re.escape(str(ROOT))}/|{home}"))
+    here = "|".join(re.escape(f"{path}/".removeprefix("/")) for path in (ROOT, Path.home()))
+    assert_absent(HOME_PATH)
+    assert_absent(re.compile(f"/(?:{here})"))
 
 
 def test_files_speak_of_the_product_alone() -> None:

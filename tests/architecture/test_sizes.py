@@ -23,7 +23,7 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Functions]
             yield from functions(node, f"{prefix}{node.name}.")
         elif isinstance(node, ast.ClassDef):
             yield from functions(node, f"{prefix}{node.name}.")
-        else:
+        elif not isinstance(node, ast.expr | ast.expr_context):  # these hold none
             yield from functions(node, prefix)
 
 
@@ -59,7 +59,7 @@ def test_no_two_classes_of_the_cores_share_a_name() -> None:
     places: dict[str, list[str]] = {}
     for module in modules():
         if module.in_core:
-            for node in ast.walk(module.tree):
+            for node in module.nodes:
                 if isinstance(node, ast.ClassDef):
                     places.setdefault(node.name, []).append(f"{module.path}:{node.lineno}")
     twins = {name: at for name, at in places.items() if len(at) > 1}

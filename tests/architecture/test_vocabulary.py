@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from imlmesh_protocol import states
-from source_tree import ROOMS, ROOT, allowed, bench_modules, modules, own_files, prose
+from source_tree import ROOMS, ROOT, Module, allowed, bench_modules, modules, own_files, prose
 
 VOCABULARY = ROOT / "docs" / "VOCABULARY.md"
 NOT_OURS = "## Words that are not ours"
@@ -31,9 +31,9 @@ def words_of(identifier: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", spaced.lower())
 
 
-def defined(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def defined(module: Module) -> Iterator[tuple[str, int]]:
     """(name, line) of everything that a module names itself."""
-    for node in ast.walk(tree):
+    for node in module.nodes:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node.lineno
         elif isinstance(node, ast.arg):
@@ -62,7 +62,7 @@ def test_names_are_made_of_our_words() -> None:
     wrong = [
         f"{module.path}:{line} {name}"
         for module in (*modules(), *bench_modules())
-        for name, line in defined(module.tree)
+        for name, line in defined(module)
         if name.strip("_") not in excused and refused.intersection(words_of(name))
     ]
     assert not wrong, "\n".join(wrong)

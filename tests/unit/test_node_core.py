@@ -349,6 +349,23 @@ def test_an_old_beat_does_not_renew_what_came_later() -> None:
     assert of(commands.KillDriver, world.tick(5_500))
 
 
+def test_a_new_session_renews_no_lease_before_a_beat_of_it_is_answered() -> None:
+    """Its birth may never arrive: then the orchestrator has heard nothing since the last answer."""
+    world = World()
+    stop = dispatch(1, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(100, arrival(stop))
+    world.does(events.SessionClosed(4_000, "link.down"))
+    world.does(events.SessionOpened(5_000, 2, 1))
+    new = dispatch(2, when_cut_off="stop", timeout_ms=100_000)
+    world.delegate(5_100, arrival(new))
+    assert of(commands.KillDriver, world.tick(5_400)) == [
+        commands.KillDriver(stop, commands.KillReason.LEASE)
+    ]
+    # what came in this session was given by who had heard of it
+    assert not of(commands.KillDriver, world.tick(10_300))
+    assert of(commands.KillDriver, world.tick(10_400))
+
+
 def test_a_waiting_dispatch_loses_its_lease_without_a_kill() -> None:
     world = World(slots=1)
     first, second = dispatch(1, timeout_ms=100_000), dispatch(2, when_cut_off="stop")

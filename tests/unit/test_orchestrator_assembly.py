@@ -15,18 +15,23 @@ CHUNK = limits.RESULT_CHUNK_BYTES
 
 
 def items(packed: bytes, number: int = 1, node: str = "pi", **more: Any) -> list[dict[str, Any]]:
-    count, digest = -(-len(packed) // CHUNK), hashlib.sha256(packed).digest()
+    count, digest = -(-len(packed) // CHUNK), sha256(packed)
     chunks = [
         {
             "index": index,
             "count": count,
             "hash": digest,
-            "data": packed[index * CHUNK :][:CHUNK],
+            "data": packed[index * CHUNK : (index + 1) * CHUNK],
             **more,
         }
         for index in range(count)
     ]
     return [{"id": f"r/a{number}/{node}/1", "hash": b"h" * 32, "chunk": chunk} for chunk in chunks]
+
+
+@cache
+def sha256(packed: bytes) -> bytes:
+    return hashlib.sha256(packed).digest()
 
 
 @cache

@@ -130,10 +130,11 @@ def test_nobody_is_judged_while_a_fleet_still_comes_back() -> None:
 def test_who_has_come_back_has_no_more_time_than_before() -> None:
     stage = Stage("pi", "other")
     stage.post(e.BusClosed)
+    stage.pass_time(20_000)  # no look at them is due any more
     stage.post(e.BusOpened)
     stage.beat("pi", "other")
     stage.live("other", for_ms=LOST_MS)
-    assert stage.liveness("pi") == "lost"
+    assert [stage.liveness(node) for node in ("pi", "other")] == ["lost", "online"]
 
 
 def test_no_verdict_while_we_do_not_hear_ourselves() -> None:

@@ -106,7 +106,6 @@ class Agent(Autonomy):
         self._see(event.epoch)
         self.session = event.session
         self._unsettled.bulks.restart()
-        self.heart.met(event.at_ms)
         self.permits.met(event.at_ms, event.mesh_ms or event.at_ms)
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
@@ -180,7 +179,7 @@ class Agent(Autonomy):
             return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
         self._change(taken)
-        self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms))
+        self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms, self.heart.born_ms))
         new.append(dispatch.id)
         return None
 

@@ -51,7 +51,7 @@ class Autonomy:
             return
         dispatch, at_ms = arrival.dispatch, event.at_ms
         self._change(changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms))
-        held = HeldRecord(dispatch, arrival.instant, at_ms)
+        held = HeldRecord(dispatch, arrival.instant, at_ms, at_ms)
         self.slots.wait(held)
         if arrival.refusal is not None:
             self._fail_waiting(held, at_ms, arrival.refusal)

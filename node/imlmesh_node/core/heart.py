@@ -15,14 +15,17 @@ class Heart:
         #: first sending of the beat that waits for its answer
         self._sent_ms: int | None = None
         self.next_ms = 0
-        #: sending of the last answered beat, or the begin of the session
+        #: sending of the last answered beat, and of the last birth
         self.answered_ms = 0
+        self.born_ms = 0
 
     def beat(self, at_ms: int, *, anew: bool = False) -> int:
         """The number of the beat sent now; it is repeated early unless an answer comes.
 
         With a birth it begins `anew`: whoever hears that has heard no other beat of this session.
         """
+        if anew:
+            self.born_ms = at_ms
         if self._sent_ms is None or anew:
             self._number += 1
             self._sent_ms = at_ms
@@ -36,14 +39,13 @@ class Heart:
         """
         if self._sent_ms is None or number != self._number:
             return
-        was_deaf = self._sent_ms - self.answered_ms > 2 * self._interval_ms
+        heard_ms = max(
+            self.answered_ms, self.born_ms
+        )  # a birth follows an answer, to another question
+        was_deaf = self._sent_ms - heard_ms > 2 * self._interval_ms
         self.answered_ms = max(self.answered_ms, self._sent_ms)
         self.next_ms = self._sent_ms + (0 if was_deaf else self._interval_ms)
         self._sent_ms = None
-
-    def met(self, at_ms: int) -> None:
-        """The orchestrator answered this session's first question: as good as an answered beat."""
-        self.answered_ms = max(self.answered_ms, at_ms)
 
     def scatter(self, dice: int) -> None:
         """Come a little earlier: a fleet that comes back together must not beat in step."""

@@ -18,11 +18,13 @@ NEVER_MS = COUNT_MAX
 
 @dataclass(slots=True)
 class HeldRecord:
-    """A dispatch that is not finished: waiting, or running since `started_ms`."""
+    """A dispatch that is not finished: waiting, or running since `started_ms`. Before it came whoever
+    gave it had heard the birth that was sent at `born_ms`."""
 
     dispatch: Dispatch
     instant: bool
     arrived_ms: int
+    born_ms: int
     started_ms: int = 0
     killing: KillReason | None = None
 
@@ -33,7 +35,7 @@ class HeldRecord:
         """
         if self.dispatch.when_cut_off != "stop":
             return NEVER_MS
-        return answered_ms + stop_ms(self.dispatch.lease_ms)
+        return max(answered_ms, self.born_ms) + stop_ms(self.dispatch.lease_ms)
 
 
 class Slots:

@@ -141,7 +141,8 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
         if record.state in ACTION_ENDED:
             _keep(turn, dispatch.run, result)
         elif result.outcome == "completed":
-            stragglers.won(turn, run, record, dispatch)
+            if record.copied:
+                stragglers.won(turn, run, record, dispatch)
             _finish(turn, run, record, dispatch, result, _COMPLETED)
         elif result.dispatch == record.copied:
             _keep(turn, dispatch.run, result)  # its copy does it

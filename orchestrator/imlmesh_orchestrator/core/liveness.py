@@ -47,7 +47,7 @@ def born(turn: Turn, event: NodeBirth) -> bool:
         turn.change(_described(turn, event))
     node = state.nodes[event.node]
     before = state.presence.get(node.node)
-    silence.returned(turn, before)
+    silence.returned(turn, node, before)
     presence = state.presence[node.node] = _begun(turn, before)
     held = _back(turn, node, presence, "birth")
     silence.speaks(turn, node.node)
@@ -69,6 +69,7 @@ def _begun(turn: Turn, before: Presence | None) -> Presence:
         jitter_ms=before.jitter_ms,
         away=before.away,
         away_ms=before.away_ms,
+        look_ms=before.look_ms,
         returns_ms=before.returns_ms,
         held_until_ms=before.held_until_ms,
     )
@@ -296,9 +297,9 @@ def look(turn: Turn, name: str) -> None:
     """The node's deadline: how long has it been silent?"""
     node = turn.state.nodes[name]
     presence = turn.state.presence.get(name)
-    if presence is None:
-        return
-    presence.watched = False
+    if presence is None or presence.look_ms > turn.at_ms:
+        return  # an earlier look took its place, and the next one is due later
+    presence.look_ms = 0
     if node.liveness not in PRESENT:
         return
     if silence.may_judge(turn.state):

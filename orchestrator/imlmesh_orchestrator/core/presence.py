@@ -20,8 +20,8 @@ class Presence:
     expects: tuple[str, ...] = ()
     #: late results of forgotten runs that were kept for it
     evidence: int = 0
-    #: whether the deadline heap holds an entry for this node
-    watched: bool = False
+    #: when the next look at it is due; 0 when none is
+    look_ms: int = 0
     #: number of its last beat, and whether that came again: then it hears none of our answers
     beat: int = 0
     deaf: bool = False

@@ -39,11 +39,13 @@ def since_ms(state: State, presence: Presence) -> int:
     return max(presence.last_heard_ms, state.returned_ms)
 
 
-def returned(turn: Turn, presence: Presence | None) -> None:
-    """A node speaks; if it was awaited, others may still be on their way."""
+def returned(turn: Turn, node: NodeRecord, presence: Presence | None) -> None:
+    """A node speaks; if it was awaited, others may still be on their way, and its own window is the
+    usual one again."""
     if presence is not None and presence.grace_ms:
         turn.state.returned_ms = turn.at_ms
         presence.grace_ms = 0
+        watch(turn, node)
 
 
 def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
@@ -53,7 +55,7 @@ def heard(turn: Turn, node: NodeRecord, presence: Presence, beat: int) -> bool:
     answer to the last one, so this one lives and hears nothing: as good as silence, for work too,
     since its leases run out.
     """
-    returned(turn, presence)  # it is here, whatever it hears
+    returned(turn, node, presence)  # it is here, whatever it hears
     presence.deaf = beat == presence.beat
     if presence.deaf:
         return False
@@ -76,18 +78,20 @@ def may_judge(state: State) -> bool:
 
 
 def watch(turn: Turn, node: NodeRecord) -> None:
-    """One entry for each node waits in the heap; heartbeats move nothing."""
-    presence = turn.state.presence[node.node]
-    if presence.watched or not may_judge(turn.state):
+    """See that a look at this node is due, and not too late: heartbeats move nothing. Of several looks
+    the earliest counts."""
+    if not may_judge(turn.state):
         return
-    presence.watched = True
+    presence = turn.state.presence[node.node]
     began_ms = since_ms(turn.state, presence)
     suspect_ms, lost_ms = (began_ms + after for after in windows(node, presence))
     at_ms = suspect_ms if suspect_ms > turn.at_ms else lost_ms
     # a verdict that is withheld is thought about again when the node should have spoken
     if at_ms <= turn.at_ms:
         at_ms = turn.at_ms + node.heartbeat_ms
-    turn.deadlines.add(at_ms, Deadline.NODE, node.node)
+    if not 0 < presence.look_ms <= at_ms:
+        presence.look_ms = at_ms
+        turn.deadlines.add(at_ms, Deadline.NODE, node.node)
 
 
 def fresh_windows(turn: Turn, grace_ms: int = 0) -> None:
