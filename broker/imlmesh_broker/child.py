@@ -88,6 +88,8 @@ class Broker(ABC):
         source = Source(mesh, control, place.ca, place.folder)
         self._served = Served(source, place.served)
         self._telling = asyncio.Lock()
+        #: what the child serves by is not proved to be what the copies say, or nobody was told of it
+        self._untold = False
 
     @property
     def pid(self) -> int | None:
@@ -115,7 +117,7 @@ class Broker(ABC):
         again: set[tuple[int, int]] = set()
         while self._child is None:
             try:
-                self._child = await self._launch()
+                await self._launch()
             except LinkError:
                 # somebody may have taken a port since it was found free, and left it since
                 self._find_ports(self.port, self.control_port)
@@ -124,7 +126,7 @@ class Broker(ABC):
                     raise
                 again.add(ports)
         loop = asyncio.get_running_loop()
-        self._keeper = loop.create_task(self._keep(self._child))
+        self._keeper = loop.create_task(self._watch_over())
         self._watcher = loop.create_task(self._watch())
         return self.port
 
@@ -145,24 +147,22 @@ class Broker(ABC):
 
     async def _watch(self) -> None:
         """Tell the broker when the orchestrator says anew who may come in."""
-        untold = False
         while True:
             await asyncio.sleep(limits.BROKER_WATCH_MS / 1000)
-            if not (untold or self._served.is_changed()):
+            # one that is down takes it all up when it starts
+            if self.pid is None or not (self._untold or self._served.is_changed()):
                 continue
             try:
-                await self._tell(untold)
-                untold = False
+                await self._tell()
             except Exception as exc:
                 # whatever it is: who looks no more lets nobody be shut out
                 logger.error("the broker was not told who may come in: %r", exc)
-                untold = True
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _tell(self, untold: bool) -> None:
+    async def _tell(self) -> None:
         async with self._telling:
-            changed = await asyncio.to_thread(self._served.take)
-            if changed or untold:
+            was_told, self._untold = not self._untold, True
+            if await asyncio.to_thread(self._served.take) or not was_told:
                 await self._reload()
             self._tell_applied()
 
@@ -170,11 +170,11 @@ class Broker(ABC):
         """Returns when the child serves by the copies as they are now.
 
         It reads them between two packets, and a handshake takes several: one that began after the
-        signal and is done proves that it did.
+        signal and is done proves that it did. LinkError `broker.failed` when it has ended.
         """
         child = self._child
         if child is None or child.returncode is not None:
-            return
+            raise LinkError("broker.failed", f"{self.program} has ended")
         child.send_signal(signal.SIGHUP)
         await self._accepts(child)
 
@@ -182,11 +182,19 @@ class Broker(ABC):
         """Say which version of access.json is in force."""
         told = json.dumps({"version": self._served.access.version}).encode()
         write_private(self.place.folder / "applied.json", told)
+        self._untold = False
 
-    async def _launch(self) -> asyncio.subprocess.Process:
+    async def _launch(self) -> None:
+        """Start the child by the copies as they are now; there is none while this fails."""
         async with self._telling:
+            self._untold = True
             await asyncio.to_thread(self._served.take)
-            return await self._run(self.command())
+            self._child = await self._run(self.command())
+            try:
+                self._tell_applied()
+            except OSError as exc:
+                # it runs and is in force all the same; `_watch` tells it again
+                logger.error("what the broker applied was not written: %s", exc)
 
     async def _run(self, command: list[str]) -> asyncio.subprocess.Process:
         log = self.place.log
@@ -207,7 +215,6 @@ class Broker(ABC):
         except BaseException:
             await _end(child)
             raise
-        self._tell_applied()
         return child
 
     async def _accepts(self, child: asyncio.subprocess.Process) -> None:
@@ -232,25 +239,34 @@ class Broker(ABC):
                 return
         raise LinkError("broker.failed", f"no answer in {limits.BROKER_START_MS} ms")
 
-    async def _keep(self, child: asyncio.subprocess.Process) -> None:
+    async def _watch_over(self) -> None:
+        """Whatever ends the watch over the child, it never ends unsaid."""
+        text = f"{self.program} ended {limits.BROKER_RESTARTS} times in a minute"
+        try:
+            await self._keep()
+        except Exception as exc:
+            logger.exception("the broker is watched no more")
+            text = f"{self.program} is watched no more: {exc!r}"
+        self.failed.set_exception(LinkError("broker.failed", text))
+
+    async def _keep(self) -> None:
         """Restart the child when it ends, with growing pauses, until that happens too often."""
         loop = asyncio.get_running_loop()
         ends: deque[float] = deque(maxlen=limits.BROKER_RESTARTS)
-        while True:
-            await child.wait()
+        while self._child is not None:
+            await self._child.wait()
             now_s = loop.time()
             window_s = limits.BROKER_RESTART_WINDOW_MS / 1000
             if len(ends) == limits.BROKER_RESTARTS and now_s - ends[0] < window_s:
-                break
+                return
             ends.append(now_s)
             logger.warning("%s ended; starting it again", self.program)
             await asyncio.sleep(retry_ms(len(ends) - 1, 1.0) / 1000)
             try:
-                child = self._child = await self._launch()
-            except (LinkError, TrustError) as exc:
-                logger.error("the broker did not start: %s", exc, extra={"code": exc.code})
-        text = f"{self.program} ended {limits.BROKER_RESTARTS} times in a minute"
-        self.failed.set_exception(LinkError("broker.failed", text))
+                await self._launch()
+            except (LinkError, TrustError, OSError) as exc:
+                code = getattr(exc, "code", "broker.failed")
+                logger.error("the broker did not start: %s", exc, extra={"code": code})
 
 
 def free_port(host: str, first: int, but: int | None = None) -> int:

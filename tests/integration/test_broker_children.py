@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import json
 import os
 import select
 import signal
@@ -13,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from imlmesh_broker import Broker, BrokerPlace
+from imlmesh_broker import Broker, BrokerPlace, child
 from imlmesh_broker.child import free_port
 from imlmesh_broker.choice import BROKERS
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
+from imlmesh_runtime.files import write_private
 from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
 from loopback import own_port
+from waiting import eventually
 
 
 def mesh_at(root: Path) -> Home:
@@ -84,6 +88,96 @@ async def test_a_broker_that_cannot_stay_up_is_given_up(home, broker, monkeypatc
     assert broker.pid is not None
     os.kill(broker.pid, signal.SIGKILL)
     with pytest.raises(LinkError) as caught:
+        await broker.failed
+    assert caught.value.code == "broker.failed"
+
+
+def shut_out(home: Home, version: int) -> None:
+    """As the orchestrator does."""
+    table = {"version": version, "revoked": ["gone"], "quarantined": []}
+    write_private(home.broker / "access.json", json.dumps(table).encode())
+
+
+def applied(home: Home) -> int:
+    return int(json.loads((home.broker / "applied.json").read_text())["version"])
+
+
+class FullOnce:
+    """A disk that has no room for applied.json, once; counts what was written there."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, path: Path, data: bytes) -> None:
+        if path.name == "applied.json":
+            self.asked += 1
+            if self.asked == 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_private(path, data)
+
+
+async def test_a_disk_that_is_full_during_a_restart_leaves_no_broker_alone(
+    home, broker, monkeypatch
+):
+    disk = FullOnce()
+    monkeypatch.setattr(child, "write_private", disk)
+    first = broker.pid
+    os.kill(first, signal.SIGKILL)
+    await until_serving_as_another(broker, first)
+    # what could not be told is told by itself, of the broker that runs
+    await eventually(lambda: disk.asked == 2)
+    second = broker.pid
+    assert (home.broker / "applied.json").exists()
+    # and it is watched on: it hears what is new, and is started again
+    shut_out(home, 7)
+    await eventually(lambda: applied(home) == 7)
+    assert broker.pid == second
+    os.kill(second, signal.SIGKILL)
+    await until_serving_as_another(broker, second)
+    assert not broker.failed.done()
+
+
+async def test_a_disk_that_is_full_at_the_start_leaves_no_broker_alone(home, kind, monkeypatch):
+    disk = FullOnce()
+    monkeypatch.setattr(child, "write_private", disk)
+    async with asyncio.timeout(60), running(home, kind) as broker:
+        pid = broker.pid
+        await eventually((home.broker / "applied.json").exists)
+        assert broker.pid == pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_what_the_system_refuses_during_a_restart_is_tried_again(home, broker, caplog):
+    logs, aside = home.logs, home.root / "aside"
+    logs.rename(aside)
+    first = broker.pid
+    os.kill(first, signal.SIGKILL)
+    await eventually(lambda: "the broker did not start" in caplog.text)
+    aside.rename(logs)
+    await until_serving_as_another(broker, first)
+    assert not broker.failed.done()
+
+
+async def test_nothing_is_told_as_applied_while_no_broker_runs(home, broker, monkeypatch):
+    monkeypatch.setattr(limits, "LINK_RETRY_MS", limits.BROKER_WATCH_MS)
+    before = applied(home)
+    home.logs.rename(home.root / "aside")
+    os.kill(broker.pid, signal.SIGKILL)
+    shut_out(home, 7)
+    with pytest.raises(LinkError):
+        await broker.failed
+    assert broker.pid is None
+    assert applied(home) == before
+
+
+async def test_an_error_that_nobody_foresaw_is_told_to_who_runs_the_broker(broker, monkeypatch):
+    def command() -> list[str]:
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(broker, "command", command)
+    os.kill(broker.pid, signal.SIGKILL)
+    with pytest.raises(LinkError, match="not foreseen") as caught:
         await broker.failed
     assert caught.value.code == "broker.failed"
 
