@@ -14,7 +14,10 @@ from imlmesh_protocol.errors import (
     MeshError,
 )
 
-FOREIGN: tuple[tuple[type[Exception], type[DriverError], str], ...] = (
+#: what code of others may raise that must not end us: `sys.exit` means its process, not ours
+FOREIGN_ERRORS = (Exception, SystemExit)
+
+FOREIGN: tuple[tuple[type[BaseException], type[DriverError], str], ...] = (
     (FileNotFoundError, DriverNotFound, "driver.not_found"),
     (PermissionError, DriverDenied, "driver.denied"),
     (TimeoutError, DriverTimeout, "driver.timeout"),
@@ -24,6 +27,7 @@ FOREIGN: tuple[tuple[type[Exception], type[DriverError], str], ...] = (
     (OSError, DriverError, "driver.unavailable"),
     (ImportError, DriverError, "driver.missing"),
     (Exception, DriverError, "driver.failed"),
+    (SystemExit, DriverError, "driver.failed"),
 )
 
 #: of an OSError that says more than its class
@@ -50,7 +54,7 @@ _CLASSES: dict[str, type[DriverError]] = {
 }
 
 
-def coded(exc: Exception) -> MeshError:
+def coded(exc: Exception | SystemExit) -> MeshError:
     """The error to raise from `exc`; `exc` itself when it is one of ours."""
     if isinstance(exc, MeshError):
         return exc

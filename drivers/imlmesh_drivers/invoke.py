@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from imlmesh_drivers.base import Declaration, Driver
 from imlmesh_drivers.call import Call
-from imlmesh_drivers.foreign import coded
+from imlmesh_drivers.foreign import FOREIGN_ERRORS, coded
 from imlmesh_protocol.errors import DriverError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def perform_now(driver: Driver, name: str, params: Mapping[str, Any], call: Call
     """Bind and call a `def` action; everything that it raises becomes a coded error."""
     try:
         return getattr(driver, name)(**_arguments(driver, name, params, call))
-    except Exception as exc:
+    except FOREIGN_ERRORS as exc:
         raise coded(exc) from exc
 
 
@@ -104,5 +104,5 @@ async def perform(driver: Driver, name: str, params: Mapping[str, Any], call: Ca
     """The same for an `async def` action; cancelling it cancels the action."""
     try:
         return await getattr(driver, name)(**_arguments(driver, name, params, call))
-    except Exception as exc:
+    except FOREIGN_ERRORS as exc:
         raise coded(exc) from exc

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from importlib.resources import files
 
 from imlmesh_drivers.base import Driver
+from imlmesh_drivers.foreign import FOREIGN_ERRORS
 from imlmesh_drivers.invoke import bind, params_schema
 from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module, manifest_from_wire
@@ -60,7 +61,7 @@ def driver_class(module: str) -> type[Driver]:
     source, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(source), name)
-    except Exception as exc:  # what a plug-in raises while it is imported is its own affair
+    except FOREIGN_ERRORS as exc:  # what a plug-in raises while it is imported is its own affair
         raise DriverError(
             "driver.missing", f"the driver of {module!r} does not load: {type(exc).__name__}: {exc}"
         ) from exc

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from imlmesh_drivers import frames
 from imlmesh_drivers.base import Driver, Site
 from imlmesh_drivers.call import Call
-from imlmesh_drivers.foreign import coded
+from imlmesh_drivers.foreign import FOREIGN_ERRORS, coded
 from imlmesh_drivers.invoke import declaration_of, perform, perform_now
 from imlmesh_drivers.registry import driver_class
 from imlmesh_protocol.errors import DriverError, MeshError
@@ -156,7 +156,7 @@ def serve(module: str) -> None:
         driver.safe()
         if len(first) > 1:
             driver.restore(first[1])
-    except Exception as exc:
+    except FOREIGN_ERRORS as exc:
         error = coded(exc)
         outlet.send("failed", error.code, error.message)
         os._exit(1)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from imlmesh_drivers.base import Driver, Site
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.child import Child
-from imlmesh_drivers.foreign import coded
+from imlmesh_drivers.foreign import FOREIGN_ERRORS, coded
 from imlmesh_drivers.invoke import declaration_of, params_model, perform, perform_now
 from imlmesh_drivers.registry import driver_class
 from imlmesh_node.core.commands import KillReason, killed
@@ -201,7 +201,7 @@ class Executor:
             driver.emit = self._emit
             if _moves_things_here(driver):
                 driver.safe()
-        except Exception as exc:
+        except FOREIGN_ERRORS as exc:
             raise coded(exc) from exc
         self._drivers[module] = driver
         return driver
@@ -289,5 +289,5 @@ def _make_safe(driver: Driver) -> None:
     try:
         if _moves_things_here(driver):
             driver.safe()
-    except Exception:
+    except FOREIGN_ERRORS:
         log.exception("the safe state of the driver %s could not be set", driver.module)

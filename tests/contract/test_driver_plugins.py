@@ -1,10 +1,15 @@
 """Drivers of third parties, found by their entry points; and pins without their libraries."""
 
+import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from imlmesh.main import run
+from imlmesh_drivers import Driver, action, apart
 from imlmesh_drivers.base import PinRules, Site
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform, perform_now
@@ -13,6 +18,7 @@ from imlmesh_drivers.registry import driver_class, module_of, modules
 from imlmesh_node.config import Policy
 from imlmesh_node.shell import node_manifest
 from imlmesh_protocol.errors import DriverError
+from waiting import ended, eventually
 
 SOURCE = """
 from imlmesh_drivers import Call, Driver, action
@@ -29,11 +35,26 @@ class Kettle(Driver):
 """
 
 
+#: what no `except` of ours would catch; the last two leave a mark of who imported them
+DEADLY = {
+    "ending": "import os\nos._exit(0)",
+    "breaking": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
+    "endless": """
+import os, pathlib, subprocess, time
+started = subprocess.Popen(["sleep", "600"])
+pathlib.Path(__file__).with_name("endless.pid").write_text(f"{os.getpid()} {started.pid}")
+time.sleep(600)
+""",
+    "loud": "print('noise ' * 100_000)\n" + SOURCE.replace("kettle", "loud"),
+}
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kettle_plugin.py").write_text(SOURCE)
     (tmp_path / "broken_plugin.py").write_text("class Broken(")
     (tmp_path / "raising_plugin.py").write_text("1 / 0")
+    (tmp_path / "exiting_plugin.py").write_text("import sys\nsys.exit(3)")
     (tmp_path / "untyped_plugin.py").write_text(SOURCE.replace("int = 1", "Cups = 1"))
     info = tmp_path / "kettle_plugin-0.3.0.dist-info"
     info.mkdir()
@@ -47,8 +68,13 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "broken = broken_plugin:Broken\n"
         "raising = raising_plugin:Raising\n"
         "untyped = untyped_plugin:Kettle\n"
+        "exiting = exiting_plugin:Kettle\n"
+        + "".join(f"{name} = {name}_plugin:Kettle\n" for name in DEADLY)
     )
+    for name, text in DEADLY.items():
+        (tmp_path / f"{name}_plugin.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 @pytest.mark.usefixtures("plugin")
@@ -62,7 +88,7 @@ async def test_an_installed_driver_is_found_and_works() -> None:
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("module", ["teapot", "gone", "broken", "raising", "untyped"])
+@pytest.mark.parametrize("module", ["teapot", "gone", "broken", "raising", "untyped", "exiting"])
 def test_an_entry_point_that_is_no_driver_of_its_module(module: str) -> None:
     with pytest.raises(DriverError) as caught:
         driver_class(module)
@@ -73,11 +99,67 @@ def test_an_entry_point_that_is_no_driver_of_its_module(module: str) -> None:
 def test_a_plug_in_that_does_not_load_costs_a_node_that_module_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    modules = ("filesystem", "broken", "kettle", "raising")
+    modules = ("filesystem", "broken", "kettle", "raising", "exiting")
     found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
     assert set(found) == {"filesystem", "kettle"}
-    assert [record.code for record in caplog.records] == ["driver.missing"] * 2  # type: ignore[attr-defined]
+    assert found["kettle"] == module_of(driver_class("kettle"))
+    assert [record.code for record in caplog.records] == ["driver.missing"] * 3  # type: ignore[attr-defined]
     assert "SyntaxError" in caplog.text
+
+
+@pytest.mark.usefixtures("plugin")
+async def test_a_plug_in_that_ends_breaks_or_hangs_its_process_costs_a_node_that_module_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(apart, "DRIVER_START_MS", 4_000)
+    modules = ("filesystem", "loud", *DEADLY)
+    found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
+    assert set(found) == {"filesystem", "loud"}
+    codes = sorted(record.code for record in caplog.records)  # type: ignore[attr-defined]
+    assert codes == ["driver.missing", "driver.missing", "driver.timeout"]
+    assert f"ended with {-signal.SIGSEGV}" in caplog.text
+    # what hung is gone, with what it started
+    hung = [int(pid) for pid in (tmp_path / "endless.pid").read_text().split()]
+    await eventually(lambda: all(ended(pid) for pid in hung))
+    assert os.getpid() not in hung
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_list_of_drivers_survives_every_plug_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(apart, "DRIVER_START_MS", 4_000)
+    assert run(["driver", "list", "-o", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["drivers"]
+    problems = {row["module"]: row["problem"] for row in listed}
+    assert problems["kettle"] is None
+    assert problems["exiting"].startswith("driver.missing: ")
+    assert problems["endless"].startswith("driver.timeout: ")
+
+
+class Leaving(Driver):
+    """Its actions end the process that runs them, as a script would."""
+
+    module = "leaving"
+    version = "0.1.0"
+
+    @action(effect="pure", impact=0.1, permission="readonly")
+    def now(self) -> dict[str, int]:
+        sys.exit(1)
+
+    @action(effect="pure", impact=0.1, permission="readonly")
+    async def later(self) -> dict[str, int]:
+        sys.exit(1)
+
+
+async def test_an_action_that_would_end_the_process_fails_alone() -> None:
+    driver = Leaving(Site(files="/"))
+    with pytest.raises(DriverError) as caught:
+        perform_now(driver, "now", {}, Call("d"))
+    assert caught.value.code == "driver.failed"
+    with pytest.raises(DriverError) as caught:
+        await perform(driver, "later", {}, Call("d"))
+    assert caught.value.code == "driver.failed"
 
 
 @pytest.mark.usefixtures("plugin")

@@ -62,7 +62,8 @@ def list_drivers() -> None:
 def _record(module: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 
-    from imlmesh_drivers.registry import GROUP, builtin_modules, driver_class
+    from imlmesh_drivers.apart import module_apart
+    from imlmesh_drivers.registry import GROUP, builtin_modules, shipped_manifest
     from imlmesh_protocol.errors import DriverError
 
     package = "imlmesh"
@@ -72,7 +73,7 @@ def _record(module: str) -> dict[str, Any]:
     record: dict[str, Any] = {"module": module, "package": package, "version": None}
     record |= {"actions": [], "problem": None}
     try:
-        driver = driver_class(module)
+        found = shipped_manifest().modules.get(module) or module_apart(module)
     except DriverError as exc:
         return record | {"problem": f"{exc.code}: {exc.message}"}
-    return record | {"version": driver.version, "actions": sorted(driver.actions)}
+    return record | {"version": found.version, "actions": sorted(found.actions)}
