@@ -20,6 +20,7 @@ from imlmesh.shipped import shipped
 from imlmesh.supervise import Supervised
 from imlmesh_broker import choose_broker
 from imlmesh_protocol import limits
+from imlmesh_protocol.states import RUN_ENDED
 
 PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
 #: carries group work alone, all of it pure
@@ -72,18 +73,24 @@ async def _follow_and_kill(client: Client, run: str, victim: Supervised) -> Exit
         if not await follow(client, snapshot, limits.DEMO_RUN_S):
             say(f"{run} did not end within {limits.DEMO_RUN_S:g} s")
             return ExitCode.TIMED_OUT
-        await killing
+        was_killed = await killing
     finally:
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
-    return await asyncio.to_thread(show_end, client, run)
+    code = await asyncio.to_thread(show_end, client, run)
+    if was_killed:
+        return code
+    say(f"{run} ended before {VICTIM} was busy: nothing was killed")
+    return code or ExitCode.FAILED
 
 
-async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> None:
-    """SIGKILL the victim once it has worked for a second."""
+async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> bool:
+    """SIGKILL the victim once it has worked for a second; False when the run ended before."""
     busy = False
     while True:
         now = await asyncio.to_thread(client.get, path_of("runs", run))
+        if now["state"] in RUN_ENDED:
+            return False
         if busy:
             break
         busy = any(a["state"] == "running" and a["node"] == VICTIM for a in now["actions"])
@@ -91,6 +98,7 @@ async def _kill_in_the_middle(client: Client, run: str, victim: Supervised) -> N
     names = [a["id"] for a in now["actions"] if a["state"] == "running" and a["node"] == VICTIM]
     await victim.kill()
     say(f"✖ killed {VICTIM} (SIGKILL) in the middle of {', '.join(names)}")
+    return True
 
 
 def _tell_what_is_left(folder: Path, run: str) -> None:
