@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from booted import lacks
+from booted import missing_program, missing_right
 from imlmesh_broker import child, choose_broker
 from imlmesh_broker.mosquitto import find_mosquitto
 from imlmesh_orchestrator.entry import endpoint
@@ -134,8 +134,11 @@ def small_disk(as_root: None, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def bootable(systemd_tools: None) -> None:
-    """The rights to boot a machine within this one; a container of a build machine may have none."""
-    if reason := lacks():
+    """The programs to boot a machine within this one, and the rights; a container of a build machine
+    may have none of these."""
+    if reason := missing_program():
+        lack(reason)
+    if reason := missing_right():
         pytest.skip(reason)
 
 
@@ -174,6 +177,13 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
                 yield Path(folder)
             return
     lack("/dev/shm is no file system of its own")
+
+
+@pytest.fixture(scope="session")
+def mosquitto_clients() -> None:
+    """Mosquitto's own clients."""
+    if shutil.which("mosquitto_sub") is None:
+        lack("mosquitto_sub is not installed (apt-get install mosquitto-clients)")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -380,7 +380,7 @@ async def test_paho_goes_in_and_out(home, broker, visit):
 
 
 @pytest.mark.mosquitto
-@pytest.mark.skipif(shutil.which("mosquitto_sub") is None, reason="no mosquitto-clients")
+@pytest.mark.usefixtures("mosquitto_clients")
 async def test_mosquittos_own_clients_go_in_and_out(home, broker, visit):
     node = await visit("a")
     node.publish(Message(f"{BASE}/from/a/status", b"here", 1, True))

@@ -69,13 +69,19 @@ exec env -i container=imlmesh-test SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_h
 """
 
 
-def lacks() -> str | None:
-    """Why no machine can be booted here, or None."""
-    if os.geteuid() != 0:
-        return "needs root, to boot a machine within this one"
-    missing = [name for name in _PROGRAMS if shutil.which(name) is None]
+def missing_program() -> str | None:
+    """Which program there must be to boot a machine and is not, or None."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [name for name in _PROGRAMS if shutil.which(name, path=path) is None]
     if missing or not SYSTEMD.exists():
         return f"{', '.join(missing) or SYSTEMD} is missing, to boot a machine within this one"
+    return None
+
+
+def missing_right() -> str | None:
+    """Why, for all the programs that there are, no machine can be booted here, or None."""
+    if os.geteuid() != 0:
+        return "needs root, to boot a machine within this one"
     tried = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "true"],
         capture_output=True,
