@@ -88,7 +88,13 @@ class Setup:
         addresses = [address_of(self.broker)]
         probe = orchestrator_probe(self.mesh, self.me)
         subscriptions = (*orchestrator_subscriptions(self.mesh), probe)
-        return MqttLink(addresses, self.me, self.keys.context, subscriptions)
+        return MqttLink(
+            addresses,
+            self.me,
+            self.keys.context,
+            subscriptions,
+            retry_max_ms=limits.CONTROL_RETRY_MAX_MS,
+        )
 
 
 def load_setup(

@@ -33,6 +33,7 @@ LINK_ENTER_MS = (
 )
 LINK_RETRY_MS = 250  # first pause before a new attempt; doubles, drawn with full jitter
 LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a second
+CONTROL_RETRY_MAX_MS = 2_000  # of the orchestrator: one client, and all wait for it
 RETURN_MS = LINK_RETRY_MAX_MS  # a node may be silent so much longer after the broker was away
 LINK_CLOSE_MS = 2_000  # a goodbye waits this long for acknowledgements
 BROKER_PACKET_BYTES = 272 * 1024  # what the broker takes from a client: a message with its headers

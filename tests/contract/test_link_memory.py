@@ -171,6 +171,7 @@ def test_the_pause_before_an_attempt_doubles_up_to_a_limit():
     assert spans == sorted(spans)
     assert spans[-1] == limits.LINK_RETRY_MAX_MS
     assert retry_ms(10_000, 0.5) == limits.LINK_RETRY_MAX_MS // 2
+    assert [retry_ms(attempt, 1.0, 600) for attempt in range(4)] == [250, 500, 600, 600]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.main import load_setup
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, ProtocolError
-from imlmesh_runtime.link.base import Will
+from imlmesh_runtime.link import mqtt
+from imlmesh_runtime.link.base import Will, retry_ms
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.link.packets import next_packet
 from imlmesh_runtime.pairs import own_certificate, write_pair
@@ -311,6 +313,33 @@ async def test_each_session_is_begun_with_the_keys_of_its_time(home):
         await heard.ups.get()
         assert broker.seen() == own_certificate(node_pem) != first
         await link.close()
+
+
+async def first_pauses_ms(link: MqttLink, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The longest that the dice may give before each attempt; counted and not waited for."""
+    pauses_ms: list[int] = []
+
+    def counted(attempt: int, _draw: float, most_ms: int) -> int:
+        pauses_ms.append(retry_ms(attempt, 1.0, most_ms))
+        return 0
+
+    monkeypatch.setattr(mqtt, "retry_ms", counted)
+    heard = Heard()
+    link.start(heard)
+    async with asyncio.timeout(10):
+        while len(pauses_ms) < 7:
+            await heard.downs.get()
+    await link.close()
+    return pauses_ms[:7]
+
+
+async def test_the_orchestrator_is_back_sooner_than_a_node(home, monkeypatch):
+    """One client, whose absence stops the mesh, need not spare a broker as thousands must."""
+    node = await first_pauses_ms(link_to(1, home), monkeypatch)
+    assert node == [250, 500, 1_000, 2_000, 4_000, 8_000, limits.LINK_RETRY_MAX_MS]
+    control = await first_pauses_ms(load_setup(home, "127.0.0.1:1").link(), monkeypatch)
+    assert control == [250, 500, 1_000, *[limits.CONTROL_RETRY_MAX_MS] * 4]
+    assert limits.CONTROL_RETRY_MAX_MS <= limits.LINK_RETRY_MAX_MS / 5
 
 
 async def test_a_will_that_cannot_be_made_begins_no_session(home, caplog):

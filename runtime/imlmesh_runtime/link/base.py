@@ -184,7 +184,8 @@ def check_size(topic: str, payload: bytes) -> None:
         )
 
 
-def retry_ms(attempt: int, draw: float) -> int:
-    """The pause before attempt number `attempt` (from 0): `draw` in [0, 1) of a doubling span."""
-    span_ms = min(limits.LINK_RETRY_MAX_MS, limits.LINK_RETRY_MS << min(attempt, 16))
+def retry_ms(attempt: int, draw: float, most_ms: int = limits.LINK_RETRY_MAX_MS) -> int:
+    """The pause before attempt number `attempt` (from 0): `draw` in [0, 1) of a span that doubles up
+    to `most_ms`."""
+    span_ms = min(most_ms, limits.LINK_RETRY_MS << min(attempt, 16))
     return round(span_ms * draw)

@@ -56,7 +56,7 @@ class MqttLink:
 
     `context` verifies the broker under the name of its mesh, whatever the address is; what makes one
     is asked before each attempt, since keys and certificates are renewed. `draw` gives the jitter of
-    reconnects, in [0, 1).
+    reconnects, in [0, 1); between two of them lie at most `retry_max_ms`.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class MqttLink:
         context: ssl.SSLContext | Callable[[], ssl.SSLContext],
         subscriptions: tuple[str, ...],
         draw: Callable[[], float] = random.random,
+        retry_max_ms: int = limits.LINK_RETRY_MAX_MS,
     ) -> None:
         self.last_error: MeshError | None = None
         self._addresses: Addresses = (
@@ -75,6 +76,7 @@ class MqttLink:
         self._context = context if callable(context) else lambda: context
         self._subscriptions = subscriptions
         self._draw = draw
+        self._retry_max_ms = retry_max_ms
         self._events: CountedEvents | None = None
         self._session: _Session | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -144,7 +146,7 @@ class MqttLink:
             # A session that lasted starts the back-off anew; one that breaks at once does not.
             if (loop.time() - began_s) * 1000 > limits.LINK_RETRY_MAX_MS:
                 attempt = 0
-            await asyncio.sleep(retry_ms(attempt, self._draw()) / 1000)
+            await asyncio.sleep(retry_ms(attempt, self._draw(), self._retry_max_ms) / 1000)
             attempt += 1
 
     async def _live(self, events: CountedEvents) -> MeshError:
