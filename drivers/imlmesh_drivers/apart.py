@@ -5,6 +5,7 @@ it, costs that process alone; who asks gets an error. What was read well once ma
 """
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -13,16 +14,18 @@ import sys
 from imlmesh_drivers import frames
 from imlmesh_drivers.foreign import FOREIGN_ERRORS, coded, from_code
 from imlmesh_drivers.registry import driver_class, module_of
+from imlmesh_drivers.serving import bound_memory
 from imlmesh_protocol.errors import DriverError, DriverTimeout, ProtocolError
-from imlmesh_protocol.limits import DRIVER_START_MS, KILL_GRACE_MS
+from imlmesh_protocol.limits import DRIVER_LOAD_MS, KILL_GRACE_MS
 from imlmesh_protocol.manifest import Manifest, Module, manifest_from_wire
 
 
+@functools.cache
 def module_apart(module: str) -> Module:
     """What the plug-in `module` declares; waits for it.
 
     Raises `module.unknown`, `driver.missing` when it cannot be imported, `driver.timeout` when that
-    takes longer than DRIVER_START_MS.
+    takes longer than DRIVER_LOAD_MS.
     """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "imlmesh_drivers.apart", module],
@@ -32,9 +35,9 @@ def module_apart(module: str) -> Module:
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=DRIVER_START_MS / 1000)
+        said, _ = process.communicate(timeout=DRIVER_LOAD_MS / 1000)
     except subprocess.TimeoutExpired:
-        text = f"the driver of {module!r} did not load in {DRIVER_START_MS} ms"
+        text = f"the driver of {module!r} did not load in {DRIVER_LOAD_MS} ms"
         raise DriverTimeout("driver.timeout", text) from None
     finally:
         _end(process)
@@ -62,7 +65,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _tell(module: str) -> None:
     """Never returns."""
     # who asked may be gone before it ends us
-    signal.setitimer(signal.ITIMER_REAL, (DRIVER_START_MS + KILL_GRACE_MS) / 1000)
+    signal.setitimer(signal.ITIMER_REAL, (DRIVER_LOAD_MS + KILL_GRACE_MS) / 1000)
+    bound_memory()
     sink = os.dup(1)
     os.dup2(2, 1)
     try:

@@ -120,6 +120,13 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return source, sink
 
 
+def bound_memory() -> None:
+    """A library or an archive that asks for everything gets an error, and the node lives on."""
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if most == resource.RLIM_INFINITY or most > DRIVER_MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (DRIVER_MEMORY_BYTES, most))
+
+
 def _end(driver: Driver) -> None:
     """Safe state, then the end, even if the driver hangs in either."""
     last_resort = threading.Timer(KILL_GRACE_MS / 1000, os._exit, (1,))
@@ -139,10 +146,7 @@ def serve(module: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # a handler, not SIG_IGN, which programs that a driver starts would inherit
         signal.signal(number, lambda *_: None)
-    # a library or an archive that asks for everything gets an error, and the node lives on
-    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if most == resource.RLIM_INFINITY or most > DRIVER_MEMORY_BYTES:
-        resource.setrlimit(resource.RLIMIT_DATA, (DRIVER_MEMORY_BYTES, most))
+    bound_memory()
     outlet = Outlet(sink)
     first = frames.read(source)
     if first is None:

@@ -110,7 +110,7 @@ class Executor:
             driver = driver_class(module)
             if driver.runs == "process" and driver.stands_guard(self._site):
                 await self._child(module).start()
-        except (MeshError, OSError) as exc:
+        except FOREIGN_ERRORS as exc:
             log.error("the driver %s cannot set its safe state: %s", module, exc)
 
     def ends_at_once(self, module: str, action: str) -> bool:

@@ -437,6 +437,7 @@ COMMAND_LINE_CHARS = 1_000  # of a process's command line in a result; Java's go
 TIMEOUT_S = 3_600  # IML v2's maximum of an action
 KILL_GRACE_MS = 2_000  # between SIGTERM and SIGKILL of a driver child or command
 DRIVER_START_MS = 30_000  # a native library loads in seconds from the SD card of a Pi Zero
+DRIVER_LOAD_MS = 15_000  # of a plug-in's import: the node itself must be ready in CHILD_READY_MS
 DRIVER_MESSAGE_BYTES = 8 * 1024 * 1024  # one msgpack frame between agent and driver child
 DRIVER_MEMORY_BYTES = 1024 * 1024 * 1024  # of a child: a damaged archive may ask for any size
 PATH_BYTES = 4_095  # of a path, and NAME_BYTES of each part: Linux's PATH_MAX and NAME_MAX

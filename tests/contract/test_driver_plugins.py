@@ -45,6 +45,7 @@ started = subprocess.Popen(["sleep", "600"])
 pathlib.Path(__file__).with_name("endless.pid").write_text(f"{os.getpid()} {started.pid}")
 time.sleep(600)
 """,
+    "greedy": "bytearray(4 << 30)",
     "loud": "print('noise ' * 100_000)\n" + SOURCE.replace("kettle", "loud"),
 }
 
@@ -111,12 +112,13 @@ def test_a_plug_in_that_does_not_load_costs_a_node_that_module_alone(
 async def test_a_plug_in_that_ends_breaks_or_hangs_its_process_costs_a_node_that_module_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(apart, "DRIVER_START_MS", 4_000)
+    monkeypatch.setattr(apart, "DRIVER_LOAD_MS", 4_000)
     modules = ("filesystem", "loud", *DEADLY)
     found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
     assert set(found) == {"filesystem", "loud"}
     codes = sorted(record.code for record in caplog.records)  # type: ignore[attr-defined]
-    assert codes == ["driver.missing", "driver.missing", "driver.timeout"]
+    assert codes == [*["driver.missing"] * 3, "driver.timeout"]
+    assert "MemoryError" in caplog.text
     assert f"ended with {-signal.SIGSEGV}" in caplog.text
     # what hung is gone, with what it started
     hung = [int(pid) for pid in (tmp_path / "endless.pid").read_text().split()]
@@ -128,7 +130,7 @@ async def test_a_plug_in_that_ends_breaks_or_hangs_its_process_costs_a_node_that
 def test_the_list_of_drivers_survives_every_plug_in(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(apart, "DRIVER_START_MS", 4_000)
+    monkeypatch.setattr(apart, "DRIVER_LOAD_MS", 4_000)
     assert run(["driver", "list", "-o", "json"]) == 0
     listed = json.loads(capsys.readouterr().out)["drivers"]
     problems = {row["module"]: row["problem"] for row in listed}
