@@ -17,7 +17,6 @@ from imlmesh_broker.child import LOOPBACK, Broker
 from imlmesh_broker.config import OPENSSL_TEXT, Layout, config_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
-from imlmesh_runtime.files import write_private
 
 #: of 2.1; where distributions and its own build put it
 _PLUGIN = "mosquitto_acl_file.so"
@@ -39,8 +38,9 @@ class Mosquitto(Broker):
             user=pwd.getpwuid(os.geteuid()).pw_name,
             plugin=find_plugin(Path(binary)) if version_of(binary) >= (2, 1) else None,
         )
-        write_private(place.served / "mosquitto.conf", config_text(layout).encode())
-        write_private(place.served / "openssl.cnf", OPENSSL_TEXT.encode())
+        # as they are they need no room, so that a full disk keeps no broker down
+        self._served.put("mosquitto.conf", config_text(layout).encode())
+        self._served.put("openssl.cnf", OPENSSL_TEXT.encode())
         return [binary, "-c", str(place.served / "mosquitto.conf")]
 
     def environment(self) -> Mapping[str, str]:

@@ -106,27 +106,28 @@ class Served:
     def _put_access(self, access: Access) -> bool:
         self.access = access
         rules = acl_text(self.source.mesh, self.source.control, access)
-        changed = self._put("mesh.acl", rules.encode())
+        changed = self.put("mesh.acl", rules.encode())
         # last, for it tells a broker of ours what is in force
-        return self._put("access.json", access.text()) or changed
+        return self.put("access.json", access.text()) or changed
 
     def _take_pair(self) -> bool:
         certificate, key = _pair_of(self.source.folder)
-        changed = self._put("broker.key", key)
-        return self._put("broker.pem", certificate) or changed
+        changed = self.put("broker.key", key)
+        return self.put("broker.pem", certificate) or changed
 
     def _keep_pair(self) -> None:
         _pair_of(self.to)
 
     def _take_lists(self, role: str) -> bool:
         cas, lists = _lists_of(self.source.ca, role)
-        changed = self._put(f"{role}-ca.crl", lists)
-        return self._put(f"{role}-ca.pem", cas) or changed
+        changed = self.put(f"{role}-ca.crl", lists)
+        return self.put(f"{role}-ca.pem", cas) or changed
 
     def _keep_lists(self, role: str) -> None:
         _lists_of(self.to, role)
 
-    def _put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes) -> bool:
+        """Let the file `name` hold `data`; False when it does already, and nothing was written."""
         path = self.to / name
         if path.exists() and path.read_bytes() == data:
             return False

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imlmesh_drivers.apart import module_apart
 from imlmesh_drivers.foreign import coded
 from imlmesh_drivers.registry import builtin_modules, shipped_manifest
 from imlmesh_node import health
@@ -58,6 +57,9 @@ def node_manifest(policy: Policy) -> Manifest:
 
 
 def _plugin_module(name: str) -> Module | None:
+    # most nodes have no plug-ins
+    from imlmesh_drivers.apart import module_apart
+
     try:
         return module_apart(name)
     except Exception as exc:

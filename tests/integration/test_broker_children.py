@@ -148,6 +148,28 @@ async def test_a_disk_that_is_full_at_the_start_leaves_no_broker_alone(home, kin
         os.kill(pid, 0)
 
 
+def fill(file: Path) -> None:
+    """Nothing fits onto its disk any more."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+async def test_a_disk_that_stays_full_keeps_no_broker_down(kind, small_disk):
+    home = mesh_at(small_disk / "home")
+    filler = small_disk / "filler"
+    async with asyncio.timeout(60), running(home, kind) as broker:
+        fill(filler)
+        first = broker.pid
+        os.kill(first, signal.SIGKILL)
+        await until_serving_as_another(broker, first)
+        with pytest.raises(OSError, match="No space"):
+            write_private(home.broker / "anything", bytes(4096))
+        filler.unlink()
+        shut_out(home, 7)
+        await eventually(lambda: applied(home) == 7)
+
+
 async def test_what_the_system_refuses_during_a_restart_is_tried_again(home, broker, caplog):
     logs, aside = home.logs, home.root / "aside"
     logs.rename(aside)

@@ -77,7 +77,9 @@ def test_an_address_that_is_none_is_refused(home, broker):
 
 def test_an_address_of_ipv6_is_dialled_without_its_brackets(home, monkeypatch):
     dialled = []
-    monkeypatch.setattr("imlmesh_orchestrator.main.MqttLink", lambda *words: dialled.append(words))
+    monkeypatch.setattr(
+        "imlmesh_orchestrator.main.MqttLink", lambda *words, **_more: dialled.append(words)
+    )
     load_setup(home, "[2001:db8::7]:8884").link()
     assert dialled[0][0] == [("2001:db8::7", 8884)]
 
