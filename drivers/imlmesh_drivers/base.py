@@ -29,10 +29,11 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Guard:
     """Marks a parameter that the node's guard checks.
 
-    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin".
+    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin", "pins"
+    (a list; null means, and claims, all that the policy allows).
     """
 
-    kind: Literal["read", "write", "command", "program", "pin"]
+    kind: Literal["read", "write", "command", "program", "pin", "pins"]
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         return {**handler(core), "x-guard": self.kind}

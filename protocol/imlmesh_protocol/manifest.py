@@ -74,7 +74,7 @@ class ActionSpec:
     action: str
     #: JSON Schema (2020-12) of the params object; a property may carry "x-guard":
     #: "read", "write" (paths), "command" (argv list), "program" (its first word), "pin" (BCM
-    #: number): the node's guard checks it
+    #: number), "pins" (a list; null: all that the policy allows): the node's guard checks it
     params: Mapping[str, Any]
     returns: tuple[str, ...]
     effect: Effect
@@ -91,8 +91,8 @@ class ActionSpec:
     def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The claims of one call: each pattern with its {param}, given or by default, filled in.
 
-        A param that is null claims nothing; a list claims once for each of its items. A pin has one
-        claim, however it is written.
+        A param that is null claims nothing (the node's guard knows which pins are meant by all); a
+        list claims once for each of its items. A pin has one claim, however it is written.
         """
         found: list[str] = []
         for pattern in self.claims:
