@@ -206,7 +206,7 @@ def action(
 ) -> Callable[[_Method], _Method]:
     """Make a method an action; its docstring's first line becomes the description.
 
-    `claims` are patterns such as "gpio:{pin}"; `runs` overrides the driver's own. `undo` is
+    `claims` are patterns such as "gpio:{pin}" or "i2c:1 if kind=BMP280"; `runs` overrides the driver's own. `undo` is
     declared when it restores what was there, from params and result alone. The return type is a
     TypedDict whose required fields every result has, or a plain dict.
     """
