@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.chaos.figures import Spread, is_whole, summary
-from imlmesh.chaos.plans import count, marked, waits
+from imlmesh.chaos.plans import count, marked, unexplained, waits
 from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
@@ -49,6 +49,19 @@ def test_an_effect_that_may_happen_more_often_still_happens_once_a_dispatch(tmp_
     lines = [f"{RUN}/retried/pi-a/{attempt}" for attempt in (1, 2, 2)]
     found = count(waits(("pi-a", "pi-b", "pi-c")), run, write(tmp_path / "a", *lines), set())
     assert found.doubled == [f"{RUN}/retried"]
+
+
+def test_what_fails_and_what_is_skipped_for_it_needs_a_question() -> None:
+    states = {"mark_0_0": "failed", "mark_0_1": "skipped", "mark_0_2": "skipped"}
+    work, run = marked(2, 3, 0), run_of(**states, mark_1_0="completed", mark_1_1="skipped")
+    # nobody could know of the first, and the others waited for it
+    of_the_rest = ["mark-1-1 is skipped", "mark-1-2 is missing"]
+    assert unexplained(work, run, {"mark-0-0"}) == of_the_rest
+    # an answer that let it complete explains nothing of what came after it
+    assert unexplained(work, run, {"mark-0-0", "mark-1-0"}) == of_the_rest
+    assert len(unexplained(work, run, set())) == 5
+    done = run_of(**{f"mark_0_{row}": "completed" for row in range(3)})
+    assert unexplained(marked(1, 3, 0), done, set()) == []
 
 
 def test_every_plan_is_one(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def summary(scenario: Scenario, trials: Sequence[Measured]) -> dict[str, Any]:
         "late": late,
         "lost": sum(len(trial.lost) for trial in done),
         "doubled": sum(len(trial.doubled) for trial in done),
+        "asked": sum(trial.asked for trial in done),
         "broken": [text for trial in done for text in trial.broken],
         "notes": [text for trial in done for text in trial.notes],
     }

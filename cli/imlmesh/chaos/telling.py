@@ -89,6 +89,7 @@ def _tell(scenario: Scenario, number: int, of: int, result: Measured) -> None:
     for name, what in zip(TIMES, (scenario.detects, "moved", scenario.recovers), strict=True):
         if seconds := result.all_of(name):
             said.append(f"{what} {max(seconds):.2f} s")
+    said += [f"{result.asked} asked"] if result.asked else []
     said += result.notes
     if wrong := [*result.broken, *_named("lost", result.lost), *_named("doubled", result.doubled)]:
         say(Text(f"✖ {scenario.name}{counter}: {'; '.join(wrong)}", "red"))
