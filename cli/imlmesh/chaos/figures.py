@@ -33,7 +33,7 @@ class Spread:
         return cls(len(ordered), p50_ms, p95_ms, ordered[-1])
 
     def record(self) -> dict[str, int]:
-        return {"p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "max_ms": self.max_ms}
+        return {"n": self.n, "p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "max_ms": self.max_ms}
 
 
 def summary(scenario: Scenario, trials: Sequence[Measured]) -> dict[str, Any]:
