@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from imlmesh_protocol.errors import MeshError
-from imlmesh_protocol.limits import HEARTBEATS_PER_TURN
+from imlmesh_protocol.limits import HEARTBEATS_PER_TURN, TIMER_MS
 from imlmesh_runtime.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -194,12 +194,20 @@ class Engine(Generic[E, C, K]):
         if at_ms is None:
             self._timer = None
             return
-        wait_ms = max(0, at_ms - self._clock.now_ms())
-        self._timer = self._loop.call_later(wait_ms / 1_000, self._on_time)
+        self._wait(at_ms)
 
-    def _on_time(self) -> None:
+    def _wait(self, at_ms: int) -> None:
+        """For a while at most: a suspended machine's clock goes on, and the loop's timers do not."""
+        wait_ms = min(max(0, at_ms - self._clock.now_ms()), TIMER_MS)
+        self._timer = self._loop.call_later(wait_ms / 1_000, self._on_time, at_ms)
+
+    def _on_time(self, at_ms: int) -> None:
+        now_ms = self._clock.now_ms()
+        if now_ms < at_ms:
+            self._wait(at_ms)
+            return
         self._timer = self._timer_at_ms = None
-        self.post(self._tick(self._clock.now_ms()))
+        self.post(self._tick(now_ms))
 
     def _fail(self, reason: BaseException) -> None:
         log.error("the engine stops: %s", reason, exc_info=reason)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from imlmesh_protocol.errors import MeshError, StoreError
+from imlmesh_runtime import engine
 from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.engine import Engine
 
@@ -70,6 +71,11 @@ class Rig:
     async def turn(self) -> None:
         for _ in range(3):
             await asyncio.sleep(0)
+
+    async def ticked(self) -> None:
+        async with asyncio.timeout(5):
+            while "tick" not in self.core.handled:  # noqa: ASYNC110 - the loop's timer is what is tested
+                await asyncio.sleep(0)
 
 
 async def test_nothing_is_released_before_the_commit_ended() -> None:
@@ -195,9 +201,25 @@ async def test_the_deadline_of_the_core_brings_a_tick() -> None:
     rig = Rig()
     rig.core.deadline_ms = rig.clock.now_ms() + 5
     rig.engine.post("quiet")
-    async with asyncio.timeout(5):
-        while "tick" not in rig.core.handled:  # noqa: ASYNC110 - the loop's timer is what is tested
-            await asyncio.sleep(0)
+    await rig.turn()
+    rig.clock.advance(4)
+    assert rig.core.handled == ["quiet"]
+    rig.clock.advance(1)
+    await rig.ticked()
+    assert rig.core.handled == ["quiet", "tick"]
+
+
+async def test_a_deadline_that_passed_in_a_suspend_is_soon_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock went on, and the loop's timers did not."""
+    monkeypatch.setattr(engine, "TIMER_MS", 10)
+    rig = Rig()
+    rig.core.deadline_ms = rig.clock.now_ms() + 3_600_000
+    rig.engine.post("quiet")
+    await rig.turn()
+    rig.clock.advance(7_200_000)
+    await rig.ticked()
     assert rig.core.handled == ["quiet", "tick"]
 
 

@@ -157,9 +157,9 @@ def a_node_in_quarantine_keeps_its_leases(patch: Patch) -> None:
 def an_innocent_node_is_quarantined(patch: Patch) -> None:
     real = evidence._judge
 
-    def judge(turn: Any, sightings: Any, node: str, reason: str, last: Any) -> None:
+    def judge(turn: Any, node: str, reason: str, last: Any) -> None:
         others = [name for name in turn.state.nodes if name != node]
-        real(turn, sightings, others[0], reason, last)
+        real(turn, others[0], reason, last)
 
     patch.setattr(evidence, "_judge", judge)
 

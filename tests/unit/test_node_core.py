@@ -366,6 +366,24 @@ def test_a_new_session_renews_no_lease_before_a_beat_of_it_is_answered() -> None
     assert of(commands.KillDriver, world.tick(10_400))
 
 
+def test_what_waited_while_the_node_stood_still_does_not_begin() -> None:
+    """The end of a driver is heard before the tick: others have the work by now."""
+    world = World(slots=1)
+    first, second = dispatch(1, timeout_ms=100_000), dispatch(2, when_cut_off="stop")
+    world.delegate(0, arrival(first), arrival(second))
+    asked = world.finish(30_000, first)
+    assert not of(commands.RunDriver, asked)
+    assert world.result(second).error.code == "action.lease_lost"  # type: ignore[union-attr]
+
+
+def test_what_lay_in_the_socket_while_the_node_stood_still_does_not_begin() -> None:
+    world = World()
+    stop, finish = dispatch(1, when_cut_off="stop"), dispatch(2)
+    asked = world.delegate(30_000, arrival(stop), arrival(finish))
+    assert [each.dispatch for each in of(commands.RunDriver, asked)] == [finish]
+    assert world.result(stop).error.code == "action.lease_lost"  # type: ignore[union-attr]
+
+
 def test_a_waiting_dispatch_loses_its_lease_without_a_kill() -> None:
     world = World(slots=1)
     first, second = dispatch(1, timeout_ms=100_000), dispatch(2, when_cut_off="stop")

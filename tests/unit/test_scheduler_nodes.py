@@ -6,7 +6,7 @@ from imlmesh_orchestrator.core.changes import ApprovalClosed, LivenessChanged
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from scheduler_stage import Stage, action, plan
+from scheduler_stage import LOST_MS, Stage, action, plan
 
 
 def inventory(
@@ -85,6 +85,34 @@ def test_pure_work_of_a_lost_node_moves_after_the_lease() -> None:
     assert stage.dispatch_of(run, "a").node == other
     stage.end(run, "a")
     assert run.state == "completed"
+
+
+def test_work_moves_although_a_lost_node_spoke_once_more() -> None:
+    """Its lease then counts from that beat; nobody may forget to look when it is over."""
+    stage = Stage("pi-1", "pi-2")
+    run = stage.submit(plan(action("a", do="write")))
+    stage.accept(run, "a")
+    node = stage.dispatch_of(run, "a").node
+    other = "pi-2" if node == "pi-1" else "pi-1"
+    stage.live(other, for_ms=LOST_MS)
+    assert stage.liveness(node) == "lost"
+    stage.beat(node)
+    stage.live(other, for_ms=LOST_MS)
+    assert stage.dispatch_of(run, "a").node == node
+    stage.live(other, for_ms=LOST_MS)
+    assert stage.dispatch_of(run, "a").node == other
+
+
+def test_a_beat_that_holds_what_was_moved_is_told_to_stop() -> None:
+    stage = Stage("pi-1", "pi-2")
+    run = stage.submit(plan(action("a")))
+    stage.accept(run, "a")
+    first = stage.dispatch_of(run, "a")
+    other = "pi-2" if first.node == "pi-1" else "pi-1"
+    stage.live(other, for_ms=3 * LOST_MS)
+    assert stage.dispatch_of(run, "a").node == other
+    told = stage.beat(first.node, held=(first.dispatch,))
+    assert k.SendCancel(first.node, (first.dispatch,)) in told
 
 
 def test_a_node_that_returns_before_the_lease_ends_keeps_its_work() -> None:

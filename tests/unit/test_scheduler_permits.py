@@ -390,13 +390,27 @@ def test_permits_end_with_their_time_their_node_or_its_journal() -> None:
 
 def test_a_permit_ends_when_an_older_journal_is_put_in_the_place_of_its_own() -> None:
     play = Play("pi")
-    older, whole, idle = play.grant(), play.grant(), play.grant()
-    for record in (older, whole):
+    older, whole, idle, before, unused = (play.grant() for _ in range(5))
+    for record in (older, whole, before):
         play.told(*(play.result(record, n, name) for n in (1, 2) for name in ("a", "b")))
     first = len(play.commands)
     birth(play, {older.permit.id: 1, whole.permit.id: 2, idle.permit.id: 0}, boot=2)
     assert (older.ended, whole.ended, idle.ended) == (p.JOURNAL_LOST, "", "")
     assert dropped(play.commands[first:])[:1] == [older.permit.id]
+    # the journal may be from before the permit came: it would begin to count anew
+    assert (before.ended, unused.ended) == (p.JOURNAL_LOST, "")
+    assert sent(play.commands[first:]) == [unused.permit.id]
+
+
+def test_a_node_that_restarts_in_quarantine_keeps_its_permits_for_later() -> None:
+    play = Play("pi")
+    record = play.grant(names=("a",))
+    play.told(play.result(record, 1, "a"))
+    decided = {"node": "pi", "reason": "", "by": "eve"}
+    play.post(e.AdmissionAsked, admission=Admission.QUARANTINED, **decided)
+    birth(play, {}, boot=2)
+    play.post(e.AdmissionAsked, admission=Admission.OPEN, **decided)
+    assert not record.ended
 
 
 def test_a_birth_that_the_broker_kept_ends_no_permit() -> None:

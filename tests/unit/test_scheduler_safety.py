@@ -6,6 +6,7 @@ import pytest
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
+from imlmesh_orchestrator.core.admission_changes import EvidenceKept
 from imlmesh_orchestrator.core.calls import call_of
 from imlmesh_orchestrator.core.changes import ActionWaiting, ResultKept
 from imlmesh_orchestrator.core.placing import loss_policy
@@ -171,6 +172,18 @@ def test_a_result_of_a_forgotten_run_is_evidence() -> None:
     assert (kept.run, kept.result) == ("r-9-x", "late")
 
 
+def test_a_result_of_a_forgotten_run_is_not_settled_before_its_node_is_here_again() -> None:
+    """After a restart the node is known and has not introduced itself: its journal keeps the result."""
+    stage = Stage("pi")
+    stage.state.presence.clear()
+    result = late("r-9-x/a/pi/1")
+    assert stage.post(e.ResultsArrived, node="pi", results=(result,)) == []
+    stage.birth("pi", session=2)
+    told = stage.post(e.ResultsArrived, node="pi", results=(result,))
+    assert told == [k.SendAck("pi", None, ("r-9-x/a/pi/1",))]
+    assert [each.result for each in stage.changes if isinstance(each, ResultKept)] == ["late"]
+
+
 def test_deadlines_of_what_has_ended_are_swept_out() -> None:
     stage = Stage("pi")
     heap = stage.scheduler._deadlines
@@ -230,6 +243,14 @@ def test_a_lease_or_result_of_no_attempt_of_ours_changes_nothing_and_is_told(who
     assert stage.states(run) == states
     kept = [each for each in stage.changes if isinstance(each, ResultKept)]
     reported = [each for each in told if isinstance(each, k.ReportRefusal)]
-    # what a node says of its own work is kept; what it says of another's, or falsely, is refused and shown
+    rows = [each for each in stage.changes if isinstance(each, EvidenceKept)]
+    # a result of its own work is kept as such; a lease, and what is another's or false, is refused, shown and kept
     assert [each.result for each in kept] == (["bad"] if whose in ("unknown", "older") else [])
-    assert len(reported) == {"unknown": 1, "older": 0}.get(whose, 2)
+    assert len(reported) == {"unknown": 1, "older": 1}.get(whose, 2)
+    assert [(row.node, row.evidence, row.verdict) for row in rows] == [(node, "foreign", "kept")]
+    assert [each for each in told if isinstance(each, k.SendCancel)] == (
+        [k.SendCancel(node, (name,))] if whose == "older" else []
+    )
+    # again it is no news
+    stage.post(e.AcceptArrived, node=node, dispatches=((name, digest),), started=(name,))
+    assert [each for each in stage.changes if isinstance(each, EvidenceKept)] == rows

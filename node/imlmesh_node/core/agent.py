@@ -15,14 +15,14 @@ from imlmesh_node.core.autonomy import Autonomy
 from imlmesh_node.core.changes import Bulk, Change, ResultRecord
 from imlmesh_node.core.commands import Command, KillReason
 from imlmesh_node.core.config import AgentConfig
-from imlmesh_node.core.ending import given_back
 from imlmesh_node.core.heart import Heart
 from imlmesh_node.core.permits import Permits, permit_of_dispatch
-from imlmesh_node.core.slots import HeldRecord, Slots
+from imlmesh_node.core.slots import CUT_OFF, HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
+from imlmesh_node.core.wording import accept_of, cut_short, given_back
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.limits import SETTLED_KEPT_MS
+from imlmesh_protocol.limits import LOOK_MS, SETTLED_KEPT_MS
 from imlmesh_protocol.tick import Tick
 
 _LOST = Fault("journal.lost", "its journal could not be read and was set aside")
@@ -48,7 +48,7 @@ class Agent(Autonomy):
         self.permits = Permits(self.state, config.lost_ms, self._change, self._command)
         self._unsettled = Unsettled(r.result for r in self.permits.without_open(known.values()))
         self._settled: dict[str, None] = {}
-        self._settled_since_ms = 0
+        self._settled_since_ms = self._looked_ms = 0
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.SessionOpened: self._on_session_opened,
             events.SessionClosed: self._on_session_closed,
@@ -72,6 +72,9 @@ class Agent(Autonomy):
         self.permits.begin(event.at_ms)
         if self._leftover:
             self._end_leftover(event.at_ms)
+        # whoever stood still wakes with messages and ends of drivers, and with the tick behind them
+        if event.at_ms >= self._looked_ms + LOOK_MS:
+            self._end_late(event.at_ms)
         self._handlers[type(event)](event)
         self._go_on_alone(event.at_ms)
         return self._changes, self._commands
@@ -179,8 +182,12 @@ class Agent(Autonomy):
             return Fault("node.full", text)
         taken = changes.DispatchTaken(dispatch.id, arrival.hash, dispatch.effect, at_ms)
         self._change(taken)
-        self.slots.wait(HeldRecord(dispatch, arrival.instant, at_ms, self.heart.born_ms))
-        new.append(dispatch.id)
+        held = HeldRecord(dispatch, arrival.instant, at_ms, self.heart.born_ms)
+        self.slots.wait(held)
+        if at_ms >= held.lease_end_ms(self.heart.answered_ms):
+            self._fail_waiting(held, at_ms, CUT_OFF)
+        else:
+            new.append(dispatch.id)
         return None
 
     def _needs_accept(self, id: str, at_ms: int) -> bool:
@@ -274,6 +281,7 @@ class Agent(Autonomy):
             self._forget_settled()
 
     def _end_late(self, at_ms: int) -> None:
+        self._looked_ms = at_ms
         for held, why in self.slots.late(at_ms, self.heart.answered_ms):
             if isinstance(why, Fault):
                 self._fail_waiting(held, at_ms, why)
@@ -294,8 +302,7 @@ class Agent(Autonomy):
         """What the end of an earlier agent cut short is reported as what is known of it."""
         leftover, self._leftover = self._leftover, []
         for record in leftover:
-            outcome, fault = commands.left_over(record.effect, started=record.started)
-            self._record(ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0), at_ms)
+            self._record(cut_short(record), at_ms)
 
     def _start_waiting(self, at_ms: int) -> list[str]:
         """Ask for all drivers that may run; returns the ids of those that do not end at once."""
@@ -358,13 +365,7 @@ class Agent(Autonomy):
                 self._commands.append(commands.SendChunk(result, result.bulk, index))
 
     def _send_accept(self, ids: Iterable[str]) -> None:
-        records = [self.state.records[id] for id in ids]
-        self._commands.append(
-            commands.SendAccept(
-                tuple((record.dispatch, record.hash) for record in records),
-                tuple(record.dispatch for record in records if record.started),
-            )
-        )
+        self._commands.append(accept_of([self.state.records[id] for id in ids]))
 
     def _send_heartbeat(self, at_ms: int, *, anew: bool = False) -> None:
         number = self.heart.beat(at_ms, anew=anew)

@@ -14,6 +14,7 @@ from imlmesh_protocol.limits import COUNT_MAX, START_MS, stop_ms
 from imlmesh_protocol.wire.dispatches import Dispatch
 
 NEVER_MS = COUNT_MAX
+CUT_OFF = Fault("action.lease_lost", "the node was cut off before it started")
 
 
 @dataclass(slots=True)
@@ -118,8 +119,7 @@ class Slots:
         found: list[tuple[HeldRecord, Fault | KillReason]] = []
         for held in self.waiting.values():
             if at_ms >= held.lease_end_ms(answered_ms):
-                text = "the node was cut off before it started"
-                found.append((held, Fault("action.lease_lost", text)))
+                found.append((held, CUT_OFF))
             elif self.stopping:
                 text = "the node was shut down before it started"
                 found.append((held, Fault("action.not_started", text)))

@@ -26,10 +26,10 @@ class AdmissionChanged(Change):
 
 @dataclass(slots=True)
 class EvidenceKept(Change):
-    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS.
+    """Something that the node signed speaks against it; `evidence` is one of evidence.KINDS, or foreign.
 
     `verdict` is what it led to: counted, quarantined, prolonged, or alarm when so many nodes are
-    quarantined that it is no longer about single ones.
+    quarantined that it is no longer about single ones; kept when it counts for nothing.
     """
 
     node: str

@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 from imlmesh_orchestrator.core import asking, flow, permits, poison, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.commands import ReportRefusal, SendAck, SendAdmission, SendDispatch
+from imlmesh_orchestrator.core.commands import (
+    ReportRefusal,
+    SendAck,
+    SendAdmission,
+    SendCancel,
+    SendDispatch,
+)
 from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import (
     AcceptArrived,
@@ -15,6 +21,7 @@ from imlmesh_orchestrator.core.events import (
     Result,
     ResultsArrived,
 )
+from imlmesh_orchestrator.core.evidence_rows import FOREIGN, keep
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, NodeRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
@@ -53,21 +60,26 @@ def send(turn: Turn, dispatch: DispatchRecord) -> None:
 def take_accepts(turn: Turn, event: AcceptArrived) -> None:
     """The node's journal holds them; a started one has a running driver."""
     started = set(event.started)
+    moved: list[str] = []
     for name, digest in event.dispatches:
         dispatch = turn.state.dispatches.get(name)
         if dispatch is None:
-            fault = Fault(
-                "dispatch.unknown", f"{event.node} holds {name[:120]}, which nobody knows"
-            )
-            turn.command(ReportRefusal(event.node, fault))
+            text = f"{event.node} holds {name[:120]}, which nobody knows"
+            _keep_foreign(turn, event.node, Fault("dispatch.unknown", text))
             continue
         if not _is_own(turn, event.node, dispatch, digest):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
+        elif dispatch.state is DispatchState.SUPERSEDED:
+            moved.append(name)
+            text = f"{event.node} holds {name}, which was given up"
+            _keep_foreign(turn, event.node, Fault("dispatch.unknown", text))
         if name in started and dispatch.state is DispatchState.ACCEPTED:
             turn.change(c.DispatchStarted(turn.at_ms, turn.cause, dispatch.run, name))
             stragglers.started(turn, dispatch)
+    if moved:
+        turn.command(SendCancel(event.node, tuple(moved)))
 
 
 def accepted(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -163,10 +175,12 @@ def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
         known = False
     if not known:
         text = f"{result.dispatch[:120]!r} is not a dispatch of {node}"
-        turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
+        _keep_foreign(turn, node, Fault("dispatch.unknown", text))
         return False
     presence = turn.state.presence.get(node)
-    if presence is None or presence.evidence >= limits.EVIDENCE_PER_NODE:
+    if presence is None:
+        return False  # not settled: it comes again after the birth that its next beat is asked for
+    if presence.evidence >= limits.EVIDENCE_PER_NODE:
         text = f"{node} has reported too many results of runs that are over"
         turn.command(ReportRefusal(node, Fault("dispatch.unknown", text)))
         return True
@@ -299,12 +313,8 @@ def _finish(
 
 def _keep(turn: Turn, run: str, result: Result) -> None:
     """Evidence, once: the node sends its result again until our ack arrives."""
-    kept = turn.state.kept
-    if result.dispatch in kept:
+    if not _is_news(turn, result.dispatch):
         return
-    kept[result.dispatch] = None
-    if len(kept) > limits.RECENT_DISPATCHES:
-        del kept[next(iter(kept))]
     turn.change(
         c.ResultKept(
             turn.at_ms,
@@ -326,8 +336,26 @@ def _is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> b
         fault = Fault("dispatch.unknown", f"{dispatch.dispatch} is not a dispatch of {node}")
     else:
         fault = Fault("dispatch.hash", f"{dispatch.dispatch}: another dispatch of that name")
-    turn.command(ReportRefusal(node, fault))
+    _keep_foreign(turn, node, fault)
     return False
+
+
+def _keep_foreign(turn: Turn, node: str, fault: Fault) -> None:
+    """What a node says of work that is not its own changes nothing: it is told, and kept once."""
+    turn.command(ReportRefusal(node, fault))
+    if _is_news(turn, fault.message):
+        keep(turn, node, FOREIGN, fault.message, "kept")
+
+
+def _is_news(turn: Turn, what: str) -> bool:
+    """Whether nothing was kept of that of late."""
+    kept = turn.state.kept
+    if what in kept:
+        return False
+    kept[what] = None
+    if len(kept) > limits.RECENT_DISPATCHES:
+        del kept[next(iter(kept))]
+    return True
 
 
 def each_live(turn: Turn, node: NodeRecord, act: Callable[[DispatchRecord], None]) -> None:

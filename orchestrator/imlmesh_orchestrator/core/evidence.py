@@ -9,11 +9,11 @@ half of a fleet is wrong with us.
 
 from collections.abc import Iterable
 
-from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import poison
 from imlmesh_orchestrator.core.admission import change_to, is_own, prolong
 from imlmesh_orchestrator.core.asking import SYSTEM
 from imlmesh_orchestrator.core.events import EvidenceSeen, ResultsArrived
+from imlmesh_orchestrator.core.evidence_rows import keep
 from imlmesh_orchestrator.core.presence import Sightings
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
@@ -99,24 +99,24 @@ def _weigh(turn: Turn, node: str, kind: str, text: str, mark: str) -> None:
     if record is not None and record.admission in NOT_BELIEVED:
         _clear(sightings, kind)
         if is_own(record) and record.probation:
-            _keep(turn, sightings, node, kind, text, "prolonged")
+            keep(turn, node, kind, text, "prolonged")
             prolong(turn, record, f"again: {words}")
         else:
-            _keep(turn, sightings, node, kind, text, "counted")
+            keep(turn, node, kind, text, "counted")
     elif count < enough:
-        _keep(turn, sightings, node, kind, text, "counted")
+        keep(turn, node, kind, text, "counted")
     else:
         _clear(sightings, kind)
-        _judge(turn, sightings, node, f"{count} {words}", (kind, text))
+        _judge(turn, node, f"{count} {words}", (kind, text))
 
 
-def _judge(turn: Turn, sightings: Sightings, node: str, reason: str, last: tuple[str, str]) -> None:
+def _judge(turn: Turn, node: str, reason: str, last: tuple[str, str]) -> None:
     kind, text = last
     why_not = _too_many(turn)
     if why_not is not None:
-        _keep(turn, sightings, node, kind, f"not quarantined for {reason}: {why_not}", "alarm")
+        keep(turn, node, kind, f"not quarantined for {reason}: {why_not}", "alarm")
         return
-    _keep(turn, sightings, node, kind, text, "quarantined")
+    keep(turn, node, kind, text, "quarantined")
     turn.state.quarantined_ms.append(turn.at_ms)
     until_ms = turn.at_ms + limits.QUARANTINE_MS
     told = f"{reason}, the last: {text}"[: limits.REASON_CHARS]
@@ -136,15 +136,3 @@ def _too_many(turn: Turn) -> str | None:
     if len(recent) >= limits.QUARANTINES:
         return f"{len(recent)} nodes were quarantined within half an hour"
     return None
-
-
-def _keep(turn: Turn, sightings: Sightings, node: str, kind: str, text: str, verdict: str) -> None:
-    """A row for people, unless the node has had its share of them; a verdict always has one."""
-    kept = sightings.kept_ms
-    while kept and kept[0] <= turn.at_ms - limits.QUARANTINES_MS:
-        kept.popleft()
-    if len(kept) >= limits.EVIDENCE_KEPT and verdict in ("counted", "alarm"):
-        return
-    kept.append(turn.at_ms)
-    short = text[: limits.REASON_CHARS]
-    turn.change(a.EvidenceKept(turn.at_ms, turn.cause, node, kind, short, verdict))

@@ -233,14 +233,17 @@ def beat(turn: Turn, event: HeartbeatArrived) -> bool:
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
     held = silence.heard(turn, node, presence, event.beat) and _hears(turn, node, presence)
+    moved: list[str] = []
     for name in event.held:
         dispatch = state.dispatches.get(name)
-        if (
-            dispatch is not None
-            and dispatch.state is DispatchState.PLANNED
-            and dispatch.node == event.node
-        ):
+        if dispatch is None or dispatch.node != event.node:
+            continue
+        if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
+        elif dispatch.state is DispatchState.SUPERSEDED:
+            moved.append(name)
+    if moved:
+        turn.command(SendCancel(event.node, tuple(moved)))
     return held
 
 
@@ -342,8 +345,11 @@ def reroute(turn: Turn, dispatch: DispatchRecord) -> None:
         turn.deadlines.add(turn.at_ms + node.heartbeat_ms, Deadline.REROUTE, dispatch.dispatch)
         return
     presence = turn.state.presence.get(dispatch.node)
-    # a node that came back and was lost again renewed its leases meanwhile; that loss has an entry
-    if presence is None or presence.last_heard_ms + reroute_ms(dispatch.lease_ms) <= turn.at_ms:
+    over_ms = presence.last_heard_ms + reroute_ms(dispatch.lease_ms) if presence else turn.at_ms
+    if over_ms > turn.at_ms:
+        # a beat came meanwhile and was answered: the node may count its lease from that
+        turn.deadlines.add(over_ms, Deadline.REROUTE, dispatch.dispatch)
+    else:
         give_up(turn, dispatch, Fault("node.lost", f"{node.alias} was lost"))
 
 

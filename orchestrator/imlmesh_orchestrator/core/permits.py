@@ -132,6 +132,7 @@ def withdraw(turn: Turn, event: PermitWithdrawAsked) -> None:
         turn.command(Refuse(event.cause, fault))
     else:
         _end(turn, record, p.WITHDRAWN, event.by)
+        bring(turn, record.permit.node)
         turn.command(Reply(event.cause, event.permit))
 
 
@@ -140,6 +141,7 @@ def due(turn: Turn, name: str) -> None:
     record = turn.state.permits.get(name)
     if record is not None and not record.ended and record.permit.to_ms <= turn.at_ms:
         _end(turn, record, p.EXPIRED, SYSTEM)
+        bring(turn, record.permit.node)
 
 
 def restarted(turn: Turn) -> None:
@@ -151,14 +153,16 @@ def restarted(turn: Turn) -> None:
 
 def born(turn: Turn, event: NodeBirth, *, lost: bool, began: bool) -> None:
     """A node tells which permits it holds. One that lost its journal also lost how often it ran them;
-    one that `began` anew with less than it reported has an older one in its place. Of a node that goes
-    on, the broker may have kept a birth from before its last runs."""
+    one that `began` anew with less than it reported has an older one in its place, maybe from before the
+    permit came. Of a node that goes on, the broker may have kept a birth from before its last runs."""
     turn.state.presence[event.node].permits = event.permits
     for run in [run for run, one in turn.state.reports.items() if one.node == event.node]:
         del turn.state.reports[run]
+    drops_all = barred(turn.state, event.node) is not None
     for record in _of_node(turn, event.node):
         last = max(record.reported, default=0)
-        if lost or (began and event.permits.get(record.permit.id, last) < last):
+        used = event.permits.get(record.permit.id, last if drops_all else 0)
+        if lost or (began and used < last):
             _end(turn, record, p.JOURNAL_LOST, SYSTEM)
     bring(turn, event.node)
 
@@ -261,7 +265,6 @@ def _of_node(turn: Turn, node: str) -> list[PermitRecord]:
 def _end(turn: Turn, record: PermitRecord, why: str, by: str) -> None:
     permit = record.permit
     turn.change(p.PermitEnded(turn.at_ms, turn.cause, permit.id, permit.node, why, by))
-    bring(turn, permit.node)
 
 
 def _is_of(permit: Permit, number: int, rest: str, result: Result) -> bool:

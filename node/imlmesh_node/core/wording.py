@@ -1,0 +1,30 @@
+"""What an agent says of dispatches: that it has them, will not do them, or was cut short. Pure."""
+
+from collections.abc import Container, Iterable, Sequence
+
+from imlmesh_node.core.changes import ResultRecord
+from imlmesh_node.core.commands import SendAccept, SendReject, left_over
+from imlmesh_node.core.events import Arrival
+from imlmesh_node.core.state import JournalRecord
+from imlmesh_protocol.errors import Fault
+
+
+def given_back(arrivals: Iterable[Arrival], known: Container[str]) -> list[SendReject]:
+    """Others may do at once what an agent that ends will not; empty when all of it is known."""
+    fault = Fault("node.stopping", "the node is shutting down")
+    new = tuple((one.dispatch.id, fault) for one in arrivals if one.dispatch.id not in known)
+    return [SendReject(new)] if new else []
+
+
+def accept_of(records: Sequence[JournalRecord]) -> SendAccept:
+    """They are in the journal; of some the driver has started."""
+    return SendAccept(
+        tuple((record.dispatch, record.hash) for record in records),
+        tuple(record.dispatch for record in records if record.started),
+    )
+
+
+def cut_short(record: JournalRecord) -> ResultRecord:
+    """The result of what an earlier agent held and said no end of: what is known of it."""
+    outcome, fault = left_over(record.effect, started=record.started)
+    return ResultRecord(record.dispatch, record.hash, outcome, None, fault, 0)
