@@ -23,6 +23,8 @@ CASES ?= 500
 # How often `make chaos` does each scenario, and how often it kills at random instants.
 RUNS ?= 1
 KILLS ?= 200
+# How long `make chaos` keeps every core busy.
+SECONDS ?= 300
 # The first seed: a long run can be cut into parts, and a failing world run again.
 FROM ?= 1
 
@@ -69,7 +71,7 @@ sim: setup ## simulated worlds and reference cases, in virtual time; WORLDS=1000
 	CASES=$(CASES) WORLDS=$(WORLDS) FROM=$(FROM) $(PYTEST) -n 2 $(ARGS) tests/sim tests/reference
 
 chaos: setup ## break a mesh of real processes and measure; KILLS=1000 RUNS=10 ARGS="--report docs/RELIABILITY.md"
-	@.venv/bin/imlmesh chaos --runs $(RUNS) --kills $(KILLS) $(ARGS)
+	@.venv/bin/imlmesh chaos --runs $(RUNS) --kills $(KILLS) --seconds $(SECONDS) $(ARGS)
 
 firmware: setup ## check firmware-configs by the programs that read them; ESPHome comes into .esphome
 	@setup/esphome.sh >/dev/null

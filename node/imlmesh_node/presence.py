@@ -45,7 +45,8 @@ class Clocks:
 
 
 class Presence:
-    """`post` takes the core's events; `boot` numbers this start of the agent."""
+    """`post` takes the core's events; `boot` numbers this start of the agent, `since` the one that began
+    its journal."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Presence:
         boot: int,
         epoch: int,
         store_boot: StoreBoot,
+        since: int,
     ) -> None:
         self.clocks = clocks
         self._outbox = outbox
@@ -62,6 +64,7 @@ class Presence:
         self._boot = boot
         self._epoch = epoch
         self._store_boot = store_boot
+        self._since = since
         self._loop = asyncio.get_running_loop()
         #: number of the session, of which there may be none open
         self.session = 0
@@ -99,13 +102,13 @@ class Presence:
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
-        higher = message.fields.get("boot", -1)
-        if higher >= self._boot:
+        known = message.fields.get("boot")
+        if known is not None and known >= self._boot:
             if self._was_open:
                 # nothing that we forgot: who counted on would only hide the other machine
-                text = f"boot {higher} of ours was heard, and this is {self._boot}"
+                text = f"boot {known} of ours was heard, and this is {self._boot}"
                 raise ProtocolError("message.two_senders", text)
-            self._count_on(higher + 1)
+            self._count_on(known + 1)
             return
         round_trip_ms = boot_ms() - asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
@@ -124,6 +127,7 @@ class Presence:
                 message.id,
                 secrets.randbits(64),
                 self.clocks.mesh.now_ms(),
+                known is not None and known < self._since,
             )
             self._post(opened)
 
@@ -158,7 +162,7 @@ class Presence:
                 log.error("boot %d cannot be stored: %s", boot, error, extra={"code": error.code})
                 self._timer = self._loop.call_later(TIME_ASK_MS / 1_000, self._ask)
             elif boot > self._boot:
-                self._boot = boot
+                self._boot = self._since = boot
                 self._outbox.begin_anew()
 
         self._store_boot(boot, stored)

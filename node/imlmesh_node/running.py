@@ -71,7 +71,13 @@ class RunningNode:
         address = Address(config.mesh, config.id, config.orchestrator)
         self._outbox = Outbox(address, sealer, link, self.clocks.mesh)
         self.presence = Presence(
-            self._outbox, self.clocks, self._post, loaded.boot, loaded.floor[0], self._store_boot
+            self._outbox,
+            self.clocks,
+            self._post,
+            loaded.boot,
+            loaded.floor[0],
+            self._store_boot,
+            loaded.since,
         )
         self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
         streams, steady = self.edge.streams, self.clocks.steady

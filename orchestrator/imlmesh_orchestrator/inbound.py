@@ -223,7 +223,8 @@ class Inbound:
         return made_by(at_ms, message.id, message.iss, message.term, message.session)
 
     def _request(self, topic: Topic, payload: bytes, at_ms: int) -> None:
-        """Tell the time; to one who forgot how far it counted also the boot that it must exceed."""
+        """Tell the time; to another start than the one whose birth was taken last also which one that was,
+        to who forgot how far it counted the boot that it must exceed."""
         message, late = self._opener.open_question(topic, payload)
         node = message.iss
         if late is not None and not self._late.take(node, 1, at_ms):
@@ -235,6 +236,8 @@ class Inbound:
         stored = self._heard.last_boot(node)
         if late is not None or message.term < stored:
             fields["boot"] = max(stored, self._opener.last_term(node))
+        elif 0 < stored < message.term:
+            fields["boot"] = stored
         self._heard.answer(node, Kind.RESPONSE, fields)
         if late is not None:
             raise late

@@ -32,6 +32,7 @@ LINK_ENTER_MS = (
     30_000  # TLS, CONNACK and SUBACK of each of 1,000 nodes that come back at once, on a Pi
 )
 LINK_RETRY_MS = 250  # first pause before a new attempt; doubles, drawn with full jitter
+LINK_LASTED_MS = 2_000  # a session that worked for so long and breaks is no failed attempt
 LINK_RETRY_MAX_MS = 10_000  # 10,000 nodes come back at 1,000 handshakes a second
 CONTROL_RETRY_MAX_MS = 2_000  # of the orchestrator: one client, and all wait for it
 RETURN_MS = LINK_RETRY_MAX_MS  # a node may be silent so much longer after the broker was away

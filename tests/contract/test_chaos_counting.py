@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.chaos.figures import Spread, is_whole, summary
-from imlmesh.chaos.plans import count, marked, waits
+from imlmesh.chaos.plans import count, marked, unexplained, waits
 from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
@@ -51,6 +51,19 @@ def test_an_effect_that_may_happen_more_often_still_happens_once_a_dispatch(tmp_
     assert found.doubled == [f"{RUN}/retried"]
 
 
+def test_what_fails_and_what_is_skipped_for_it_needs_a_question() -> None:
+    states = {"mark_0_0": "failed", "mark_0_1": "skipped", "mark_0_2": "skipped"}
+    work, run = marked(2, 3, 0), run_of(**states, mark_1_0="completed", mark_1_1="skipped")
+    # nobody could know of the first, and the others waited for it
+    of_the_rest = ["mark-1-1 is skipped", "mark-1-2 is missing"]
+    assert unexplained(work, run, {"mark-0-0"}) == of_the_rest
+    # an answer that let it complete explains nothing of what came after it
+    assert unexplained(work, run, {"mark-0-0", "mark-1-0"}) == of_the_rest
+    assert len(unexplained(work, run, set())) == 5
+    done = run_of(**{f"mark_0_{row}": "completed" for row in range(3)})
+    assert unexplained(marked(1, 3, 0), done, set()) == []
+
+
 def test_every_plan_is_one(tmp_path: Path) -> None:
     nodes = ("pi-a", "pi-b", "pi-c", "pi-d")
     for work in (waits(nodes), marked(5, 20, 100), marked(2, 2, 0, nodes=nodes, movable=nodes)):
@@ -68,7 +81,7 @@ def test_late_is_told_and_breaks_nothing() -> None:
     trials = [Measured(detection_s=0.2, reroute_s=9.9), Measured(detection_s=1.6)]
     row = summary(NODE_KILL, trials)
     assert (row["n"], row["late"], is_whole(row)) == (2, 2, True)
-    assert row["detection"] == {"p50_ms": 200, "p95_ms": 1_600, "max_ms": 1_600}
+    assert row["detection"] == {"n": 2, "p50_ms": 200, "p95_ms": 1_600, "max_ms": 1_600}
     assert row["recovery"] is None
     for trial in (Measured(lost=["x"]), Measured(doubled=["x"]), Measured(broken=["x"])):
         assert not is_whole(summary(NODE_KILL, [*trials, trial]))
@@ -86,6 +99,26 @@ def test_the_page_tells_promise_and_measurement_beside_each_other() -> None:
     assert "- cores: 2" in text
     assert "suspect: 0.12 / 0.12 / 0.12, promised 1.5" in text
     assert "- **node-kill broke:** r-1 did not end" in text
+
+
+def test_the_page_tells_how_often_each_was_done_measured_late_asked_and_what_was_noticed() -> None:
+    torn, busy = (each for each in SCENARIOS if each.name in ("torn-stream", "busy-cpu"))
+    late = [Measured(2.0, 6.3, 1.0, asked=2), Measured(0.1, None, 1.0, asked=1)]
+    noted = [Measured(notes=[f"busy for {seconds} s"]) for seconds in (300, 20, 20)]
+    rows = [summary(NODE_KILL, late), summary(busy, noted), summary(torn, [Measured()])]
+    lines = page({"seed": 7}, rows).splitlines()
+    killed, still, reset = (
+        next(line for line in lines if line.startswith(f"| {name} |")).split("|")
+        for name in ("node-kill", "busy-cpu", "torn-stream")
+    )
+    assert "- seed: 7" in lines
+    assert killed[3].strip() == "2"
+    assert killed[5].strip() == "moved: 6.30 / 6.30 / 6.30, promised 7.6 (1 measured)"
+    assert [each.strip() for each in killed[7:11]] == ["1", "0", "0", "3"]
+    # what promises nothing cannot be late
+    assert [each.strip() for each in reset[7:11]] == ["", "0", "0", "0"]
+    assert still[3].strip() == "3"
+    assert "- busy-cpu: busy for 300 s; busy for 20 s (2 times)" in lines
 
 
 def test_scenarios_are_named_once_and_say_what_they_do() -> None:

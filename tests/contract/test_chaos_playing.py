@@ -3,20 +3,29 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from imlmesh.chaos import playing
-from imlmesh.chaos.playing import Order, play
+from imlmesh.chaos.field import Field
+from imlmesh.chaos.plans import Work, marked
+from imlmesh.chaos.playing import BUSY_AGAIN_S, Order, play
 from imlmesh.chaos.table import Scenario
 from imlmesh.chaos.trial import Measured, Trial
-from imlmesh_protocol.errors import MeshError
+from imlmesh.chaos.watching import Seen
+from imlmesh_orchestrator.core.changes import ActionUnknown, RunEnded
+from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.states import RunState
+
+SECONDS = 300.0
+RUN = "r-1-abcd"
 
 
 class Place:
@@ -25,10 +34,11 @@ class Place:
     def __init__(self, fails: tuple[str, Exception, int] | None = None) -> None:
         self.calls: list[str] = []
         self.watcher = self
+        self.seen: list[Seen] = []
         self._fails = fails
 
     def since(self, _: float) -> Iterator[Any]:
-        return iter(())
+        return iter(self.seen)
 
     async def settle(self) -> None:
         self._call("settle")
@@ -75,7 +85,7 @@ async def rows_of(
 ) -> tuple[list[dict[str, Any]], Path | None, list[Measured]]:
     monkeypatch.setattr(playing, "opened_field", opened(place))
     told: list[Measured] = []
-    order = Order(scenarios, runs, 1, 1.0, 1)
+    order = Order(scenarios, runs, 1, SECONDS, 1)
     rows, kept = await play(order, lambda *words: told.append(words[-1]))
     return rows, kept, told
 
@@ -170,3 +180,56 @@ def test_the_first_signal_ends_it_and_the_next_disturb_no_clean_up(
         asyncio.run(play(Order((scenario("one", ended),), 1, 1, 1.0, 1), lambda *_: None))
     assert cleaned == [True]
     assert list(room.iterdir()) == []
+
+
+async def test_what_is_random_is_drawn_from_the_seed_and_one_time_is_as_long_as_asked(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    async def draws(trial: Trial) -> None:
+        drawn.append((trial.dice.random(), trial.busy_s))
+
+    for _ in range(2):
+        await rows_of(Place(), monkeypatch, scenario("one", draws), runs=2)
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0][0] != drawn[1][0]
+    assert [busy_s for _, busy_s in drawn[:2]] == [SECONDS, BUSY_AGAIN_S]
+
+
+class Ended(Place):
+    """The mesh after a run of two effects, one behind the other, that ended as it is told."""
+
+    def __init__(self, state: str, *states: str) -> None:
+        super().__init__()
+        self.seen = [Seen(0.0, RunEnded(1, "c", RUN, RunState(state), None, False, False))]
+        actions = [{"id": f"mark-0-{row}", "state": each} for row, each in enumerate(states)]
+        self._run = {"run": RUN, "state": state, "ended_at_ms": 1, "actions": actions}
+
+    async def until(self, _path: str, _holds: Callable[..., Any]) -> dict[str, Any]:
+        return self._run
+
+    def files(self) -> list[Path]:
+        return []
+
+
+async def broken_in(place: Ended, work: Work) -> list[str]:
+    trial = Trial(cast("Field", place), random.Random(1), person=False)
+    trial.works[RUN] = work
+    found = await trial.judge()
+    assert found.lost == []
+    return found.broken
+
+
+async def test_actions_that_fail_and_are_skipped_silently_are_no_whole_round() -> None:
+    """As if the kill of an orchestrator failed what ran, and all behind it was never done."""
+    place = Ended("failed", "failed", "skipped")
+    told = f"{RUN}: 2 did not complete and nobody was asked: mark-0-0 is failed"
+    assert await broken_in(place, marked(1, 2, 0)) == [told]
+    place.seen.append(
+        Seen(0.0, ActionUnknown(1, "c", RUN, "mark-0-0", "d", Fault("node.lost", "gone")))
+    )
+    assert await broken_in(place, marked(1, 2, 0)) == []
+    # where no node dies not even a question explains it
+    (otherwise,) = await broken_in(place, marked(1, 2, 0, ends_as_told=True))
+    assert "ended otherwise" in otherwise

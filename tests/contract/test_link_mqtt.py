@@ -239,6 +239,59 @@ async def test_the_next_address_is_tried_when_one_is_closed(home):
     assert reason.startswith("link.down")
 
 
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of each attempt for which a link would have waited; it does not."""
+    told: list[int] = []
+
+    def at_once(attempt: int, _draw: float) -> int:
+        told.append(attempt)
+        return 0
+
+    monkeypatch.setattr("imlmesh_runtime.link.mqtt.retry_ms", at_once)
+    return told
+
+
+async def test_a_session_that_worked_is_no_failed_attempt_when_it_breaks(
+    home, monkeypatch, attempts
+):
+    """Else each torn connection of a bad radio would keep a node away for longer than the one before."""
+    broker, heard = SlowBroker(), Heard()
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        for lasted_ms in (60_000, 60_000, 0, 60_000):
+            monkeypatch.setattr(limits, "LINK_LASTED_MS", lasted_ms)
+            await heard.ups.get()
+            broker.writer.transport.abort()
+            await heard.downs.get()
+        await heard.ups.get()
+        await link.close()
+    assert attempts == [0, 1, 0, 1]
+
+
+async def test_an_attempt_that_took_long_and_came_to_nothing_is_a_failed_one(
+    home, monkeypatch, attempts
+):
+    monkeypatch.setattr(limits, "LINK_ENTER_MS", 50)
+    monkeypatch.setattr(limits, "LINK_LASTED_MS", 0)
+    monkeypatch.setattr(limits, "LINK_RETRY_MAX_MS", 0)
+    broker, heard = SlowBroker(), Heard()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(broker, "serve", silent)
+    async with asyncio.timeout(10), listening(home, broker) as port:
+        link = link_to(port, home)
+        link.start(heard)
+        for _ in range(3):
+            await heard.downs.get()
+        await link.close()
+    assert attempts[:3] == [0, 1, 2]
+
+
 async def test_a_broker_of_another_mesh_is_link_tls(home, tmp_path):
     other = mesh_at(tmp_path / "other")
     async with listening(other, SlowBroker(), proof=False) as port:

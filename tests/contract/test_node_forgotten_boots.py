@@ -1,10 +1,11 @@
 """A node whose journal is gone while its clock stands back, and the real orchestrator that remembers it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from ledger_mesh import LedgerMesh, opened_ledger
+from ledger_mesh import WITHIN_S, LedgerMesh, opened_ledger
 from orchestrator_mesh import action, plan
 
 YEAR_2000_MS = 946_684_800_000
@@ -75,5 +76,10 @@ async def test_what_the_lost_journal_held_is_told_as_lost(tmp_path: Path) -> Non
             path.unlink()
         await mesh.node("pi-1", YEAR_2000_MS)
         await mesh.until(lambda: mesh.shell.state.approvals)
-        shown = await mesh.get(f"runs/{run}")
-        assert shown["waits_for"]
+        # it is decided before it is stored, and shown after that
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                shown = await mesh.get(f"runs/{run}")
+                if shown["waits_for"]:
+                    break
+                await asyncio.sleep(0.02)

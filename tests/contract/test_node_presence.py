@@ -218,6 +218,36 @@ async def test_who_forgot_its_boots_takes_the_next_one_before_anything_else(
     assert (birth.term, birth.fields["journal_since"]) == (71, 71)
 
 
+async def test_who_has_no_journal_of_what_was_heard_before_is_silent_until_a_beat_is_answered(
+    rig: Rig, node: RunningNode
+) -> None:
+    """What it is sent until then may be a repetition of what it did."""
+    question = await rig.control.next(Kind.REQUEST)
+    rig.control.answer(question, boot=question.term - 1)
+    birth = await rig.control.next(Kind.STATUS)
+    assert birth.fields["journal_since"] == birth.term == question.term
+    beat = await rig.control.next(Kind.HEARTBEAT)
+    rig.control.delegate(1)
+    rig.control.say(Kind.ACK, {"beat": beat.fields["beat"], "settled": []})
+    rig.control.delegate(2)
+    done = await rig.control.next(Kind.COMPLETE)
+    assert [item["id"] for item in done.fields["results"]] == ["r-1-abcd/a2/pi/1"]
+    assert node.refusals.counts == {"journal.lost": 1}
+
+
+async def test_a_journal_that_goes_back_further_is_believed_at_once(rig: Rig) -> None:
+    store = MemoryStore((*MIGRATIONS, "UPDATE meta SET value = 5 WHERE name IN ('boot', 'since')"))
+    node = await rig.start(store)
+    question = await rig.control.next(Kind.REQUEST)
+    assert question.term == 6
+    rig.control.answer(question, boot=5)
+    await rig.control.next(Kind.STATUS)
+    rig.control.delegate(1)
+    await rig.control.next(Kind.COMPLETE)
+    assert node.refusals.counts == {}
+    await node.stop()
+
+
 async def test_an_answer_to_another_question_pushes_no_boot(rig: Rig, node: RunningNode) -> None:
     question = await rig.control.next(Kind.REQUEST)
     rig.control.answer(question, "not the nonce", boot=70)

@@ -72,6 +72,8 @@ def test_nothing_is_lost_or_doubled_whoever_is_killed(
     assert killed["reroute"]["max_ms"] <= killed["reroute_promised_ms"], shown(killed)
     text = report.read_text()
     assert all(f"| {name} | " in text for name in QUICK)
+    again = f"imlmesh chaos {' '.join(QUICK)} --runs 1 --kills {KILLS} --seconds 20"
+    assert f"- again: {again} --seed {record['facts']['seed']}\n" in text
     assert not person.home.exists()
     assert list(room.iterdir()) == []
     assert running_with(room) == []

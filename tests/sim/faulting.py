@@ -121,9 +121,9 @@ def _crash(world: "World", fault: Fault) -> None:
 
 
 def _torn(world: "World", fault: Fault) -> None:
-    """It dies, and its next agent finds a journal that it cannot read."""
+    """It dies, and its next agent finds a journal that it cannot read, or none at all."""
     node = world.nodes[fault.node]
-    node.lose_journal()
+    node.lose_journal(gone=bool(fault.number % 2))
     _later(world, fault, node.start)
 
 

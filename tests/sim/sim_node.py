@@ -103,13 +103,13 @@ class SimNode:
         self.machine.forget_heard()
         self.link.kill()
 
-    def lose_journal(self) -> None:
-        """It dies, and its next agent finds a journal that it cannot read."""
+    def lose_journal(self, *, gone: bool) -> None:
+        """It dies, and its next agent finds a journal that it cannot read, or none at all."""
         self.kill()
         self.journal.clear()
         self.world.checks.permits.excuse(self.name)
-        self.stored = AgentState(lost=True)
-        self.journal_since, self.lost = 0, True
+        self.stored = AgentState(lost=not gone)
+        self.journal_since, self.lost = 0, not gone
 
     def suspend(self) -> None:
         """The machine sleeps: its drivers stand still, nothing is heard, time goes on."""
@@ -221,7 +221,12 @@ class SimNode:
             dice = self.world.dice.getrandbits(32)
             self.world.checks.permits.contact(self.name, now_ms)
             opened = e.SessionOpened(
-                self.steady.now_ms(), self._session, letter.term, dice=dice, mesh_ms=mesh_ms
+                self.steady.now_ms(),
+                self._session,
+                letter.term,
+                dice=dice,
+                mesh_ms=mesh_ms,
+                forgot=0 < letter.fields["boot"] < self.journal_since,
             )
             self.post(opened)
             self._met(letter.term)

@@ -220,7 +220,9 @@ class SimOrchestrator:
         self._floors[node, lane] = place
         if kind is Kind.REQUEST:
             self._told_ms[node] = self.clock.now_ms()
+            record = self.core.state.nodes.get(node)
             answer = {"nonce": letter.fields["nonce"], "at_ms": self.clock.now_ms()}
+            answer["boot"] = 0 if record is None else record.boot
             self._send(node, Kind.RESPONSE, answer)
         else:
             self._hear(node, kind, boot, session, letter.fields)

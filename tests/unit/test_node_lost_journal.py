@@ -8,9 +8,9 @@ from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.dispatches import Dispatch
 
 
-def agent_of(*, lost: bool = True) -> Agent:
+def agent_of(*, lost: bool = True, forgot: bool = False) -> Agent:
     agent = Agent(AgentConfig(2_000, lost=lost))
-    agent.handle(events.SessionOpened(0, 1, 1))
+    agent.handle(events.SessionOpened(0, 1, 1, forgot=forgot))
     return agent
 
 
@@ -57,3 +57,26 @@ def test_not_even_a_refusal_breaks_that_silence() -> None:
 
 def test_an_agent_that_lost_nothing_takes_everything_at_once() -> None:
     assert commands.RunDriver in [type(c) for c in delegate(agent_of(lost=False), 1, Effect.ONCE)]
+
+
+def test_who_finds_no_journal_where_one_was_is_as_silent_and_asks_for_nobody() -> None:
+    agent = agent_of(lost=False, forgot=True)
+    (refusal,) = delegate(agent, 1, Effect.ONCE)
+    assert isinstance(refusal, commands.NoteRefusal)
+    assert [type(c) for c in delegate(agent, 2, Effect.PHYSICAL)] == [commands.NoteRefusal]
+    assert commands.RunDriver in [type(c) for c in delegate(agent, 3, Effect.PURE)]
+    asked = agent.handle(events.RebirthAsked(0))[1]
+    assert commands.Escalate not in [type(each) for each in asked]
+    # settled results are no word about the birth
+    agent.handle(events.AckArrived(0, None, (), 1, 4))
+    assert [type(c) for c in delegate(agent, 5, Effect.ONCE)] == [commands.NoteRefusal]
+    decided, _ = agent.handle(events.AckArrived(0, 2, (), 1, 6))
+    assert decided == []
+    assert commands.RunDriver in [type(c) for c in delegate(agent, 7, Effect.ONCE)]
+
+
+def test_each_session_says_it_anew() -> None:
+    agent = agent_of(lost=False, forgot=True)
+    agent.handle(events.SessionClosed(0, "cut"))
+    agent.handle(events.SessionOpened(0, 2, 1))
+    assert commands.RunDriver in [type(c) for c in delegate(agent, 1, Effect.ONCE)]

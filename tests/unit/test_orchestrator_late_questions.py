@@ -74,6 +74,15 @@ def test_after_a_restart_the_stored_boot_counts():
     assert "boot" not in asked.answers[2]
 
 
+def test_a_later_start_is_told_which_one_was_born_last():
+    asked = Asked(stored=8)
+    asked.ask(9, 5)
+    assert [answer["boot"] for answer in asked.answers] == [8, 8]
+    asked.stored = 9
+    asked.ask(9, 6)
+    assert "boot" not in asked.answers[2]
+
+
 def test_nothing_else_that_is_out_of_order_is_heard():
     asked = Asked()
     for kind, fields in (

@@ -4,7 +4,6 @@ The one rule: SIGKILL, of the process and all that it started, whatever it is do
 """
 
 import asyncio
-import random
 import time
 
 from imlmesh.chaos.field import BROKER, NODES, ORCHESTRATOR, Field, from_here
@@ -69,15 +68,15 @@ async def node_kill(trial: Trial) -> None:
     trial.nobody_lost(at_s, victim)
 
 
-async def random_kills(trial: Trial, kills: int, dice: random.Random, *, nodes: bool) -> None:
+async def random_kills(trial: Trial, kills: int, *, nodes: bool) -> None:
     """Kills at random instants of a plan of 100 actions and of one that waits in every way: of
     orchestrator and broker, which may change no ending, or of anybody."""
     victims = (ORCHESTRATOR, BROKER, *NODES) if nodes else (ORCHESTRATOR, ORCHESTRATOR, BROKER)
-    await trial.submit(marked(5, 20, 100))
+    await trial.submit(marked(5, 20, 100, ends_as_told=not nodes))
     await trial.submit(waits(NODES, ends_as_told=not nodes))
     for _ in range(kills):
-        await asyncio.sleep(dice.uniform(0, _NEXT_KILL_S))
-        victim = dice.choice(victims)
+        await asyncio.sleep(trial.dice.uniform(0, _NEXT_KILL_S))
+        victim = trial.dice.choice(victims)
         at_s = await trial.field.restart(victim)
         await answers(trial.field)
         trial.result.recoveries_s.append(time.monotonic() - at_s)

@@ -33,7 +33,7 @@ class Spread:
         return cls(len(ordered), p50_ms, p95_ms, ordered[-1])
 
     def record(self) -> dict[str, int]:
-        return {"p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "max_ms": self.max_ms}
+        return {"n": self.n, "p50_ms": self.p50_ms, "p95_ms": self.p95_ms, "max_ms": self.max_ms}
 
 
 def summary(scenario: Scenario, trials: Sequence[Measured]) -> dict[str, Any]:
@@ -56,6 +56,7 @@ def summary(scenario: Scenario, trials: Sequence[Measured]) -> dict[str, Any]:
         "late": late,
         "lost": sum(len(trial.lost) for trial in done),
         "doubled": sum(len(trial.doubled) for trial in done),
+        "asked": sum(trial.asked for trial in done),
         "broken": [text for trial in done for text in trial.broken],
         "notes": [text for trial in done for text in trial.notes],
     }

@@ -81,7 +81,7 @@ async def busy_cpu(trial: Trial) -> None:
     with _saturated():
         await asyncio.sleep(trial.busy_s)
     suspected = trial.verdicts(at_s, Liveness.SUSPECT)
-    trial.result.notes.append(f"{len(suspected)} suspected")
+    trial.result.notes.append(f"busy for {trial.busy_s:g} s, {len(suspected)} suspected")
     trial.nobody_lost(at_s)
 
 

@@ -4,6 +4,7 @@ The one rule: an effect is a line in a file of the node that did it, written by 
 else; it is counted there and nowhere else. Deliberately absent: what is broken meanwhile.
 """
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,11 +36,13 @@ args = ["[0-9]{{1,2}}"]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A plan and its effects: how many lines each action that completed must have left. `ending`, when
-    nothing that happens may change it: the state of the run and of each action."""
+    """A plan and its effects: how many lines each action that completed must have left. `completes`: all
+    actions do, whatever happens, unless somebody has to be asked. `ending`, when nothing that happens
+    may change it: the state of the run and of each action."""
 
     plan: Plan
     effects: Mapping[str, int]
+    completes: bool = False
     ending: tuple[str, Mapping[str, str]] | None = None
 
 
@@ -59,10 +62,12 @@ def marked(
     nodes: Sequence[str] = (),
     movable: Sequence[str] = (),
     settle: int = 2,
+    ends_as_told: bool = False,
 ) -> Work:
     """Columns of effects that must happen once, each behind the one above it, on any node or in turn on
     one of `nodes`. Beside them a few actions that only wait `settle` seconds: they go to the first of
-    `movable` and may be moved to the others, in turn."""
+    `movable` and may be moved to the others, in turn. `ends_as_told`: then nobody is asked, and all
+    complete."""
     plan = Plan("chaos", description="Effects that are counted", execution_mode="parallel")
     effects = {}
     for column in range(columns):
@@ -85,7 +90,8 @@ def marked(
             timeout=60,
             **where,
         )
-    return Work(plan, effects)
+    ending = ("completed", dict.fromkeys(effects, "completed")) if ends_as_told else None
+    return Work(plan, effects, True, ending)
 
 
 def held(node: str, seconds: float) -> Work:
@@ -110,7 +116,7 @@ def waits(nodes: tuple[str, ...], *, ends_as_told: bool = True) -> Work:
     _act(plan, "undo")
     back = dict.fromkeys(("retried", "asked", "rolled", "breaks"), "rolled_back")
     ending = ("failed", {"undo": "completed", **back})
-    return Work(plan, _WAITS, ending if ends_as_told else None)
+    return Work(plan, _WAITS, ending=ending if ends_as_told else None)
 
 
 def history(actions: int) -> Work:
@@ -118,7 +124,7 @@ def history(actions: int) -> Work:
     plan = Plan("history", description="Actions of the past", execution_mode="parallel")
     for number in range(actions):
         plan.action(f"past-{number}", "fake.noop", {}, target_group=GROUP)
-    return Work(plan, {})
+    return Work(plan, {}, True)
 
 
 def lines_of(run: str, folders: Iterable[Path]) -> Counter[str]:
@@ -148,6 +154,23 @@ def count(work: Work, run: Mapping[str, Any], folders: Iterable[Path], asked: se
         if action in done and action not in asked:
             counted.lost += [f"{run['run']}/{action}"] * max(0, -more)
     return counted
+
+
+def unexplained(work: Work, run: Mapping[str, Any], asked: set[str]) -> list[str]:
+    """`ID is STATE` of each action that did not complete although it is not in `asked` and waits for no
+    other that did not complete for that reason."""
+    states = {unit["id"]: unit["state"] for unit in run["actions"]}
+    explained: set[str] = set()
+    found = []
+    for action in json.loads(work.plan.to_json())["actions"]:
+        name, state = action["id"], states.get(action["id"], "missing")
+        if state == "completed":
+            continue
+        if name in asked or not explained.isdisjoint(action.get("depends_on", ())):
+            explained.add(name)
+        else:
+            found.append(f"{name} is {state}")
+    return found
 
 
 def _act(plan: Plan, name: str, *after: str, fail_times: int = 0, **more: Any) -> None:

@@ -6,6 +6,7 @@ code does not know. Deliberately absent: opinions about other products.
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.chaos.figures import TIMES, spread_text
-from imlmesh.chaos.table import SCENARIOS
+from imlmesh.chaos.table import BEAT_S, LOOK_S, OFFER_S, RESUMED_S, SCENARIOS, WILL_S
 from imlmesh_broker import choose_broker
 from imlmesh_protocol.limits import LAN, WAN, reroute_ms, stop_ms
 
@@ -56,16 +57,26 @@ Measured is the LAN timing; the rules of the WAN timing are the same.
   write can lose it. A torn journal is noticed and its work is asked about.
 - **Work that is lost with its node's disk** when it was done and not yet reported: it is asked about, not recovered.
 - **Telemetry.** It is dropped first, oldest first, and counted.
-- **The figures below on another machine.** They hold for the machine that is named; what is promised is the column *promised*,
-  and it is a promise about delays of the mesh, not about a machine that gives it no processor.
+- **The figures below on another machine.** They hold for the machine that is named; what is promised is what stands there as
+  *promised*, and it is a promise about delays of the mesh, not about a machine that gives it no processor.
 """
 
-_NOTES = """
+_NOTES = f"""
+*n* is how often it was done: of the random kills, how many there were. All that is random comes from the seed: with the command
+above the same processes are broken after the same pauses, which is as far as real processes repeat.
+
 *Detection* is the time from the fault to what stands in its column, *reroute* to the first dispatch of moved work,
 *recovery* from the end of the fault (the process is started, the network passes, the disk has room) to what stands in its
-column; of broker, orchestrator and random kills from the kill itself. *Late* counts measurements above the promise. *Lost* are
-effects of completed actions that no file shows, *doubled* those that files show too often. In no scenario may anybody be called
-lost but the node that is broken, and every run must end: what does not hold would stand here as broken.
+column; of broker, orchestrator and random kills from the kill itself.
+
+*Late* counts measurements above what their cell says is promised: suspect {WILL_S:g} s after a kill; lost {LOOK_S:g} s after the window
+of the LAN timing; moved {OFFER_S:g} s after 1.1 x the lease; of a deaf node both {BEAT_S:g} s later, since its first beat that is not answered
+is a new one; dispatching again {RESUMED_S:g} s after an orchestrator was killed. For the rest nothing is promised, and nothing is late.
+
+*Lost* are effects of completed actions that no file shows, *doubled* those that files show too often, *asked* the actions that a
+person was asked about, since nobody could know whether they happened. In no scenario may anybody be called lost but the node that
+is broken; every run must end; an action may fail or be skipped only where its plan or the scenario wants that, or where a person was
+asked about it or about one that it waited for. What does not hold would stand here as broken.
 """
 
 _SHOWN = """
@@ -117,7 +128,7 @@ def machine() -> dict[str, Any]:
         "imlmesh": version("imlmesh"),
         "cpu": _cpu(),
         "cores": os.cpu_count() or 1,
-        "load": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "load before": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "system": platform.platform(),
         "python": platform.python_version(),
         "broker": choose_broker(os.environ).program,
@@ -126,26 +137,31 @@ def machine() -> dict[str, Any]:
 
 def page(facts: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     """The whole page."""
-    return "\n".join((_HEAD, *_measured(facts, rows))) + _shown()
+    return "\n".join((_HEAD, *_measured(facts, rows))).rstrip("\n") + "\n" + _shown()
 
 
 def _measured(facts: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "## What was measured\n"
     yield from (f"- {name}: {value}" for name, value in facts.items())
     yield "\nSeconds: p50 / p95 / largest.\n"
-    yield "| scenario | what is done | n | detection | reroute | recovery | late | lost | doubled |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| scenario | what is done | n | detection | reroute | recovery | late | lost | doubled | asked |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     known = {each.name: each for each in SCENARIOS}
     for row in rows:
         scenario = known[row["scenario"]]
         if row["left_out"]:
-            yield f"| {row['scenario']} | {scenario.text} | 0 | left out: {row['left_out']} | | | | | |"
+            yield f"| {row['scenario']} | {scenario.text} | 0 | left out: {row['left_out']} | | | | | | |"
             continue
         named = {"detection": scenario.detects, "reroute": "moved", "recovery": scenario.recovers}
         times = " | ".join(_time(row, name, named[name]) for name in TIMES)
-        sums = f"{row['late']} | {row['lost']} | {row['doubled']}"
+        promises = any(row[f"{name}_promised_ms"] for name in TIMES)
+        late = str(row["late"]) if promises else ""
+        sums = f"{late} | {row['lost']} | {row['doubled']} | {row['asked']}"
         yield f"| {row['scenario']} | {scenario.text} | {row['n']} | {times} | {sums} |"
     yield _NOTES
+    for row in rows:
+        if row["notes"]:
+            yield f"- {row['scenario']}: {_counted(row['notes'])}"
     for row in rows:
         for text in row["broken"]:
             yield f"- **{row['scenario']} broke:** {text}"
@@ -156,7 +172,14 @@ def _time(row: Mapping[str, Any], name: str, what: str) -> str:
     if spread is None:
         return ""
     promised = f", promised {promised_ms / 1_000:g}" if promised_ms else ""
-    return f"{what}: {spread_text(spread)}{promised}"
+    measured = f" ({spread['n']} measured)" if spread["n"] != row["n"] else ""
+    return f"{what}: {spread_text(spread)}{promised}{measured}"
+
+
+def _counted(notes: list[str]) -> str:
+    """Each once, with how often it was noted."""
+    times = Counter(notes)
+    return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in times.items())
 
 
 def _shown() -> str:

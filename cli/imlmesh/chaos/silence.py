@@ -5,7 +5,6 @@ The one rule: the network is a proxy; the processes on both sides of it are left
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -155,7 +154,7 @@ async def flapping(trial: Trial) -> None:
 
 async def torn_stream(trial: Trial) -> None:
     """Connections are reset in the middle of a packet, of nodes and orchestrator, on a slow network."""
-    dice = random.Random()  # noqa: S311 - no secret
+    dice = trial.dice
     await trial.submit(marked(8, 16, 150))
     await trial.holds(NODES[0])
     at_s = time.monotonic()

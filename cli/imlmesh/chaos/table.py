@@ -11,14 +11,16 @@ from imlmesh.chaos.trial import Trial
 from imlmesh_protocol.limits import LAN, reroute_ms
 
 #: from the kill to suspect: the broker hears that the connection broke
-_WILL_S = 1.5
-#: of a silent death; the half second is a look of the orchestrator at its deadlines, and ours
-_LOST_S = LAN.lost_ms / 1_000 + 0.5
-#: work is offered again within a second after its lease is surely over
-_MOVED_S = reroute_ms(LAN.lost_ms) / 1_000 + 1
-_RESUMED_S = 5.0
+WILL_S = 1.5
+#: from the window to lost: a look of the orchestrator at its deadlines, and ours
+LOOK_S = 0.5
+#: work is offered again so soon after its lease is surely over
+OFFER_S = 1.0
+RESUMED_S = 5.0
 #: the first beat that it sends after it became deaf is a new one
-_BEAT_S = LAN.heartbeat_ms / 1_000
+BEAT_S = LAN.heartbeat_ms / 1_000
+_LOST_S = LAN.lost_ms / 1_000 + LOOK_S
+_MOVED_S = reroute_ms(LAN.lost_ms) / 1_000 + OFFER_S
 RANDOM = "random-kills"
 
 
@@ -57,14 +59,14 @@ SCENARIOS = (
         "orchestrator-kill",
         (3, 4),
         recovers="dispatching",
-        recovery_s=_RESUMED_S,
+        recovery_s=RESUMED_S,
         play=ends.orchestrator_kill,
     ),
     Scenario(
         "orchestrator-history",
         (3,),
         recovers="dispatching",
-        recovery_s=_RESUMED_S,
+        recovery_s=RESUMED_S,
         play=ends.orchestrator_kill_history,
     ),
     Scenario(
@@ -72,7 +74,7 @@ SCENARIOS = (
         (6,),
         "suspect",
         "started and online",
-        _WILL_S,
+        WILL_S,
         _MOVED_S,
         play=ends.node_kill,
     ),
@@ -95,8 +97,8 @@ SCENARIOS = (
         (8,),
         "lost",
         _AGAIN,
-        _LOST_S + _BEAT_S,
-        _MOVED_S + _BEAT_S,
+        _LOST_S + BEAT_S,
+        _MOVED_S + BEAT_S,
         play=silence.deaf,
     ),
     Scenario("orchestrator-alone", (9,), recovers="results", play=silence.orchestrator_alone),

@@ -34,13 +34,13 @@ def run_chaos(
     if report is not None:
         _check_writable(report)
     order = Order(chosen, runs, kills, seconds, new_seed() if seed is None else seed)
+    facts = {**machine(), **_order(names, order)}
     say(f"breaking a mesh of four nodes; seed {order.seed}, Ctrl-C ends it and leaves nothing")
     try:
         rows, kept = asyncio.run(play(order, _tell))
     except asyncio.CancelledError:
         return ExitCode.INTERRUPTED
     whole = all(map(is_whole, rows))
-    facts = {**machine(), "runs": runs, "kills": kills, "seconds": seconds, "seed": order.seed}
     record = {"schema": SCHEMA, "whole": whole, "facts": facts, "scenarios": rows}
     if not emit(record, "scenarios"):
         _table(rows)
@@ -50,6 +50,20 @@ def run_chaos(
     if kept is not None:
         say(f"✖ something broke; everything is kept in {kept}")
     return ExitCode.DONE if whole else ExitCode.FAILED
+
+
+def _order(names: Sequence[str], order: Order) -> dict[str, Any]:
+    """What was asked for, and how to ask for it again."""
+    options = (
+        f"--runs {order.runs} --kills {order.kills} --seconds {order.seconds:g} --seed {order.seed}"
+    )
+    return {
+        "runs": order.runs,
+        "kills": order.kills,
+        "seconds": order.seconds,
+        "seed": order.seed,
+        "again": " ".join(("imlmesh chaos", *names, options)),
+    }
 
 
 def list_scenarios() -> ExitCode:
@@ -89,6 +103,7 @@ def _tell(scenario: Scenario, number: int, of: int, result: Measured) -> None:
     for name, what in zip(TIMES, (scenario.detects, "moved", scenario.recovers), strict=True):
         if seconds := result.all_of(name):
             said.append(f"{what} {max(seconds):.2f} s")
+    said += [f"{result.asked} asked"] if result.asked else []
     said += result.notes
     if wrong := [*result.broken, *_named("lost", result.lost), *_named("doubled", result.doubled)]:
         say(Text(f"✖ {scenario.name}{counter}: {'; '.join(wrong)}", "red"))

@@ -6,12 +6,13 @@ as one would: yes at a gate, and of what nobody knows that it happened. Delibera
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from imlmesh.chaos.field import Field
-from imlmesh.chaos.plans import Work, count, lines_of
+from imlmesh.chaos.plans import Work, count, lines_of, unexplained
 from imlmesh.client import path_of
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_protocol import limits
@@ -25,8 +26,8 @@ _ANSWER_EVERY_S = 0.1
 @dataclass(slots=True)
 class Measured:
     """Seconds, None for what a scenario does not have; `lost` and `doubled` are effects, `broken` is what
-    must hold and did not, `left_out` why the scenario was not done. `recoveries_s` are those of each kill
-    where there are many. It was not `played` when the mesh was not whole before."""
+    must hold and did not, `asked` how many actions a person was asked about, `left_out` why the
+    scenario was not done. `recoveries_s` are those of each kill where there are many. It was not `played` when the mesh was not whole before."""
 
     detection_s: float | None = None
     reroute_s: float | None = None
@@ -35,6 +36,7 @@ class Measured:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    asked: int = 0
     notes: list[str] = field(default_factory=list)
     left_out: str = ""
     played: bool = True
@@ -54,10 +56,13 @@ class Measured:
 class Trial:
     """What a scenario works with. `result` is filled on the way; `judge` adds what became of the runs.
 
-    `busy_s` is how long the scenario of that name keeps the CPU busy.
+    `dice` draw all that is random in it. `busy_s` is how long the scenario of that name keeps the CPU busy.
     """
 
-    def __init__(self, place: Field, *, person: bool = True, busy_s: float = 0.0) -> None:
+    def __init__(
+        self, place: Field, dice: random.Random, *, person: bool = True, busy_s: float = 0.0
+    ) -> None:
+        self.dice = dice
         self.busy_s = busy_s
         self.field = place
         self.result = Measured()
@@ -190,8 +195,7 @@ class Trial:
             for seen in self.field.watcher.since(self.began_s)
             if isinstance(seen.change, c.ActionUnknown)
         }
-        if asked:
-            self.result.notes.append(f"{len(asked)} asked")
+        self.result.asked = len(asked)
         for run, work in self.works.items():
             found = await self.field.until(path_of("runs", run), lambda _: True)
             if found["ended_at_ms"] is None:
@@ -200,6 +204,9 @@ class Trial:
             counted = count(work, found, self.field.files(), unknown)
             self.result.lost += counted.lost
             self.result.doubled += counted.doubled
+            if work.completes and (silently := unexplained(work, found, unknown)):
+                text = f"{len(silently)} did not complete and nobody was asked: {silently[0]}"
+                self.must(False, f"{run}: {text}")
             if work.ending is not None:
                 states = {unit["id"]: unit["state"] for unit in found["actions"]}
                 ending = found["state"], states

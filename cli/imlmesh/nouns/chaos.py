@@ -27,7 +27,9 @@ def chaos(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="How often each is done.")] = 1,
     kills: Annotated[int, typer.Option(min=1, help="Of the scenario random-kills.")] = 20,
-    seconds: Annotated[float, typer.Option(min=1, help="Of the scenario busy-cpu.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Of busy-cpu the first time; then 20 at most.")
+    ] = 20.0,
     seed: Annotated[int | None, typer.Option(help="Of the random instants.")] = None,
     report: Annotated[
         Path | None,

@@ -41,7 +41,7 @@ class Agent(Autonomy):
         self.slots = Slots(config.slots)
         self.heart = Heart(config.heartbeat_ms)
         self.session: int | None = None
-        self._seen = config.floor
+        self._seen, self._forgot = config.floor, False
         self._leftover = [r for r in self.state.records.values() if r.result is None]
         self._changes: list[Change] = []
         self._commands: list[Command] = []
@@ -107,7 +107,7 @@ class Agent(Autonomy):
             self._refuse("message.epoch", f"an orchestrator of epoch {event.epoch} answered")
             return
         self._see(event.epoch)
-        self.session = event.session
+        self.session, self._forgot = event.session, event.forgot
         self._unsettled.bulks.restart()
         self.permits.met(event.at_ms, event.mesh_ms or event.at_ms)
         self._send_everything(event.at_ms)
@@ -169,7 +169,7 @@ class Agent(Autonomy):
                 return Fault("dispatch.hash", "another dispatch of that name is known here")
             again.append(dispatch.id)
             return None
-        if self.state.lost and not dispatch.effect.repeatable:
+        if (self.state.lost or self._forgot) and not dispatch.effect.repeatable:
             # a refusal would say that it was never done: until our birth was heard we are silent
             self._refuse("journal.lost", f"{dispatch.id} may have been done before")
             return None
@@ -206,8 +206,8 @@ class Agent(Autonomy):
         if event.beat is not None:
             self.heart.answered(event.beat)
             self.permits.answered(event.at_ms)
+            self._forgot = False  # only a beat of a session whose birth was taken is answered
             if self.state.lost:
-                # only a beat of a session whose birth was taken is answered
                 self._change(changes.LossTold())
         if not self._settled:
             self._settled_since_ms = event.at_ms

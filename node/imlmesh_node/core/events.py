@@ -30,7 +30,7 @@ class Arrival:
 @dataclass(slots=True)
 class SessionOpened:
     """Connected, and the orchestrator has answered with the time. `dice` spreads heartbeats; `mesh_ms`
-    is its time now, 0 where that is `at_ms`."""
+    is its time now, 0 where that is `at_ms`; `forgot`: it knows this node from before its journal began."""
 
     at_ms: int
     session: int
@@ -38,6 +38,7 @@ class SessionOpened:
     cause: str = ""
     dice: int = 0
     mesh_ms: int = 0
+    forgot: bool = False
 
 
 @dataclass(slots=True)

@@ -246,8 +246,8 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
         "at_ms": Field(_count, "time: the orchestrator's mesh time", False),
         "boot": Field(
             _has_next,
-            "time, when the question is not later than what was heard of this node before: the boot that "
-            "the node's must exceed",
+            "time, to another start of the node than the one heard last: that one's boot, which the "
+            "node's must exceed; a journal that began later forgot what was before",
             False,
         ),
         "held": Field(_dispatch_ids, "inventory: dispatches accepted and not finished", False),

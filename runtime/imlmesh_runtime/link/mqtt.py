@@ -82,6 +82,8 @@ class MqttLink:
         self._runner: asyncio.Task[None] | None = None
         self._closing = False
         self._anew: asyncio.Task[None] | None = None
+        #: how many attempts in a row came to nothing, or to a session that broke at once
+        self._failed = 0
 
     @property
     def connected(self) -> bool:
@@ -127,10 +129,7 @@ class MqttLink:
             await asyncio.wait([self._runner])
 
     async def _run(self, events: CountedEvents) -> None:
-        loop = asyncio.get_running_loop()
-        attempt = 0
         while True:
-            began_s = loop.time()
             error = await self._live(events)
             if self._closing:
                 return
@@ -143,11 +142,8 @@ class MqttLink:
             self.last_error = error
             self._addresses.failed(error)
             events.link_down(str(error))
-            # A session that lasted starts the back-off anew; one that breaks at once does not.
-            if (loop.time() - began_s) * 1000 > limits.LINK_RETRY_MAX_MS:
-                attempt = 0
-            await asyncio.sleep(retry_ms(attempt, self._draw(), self._retry_max_ms) / 1000)
-            attempt += 1
+            await asyncio.sleep(retry_ms(self._failed, self._draw(), self._retry_max_ms) / 1000)
+            self._failed += 1
 
     async def _live(self, events: CountedEvents) -> MeshError:
         """One session, from the first packet to its end; returns why it ended or never began."""
@@ -161,7 +157,12 @@ class MqttLink:
             async with asyncio.timeout(limits.LINK_ENTER_MS / 1000):
                 await session.connect(host, port, self._context(), self._subscriptions)
             self._addresses.reached()
-            return await session.ended
+            up_s = time.monotonic()
+            error = await session.ended
+            # A session that lasted starts the back-off anew; one that breaks at once does not.
+            if (time.monotonic() - up_s) * 1000 > limits.LINK_LASTED_MS:
+                self._failed = 0
+            return error
         except MQTTConnectError as exc:
             unavailable = exc._code == _CONNACK_UNAVAILABLE
             return LinkError(
