@@ -101,6 +101,7 @@ def test_a_node_that_refuses_it_and_is_born_again_and_again_hears_of_it_once_in_
     play.grant()
     for _ in range(20):
         birth(play, {})
+    assert len(sent(play.commands)) == 1, "each birth is its answer to what was brought"
     first = len(play.commands)
     play.live("pi", for_ms=4 * limits.PERMIT_AGAIN_MS)
     assert len(sent(play.commands[first:])) in (3, 4)

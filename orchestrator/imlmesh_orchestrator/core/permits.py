@@ -151,10 +151,12 @@ def restarted(turn: Turn) -> None:
             turn.deadlines.add(record.permit.to_ms, Deadline.PERMIT, record.permit.id)
 
 
-def born(turn: Turn, event: NodeBirth, *, lost: bool, began: bool) -> None:
+def born(turn: Turn, event: NodeBirth, *, lost: bool, began: bool, came: bool) -> None:
     """A node tells which permits it holds. One that lost its journal also lost how often it ran them;
     one that `began` anew with less than it reported has an older one in its place, maybe from before the
-    permit came. Of a node that goes on, the broker may have kept a birth from before its last runs."""
+    permit came. Of a node that goes on, the broker may have kept a birth from before its last runs. It
+    `came` with a new session, or answers what we brought: with another refusal, if it were brought at once.
+    """
     turn.state.presence[event.node].permits = event.permits
     for run in [run for run, one in turn.state.reports.items() if one.node == event.node]:
         del turn.state.reports[run]
@@ -164,7 +166,8 @@ def born(turn: Turn, event: NodeBirth, *, lost: bool, began: bool) -> None:
         used = event.permits.get(record.permit.id, last if drops_all else 0)
         if lost or (began and used < last):
             _end(turn, record, p.JOURNAL_LOST, SYSTEM)
-    bring(turn, event.node)
+    if came or event.node not in turn.state.permits_watched:
+        bring(turn, event.node)
 
 
 def admission_changed(turn: Turn, node: str, new: Admission) -> None:

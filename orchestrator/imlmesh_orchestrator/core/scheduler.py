@@ -194,8 +194,9 @@ def _born(turn: Turn, event: e.NodeBirth) -> None:
     known = turn.state.nodes.get(event.node)
     lost = known is not None and event.journal_since > known.boot
     began = known is not None and event.boot > known.boot
+    came = known is None or (event.boot, event.session) != (known.boot, known.session)
     held = liveness.born(turn, event)
-    permits.born(turn, event, lost=lost, began=began)
+    permits.born(turn, event, lost=lost, began=began, came=came)
     admission.remind(turn, event.node)
     if held:
         evidence.of_return(turn, event.node)
