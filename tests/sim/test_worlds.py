@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from script import WEIGHTS, script_of
+from script import GONE, WEIGHTS, script_of
 from shrinking import report
 from world import World
 
@@ -71,7 +71,7 @@ def test_every_kind_of_fault_happens() -> None:
             type(change).__name__ == "ResultTaken" for change in world.orchestrator.stored
         )
     print(", ".join(f"{kind} {count}" for kind, count in sorted(happened.items())))
-    missing = {*WEIGHTS, *BY_CHANCE} - set(happened)
+    missing = {*WEIGHTS, *GONE, *BY_CHANCE} - set(happened)
     assert not missing
     assert min(happened.values()) >= 5, happened
     assert results > 1_000
