@@ -56,7 +56,8 @@ The environment holds PATH, LANG, HOME, the policy's `[env]`, and what plans set
 `[env]`.
 
 A command with all that it starts may have {limits.COMMAND_PROCESSES} processes and {limits.COMMAND_MEMORY_BYTES // _MIB:,} MiB of memory and print {limits.COMMAND_OUTPUT_BYTES // _MIB} MiB a stream,
-of which {limits.OUTPUT_BYTES // 1024} KiB are kept; beyond that it is killed and fails. When it ends, times out or is cancelled, nothing of it
+of which {limits.OUTPUT_BYTES // 1024} KiB are kept; beyond that it is killed and fails. Memory that its processes share counts once; what it writes
+into /dev/shm without mapping it is bounded by the service alone (`MemoryMax`, docs/service.md). When it ends, times out or is cancelled, nothing of it
 is left, daemons in sessions of their own included: SIGTERM first, SIGKILL after {limits.KILL_GRACE_MS // 1000} s. The same holds when the node itself is
 killed. An application goes on after its action, at most {limits.APPLICATIONS_OPEN} of them, and ends with the node.
 `kill_process` ends no process of the mesh, of the system or of another account (`policy.process`), `close_application` only

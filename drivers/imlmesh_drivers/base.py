@@ -29,10 +29,11 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Guard:
     """Marks a parameter that the node's guard checks.
 
-    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin".
+    "read", "write" (a path), "command" (an argv), "program" (its first word alone), "pin", "pins"
+    (a list; null means, and claims, all that the policy allows).
     """
 
-    kind: Literal["read", "write", "command", "program", "pin"]
+    kind: Literal["read", "write", "command", "program", "pin", "pins"]
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         return {**handler(core), "x-guard": self.kind}
@@ -205,7 +206,7 @@ def action(
 ) -> Callable[[_Method], _Method]:
     """Make a method an action; its docstring's first line becomes the description.
 
-    `claims` are patterns such as "gpio:{pin}"; `runs` overrides the driver's own. `undo` is
+    `claims` are patterns such as "gpio:{pin}" or "i2c:1 if kind=BMP280"; `runs` overrides the driver's own. `undo` is
     declared when it restores what was there, from params and result alone. The return type is a
     TypedDict whose required fields every result has, or a plain dict.
     """

@@ -197,12 +197,17 @@ def _open_to_append(opened: int, name: str) -> int:
     return open_regular(opened, name, flags)
 
 
-def append(path: str, roots: Sequence[str], data: bytes) -> None:
-    """Append to a file, made when missing; what cannot be written whole is taken back."""
+def append(path: str, roots: Sequence[str], data: bytes, mark: bytes = b"") -> int:
+    """Append to a file, made when missing; gives how many bytes that were.
+
+    `mark` comes first when the file is empty. What cannot be written whole is taken back.
+    """
     with parent(path, roots) as (opened, name):
         descriptor = _open_to_append(opened, name)
         try:
             before = os.fstat(descriptor).st_size
+            if not before:
+                data = mark + data
             try:
                 write_all(descriptor, data)
                 os.fsync(descriptor)
@@ -213,6 +218,7 @@ def append(path: str, roots: Sequence[str], data: bytes) -> None:
                 raise
         finally:
             os.close(descriptor)
+    return len(data)
 
 
 def append_beneath(root: str, path: str, data: bytes) -> None:

@@ -42,6 +42,11 @@ def _pin(site: Site, pin: int) -> None:
         raise DriverDenied("policy.pin", f"pin {pin} is not in [pins] allow of the policy")
 
 
+def _pins(site: Site, pins: list[int]) -> None:
+    for pin in pins:
+        _pin(site, pin)
+
+
 def _is_text(value: Any) -> bool:
     return type(value) is str
 
@@ -54,6 +59,10 @@ def _is_number(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_numbers(value: Any) -> bool:
+    return type(value) is list and all(type(number) is int for number in value)
+
+
 #: by the "x-guard" of a param: whether the value can be judged at all, and the judge
 _CHECKS: dict[str, tuple[Callable[[Any], bool], Callable[[Site, Any], None]]] = {
     "read": (_is_text, _read),
@@ -61,6 +70,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], Callable[[Site, Any], None]]] = 
     "command": (_is_argv, _command),
     "program": (_is_text, _program),
     "pin": (_is_number, _pin),
+    "pins": (_is_numbers, _pins),
 }
 
 
@@ -110,6 +120,8 @@ class _Known:
     spec: ActionSpec
     refusal: Fault | None
     has_guards: bool
+    #: (param, default) of each list of pins that means all of them when it is null
+    pin_lists: tuple[tuple[str, Any], ...]
 
 
 class Guard:
@@ -146,7 +158,8 @@ class Guard:
             return dispatch, Fault("plan.effect", f"the driver says {spec.effect}")
         if spec.claims or dispatch.claims:
             try:
-                claims = {*map(canonical_claim, dispatch.claims), *spec.claims_for(dispatch.params)}
+                own = spec.claims_for(self._all_named(known, dispatch.params))
+                claims = {*map(canonical_claim, dispatch.claims), *own}
             except KeyError as exc:
                 return dispatch, Fault("driver.params", f"{exc.args[0]} is missing")
             dispatch = replace(dispatch, claims=tuple(sorted(claims)))
@@ -157,6 +170,14 @@ class Guard:
             refusal = self._no_space()
         return dispatch, refusal
 
+    def _all_named(self, known: _Known, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The params, with every pin that the policy allows where all are meant."""
+        pins = self._policy.site.pins
+        for name, default in known.pin_lists:
+            if pins is not None and params.get(name, default) is None:
+                params = {**params, name: pins.allow}
+        return params
+
     def _look_up(self, dispatch: Dispatch) -> _Known | Fault:
         name = f"{dispatch.module}.{dispatch.action}"[:200]
         if dispatch.module not in self._policy.modules:
@@ -165,6 +186,8 @@ class Guard:
         if spec is None:
             return Fault("action.unknown", f"this node does not offer {name}")
         refusal = check_profile(spec, self.profile)
-        known = _Known(spec, refusal, bool(guarded(spec)))
+        guards = guarded(spec)
+        pin_lists = tuple((name, default) for name, kind, default in guards if kind == "pins")
+        known = _Known(spec, refusal, bool(guards), pin_lists)
         self._known[dispatch.module, dispatch.action] = known
         return known

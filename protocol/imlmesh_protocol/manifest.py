@@ -24,6 +24,8 @@ PROFILES = ("readonly", "local_worker", "power_user", "unrestricted")
 # only whole params may be named: what format_map does with attributes and indexes is not for nodes
 _CLAIM = re.compile(r"(?:[^{}]|\{[A-Za-z_][A-Za-z0-9_]*\})+")
 _PARAM = re.compile(r"\{(\w+)\}")
+_IF = " if "
+_CONDITION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:=[^={}]+)?")
 _UNDO_TEMPLATE = re.compile(
     r"\{\{\s*(?:(params)\.([\w-]+)|(result)(?:\.([\w-]+))?)(?:\.[\w-]+)*\s*\}\}"
 )
@@ -74,14 +76,15 @@ class ActionSpec:
     action: str
     #: JSON Schema (2020-12) of the params object; a property may carry "x-guard":
     #: "read", "write" (paths), "command" (argv list), "program" (its first word), "pin" (BCM
-    #: number): the node's guard checks it
+    #: number), "pins" (a list; null: all that the policy allows): the node's guard checks it
     params: Mapping[str, Any]
     returns: tuple[str, ...]
     effect: Effect
     permission: str
     impact: float
     description: str = ""
-    #: claim patterns such as "gpio:{pin}" or "gpio:{mode}{pin}", filled from params
+    #: claim patterns such as "gpio:{pin}" or "gpio:{mode}{pin}", filled from params; behind " if "
+    #: stands what the claim depends on: "PARAM=VALUE", or "PARAM", which must not be null
     claims: tuple[str, ...] = ()
     #: whether a plan may state a less careful effect (vouched)
     vouch: bool = False
@@ -91,11 +94,14 @@ class ActionSpec:
     def claims_for(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The claims of one call: each pattern with its {param}, given or by default, filled in.
 
-        A param that is null claims nothing; a list claims once for each of its items. A pin has one
-        claim, however it is written.
+        A param that is null claims nothing (the node's guard knows which pins are meant by all); a
+        list claims once for each of its items. A pin has one claim, however it is written.
         """
         found: list[str] = []
-        for pattern in self.claims:
+        for line in self.claims:
+            pattern, _, condition = line.partition(_IF)
+            if condition and not self._holds(condition, params):
+                continue
             named = _PARAM.findall(pattern)
             values = {name: self._value_of(name, params) for name in named}
             if None in values.values():
@@ -105,7 +111,12 @@ class ActionSpec:
                 found.append(pattern.format_map(values))
             for item in values[lists[0]] if lists else ():
                 found.append(pattern.format_map(values | {lists[0]: item}))
-        return tuple(map(canonical_claim, found))
+        return tuple(dict.fromkeys(map(canonical_claim, found)))
+
+    def _holds(self, condition: str, params: Mapping[str, Any]) -> bool:
+        name, _, wanted = condition.partition("=")
+        value = self._value_of(name, params)
+        return value is not None and wanted in ("", str(value))
 
     def _value_of(self, name: str, params: Mapping[str, Any]) -> Any:
         """A param as the driver will see it; KeyError when it is neither given nor has a default."""
@@ -197,6 +208,12 @@ def _module_from_wire(name: str, wire: Mapping[str, Any]) -> Module:
     )
 
 
+def _is_claim(pattern: str) -> bool:
+    claim, conditional, condition = pattern.partition(_IF)
+    fits = _CLAIM.fullmatch(claim) and (not conditional or _CONDITION.fullmatch(condition))
+    return fits is not None
+
+
 def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> ActionSpec:
     permission = wire["permission"]
     if permission not in PROFILES:
@@ -207,7 +224,7 @@ def _spec_from_wire(module: str, action: str, wire: Mapping[str, Any]) -> Action
     claims = tuple(wire.get("claims", ()))
     for pattern in claims:
         short = type(pattern) is str and len(pattern) <= CLAIM_CHARS
-        if not short or not _CLAIM.fullmatch(pattern):
+        if not short or not _is_claim(pattern):
             raise ValueError(f"{module}.{action}: no claim pattern {pattern!r:.120}")
     undo = wire.get("undo")
     return ActionSpec(

@@ -50,6 +50,19 @@ def test_appending_adds_lines(fs: Rooted) -> None:
     assert (fs.files / "log.txt").read_text() == "one\ntwo\nend"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "utf-16-le"])
+def test_the_mark_of_an_encoding_stands_where_a_file_begins(fs: Rooted, encoding: str) -> None:
+    (fs.files / "empty").touch()
+    for path in ("new", "empty"):
+        lines = [f"{word}\n".encode(encoding) for word in ("grün", "blau")]
+        lines[1] = lines[1].removeprefix("".encode(encoding))
+        for line, content in zip(lines, ("grün", "blau"), strict=True):
+            appended = fs("append_file", path=path, content=content, encoding=encoding)
+            assert appended["bytes_appended"] == len(line)
+        assert (fs.files / path).read_bytes() == b"".join(lines)
+    assert fs("read_file", path="new", encoding=encoding)["content"] == "grün\nblau\n"
+
+
 def test_lines_and_bytes_of_a_file(fs: Rooted) -> None:
     (fs.shared / "a.txt").write_text("one\ntwo\nthree\nfour")
     path = str(fs.shared / "a.txt")
@@ -84,6 +97,13 @@ def test_encodings(fs: Rooted) -> None:
     assert fs.refusal("read_file", path="a", start_line=1) == "driver.failed"
     assert fs.refusal("read_file", path="a", encoding="no-such") == "driver.params"
     assert fs.refusal("read_file", path="a", encoding="hex") == "driver.params"
+    for name in ("punycode", "PunyCode", "idna"):
+        # an encoder of these may take minutes, and a thread cannot be ended meanwhile
+        write = {"path": "b", "content": "ü", "encoding": name}
+        assert fs.blame("write_file", **write) == ("driver.params", "encoding")
+        assert fs.blame("append_file", **write) == ("driver.params", "encoding")
+        assert fs.blame("read_file", path="a", encoding=name) == ("driver.params", "encoding")
+    assert not (fs.files / "b").exists()
     assert fs.refusal("write_file", path="a", content="ü", encoding="ascii") == "driver.params"
 
 
@@ -122,6 +142,15 @@ def test_the_list_of_a_folder(fs: Rooted) -> None:
     assert names(recursive=True, pattern="*.txt") == ["a.txt", "b.txt", "sub/c.txt"]
     assert names(include_hidden=True) == [".git", ".hidden", "a.txt", "b.txt", "sub", "way-out"]
     assert names(max_results=2) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(("most", "is_cut"), [(1, True), (2, True), (3, False), (4, False)])
+def test_a_list_that_was_cut_off_says_so(fs: Rooted, most: int, is_cut: bool) -> None:
+    for name in ("a.txt", "b.txt", "c.txt", "z.other"):
+        (fs.files / name).write_text("x")
+    listing = fs("list_directory", path=".", pattern="*.txt", max_results=most)
+    assert listing["count"] == len(listing["entries"]) == min(most, 3)
+    assert listing.get("truncated", False) == is_cut
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])

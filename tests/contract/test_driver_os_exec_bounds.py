@@ -182,6 +182,34 @@ async def test_memory_is_bounded_for_each_and_for_all(
     assert commands_left() == []
 
 
+#: fills memory that is shared and, in five processes, looks at all of it
+SHARING = """
+import mmap, os, time
+size = int(os.environ["IML_MIB"]) << 20
+shared = mmap.mmap(-1, size)
+for place in range(0, size, 4096):
+    shared[place] = 1
+for _ in range(4):
+    if not os.fork():
+        for place in range(0, size, 4096):
+            shared[place]
+        break
+time.sleep(float(os.environ["IML_S"]))
+"""
+
+
+async def test_memory_that_is_shared_counts_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "COMMAND", Bounds(20, 200 * 1024 * 1024))
+    large = {"IML_MIB": "300", "IML_S": "600"}
+    assert await shell.refusal("python", "-c", SHARING, env=large, timeout=60) == "driver.failed"
+    assert commands_left() == []
+    # long enough for a look at all five
+    small = {"IML_MIB": "100", "IML_S": "2"}
+    assert (await shell("python", "-c", SHARING, env=small, timeout=60))["success"]
+
+
 async def test_a_rule_may_bound_its_program_by_itself(shell: Shell) -> None:
     shell.allow("small", "/bin/sh", processes=3, memory_mb=64)
     script = "sleep 600 & sleep 600 & sleep 600 & wait"

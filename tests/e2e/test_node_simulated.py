@@ -15,21 +15,28 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 POLICY = str(EXAMPLES / "greenhouse.policy.toml")
-#: the second one would wait for the first, if it might
+#: the others would wait for the first, if they might
 TWO_OWNERS = """
 protocol_version: "2.0"
-description: Two want the same port at once
+description: Two want the same port at once, and one lets go of all pins
 execution_mode: parallel
 actions:
   - id: listen
     module: iot
     action: receive_uart
     params: {timeout: 3.0}
+    claims: ["gpio:17"]
     target_node: pi-bed
   - id: speak
     module: iot
     action: send_uart
     params: {port: /dev/ttyS0, data: read}
+    target_node: pi-bed
+    on_busy: fail
+    on_error: continue
+  - id: let_go
+    module: iot
+    action: cleanup
     target_node: pi-bed
     on_busy: fail
     on_error: continue
@@ -72,11 +79,12 @@ def test_the_shipped_plan_waters_the_simulated_bed(mesh: Person) -> None:
     assert (told["values"]["edge"], told["values"]["pin"]) == ("rising", 4)
 
 
-def test_a_second_owner_hears_who_holds_the_port(mesh: Person) -> None:
+def test_a_second_owner_hears_who_holds_the_port_or_the_pin(mesh: Person) -> None:
     client = Client.connect(mesh.home)
     run = client.wait(client.post("runs", {"text": TWO_OWNERS})["run"], timeout_s=30)
     ends = {action["id"]: action for action in run["actions"]}
     assert ends["listen"]["state"] == "completed"
-    error = ends["speak"]["error"]
-    assert error["code"] == "driver.busy"
-    assert f"{run['run']}/listen/pi-bed/1" in error["message"]
+    for second in ("speak", "let_go"):
+        error = ends[second]["error"]
+        assert error["code"] == "driver.busy"
+        assert f"{run['run']}/listen/pi-bed/1" in error["message"]

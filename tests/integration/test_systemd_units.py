@@ -124,6 +124,13 @@ def test_a_node_may_start_what_its_own_limits_allow() -> None:
     assert most >= commands + limits.APPLICATION_PROCESSES
 
 
+def test_a_node_leaves_memory_for_the_rest_of_the_machine() -> None:
+    said = {name: value for name, value, _ in settings(unit_text("node", "/usr/bin/python3"))}
+    assert 50 <= int(said["MemoryMax"].removesuffix("%")) < 100
+    # what took it is ended alone, not the node with it
+    assert said["OOMPolicy"] == "continue"
+
+
 def test_units_use_the_places_of_services() -> None:
     node = unit_text("node", "/usr/bin/python3")
     assert f"-m imlmesh_node {SERVICE_HOME}/nodes/%i\n" in node

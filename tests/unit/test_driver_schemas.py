@@ -358,10 +358,31 @@ def test_claims_are_filled_from_defaults_lists_and_nothing() -> None:
     assert iot["send_uart"].claims_for({"data": "x"}) == ("serial:/dev/ttyS0",)
     assert iot["cleanup"].claims_for({"pins": [4, 17]}) == ("gpio:4", "gpio:17")
     assert iot["cleanup"].claims_for({}) == ()
-    assert iot["read_sensor"].claims_for({"pin": None}) == ("i2c:1",)
-    assert iot["read_sensor"].claims_for({"pin": 4}) == ("gpio:4", "i2c:1")
+    assert iot["cleanup"].claims_for({"pins": [4, 17, 4]}) == ("gpio:4", "gpio:17")
     with pytest.raises(KeyError, match="pin"):
         iot["digital_read"].claims_for({})
+
+
+@pytest.mark.parametrize(
+    ("params", "claims"),
+    [
+        ({"sensor_type": "DHT22", "pin": 4}, ("gpio:4",)),
+        ({"sensor_type": "DHT11", "pin": 4, "address": None}, ("gpio:4",)),
+        ({"sensor_type": "DS18B20"}, ("onewire",)),
+        ({"sensor_type": "BMP280"}, ("i2c:1",)),
+        ({"sensor_type": "BMP280", "address": 0x77}, ("i2c:1",)),
+        ({"pin": 4}, ("gpio:4",)),
+        ({"address": 0x48}, ("i2c:1",)),
+        ({"address": 0}, ("i2c:1",)),
+        ({}, ()),
+    ],
+)
+def test_a_sensor_claims_the_wire_on_which_it_is_read(
+    params: dict[str, Any], claims: tuple[str, ...]
+) -> None:
+    read = shipped_manifest().find("iot", "read_sensor")
+    assert read
+    assert read.claims_for(params) == claims
 
 
 def test_what_the_catalogue_lacks_is_two_actions() -> None:

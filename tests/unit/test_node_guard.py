@@ -109,6 +109,10 @@ def test_a_guarded_param_that_is_not_required_is_checked_when_given() -> None:
 def test_a_pin_must_be_allowed() -> None:
     assert refusal("iot", "digital_write", {"pin": 17, "value": 1}) is None
     assert refusal("iot", "digital_write", {"pin": 18, "value": 1}) == "policy.pin"
+    assert refusal("iot", "cleanup", {"pins": [17]}) is None
+    fault = fault_of("iot", "cleanup", {"pins": [17, 18]})
+    assert fault
+    assert (fault.code, fault.message.partition(":")[0]) == ("policy.pin", "pins")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,8 @@ def test_a_pin_must_be_allowed() -> None:
         ("iot", "digital_read", {"pin": True}),
         ("iot", "digital_read", {"pin": "17"}),
         ("iot", "digital_read", {}),
+        ("iot", "cleanup", {"pins": 17}),
+        ("iot", "cleanup", {"pins": [17, "17"]}),
     ],
 )
 def test_what_cannot_be_judged_is_refused(module: str, action: str, params: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """The names of pins: one number, and one claim, for every spelling."""
 
+from dataclasses import replace
+
 import pytest
 
+from imlmesh_drivers.base import PinRules, Site
 from imlmesh_drivers.registry import shipped_manifest
 from imlmesh_node.config import Policy
 from imlmesh_node.core.claims import Claims
@@ -48,9 +51,11 @@ def test_other_claims_stay_as_they_are(claim: str) -> None:
     assert canonical_claim(claim) == claim
 
 
-def checked(action: str, claims: tuple[str, ...] = (), **params: object) -> Dispatch:
+def checked(
+    action: str, claims: tuple[str, ...] = (), site: Site = SITE, **params: object
+) -> Dispatch:
     """As the guard of a node hands it to the core."""
-    guard = Guard(Policy("local_worker", ("iot",), SITE), shipped_manifest())
+    guard = Guard(Policy("local_worker", ("iot",), site), shipped_manifest())
     asked = Dispatch(
         *(f"r/{action}/pi/1", "iot", action, params, Effect.PHYSICAL),
         *(1, 1, "finish", "wait", claims),
@@ -77,6 +82,23 @@ def test_a_pin_has_one_holder_however_it_is_written(
     first = checked("digital_write", pin=17, value=1)
     held.take(first.claims, first.id)
     assert held.holder(checked(action, claims, **params).claims) == first.id
+
+
+def test_letting_go_of_all_pins_claims_all_that_the_policy_allows() -> None:
+    assert checked("cleanup").claims == checked("cleanup", pins=None).claims == ("gpio:17",)
+    assert checked("cleanup", pins=[]).claims == ()
+    several = replace(SITE, pins=PinRules("mock", (4, 5, 17)))
+    held = Claims()
+    first = checked("digital_write", pin=17, value=1)
+    held.take(first.claims, first.id)
+    everything = checked("cleanup", ("x",), several)
+    assert everything.claims == ("gpio:17", "gpio:4", "gpio:5", "x")
+    assert held.holder(everything.claims) == first.id
+    assert held.holder(checked("cleanup", (), several, pins=[4, 5]).claims) is None
+
+
+def test_a_node_without_pins_has_none_to_claim() -> None:
+    assert checked("cleanup", (), replace(SITE, pins=None)).claims == ()
 
 
 def test_a_place_of_the_header_does_not_claim_the_pin_of_that_number() -> None:

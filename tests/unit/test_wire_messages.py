@@ -137,7 +137,12 @@ def test_claims_and_on_busy_travel_with_the_dispatch(on_busy: str) -> None:
     assert (dispatch.claims, dispatch.on_busy) == (("gpio:17", "pump"), on_busy)
 
 
-@pytest.mark.parametrize("claims", [["{pin.real}"], ["{pin[0]}"], ["{pin!r}"], ["{"], [""], [17]])
+CONDITIONS = [["bus if "], [" if pin"], ["bus if {pin}"], ["bus if pin=1=2"], ["bus if pin is 1"]]
+
+
+@pytest.mark.parametrize(
+    "claims", [["{pin.real}"], ["{pin[0]}"], ["{pin!r}"], ["{"], [""], [17], *CONDITIONS]
+)
 def test_a_manifest_with_claims_that_are_no_patterns_is_refused(claims: list[Any]) -> None:
     action = {
         "params": {},

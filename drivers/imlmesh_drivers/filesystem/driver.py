@@ -82,7 +82,7 @@ class Filesystem(Driver):
         overwrite: bool = True,
     ) -> results.Written:
         """Write a text file whole: a reader sees the old content or the new, never a part."""
-        data = text.encode(content, encoding)
+        data = b"".join(text.encode(content, encoding))
         with self._at.named("path", path, create=create_dirs) as (full, opened, name):
             place = "path", opened, name
             drafts.write_whole(place, partial(write_all, data=data), overwrite=overwrite)
@@ -95,11 +95,11 @@ class Filesystem(Driver):
         """Append text to a file, made when missing; `newline` ends it with a line end."""
         if newline and not content.endswith("\n"):
             content += "\n"
-        data = text.encode(content, encoding)
+        mark, data = text.encode(content, encoding)
         with blamed_on("path"), self._appending:
             full = absolute(self.site, path)
-            append(full, self.site.write_roots, data)
-        return {"path": full, "bytes_appended": len(data)}
+            appended = append(full, self.site.write_roots, data, mark)
+        return {"path": full, "bytes_appended": appended}
 
     @action(effect="idempotent", impact=0.3, permission="local_worker")
     def copy_file(
@@ -194,7 +194,11 @@ class Filesystem(Driver):
                 check=call.check,
             )
             entries = list(itertools.islice(found, max_results))
-        return {"path": full, "entries": entries, "count": len(entries)}
+            more = next(found, None) is not None
+        listing: results.Listing = {"path": full, "entries": entries, "count": len(entries)}
+        if more:
+            listing["truncated"] = True
+        return listing
 
     @action(effect="pure", impact=0.1, permission="readonly", runs="process")
     def search_files(

@@ -61,6 +61,8 @@ class Listing(TypedDict):
     path: str
     entries: list[dict[str, Any]]
     count: int
+    #: present when there was more than `max_results`
+    truncated: NotRequired[bool]
 
 
 class Found(TypedDict):

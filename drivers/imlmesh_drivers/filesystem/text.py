@@ -9,6 +9,8 @@ import io
 from imlmesh_protocol.errors import DriverError
 
 _CHUNK_CHARS = 1024 * 1024
+#: forms of domain names; 64,000 characters take them minutes, in which nothing stops a thread
+_OF_NAMES = ("idna", "punycode")
 
 
 def check_encoding(encoding: str) -> None:
@@ -17,15 +19,22 @@ def check_encoding(encoding: str) -> None:
         "".encode(encoding)
     except (LookupError, ValueError) as exc:
         raise DriverError("driver.params", f"encoding: {encoding[:80]!r} is not known") from exc
+    if codecs.lookup(encoding).name in _OF_NAMES:
+        text = f"encoding: {encoding[:80]!r} is for domain names, not for files"
+        raise DriverError("driver.params", text)
 
 
-def encode(content: str, encoding: str) -> bytes:
-    """The bytes of a text; `driver.params` when the encoding has no form for it."""
+def encode(content: str, encoding: str) -> tuple[bytes, bytes]:
+    """The mark that a file in this encoding begins with, often empty, and the bytes of a text.
+
+    Raises `driver.params` when the encoding has no form for the text.
+    """
     check_encoding(encoding)
     try:
-        return content.encode(encoding)
+        mark, data = "".encode(encoding), content.encode(encoding)
     except UnicodeEncodeError as exc:
         raise DriverError("driver.params", f"content: cannot be written as {encoding}") from exc
+    return mark, data.removeprefix(mark)
 
 
 def decode(data: bytes, limit: int, encoding: str) -> str:

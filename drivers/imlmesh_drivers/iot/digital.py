@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypedDict
 
 from annotated_types import Interval
 
-from imlmesh_drivers.base import Pin, action
+from imlmesh_drivers.base import Guard, Pin, action
 from imlmesh_drivers.buses import Factory
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.iot.board import Board
@@ -154,10 +154,11 @@ class PinActions(Board):
         return {"pin": pin, "mode": mode, "pull": "none", "factory": factory}
 
     @action(effect="physical", impact=0.5, permission="local_worker", claims="gpio:{pins}")
-    def cleanup(self, pins: list[BcmPin] | None = None) -> Cleaned:
+    def cleanup(self, pins: Annotated[list[BcmPin] | None, Guard("pins")] = None) -> Cleaned:
         """Let go of pins, or of all: safe level where the policy has one, else input; PWM stops.
 
-        Edges of them are not watched any more.
+        Edges of them are not watched any more. All are claimed then: what another action holds is
+        waited for.
         """
         with self.pins.lock:
             wanted = self.pins.used() if pins is None else sorted(set(pins))

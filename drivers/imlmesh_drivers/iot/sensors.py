@@ -47,7 +47,12 @@ class SensorActions(Board):
         effect="pure",
         impact=0.1,
         permission="readonly",
-        claims=("gpio:{pin}", f"i2c:{_BUS}"),
+        claims=(
+            "gpio:{pin}",
+            f"i2c:{_BUS} if address",
+            f"i2c:{_BUS} if sensor_type=BMP280",
+            "onewire if sensor_type=DS18B20",
+        ),
     )
     def read_sensor(
         self,

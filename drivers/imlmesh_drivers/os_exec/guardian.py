@@ -22,7 +22,6 @@ _WAIT_S = 0.05  # between two looks at how many processes were started
 _LOOK_S = 0.02  # until the first look at everything of the command, which doubles from there
 _LOOK_MAX_S = 1.0  # looking costs a Pi some milliseconds
 _BURST = 32  # processes started on the whole machine: reason enough to look at once
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Order:
@@ -110,22 +109,33 @@ def signal_all(found: dict[int, int], number: int) -> None:
             os.killpg(group, number)
 
 
-def own_bytes(pids: Iterable[int]) -> int:
-    """Memory that processes hold without what they map from files or share on purpose."""
-    total = 0
+def _fields(path: str) -> dict[bytes, bytes]:
+    """The lines "NAME: value" of a file of the kernel."""
+    lines = _read(path).split(b"\n")
+    return dict(line.split(b":", 1) for line in lines if b":" in line)
+
+
+def own_bytes(pids: Iterable[int], *, once: bool = False) -> int:
+    """Memory that processes hold without what they map from files.
+
+    What they share counts for each of them, or `once`: then the kernel looks at every page.
+    """
+    total_kib = 0
     for pid in pids:
-        sizes = _read(f"/proc/{pid}/statm").split()
-        if sizes:
-            total += (int(sizes[1]) - int(sizes[2])) * _PAGE_BYTES
-    return total
+        sizes = _fields(f"/proc/{pid}/status")
+        shared = sizes.get(b"RssShmem", b"0 kB")
+        if once:
+            # one that lets nobody look counts whole
+            shared = _fields(f"/proc/{pid}/smaps_rollup").get(b"Pss_Shmem", shared)
+        total_kib += sum(int(size.split()[0]) for size in (sizes.get(b"RssAnon", b"0 kB"), shared))
+    return total_kib * 1024
 
 
 def threads_of(account: int) -> int:
     """Threads of all processes of an account."""
     total = 0
     for pid in _pids():
-        lines = _read(f"/proc/{pid}/status").split(b"\n")
-        fields = dict(line.split(b":", 1) for line in lines if b":" in line)
+        fields = _fields(f"/proc/{pid}/status")
         if fields and int(fields[b"Uid"].split()[0]) == account:
             total += int(fields.get(b"Threads", b"0"))
     return total
@@ -247,7 +257,7 @@ class Guardian:
         found = below(os.getpid())
         if len(found) > self._order.processes:
             self._broken = "processes"
-        elif own_bytes(found) > self._order.memory_bytes:
+        elif all(own_bytes(found, once=once) > self._order.memory_bytes for once in (False, True)):
             self._broken = "memory"
 
     def _wait(self, main: int, wait_s: float) -> None:
