@@ -158,28 +158,30 @@ def _while_cut_off(dice: random.Random, wish: Wish) -> list[Fault]:
 def _standing_still(
     dice: random.Random, nodes: tuple[str, ...], plans: list[tuple[int, dict[str, Any]]]
 ) -> list[Fault]:
-    """Now and then a node sleeps for longer than a lease while work there waits for other work, whose
-    driver ends when it wakes."""
+    """Now and then a node sleeps for longer than a lease, while work waits in its socket or for other
+    work there, whose driver ends when it wakes."""
     if dice.random() >= 0.04:
         return []
     plan_ms, plan = dice.choice(plans)
     node = dice.choice(nodes)
-    there = {"target_node": node, "on_node_loss": "reroute", "claims": ["bus"], "on_busy": "wait"}
+    others = [name for name in nodes if name != node]
+    there = {"target_node": node, "fallback_nodes": others, "claims": ["bus"], "on_busy": "wait"}
     work = {**LONG, "params": {"ms": 3_000, "fails": 0}, **there}
     plan["actions"] += [{**work, "id": f"after{i}"} for i in range(3)]
-    return [Fault(plan_ms + dice.randint(500, 2_500), "suspend", node, 9_000, 1)]
+    at_ms = plan_ms + dice.choice((0, dice.randint(500, 2_500)))
+    return [Fault(at_ms, "suspend", node, dice.choice((9_000, 20_000)), 1)]
 
 
 def _gone(
     dice: random.Random, nodes: tuple[str, ...], plans: list[tuple[int, dict[str, Any]]]
 ) -> list[Fault]:
-    """In every fifth world one node is gone for good, in half of these after it was lost and heard
+    """In every fourth world one node is gone for good, in half of these after it was lost and heard
     once more.
 
     What waits for it ends with its run's time to live; half of these worlds want nothing of the kind
     and no end of that time, so that all of their work has to move.
     """
-    if dice.random() >= 0.2:
+    if dice.random() >= 0.25:
         return []
     node, kind = dice.choice(nodes), dice.choice(GONE)
     plan_ms, _ = dice.choice(plans)

@@ -403,6 +403,7 @@ def two_actions_hold_one_claim(patch: Patch) -> None:
     patch.setattr(claims.Claims, "holder", lambda self, wanted: None)
 
 
+@flip(r"begins on n\d beside", seed=88)
 @flip(r"still runs on n\d beside", seed=3)
 def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
     patch.setattr(slots.HeldRecord, "lease_end_ms", lambda self, answered_ms: slots.NEVER_MS)
