@@ -420,6 +420,18 @@ def a_beat_without_an_answer_renews(patch: Patch) -> None:
     patch.setattr(heart.Heart, "beat", beat)
 
 
+@flip(r"begins on n\d beside", seed=360)
+def a_birth_that_nobody_heard_renews(patch: Patch) -> None:
+    real = heart.Heart.beat
+
+    def beat(self: heart.Heart, at_ms: int, *, anew: bool = False) -> int:
+        if anew:
+            self.born_ms = at_ms
+        return real(self, at_ms, anew=anew)
+
+    patch.setattr(heart.Heart, "beat", beat)
+
+
 @flip(r"begins on n\d, and its lease is over", seed=73)
 def what_comes_when_its_lease_is_over_begins(patch: Patch) -> None:
     real = agent.Agent._take
