@@ -77,6 +77,14 @@ def test_every_kind_of_fault_happens() -> None:
     assert results > 1_000
 
 
+@pytest.mark.timeout(30)
+def test_a_permit_whose_time_is_over_is_not_brought_again_and_again() -> None:
+    """An orchestrator that starts after the end of a permit hears its node before its own timer."""
+    world = World(4235)
+    world.run()
+    assert world.orchestrator.idle()
+
+
 def _story(seeds: range) -> str:
     told = hashlib.sha256()
     for seed in seeds:
