@@ -13,6 +13,8 @@
 | one unit of work has one live dispatch            | `invariants.broken`                             |
 | work that must stop when cut off is nowhere else  | `leases`                                        |
 |   before it has stopped                           |                                                 |
+| nor begins once its lease is over                 | `driver_starts`                                 |
+| lost work is looked at until it moves             | `unlooked`, `World.check_end`                   |
 | what ended stays as it ended                      | `ends_stay`                                     |
 | a result counts for the attempt that gave it      | `_taken`                                        |
 | a node takes nothing of an older epoch            | `journalled`                                    |
@@ -38,6 +40,8 @@ from imlmesh_node.core.changes import DispatchTaken, ResultRecorded
 from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.asking import SYSTEM
+from imlmesh_orchestrator.core.deadlines import Deadline
+from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import State
 from imlmesh_protocol.states import (
     ACTION_ENDED,
@@ -53,6 +57,7 @@ from permits import PermitChecks, is_by_permit, unit_of
 if TYPE_CHECKING:
     from world import World
 
+_AWAY = (Liveness.LOST, Liveness.OFFLINE)
 _UNDOABLE = (ActionState.COMPLETED, ActionState.FAILED)
 
 
@@ -225,10 +230,12 @@ class Checks:
     def meets(self, node: str, epoch: int) -> None:
         self._epochs[node] = max(epoch, self._epochs.get(node, 0))
 
-    def driver_starts(self, node: str, command: nk.RunDriver, intent: bool) -> None:
-        """`intent`: whether the journal holds that it starts."""
+    def driver_starts(self, node: str, command: nk.RunDriver, intent: bool, over_ms: int) -> None:
+        """`intent`: whether the journal holds that it starts; `over_ms`: since when its lease is over."""
         dispatch = command.dispatch
         own = unit_of(dispatch.id)
+        if own is None and dispatch.when_cut_off == "stop":
+            self._begins(node, dispatch.id, over_ms)
         if own is not None:
             self.unit_of[dispatch.id] = own
             self.permits.driver_starts(node, dispatch.id, self.world.nodes[node].stored)
@@ -240,6 +247,14 @@ class Checks:
         self._started[node, dispatch.id] += 1
         if self._started[node, dispatch.id] > 1:
             self.breach(f"{dispatch.id} ran {self._started[node, dispatch.id]} times on {node}")
+
+    def _begins(self, node: str, dispatch: str, over_ms: int) -> None:
+        """Also what ends or is stopped at once, while others have it, would have been done twice."""
+        if over_ms >= 0:
+            self.breach(f"{dispatch} begins on {node}, and its lease is over since {over_ms} ms")
+        newest = self._newest[self.unit_of[dispatch]]
+        if newest != dispatch and self._given_up.get(dispatch) == "node.lost":
+            self.breach(f"{dispatch} begins on {node} beside {newest}")
 
     def node_says(self, node: str, command: nk.Command) -> None:
         """An accept or a result leaves the node."""
@@ -286,6 +301,25 @@ class Checks:
                 lost = self._given_up.get(dispatch.id) == "node.lost"
                 if dispatch.when_cut_off == "stop" and newest != dispatch.id and lost:
                     self.breach(f"{dispatch.id} still runs on {node.name} beside {newest}")
+
+    @staticmethod
+    def unlooked(core: Scheduler) -> list[str]:
+        """Work of a lost node that may move, and that nobody will look at again."""
+        state, looks = core.state, None
+        found = []
+        for node in state.nodes.values():
+            if node.liveness not in _AWAY or not node.live:
+                continue
+            if looks is None:
+                looks = {
+                    key for _, _, kind, key in core._deadlines._heap if kind is Deadline.REROUTE
+                }
+            found += [
+                f"{name} is on {node.node}, which is {node.liveness}, and nobody looks at it again"
+                for name in node.live
+                if state.dispatches[name].on_loss == "reroute" and name not in looks
+            ]
+        return found
 
     def breach(self, sentence: str) -> None:
         self.breaches.append(sentence)

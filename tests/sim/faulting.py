@@ -1,16 +1,18 @@
 """How each fault is done to a world, and how it ends.
 
-The one rule: a fault says when it ends by itself; `World.heal` ends whatever has not.
+The one rule: a fault says when it ends by itself; `World.heal` ends whatever has not. Only a node
+that is gone for good stays so.
 """
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imlmesh_orchestrator.core import events as e
 from imlmesh_protocol import limits
 from imlmesh_protocol.states import Admission
-from script import Fault
+from script import GONE, Fault
 
 if TYPE_CHECKING:
     from world import World
@@ -66,7 +68,9 @@ def _suspend(world: "World", fault: Fault) -> None:
     """The machine of a node sleeps; after a while the broker ends its session."""
     node = world.nodes[fault.node]
     node.suspend()
-    _while_asleep(world, fault, fault.node, node.resume)
+    drivers_end = fault.number % 2 == 1
+    wake = partial(node.resume, drivers_end=drivers_end)
+    _while_asleep(world, fault, fault.node, wake)
 
 
 def _asleep(world: "World", fault: Fault) -> None:
@@ -194,6 +198,20 @@ def _misbehave(world: "World", fault: Fault) -> None:
         world.orchestrator.post(e.EvidenceSeen, node=fault.node, **seen)
 
 
+def _gone(world: "World", fault: Fault) -> None:
+    """For good: no heal brings it back."""
+    node, way = world.nodes[fault.node], fault.kind
+    world.gone.add(fault.node)
+    if way in ("stays dead", "stays shut down"):
+        node.machine.broken = True
+        if way == "stays shut down":
+            node.goodbye()
+        node.kill()
+    else:
+        world.hub.never_heals[fault.node] = way == "stays deaf"
+        world.hub.heal(fault.node)
+
+
 _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "kill": _kill,
     "flap": _flap,
@@ -220,4 +238,5 @@ _FAULTS: dict[str, Callable[["World", Fault], None]] = {
     "quarantined": _admit,
     "revoked": _admit,
     "misbehave": _misbehave,
+    **dict.fromkeys(GONE, _gone),
 }

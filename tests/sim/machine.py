@@ -19,6 +19,8 @@ class Machine:
         self._world = world
         self._step_ms = 0
         self.disk_full = False
+        #: it starts never again
+        self.broken = False
         self.asleep_since_ms: int | None = None
         self._heard: list[Callable[[], None]] = []
 

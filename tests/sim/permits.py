@@ -232,11 +232,15 @@ class PermitChecks:
         return [
             place
             for place in self._begun
-            if place not in self._reported and place[0] not in self._excused
+            if place not in self._reported
+            and place[0] not in self._excused
+            and self._begun[place] not in self._world.gone
         ]
 
     def _open(self) -> Iterable[tuple[str, str]]:
         for node in self._world.nodes.values():
+            if node.name in self._world.gone:
+                continue
             for record in node.stored.permits.values():
                 if record.open:
                     yield node.name, record.permit.id

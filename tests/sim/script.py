@@ -23,6 +23,10 @@ LONG = {
     "on_error": "continue",
     "params": {"ms": 15_000, "fails": 0},
 }
+#: how a node is gone for good
+GONE = ("stays dead", "stays deaf", "stays cut off", "stays shut down")
+#: with such a node the runs that wait for it live so long
+GONE_TTL_S = 120
 #: how often each kind is drawn, beside the others
 WEIGHTS = {
     "kill": 3,
@@ -132,6 +136,8 @@ def script_of(seed: int) -> Script:
     wishes = random_wishes(seed, nodes)
     for wish in wishes:
         faults += _while_cut_off(random.Random(f"{seed}/{wish.node}/cut off"), wish)
+    faults += _standing_still(random.Random(f"{seed}/standing still"), nodes, plans)
+    faults += _gone(random.Random(f"{seed}/gone"), nodes, plans)
     faults.sort(key=lambda fault: fault.at_ms)
     return Script(seed, nodes, tuple(plans), tuple(faults), network, None, wishes=wishes)
 
@@ -147,3 +153,66 @@ def _while_cut_off(dice: random.Random, wish: Wish) -> list[Fault]:
         later_ms, pause_ms = dice.randint(5_000, 12_000), dice.choice((200, 3_000))
         found.append(Fault(at_ms + later_ms, kind, wish.node, pause_ms, dice.getrandbits(32)))
     return found
+
+
+def _standing_still(
+    dice: random.Random, nodes: tuple[str, ...], plans: list[tuple[int, dict[str, Any]]]
+) -> list[Fault]:
+    """Now and then a node sleeps for longer than a lease, while work waits in its socket or for other
+    work there, whose driver ends when it wakes."""
+    if dice.random() >= 0.04:
+        return []
+    plan_ms, plan = dice.choice(plans)
+    node = dice.choice(nodes)
+    others = [name for name in nodes if name != node]
+    there = {"target_node": node, "fallback_nodes": others, "claims": ["bus"], "on_busy": "wait"}
+    work = {**LONG, "params": {"ms": 3_000, "fails": 0}, **there}
+    plan["actions"] += [{**work, "id": f"after{i}"} for i in range(3)]
+    at_ms = plan_ms + dice.choice((0, dice.randint(500, 2_500)))
+    return [Fault(at_ms, "suspend", node, dice.choice((9_000, 20_000)), 1)]
+
+
+def _gone(
+    dice: random.Random, nodes: tuple[str, ...], plans: list[tuple[int, dict[str, Any]]]
+) -> list[Fault]:
+    """In every fourth world one node is gone for good, in half of these after it was lost and heard
+    once more.
+
+    What waits for it ends with its run's time to live; half of these worlds want nothing of the kind
+    and no end of that time, so that all of their work has to move.
+    """
+    if dice.random() >= 0.25:
+        return []
+    node, kind = dice.choice(nodes), dice.choice(GONE)
+    plan_ms, _ = dice.choice(plans)
+    at_ms = plan_ms + dice.choice((dice.randint(0, 500), dice.randint(0, 6_000), 12_000))
+    found: list[Fault] = []
+    longer: list[dict[str, Any]] = []
+    if dice.random() < 0.5:
+        # it was lost, and before its leases are over it says one word more: it hears no answer
+        at_ms, away_ms = plan_ms + dice.randint(500, 2_000), dice.randint(5_500, 8_000)
+        found.append(Fault(at_ms, "cut", node, away_ms))
+        found.append(Fault(at_ms + away_ms + 1, "half", node, 3_000))
+        at_ms += away_ms + dice.randint(300, 1_500)
+        others = [name for name in nodes if name != node]
+        there = {"target_node": node, "fallback_nodes": others, "lease_seconds": 10}
+        longer.append({**LONG, "id": "longer", **there})
+    found.append(Fault(at_ms, kind, node, 0))
+    patient = dice.random() < 0.5
+    for _, plan in plans:
+        if patient:
+            plan["ttl_seconds"] = GONE_TTL_S
+        else:
+            for action in plan["actions"]:
+                _move(action, node)
+        plan["actions"] += longer
+    return found
+
+
+def _move(action: dict[str, Any], gone: str) -> None:
+    """Let it wait for nobody."""
+    if action.get("target_node") == gone:
+        del action["target_node"]
+        action.pop("fallback_nodes", None)
+    if action.get("on_node_loss") == "wait":
+        action["on_node_loss"] = "fail" if action["action"] in ("send", "push") else "reroute"

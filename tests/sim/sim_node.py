@@ -62,7 +62,7 @@ class SimNode:
     def start(self) -> None:
         from world import node_filter
 
-        if self.agent is not None or self.machine.asleep:
+        if self.agent is not None or self.machine.asleep or self.machine.broken:
             return
         self.boot += 1
         self.mesh = SimClock(self.world, self.machine.wall_ms())
@@ -115,15 +115,22 @@ class SimNode:
         """The machine sleeps: its drivers stand still, nothing is heard, time goes on."""
         self.machine.sleep()
 
-    def resume(self) -> None:
-        """It wakes: what reached its sockets and what fell due meanwhile comes in either order."""
+    def resume(self, *, drivers_end: bool = False) -> None:
+        """It wakes: what reached its sockets and what fell due meanwhile comes in either order.
+
+        With `drivers_end` a driver that waited for a time of the clock ends at once, before that.
+        """
         if not self.machine.asleep:
             return
         slept_ms, heard = self.machine.wake()
         self.world.tell(f"{self.name} wakes after {slept_ms} ms")
         if self.agent is None:
             return
-        self._drivers = {id: (at + slept_ms, one) for id, (at, one) in self._drivers.items()}
+        for id, (at_ms, dispatch) in list(self._drivers.items()):
+            if not drivers_end:
+                self._drivers[id] = (at_ms + slept_ms, dispatch)
+            elif at_ms <= self.world.now_ms and self._drivers.pop(id, None):
+                self.post(self._finished(dispatch))
         if self.world.dice.random() < 0.5:
             self.tick()
         for act in heard:
@@ -186,7 +193,7 @@ class SimNode:
         if letter.kind is Kind.RESPONSE:
             self._answered(letter)
             return
-        if self.agent.session is None or not self.link.connected:
+        if self.agent.session is None:
             return
         if is_late(letter, self.mesh.now_ms()):
             self._ask_again()
@@ -354,12 +361,21 @@ class SimNode:
         record = self.stored.records.get(dispatch.id)
         intent = record is not None and record.started
         self.world.tell(f"{self.name}: runs {dispatch.id}")
-        self.world.checks.driver_starts(self.name, command, intent)
+        self.world.checks.driver_starts(
+            self.name, command, intent, self._lease_over_ms(dispatch.id)
+        )
         ms = int(dispatch.params["ms"]) * self.slowness
         if ms:
             self._drivers[dispatch.id] = (self.world.now_ms + ms, dispatch)
             return []
         return [self._finished(dispatch)]
+
+    def _lease_over_ms(self, dispatch: str) -> int:
+        """For how long the lease of what starts now has been over, as the node counts; 0 or less:
+        it is not."""
+        assert self.agent is not None
+        held = self.agent.slots.running[dispatch]
+        return self.steady.now_ms() - held.lease_end_ms(self.agent.heart.answered_ms)
 
     def _finished(self, dispatch: Dispatch) -> e.DriverFinished:
         at_ms = self.steady.now_ms()

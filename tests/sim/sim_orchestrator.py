@@ -430,7 +430,7 @@ class SimOrchestrator:
         if not self.alive or not self._turned:
             return []
         self._turned = False
-        problems = broken(self.core.state)
+        problems = broken(self.core.state) + self.world.checks.unlooked(self.core)
         if hasattr(self, "link") and self.link.faults:
             problems.append("the core of the orchestrator raised; see the log")
         return problems

@@ -33,10 +33,12 @@ from imlmesh_orchestrator.core import (
 )
 from imlmesh_orchestrator.core import permits as own_permits
 from imlmesh_orchestrator.core.commands import SendDispatch
+from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import NodeGone
 from imlmesh_orchestrator.core.state import RunRecord
 from imlmesh_protocol import permits as courses
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.limits import reroute_ms
 from imlmesh_protocol.permits import split_permit_run
 from imlmesh_protocol.states import (
     ACTION,
@@ -296,7 +298,7 @@ def a_beat_that_comes_again_counts(patch: Patch) -> None:
     patch.setattr(silence, "heard", heard)
 
 
-@flip(r"returned \d+ times of late and gets work", seed=28)
+@flip(r"returned \d+ times of late and gets work", seed=126)
 def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
     real = flapping.returned
 
@@ -312,6 +314,32 @@ def who_comes_and_goes_gets_work_at_once(patch: Patch) -> None:
 def one_return_is_enough_for_quarantine(patch: Patch) -> None:
     patch.setattr(flapping, "returned", lambda turn, node, presence: presence.away)
     patch.setitem(evidence.KINDS, "flapping", (1, "returns"))
+
+
+@flip(r"lost, and nobody looks at it again")
+def lost_work_is_not_looked_at(patch: Patch) -> None:
+    patch.setitem(scheduler._DUE, Deadline.REROUTE, lambda turn, key: None)
+
+
+@flip(r"lost, and nobody looks at it again")
+def a_late_beat_ends_the_looks(patch: Patch) -> None:
+    real = liveness.reroute
+
+    def reroute(turn: Any, dispatch: Any) -> None:
+        presence = turn.state.presence.get(dispatch.node)
+        heard_ms = 0 if presence is None else presence.last_heard_ms
+        if heard_ms + reroute_ms(dispatch.lease_ms) <= turn.at_ms:
+            real(turn, dispatch)
+
+    patch.setitem(scheduler._DUE, Deadline.REROUTE, scheduler._dispatch_due(reroute))
+
+
+@flip(r"is (running|cancelling): ")
+def lost_work_is_looked_at_and_never_moves(patch: Patch) -> None:
+    def again(turn: Any, dispatch: Any) -> None:
+        turn.deadlines.add(turn.at_ms + 1_000, Deadline.REROUTE, dispatch.dispatch)
+
+    patch.setitem(scheduler._DUE, Deadline.REROUTE, scheduler._dispatch_due(again))
 
 
 # the node
@@ -375,12 +403,13 @@ def two_actions_hold_one_claim(patch: Patch) -> None:
     patch.setattr(claims.Claims, "holder", lambda self, wanted: None)
 
 
-@flip(r"still runs on n\d beside", seed=675)
+@flip(r"begins on n\d beside", seed=88)
+@flip(r"still runs on n\d beside", seed=3)
 def a_node_that_is_cut_off_goes_on(patch: Patch) -> None:
     patch.setattr(slots.HeldRecord, "lease_end_ms", lambda self, answered_ms: slots.NEVER_MS)
 
 
-@flip(r"still runs on n\d beside", seed=675)
+@flip(r"still runs on n\d beside", seed=3)
 def a_beat_without_an_answer_renews(patch: Patch) -> None:
     real = heart.Heart.beat
 
@@ -389,6 +418,39 @@ def a_beat_without_an_answer_renews(patch: Patch) -> None:
         return real(self, at_ms, anew=anew)
 
     patch.setattr(heart.Heart, "beat", beat)
+
+
+@flip(r"begins on n\d beside", seed=360)
+def a_birth_that_nobody_heard_renews(patch: Patch) -> None:
+    real = heart.Heart.beat
+
+    def beat(self: heart.Heart, at_ms: int, *, anew: bool = False) -> int:
+        if anew:
+            self.born_ms = at_ms
+        return real(self, at_ms, anew=anew)
+
+    patch.setattr(heart.Heart, "beat", beat)
+
+
+@flip(r"begins on n\d, and its lease is over", seed=73)
+def what_comes_when_its_lease_is_over_begins(patch: Patch) -> None:
+    real = agent.Agent._take
+
+    def take(self: agent.Agent, arrival: Any, at_ms: int, new: Any, again: Any) -> Any:
+        def go_on(held: Any, at_ms: int, fault: Fault) -> None:
+            new.append(held.dispatch.id)
+
+        self._fail_waiting = go_on  # type: ignore[method-assign]
+        refused = real(self, arrival, at_ms, new, again)
+        del self._fail_waiting
+        return refused
+
+    patch.setattr(agent.Agent, "_take", take)
+
+
+@flip(r"begins on n\d, and its lease is over")
+def who_stood_still_begins_what_waited(patch: Patch) -> None:
+    patch.setattr(agent, "LOOK_MS", slots.NEVER_MS)
 
 
 @flip(r"is (running|cancelling|pending): ")

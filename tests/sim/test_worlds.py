@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from script import WEIGHTS, script_of
+from script import GONE, WEIGHTS, script_of
 from shrinking import report
 from world import World
 
@@ -71,10 +71,18 @@ def test_every_kind_of_fault_happens() -> None:
             type(change).__name__ == "ResultTaken" for change in world.orchestrator.stored
         )
     print(", ".join(f"{kind} {count}" for kind, count in sorted(happened.items())))
-    missing = {*WEIGHTS, *BY_CHANCE} - set(happened)
+    missing = {*WEIGHTS, *GONE, *BY_CHANCE} - set(happened)
     assert not missing
     assert min(happened.values()) >= 5, happened
     assert results > 1_000
+
+
+@pytest.mark.timeout(30)
+def test_a_permit_whose_time_is_over_is_not_brought_again_and_again() -> None:
+    """An orchestrator that starts after the end of a permit hears its node before its own timer."""
+    world = World(4235)
+    world.run()
+    assert world.orchestrator.idle()
 
 
 def _story(seeds: range) -> str:

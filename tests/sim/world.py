@@ -41,6 +41,13 @@ class CountingHub(MemoryHub):
     def __init__(self, dice: random.Random, happened: Callable[[str], None]) -> None:
         super().__init__(dice)
         self._happened = happened
+        #: clients that nothing reaches any more, and whether they are heard still
+        self.never_heals: dict[str, bool] = {}
+
+    def heal(self, client_id: str) -> None:
+        super().heal(client_id)
+        if client_id in self.never_heals:
+            self.partition(client_id, from_client=not self.never_heals[client_id])
 
     def _send(
         self, client: MemoryLink, topic: str, payload: bytes, *, retained: bool = False
@@ -66,6 +73,8 @@ class World:
         self.now_ms = START_MS
         self.faulty_until_ms = START_MS  # nothing happens by chance before `run`
         self.story: list[str] = []
+        #: nodes that are dead, deaf or cut off for good
+        self.gone: set[str] = set()
         #: how often each kind of fault really happened
         self.faults: Counter[str] = Counter()
         #: the power cuts that happened by chance, so that a smaller script can name them

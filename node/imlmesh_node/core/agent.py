@@ -110,6 +110,7 @@ class Agent(Autonomy):
         self.session, self._forgot = event.session, event.forgot
         self._unsettled.bulks.restart()
         self.permits.met(event.at_ms, event.mesh_ms or event.at_ms)
+        self.heart.born_ms = event.at_ms
         self._send_everything(event.at_ms)
         self.heart.scatter(event.dice)
 

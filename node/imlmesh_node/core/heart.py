@@ -15,7 +15,8 @@ class Heart:
         #: first sending of the beat that waits for its answer
         self._sent_ms: int | None = None
         self.next_ms = 0
-        #: sending of the last answered beat, and of the last birth
+        #: sending of the last answered beat, and of the birth with which this session began; one that
+        #: somebody asked for later may follow work that was sent before it, and lay in our socket
         self.answered_ms = 0
         self.born_ms = 0
 
@@ -24,8 +25,6 @@ class Heart:
 
         With a birth it begins `anew`: whoever hears that has heard no other beat of this session.
         """
-        if anew:
-            self.born_ms = at_ms
         if self._sent_ms is None or anew:
             self._number += 1
             self._sent_ms = at_ms

@@ -19,8 +19,8 @@ CUT_OFF = Fault("action.lease_lost", "the node was cut off before it started")
 
 @dataclass(slots=True)
 class HeldRecord:
-    """A dispatch that is not finished: waiting, or running since `started_ms`. Before it came whoever
-    gave it had heard the birth that was sent at `born_ms`."""
+    """A dispatch that is not finished: waiting, or running since `started_ms`. Its session began
+    with the birth that was sent at `born_ms`."""
 
     dispatch: Dispatch
     instant: bool

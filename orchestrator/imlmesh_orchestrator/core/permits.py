@@ -184,7 +184,12 @@ def bring(turn: Turn, node: str) -> None:
     if presence is None or known is None or known.liveness not in PRESENT:
         return
     wanted = {} if barred(turn.state, node) else {r.permit.id: r for r in _of_node(turn, node)}
-    missing = [record for name, record in wanted.items() if name not in presence.permits]
+    # one that is about to end would be refused, and the answer would bring it again
+    missing = [
+        record
+        for name, record in wanted.items()
+        if name not in presence.permits and record.permit.to_ms > turn.at_ms
+    ]
     strange = tuple(name for name in presence.permits if name not in wanted)
     for record in missing:
         turn.command(SendPermit(node, record.body))
