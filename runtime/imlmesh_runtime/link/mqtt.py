@@ -82,8 +82,7 @@ class MqttLink:
         self._runner: asyncio.Task[None] | None = None
         self._closing = False
         self._anew: asyncio.Task[None] | None = None
-        #: how many attempts in a row came to nothing, or to a session that broke at once
-        self._failed = 0
+        self._failed = 0  # attempts in a row that came to nothing, or to what broke at once
 
     @property
     def connected(self) -> bool:
