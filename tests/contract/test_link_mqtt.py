@@ -244,7 +244,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of each attempt for which a link would have waited; it does not."""
     told: list[int] = []
 
-    def at_once(attempt: int, _draw: float) -> int:
+    def at_once(attempt: int, _draw: float, most_ms: int) -> int:
         told.append(attempt)
         return 0
 
