@@ -78,7 +78,7 @@ def _everywhere(patch: Patch, name: str, made: Any, *modules: Any) -> None:
 
 @flip(r"counts as \w+ for", seed=17)
 def a_result_of_another_attempt_counts(patch: Patch) -> None:
-    real = dispatching._take
+    real = dispatching.take
 
     def take(turn: Any, node: str, result: Any) -> bool:
         dispatch = turn.state.dispatches.get(result.dispatch)
@@ -92,7 +92,7 @@ def a_result_of_another_attempt_counts(patch: Patch) -> None:
                 return True
         return real(turn, node, result)
 
-    patch.setattr(dispatching, "_take", take)
+    patch.setattr(dispatching, "take", take)
 
 
 def replace_result(result: Any, dispatch: Any) -> Any:
@@ -191,12 +191,12 @@ def an_action_starts_before_what_it_depends_on(patch: Patch) -> None:
 
 @flip(r"is settled and its result was not stored")
 def a_result_is_settled_and_not_stored(patch: Patch) -> None:
-    real = dispatching._take
+    real = dispatching.take
 
     def take(turn: Any, node: str, result: Any) -> bool:
         return True if result.outcome == "failed" else real(turn, node, result)
 
-    patch.setattr(dispatching, "_take", take)
+    patch.setattr(dispatching, "take", take)
 
 
 @flip(r"was \w+ and is \w+")

@@ -5,11 +5,10 @@ The one rule: a dispatch ends once. What a result means is decided by the dispat
 
 from collections.abc import Callable
 
-from imlmesh_orchestrator.core import asking, flow, permits, poison, retry, stragglers
+from imlmesh_orchestrator.core import asking, flow, poison, retry, stragglers
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import (
     ReportRefusal,
-    SendAck,
     SendAdmission,
     SendCancel,
     SendDispatch,
@@ -19,7 +18,6 @@ from imlmesh_orchestrator.core.events import (
     AcceptArrived,
     RejectArrived,
     Result,
-    ResultsArrived,
 )
 from imlmesh_orchestrator.core.evidence_rows import FOREIGN, keep
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, NodeRecord, RunRecord
@@ -121,27 +119,11 @@ def take_rejects(turn: Turn, event: RejectArrived) -> None:
     turn.pools.room()
 
 
-def take_results(turn: Turn, event: ResultsArrived) -> None:
-    """Each result counts once; all that were understood are settled."""
-    settled: list[str] = []
-    for result in event.results:
-        if result.dispatch.startswith("p-"):
-            known = permits.take(turn, event.node, result)
-            if known is not None:
-                settled += known
-            elif _take_forgotten(turn, event.node, result):
-                settled.append(result.dispatch)
-        elif _take(turn, event.node, result):
-            settled.append(result.dispatch)
-    if settled:
-        turn.command(SendAck(event.node, None, tuple(settled)))
-    turn.pools.room_for(len(event.results))
-
-
-def _take(turn: Turn, node: str, result: Result) -> bool:
+def take(turn: Turn, node: str, result: Result) -> bool:
+    """What a node says of the end of a dispatch; whether it was understood, and is settled."""
     dispatch = turn.state.dispatches.get(result.dispatch)
     if dispatch is None:
-        return _take_forgotten(turn, node, result)
+        return take_forgotten(turn, node, result)
     if dispatch.node != node or dispatch.hash != result.hash:
         return _is_own(turn, node, dispatch, result.hash)
     if turn.state.admissions and turn.state.admission_of(node) in NOT_BELIEVED:
@@ -165,7 +147,7 @@ def _take(turn: Turn, node: str, result: Result) -> bool:
     return True
 
 
-def _take_forgotten(turn: Turn, node: str, result: Result) -> bool:
+def take_forgotten(turn: Turn, node: str, result: Result) -> bool:
     """A result of a run that is over and forgotten, or that no permit allows: evidence, if it names the
     node that sent it."""
     try:

@@ -30,9 +30,10 @@ from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.core.apply import apply
 from imlmesh_orchestrator.core.commands import Command, Refuse, Reply
 from imlmesh_orchestrator.core.deadlines import Deadline, Deadlines
-from imlmesh_orchestrator.core.dispatching import take_accepts, take_rejects, take_results
+from imlmesh_orchestrator.core.dispatching import take_accepts, take_rejects
 from imlmesh_orchestrator.core.placement import Pools
 from imlmesh_orchestrator.core.placing import place_ready
+from imlmesh_orchestrator.core.results import take_results
 from imlmesh_orchestrator.core.state import RunRecord, State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
