@@ -97,8 +97,9 @@ class Inbound:
         self._stream = stream
         self._heard = heard
         self._assembly = Assembly()
-        #: when each node was last told the time
+        #: when each node was last told the time, and who was heard to follow it
         self._told_ms: dict[str, int] = {}
+        self._follow: set[str] = set()
         self._late = Shares(limits.TIME_LATE_PER_S, limits.TIME_LATE_AT_ONCE)
         self._quiet = Quiet()
         self._read: dict[Kind, Callable[[Topic, Message, int], e.Event | None]] = {
@@ -132,6 +133,7 @@ class Inbound:
                 self._request(parsed, payload, at_ms)
                 return
             message = self._opener.open(parsed, payload, at_ms)
+            self._follow.add(parsed.name)
             event = self._understand(parsed, message, at_ms)
         except MeshError as exc:
             if not (retained and exc.code in _HINTS):  # when we come, all are asked who is there
@@ -177,10 +179,12 @@ class Inbound:
             self._heard.post(_evidence(at_ms, kind, error))
 
     def _knows_time(self, node: str, at_ms: int) -> bool:
-        """Whether a node was told our time long enough ago for what it wrote before to be gone: it is
-        not to blame for a clock of ours that was put back while we were away."""
+        """Whether a node was told our time long enough ago for what it wrote before to be gone, and that
+        it heard the answer: it is not to blame for a clock of ours that was put back while we were away."""
         told_ms = self._told_ms.get(node)
-        return told_ms is not None and at_ms - told_ms > limits.TIME_KNOWN_MS
+        if told_ms is None or node not in self._follow:
+            return False
+        return at_ms - told_ms > limits.TIME_KNOWN_MS
 
     def _heartbeat(self, topic: Topic, payload: bytes) -> None:
         size, came_ms = len(payload), self._clock.now_ms()

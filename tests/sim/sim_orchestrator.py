@@ -75,8 +75,9 @@ class SimOrchestrator:
         self._epoch += 1
         self._seq = self._causes = 0
         self._floors: dict[tuple[str, str], tuple[int, int, int]] = {}
-        #: when each node was last told the time
+        #: when each node was last told the time, and who was heard to follow it
         self._told_ms: dict[str, int] = {}
+        self._follow: set[str] = set()
         self._answer_ms: int | None = None
         self._assembly = Assembly()
         self.world.checks.of_nodes.forgets()
@@ -209,7 +210,7 @@ class SimOrchestrator:
         if kind is not Kind.REQUEST and is_late(letter, self.clock.now_ms()):
             told_ms = self._told_ms.get(node, self.clock.now_ms())
             known = self.clock.now_ms() - told_ms > limits.TIME_KNOWN_MS
-            if known and is_ahead(letter, self.clock.now_ms()):
+            if known and node in self._follow and is_ahead(letter, self.clock.now_ms()):
                 seen = {"kind": "ahead", "text": "dated ahead", "mark": str(number)}
                 self.post(e.EvidenceSeen, node=node, **seen)
             return
@@ -225,6 +226,7 @@ class SimOrchestrator:
             answer["boot"] = 0 if record is None else record.boot
             self._send(node, Kind.RESPONSE, answer)
         else:
+            self._follow.add(node)
             self._hear(node, kind, boot, session, letter.fields)
 
     def _hear(self, node: str, kind: Kind, boot: int, session: int, fields: dict[str, Any]) -> None:

@@ -82,6 +82,9 @@ def test_who_was_told_the_time_and_writes_from_the_future_does_not_follow_it():
     assert not evidence(listening), "it may have written this before the answer came"
     listening.clock.advance(limits.TIME_KNOWN_MS + 1)
     ahead(listening)
+    assert not evidence(listening), "the answer may be lost"
+    listening.say(Kind.ACCEPT, **ACCEPT)
+    ahead(listening)
     assert [kind for kind, _ in evidence(listening)] == ["ahead"]
 
 
