@@ -142,7 +142,10 @@ class NodeChecks:
         elif isinstance(event, e.NodeBirth):
             self._born(event.node, (event.boot, event.session), now_ms)
         elif isinstance(event, e.HeartbeatArrived):
-            self._beat(event.node, event.beat, now_ms)
+            # of another session than that whose birth was heard it says nothing yet
+            session = (event.boot, event.session)
+            if self._sessions.get(event.node, session) == session:
+                self._beat(event.node, event.beat, now_ms)
         elif isinstance(event, e.AdmissionAsked) and event.admission is Admission.OPEN:
             self._sure.pop(event.node, None)  # a release forgives, also where it changes nothing
 
