@@ -42,6 +42,8 @@ class NodeChecks:
         self._sessions: dict[str, tuple[int, int]] = {}
         self._heard_ms: dict[str, int] = {}
         self._gone: set[str] = set()
+        #: who beat in a session whose birth was lost: it is back, and nobody can say since when
+        self._unborn: set[str] = set()
         #: (when, node) of all that went away, perhaps too often; around which of these most did
         self._away: list[tuple[int, str]] = []
         self._shared_ms: list[int] = []
@@ -142,10 +144,11 @@ class NodeChecks:
         elif isinstance(event, e.NodeBirth):
             self._born(event.node, (event.boot, event.session), now_ms)
         elif isinstance(event, e.HeartbeatArrived):
-            # of another session than that whose birth was heard it says nothing yet
             session = (event.boot, event.session)
             if self._sessions.get(event.node, session) == session:
                 self._beat(event.node, event.beat, now_ms)
+            else:
+                self._unborn.add(event.node)
         elif isinstance(event, e.AdmissionAsked) and event.admission is Admission.OPEN:
             self._sure.pop(event.node, None)  # a release forgives, also where it changes nothing
 
@@ -155,9 +158,10 @@ class NodeChecks:
             self._gone.add(node)
 
     def _born(self, node: str, session: tuple[int, int], now_ms: int) -> None:
-        if node in self._gone and not self._together(node):
+        if node in self._gone and node not in self._unborn and not self._together(node):
             self._sure.setdefault(node, []).append(now_ms)
         self._speaks(node, now_ms)
+        self._unborn.discard(node)
         self._sessions[node] = session
         self._beats.pop(node, None)
 

@@ -148,8 +148,9 @@ class SimOrchestrator:
                 self.post(e.PauseAsked, run=run.run, by="eve")
 
     def resume(self) -> None:
+        """A person says so of every run: its pause may not be decided yet."""
         for run in list(self.core.state.runs.values()):
-            if self.alive and run.state == "paused":
+            if self.alive and not run.ended:
                 self.post(e.ResumeAsked, run=run.run, by="eve")
 
     @property
