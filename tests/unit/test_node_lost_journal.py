@@ -55,6 +55,17 @@ def test_not_even_a_refusal_breaks_that_silence() -> None:
     assert [type(each) for each in asked] == [commands.NoteRefusal]
 
 
+def test_nor_does_the_end_of_the_agent_or_what_it_cannot_read() -> None:
+    agent = agent_of()
+    delegate(agent, 1, Effect.IDEMPOTENT)  # it runs: no goodbye is said yet
+    unread = (("r/b/pi/1", Fault("message.invalid", "no dispatch")),)
+    assert agent.handle(events.DelegateArrived(0, (), 1, 2, "", unread))[1] == []
+    agent.handle(events.ShutdownAsked(0, 60_000))
+    assert delegate(agent, 3, Effect.ONCE) == []
+    (reject,) = delegate(agent, 4, Effect.PURE)
+    assert [id for id, _ in reject.refusals] == ["r/pure/pi/1"]  # type: ignore[union-attr]
+
+
 def test_an_agent_that_lost_nothing_takes_everything_at_once() -> None:
     assert commands.RunDriver in [type(c) for c in delegate(agent_of(lost=False), 1, Effect.ONCE)]
 

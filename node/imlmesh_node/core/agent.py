@@ -136,14 +136,14 @@ class Agent(Autonomy):
             self._refuse(code, f"a delegate of {place} after {self._seen}")
             return
         self._see(*place)
+        doubts = self.state.lost or self._forgot
         if self.session is None or self.slots.stopping:
             self._raise_floor()  # a later agent shall not take what this one did not
             if self.session is not None and self.slots.running:  # no goodbye was said yet
-                self._commands += given_back(event.dispatches, self.state.records)
+                self._commands += given_back(event.dispatches, self.state.records, doubts)
             return
-        again: list[str] = []
-        new: list[str] = []
-        refused = [pair for pair in event.unread if pair[0] not in self.state.records]
+        again, new = list[str](), list[str]()
+        refused = [pair for pair in event.unread if not (doubts or pair[0] in self.state.records)]
         for arrival in event.dispatches:
             fault = self._take(arrival, event.at_ms, new, again)
             if fault is not None:

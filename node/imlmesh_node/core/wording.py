@@ -9,11 +9,15 @@ from imlmesh_node.core.state import JournalRecord
 from imlmesh_protocol.errors import Fault
 
 
-def given_back(arrivals: Iterable[Arrival], known: Container[str]) -> list[SendReject]:
-    """Others may do at once what an agent that ends will not; empty when all of it is known."""
+def given_back(
+    arrivals: Iterable[Arrival], known: Container[str], doubts: bool
+) -> list[SendReject]:
+    """Others may do at once what an agent that ends will not; empty when all of it is known. With `doubts`
+    it may have been done before: nothing is said of what may not be repeated."""
     fault = Fault("node.stopping", "the node is shutting down")
-    new = tuple((one.dispatch.id, fault) for one in arrivals if one.dispatch.id not in known)
-    return [SendReject(new)] if new else []
+    new = [one.dispatch for one in arrivals if one.dispatch.id not in known]
+    pairs = tuple((one.id, fault) for one in new if one.effect.repeatable or not doubts)
+    return [SendReject(pairs)] if pairs else []
 
 
 def accept_of(records: Sequence[JournalRecord]) -> SendAccept:
