@@ -74,12 +74,12 @@ class Stores:
 
 def next_epoch(marks: Marks, now_ms: int) -> int:
     """Above every one that a node may have heard, also when the store is an older copy of itself: not
-    below the seconds of our clock, unless that seems to be years ahead, which nothing could undo."""
+    below the milliseconds of our clock, unless that seems to be years ahead, which nothing could undo."""
     if marks.at_ms and now_ms - marks.at_ms > limits.EPOCH_CLOCK_MS:
         days = (now_ms - marks.at_ms) // 86_400_000
         log.warning("the clock is %d days ahead of the last change: it makes no epoch", days)
         return marks.epoch + 1
-    return max(marks.epoch + 1, now_ms // 1_000)
+    return max(marks.epoch + 1, now_ms)
 
 
 class Shell(Answering):

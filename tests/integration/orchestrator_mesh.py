@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from imlmesh_runtime.paths import Home
 from imlmesh_runtime.trust import ControlKeys
 
 MESH, ME = "home", "orchestra"
-WITHIN_S = 40
+WITHIN_S = 50
 Process = Forked | asyncio.subprocess.Process
 POLICY = """
 profile = "local_worker"
@@ -98,7 +98,9 @@ class Mesh:
         process = self.processes.pop(name)
         if process.returncode is None:
             os.killpg(process.pid, number)
-        return await process.wait()
+        with self._told(lambda: f"{name} to end"):
+            async with asyncio.timeout(WITHIN_S):
+                return await process.wait()
 
     def kill_broker(self) -> None:
         """It starts again by itself."""
@@ -113,12 +115,16 @@ class Mesh:
 
     async def until(self, path: str, holds: Any) -> dict[str, Any]:
         """The answer to `path` as soon as it holds; also across a restart of the API."""
-        while True:
-            with contextlib.suppress(httpx2.TransportError):
-                answer = await self.http.get(path)
-                if answer.status_code == 200 and holds(found := answer.json()):
-                    return found
-            await asyncio.sleep(0.05)
+        last = "no answer"
+        with self._told(lambda: f"{path}; last: {last}"):
+            async with asyncio.timeout(WITHIN_S):
+                while True:
+                    with contextlib.suppress(httpx2.TransportError):
+                        answer = await self.http.get(path)
+                        last = answer.text
+                        if answer.status_code == 200 and holds(found := answer.json()):
+                            return found
+                    await asyncio.sleep(0.05)
 
     async def online(self, *names: str) -> None:
         def all_online(found: dict[str, Any]) -> bool:
@@ -134,6 +140,16 @@ class Mesh:
 
     async def ended(self, run: str) -> dict[str, Any]:
         return await self.until(f"runs/{run}", lambda found: found["state"] in ENDED)
+
+    @contextlib.contextmanager
+    def _told(self, what: Callable[[], str]) -> Iterator[None]:
+        """Whoever waited in vain says for what, with the ends of all logs."""
+        try:
+            yield
+        except TimeoutError:
+            ends = {file.name: file.read_text()[-3_000:] for file in self.home.logs.glob("*.log")}
+            logs = "".join(f"\n--- {name}\n{end}" for name, end in ends.items())
+            raise AssertionError(f"waited {WITHIN_S} s for {what()}{logs}") from None
 
     async def events(
         self, opened: asyncio.Event | None = None, **params: Any
@@ -164,8 +180,7 @@ async def opened_mesh(folder: Path, environ: Mapping[str, str] = os.environ) -> 
     await broker.start()
     made = Mesh(home, broker.port, broker.control_port, broker)
     try:
-        async with asyncio.timeout(60):
-            yield made
+        yield made
     finally:
         await made.http.aclose()
         for name in list(made.processes):

@@ -27,7 +27,7 @@ actions:
 """
 
 
-@pytest.mark.parametrize(("plan", "said"), [(BROKEN, "policy.command"), (IDLE, "completed after")])
+@pytest.mark.parametrize(("plan", "said"), [(BROKEN, "policy.command"), (IDLE, "completed")])
 @pytest.mark.usefixtures("broker_program")
 async def test_a_run_that_ends_before_the_kill_ends_the_demonstration(
     plan: str,
