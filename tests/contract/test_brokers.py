@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import shutil
 import ssl
+import statistics
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -249,6 +251,24 @@ async def test_a_node_hears_its_own_topics_alone(join):
     orchestrator.publish(f"{BASE}/to/b/delegate", b"for b")
     orchestrator.publish(f"{BASE}/to/a/delegate", b"for a")
     assert await a.messages.get() == (f"{BASE}/to/a/delegate", b"for a")
+
+
+async def test_an_answer_waits_for_no_acknowledgement(join):
+    """With Nagle's rule each one would wait 40 ms for the peer's delayed acknowledgement."""
+    orchestrator, heard_back = await join(ME, f"{BASE}/from/+/+")
+    node, heard = await join("a", f"{BASE}/to/a/+")
+    taken_s = []
+    for number in range(31):
+        began_s = time.perf_counter()
+        for part in range(2):
+            orchestrator.publish(f"{BASE}/to/a/delegate", b"%d %d" % (number, part))
+        for _ in range(2):
+            await heard.messages.get()
+            node.publish(f"{BASE}/from/a/complete", b"done")
+        for _ in range(2):
+            await heard_back.messages.get()
+        taken_s.append(time.perf_counter() - began_s)
+    assert statistics.median(taken_s) < 0.02, taken_s
 
 
 async def test_a_will_obeys_the_rules(join):

@@ -130,21 +130,24 @@ async def scripted(tmp_path: Path) -> AsyncIterator[tuple[Control, NodeProcess]]
         yield control, node
 
 
-async def round_trips(control: Control, first: int, count: int) -> list[float]:
-    taken = []
-    for number in range(first, first + count):
-        began_s = time.perf_counter()
-        one = dispatch(number, "noop", "pure")
-        control.delegate(one)
-        await control.result(one)
-        taken.append(time.perf_counter() - began_s)
-        await asyncio.sleep(0.02)  # people and plans pause, and a drain needs its turns
-    return taken
+async def round_trip(control: Control, number: int) -> float:
+    began_s = time.perf_counter()
+    one = dispatch(number, "noop", "pure")
+    control.delegate(one)
+    await control.result(one)
+    taken_s = time.perf_counter() - began_s
+    await asyncio.sleep(0.02)  # people and plans pause, and a drain needs its turns
+    return taken_s
 
 
 def drained(control: Control) -> int:
     messages = [m for m in control.heard if m.channel == "telemetry/fake"]
     return sum(len(m.fields["readings"]["fake.level"][0]) for m in messages)
+
+
+def nearly_worst(taken: list[float]) -> float:
+    """What 19 of 20 did not exceed."""
+    return statistics.quantiles(taken, n=20)[-1]
 
 
 async def test_a_start_with_100_000_records_is_quick_and_the_drain_delays_no_action(
@@ -159,12 +162,13 @@ async def test_a_start_with_100_000_records_is_quick_and_the_drain_delays_no_act
     await control.wait(is_birth)
     ready_s = time.perf_counter() - began_s
     assert ready_s < 3
-    during = await round_trips(control, 1, 150)
-    assert 0 < drained(control) < RECORDS, "the drain was under way all the time"
-    await control.wait(lambda _: drained(control) == RECORDS, 60)
-    after = await round_trips(control, 1_000, 150)
+    during: list[float] = []
+    while drained(control) < RECORDS:
+        during.append(await round_trip(control, len(during) + 1))
+    assert len(during) > 50, "the drain is in no haste"
+    after = [await round_trip(control, number) for number in range(100_000, 100_150)]
     print(f"ready {ready_s:.2f} s, during {during}, after {after}")
     assert statistics.median(during) < 2 * statistics.median(after) + 0.002
-    assert sorted(during)[-8] < 2 * sorted(after)[-8] + 0.05
+    assert nearly_worst(during) < 2 * nearly_worst(after) + 0.05
     assert node.process is not None
     assert node.process.returncode is None

@@ -115,7 +115,8 @@ def _unix(home: Home) -> socket.socket:
 
 
 def _loopback() -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY where the protocol is told: without it events of a stream wait for each other
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(_BACKLOG)
     listening.setblocking(False)

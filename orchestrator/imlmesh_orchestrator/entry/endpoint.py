@@ -201,7 +201,7 @@ def _listen(wanted: Address) -> socket.socket:
     address, first = wanted
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for port in range(first, min(first + limits.PORTS_TRIED, 65_536)):
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((address, port))
