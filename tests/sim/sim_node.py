@@ -32,6 +32,7 @@ LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
 _OWN = ("quarantine", "release", "permit")
 #: an agent that ended is started again by its parent
 RESTART_MS = 1_000
+_STALE = -1
 
 
 class SimNode:
@@ -58,6 +59,8 @@ class SimNode:
         self._heard_no = -1
         #: whether its core had a turn since somebody looked at it
         self._turned = False
+        #: when the agent wants its next tick; _STALE after a turn
+        self._due_ms: int | None = _STALE
 
     def start(self) -> None:
         from world import node_filter
@@ -83,6 +86,7 @@ class SimNode:
         )
         self.agent = Agent(config, list(stored.records.values()))
         self._turned = True
+        self._due_ms = _STALE
         self._drivers.clear()
         self._session = self._seq = 0
         self.world.checks.permits.starts(self.name)
@@ -282,6 +286,7 @@ class SimNode:
     def post(self, event: e.Event) -> None:
         """One turn: decide, start early work, commit, act; a kill may come between any two."""
         self._turned = True
+        self._due_ms = _STALE
         inbox = [event]
         changes: list[Change] = []
         asked: list[k.Command] = []
@@ -393,7 +398,7 @@ class SimNode:
         if self.agent is None or self.machine.asleep:
             return None
         times = [at_ms for at_ms, _ in self._drivers.values()]
-        due_ms = self.steady.world_ms(self.agent.next_deadline_ms())
+        due_ms = self.steady.world_ms(self._deadline_ms(self.agent))
         times += [t for t in (due_ms, self._ask_ms) if t is not None]
         return min(times, default=None)
 
@@ -408,9 +413,15 @@ class SimNode:
             return
         if self._ask_ms is not None and self._ask_ms <= now_ms:
             self._ask()
-        due_ms = self.agent.next_deadline_ms()
+        due_ms = self._deadline_ms(self.agent)
         if due_ms is not None and due_ms <= self.steady.now_ms():
             self.post(Tick(self.steady.now_ms()))
+
+    def _deadline_ms(self, agent: Agent) -> int | None:
+        """Asked at each step of the world, and the same until the agent's next turn."""
+        if self._due_ms == _STALE:
+            self._due_ms = agent.next_deadline_ms()
+        return self._due_ms
 
     def _ask(self) -> None:
         if self.agent is None:
