@@ -18,7 +18,10 @@ def has_keys() -> bool:
     if not sys.stdin.isatty():
         return False
     # Setting up the terminal of somebody else would stop a program in the background.
-    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:
+        return False  # one that controls no process of this session
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from rich.text import Text
 
-from imlmesh.client import Client, ServerEvent, path_of
+from imlmesh.client import Client, ServerEvent, look_pause_s, path_of
 from imlmesh.ending import end_lines, failures
 from imlmesh.exits import ExitCode, exit_code_of_run
 from imlmesh.keys import has_keys, pressed
@@ -242,14 +242,16 @@ class Waves:
         self._stale.set()
 
     async def refresh(self) -> None:
-        """Fetch the run again when something changed, at most as often as it is redrawn."""
+        """Fetch the run again when something changed, at most as often as it is redrawn, and less often
+        when that takes long."""
         while True:
             await self._stale.wait()
             self._stale.clear()
+            began_s = time.monotonic()
             # An orchestrator that restarts is waited for by the stream of events.
             with contextlib.suppress(LinkError):
                 await self.finish()
-            await asyncio.sleep(1 / _REDRAWS_PER_S)
+            await asyncio.sleep(look_pause_s(1 / _REDRAWS_PER_S, time.monotonic() - began_s))
 
     async def finish(self) -> None:
         """Fetch the run once more."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import cli_records
 from cli_records import START_MS, action, approval
-from imlmesh import main
+from imlmesh import live, main
+from imlmesh.client import ServerEvent
+from imlmesh.keys import has_keys
 from imlmesh.live import Waves
 
 if TYPE_CHECKING:
@@ -346,6 +351,32 @@ async def test_a_second_press_answers_no_gate_that_was_not_seen() -> None:
         {"option": "deny"},
     )
     assert answers.given.empty()
+
+
+def test_a_terminal_that_is_not_ours_has_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert terminal.isatty()
+        assert not has_keys()
+    os.close(ours)
+
+
+async def test_a_large_run_is_fetched_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(run("running"))
+    view = Waves(answers, answers.shown, "")  # type: ignore[arg-type]
+    now_s, slept_s = [0.0], asyncio.Queue[float]()
+
+    async def finish() -> None:
+        now_s[0] += 0.5
+
+    monkeypatch.setattr(view, "finish", finish)
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(live.asyncio, "sleep", slept_s.put)
+    view.take(ServerEvent("change", 1, {"kind": "run-created", "run": "r"}))
+    refreshing = asyncio.create_task(view.refresh())
+    assert await asyncio.wait_for(slept_s.get(), 5) == 2.0
+    refreshing.cancel()
 
 
 def test_a_lost_effect_is_not_answered_by_a_key() -> None:

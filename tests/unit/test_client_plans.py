@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,6 +56,24 @@ def test_a_built_plan_runs_to_its_end(mesh, orchestrator):
 
 def test_when_the_time_is_over_the_run_goes_on(mesh):
     assert mesh.run(PLAN, timeout_s=0.0)["state"] == "running"
+
+
+def test_whoever_waits_for_a_large_run_looks_less_often(mesh, orchestrator, monkeypatch):
+    now_s, slept_s = [0.0], []
+    call = mesh.get
+
+    def get(path):
+        now_s[0] += 0.5
+        return call(path)
+
+    def sleep(seconds):
+        slept_s.append(seconds)
+        now_s[0] += seconds
+
+    monkeypatch.setattr(mesh, "get", get)
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now_s[0], sleep=sleep))
+    assert mesh.wait("r-1-abcd", timeout_s=4.0)["state"] == "completed"
+    assert slept_s == [2.0, 1.0]  # four times as long as a look, and no longer than the time lasts
 
 
 def test_a_checked_model_is_submitted_and_a_plan_checked(mesh, orchestrator):
