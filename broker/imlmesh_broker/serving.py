@@ -49,6 +49,14 @@ class Served:
     #: what could not be taken, and is served by an older copy
     faults: set[str] = field(default_factory=set)
     _seen: tuple[object, ...] = ()
+    #: made once, for they are looked at twenty times a second for as long as a broker runs
+    _watched: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        source = self.source
+        lists = (source.ca / f"{role}-ca.{kind}" for role in ROLES for kind in ("crl", "pem"))
+        own = (source.folder / name for name in ("broker.pem", "broker.key"))
+        self._watched = (source.access, *own, *lists)
 
     def is_changed(self) -> bool:
         """Whether a source looks other than when it was last taken; a few calls of stat."""
@@ -135,10 +143,7 @@ class Served:
         return True
 
     def _look(self) -> tuple[object, ...]:
-        source = self.source
-        lists = (source.ca / f"{role}-ca.{kind}" for role in ROLES for kind in ("crl", "pem"))
-        own = (source.folder / name for name in ("broker.pem", "broker.key"))
-        return tuple(map(_mark, (source.access, *own, *lists)))
+        return tuple(map(_mark, self._watched))
 
 
 def _lists_of(folder: Path, role: str) -> tuple[bytes, bytes]:
