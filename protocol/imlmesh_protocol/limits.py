@@ -278,6 +278,7 @@ CHAOS_SEEN_S = (
     40.0  # for what a fault leads to: four lost windows, on a machine that has more to do
 )
 CHAOS_RUN_S = 120.0  # for its runs to end: they take 5 s, and wait for whoever is held down
+EVENT_WRITE_BYTES = 64 * 1024  # of what is told to a watcher at once: the kernel takes it in one go
 EVENT_PING_S = 15  # a quiet watch stream shows that it lives, before proxies give it up
 RUN_LOGS = 200  # runs whose latest log lines are kept in memory
 RUN_LOG_LINES = 2_000  # of each: what a person scrolls through, ~400 KB

@@ -10,6 +10,7 @@ from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import MemoryReader, Question
 from imlmesh_orchestrator.stream import Stream
+from imlmesh_protocol import limits
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import RunState
 from imlmesh_runtime.sqlite import MemoryStore
@@ -19,6 +20,7 @@ ACTIONS = [{"id": "a", "module": "toy", "action": "look"}]
 CREATED = c.RunCreated(
     1, "q", RUN, 1, Plan.model_validate({"plan_id": "p", "actions": ACTIONS}), "d", "me", 99, 0, 0
 )
+LINE = {"at_ms": 1, "run": RUN, "action": "a", "node": "pi", "dispatch": "d", "stream": "log"}
 ENDED = c.RunEnded(2, "m", RUN, RunState.COMPLETED, None, False, False)
 
 
@@ -42,6 +44,9 @@ class Served:
         store = MemoryStore(migrations("lifecycle"))
         self.lifecycle = Lifecycle(store, Marks(0, 0, 0, 0, 0, 0, 0))
         self.stream, self.reader = Stream(), Reader(store)
+        self.shell: Any = SimpleNamespace(
+            lifecycle=self.lifecycle, stream=self.stream, reader=self.reader, name_of=str
+        )
         self.lifecycle.watch(self.stream.committed)
         self.commit(CREATED)
 
@@ -49,11 +54,8 @@ class Served:
         self.lifecycle.commit([change], lambda error: None)
 
     async def kinds(self, after: int = 0) -> list[str]:
-        shell: Any = SimpleNamespace(
-            lifecycle=self.lifecycle, stream=self.stream, reader=self.reader, name_of=str
-        )
-        frames = event_stream(shell, self.stream.subscribe(RUN), after)
-        told = [frame.decode() async for frame in frames]
+        frames = event_stream(self.shell, self.stream.subscribe(RUN), after)
+        told = b"".join([some async for some in frames]).decode().split("\n\n")[:-1]
         return [
             text.split('"kind":"')[-1].split('"')[0] if "id:" in text else "end" for text in told
         ]
@@ -70,3 +72,20 @@ async def test_who_comes_back_to_an_ended_run_is_told_its_end() -> None:
     served = Served()
     served.commit(ENDED)
     assert await served.kinds(after=2) == ["end"]
+
+
+async def test_what_is_there_at_once_is_written_together() -> None:
+    served = Served()
+
+    def happens() -> None:
+        for number in range(2_000):
+            served.stream.log_line(RUN, {**LINE, "line": f"line {number}"})
+        served.commit(ENDED)
+
+    served.reader.happens[2] = happens
+    written = [some async for some in event_stream(served.shell, served.stream.subscribe(RUN), 1)]
+    told = b"".join(written)
+    assert told.count(b"event: log") == 2_000
+    assert told.index(b"line 1999") < told.index(b"run-ended") < told.index(b"event: end")
+    assert len(written) < 10
+    assert max(map(len, written)) < 2 * limits.EVENT_WRITE_BYTES

@@ -5,7 +5,7 @@ reader who comes back misses nothing; what is not stored has no id and is not re
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -25,24 +25,28 @@ _PING = b": ping\n\n"
 async def event_stream(
     shell: Shell, subscription: Subscription, after: int
 ) -> AsyncIterator[bytes]:
-    """Frames from the seq `after` on. Ends with `end` when the subscription's run ended, and with
-    `lagged` when the reader is too slow: it comes back with the last id that it saw."""
+    """Frames from the seq `after` on, those that are there at once together. Ends with `end` when the
+    subscription's run ended, and with `lagged` when the reader is too slow: it comes back with the last
+    id that it saw."""
     try:
-        async for frame in _frames(shell, subscription, after):
-            yield frame
+        async for frames in _frames(shell, subscription, after):
+            for some in together(frames):
+                yield some
     finally:
         shell.stream.unsubscribe(subscription)
 
 
-async def _frames(shell: Shell, subscription: Subscription, after: int) -> AsyncIterator[bytes]:
+async def _frames(
+    shell: Shell, subscription: Subscription, after: int
+) -> AsyncIterator[list[bytes]]:
     run = subscription.run
     # asked before the changes are read: those of a run that had ended by then are all stored
     ended = await shell.reader.ask(partial(run_ended, run=run)) if run is not None else None
     while True:
         before = shell.lifecycle.last_seq
         page = await shell.reader.ask(partial(changes_after, run=run, after=after, limit=_PAGE))
+        yield [_change(shell, seq, change) for seq, change in page]
         for seq, change in page:
-            yield _change(shell, seq, change)
             after = seq
             if run is not None and isinstance(change, c.RunEnded):
                 ended = str(change.state)
@@ -50,26 +54,42 @@ async def _frames(shell: Shell, subscription: Subscription, after: int) -> Async
             after = max(after, before)
             break
     if ended:
-        yield frame("end", {"run": run, "state": ended})
+        yield [frame("end", {"run": run, "state": ended})]
         return
     while True:
         try:
             items = await asyncio.wait_for(subscription.take(), limits.EVENT_PING_S)
         except TimeoutError:
-            yield _PING
+            yield [_PING]
             continue
+        frames = []
         for item in items:
             if isinstance(item, Notice):
-                yield frame(item.kind, item.data)
+                frames.append(frame(item.kind, item.data))
             elif item[0] > after:
-                yield _change(shell, *item)
+                frames.append(_change(shell, *item))
                 after = item[0]
                 if run is not None and isinstance(item[1], c.RunEnded):
-                    yield frame("end", {"run": run, "state": str(item[1].state)})
+                    yield [*frames, frame("end", {"run": run, "state": str(item[1].state)})]
                     return
         if subscription.lagged:
-            yield frame("lagged", {"after": after})
+            yield [*frames, frame("lagged", {"after": after})]
             return
+        yield frames
+
+
+def together(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """The frames in pieces of about EVENT_WRITE_BYTES: each is a write to the socket, and a line in our
+    log once the reader has gone."""
+    some, size = [], 0
+    for each in frames:
+        some.append(each)
+        size += len(each)
+        if size >= limits.EVENT_WRITE_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    if some:
+        yield b"".join(some)
 
 
 def frame(kind: str, data: dict[str, Any], seq: int | None = None) -> bytes:
