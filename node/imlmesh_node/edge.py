@@ -18,7 +18,7 @@ from imlmesh_node.space import Space
 from imlmesh_node.spool import Kept, Spool
 from imlmesh_node.stock import Sort
 from imlmesh_node.streams import EventStreams
-from imlmesh_protocol.limits import SPOOL_FREE_BYTES, SPOOL_TURN_MS
+from imlmesh_protocol.limits import SPOOL_FREE_BYTES, SPOOL_LOOK_MS, SPOOL_TURN_MS
 from imlmesh_runtime.clock import boot_ms
 
 
@@ -84,4 +84,6 @@ class Edge:
     def _on_time(self) -> None:
         self._drain.turn(boot_ms())
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(SPOOL_TURN_MS / 1_000, self._on_time)
+        # what came into an empty spool did not come within the last second
+        pause_ms = SPOOL_TURN_MS if len(self.spool.stock) else SPOOL_LOOK_MS
+        self._timer = loop.call_later(pause_ms / 1_000, self._on_time)

@@ -360,6 +360,7 @@ SPOOL_EVENTS = 20_000  # a day of one every 4 s
 SPOOL_BYTES = 32 * 1024 * 1024  # of both, on an SD card that others use too
 SPOOL_FREE_BYTES = 16 * 1024 * 1024  # of disk that are left to the journal and to others
 SPOOL_TURN_MS = 100  # between two messages of a drain: 100,000 readings take 10 s
+SPOOL_LOOK_MS = 1_000  # between two looks into an empty one: an idle node shall sleep
 SPOOL_UNACKED = 16  # live messages under way: above it a drain waits
 SPOOL_PATIENCE_MS = 30_000  # a drain waits for results, but not for one that nobody ever settles
 SPOOL_ACKED_MS = 5_000  # a session that stands so long after a message has delivered it

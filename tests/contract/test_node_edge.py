@@ -1,0 +1,31 @@
+"""What an idle node does: next to nothing."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imlmesh_node.edge import Edge
+from imlmesh_node.presence import Clocks
+from imlmesh_node.stock import Sort
+from imlmesh_protocol.limits import SPOOL_LOOK_MS, SPOOL_TURN_MS
+
+
+async def test_an_empty_spool_is_looked_at_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox: Any = SimpleNamespace(send=None, unacked=0)
+    presence: Any = SimpleNamespace(is_open=False)
+    refusals: Any = SimpleNamespace(note=None)
+    edge = Edge(tmp_path, outbox, presence, Clocks(), refusals)
+    pauses_s: list[float] = []
+    with monkeypatch.context() as patched:
+        loop = asyncio.get_running_loop()
+        patched.setattr(loop, "call_later", lambda pause_s, _call: pauses_s.append(pause_s))
+        edge.start(int)
+        assert edge.spool.keep(Sort.READINGS, [(1, "level", 1.0, "%")])
+        edge.start(int)
+    assert pauses_s == [SPOOL_LOOK_MS / 1_000, SPOOL_TURN_MS / 1_000]
+    await edge.close()
