@@ -21,6 +21,7 @@ from imlmesh_orchestrator.entry.endpoint import last_port
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError
 from imlmesh_runtime.discovery import Discovery
+from imlmesh_runtime.logs import begin_anew, is_too_long
 from imlmesh_runtime.trust import ControlKeys
 
 _POLL_S = 0.1
@@ -110,6 +111,7 @@ class RunningMesh:
             self._supervisor.check()
             if self._broker is not None and self._broker.failed.done():
                 self._broker.failed.result()
+            await self._bound_logs()
             try:
                 async with asyncio.timeout(_POLL_S * 5):
                     await ended.wait()
@@ -125,6 +127,13 @@ class RunningMesh:
             await self._broker.stop()
         if self._lock is not None:
             self._lock.close()
+
+    async def _bound_logs(self) -> None:
+        """What our processes print goes into files that only we can keep short; Mosquitto has no limit
+        of its own, and one client that comes again and again fills a card within months."""
+        for log in self.mesh.home.logs.glob("*.log"):
+            if is_too_long(log):
+                await asyncio.to_thread(begin_anew, log)
 
     def _hold(self) -> None:
         lock = (self.mesh.home.run / "up.lock").open("w")

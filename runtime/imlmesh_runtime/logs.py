@@ -1,11 +1,15 @@
-"""Logs of a process: one JSON object a line, to stderr or to a file of limited size.
+"""Logs of a process: one JSON object a line, to stderr or to a file of limited size; and the limit of a
+file that another process fills.
 
 The one rule: what a program wants to act on is a field, not a phrase; `extra={"code": ...}`
 becomes one. Deliberately absent: the audit ledger and the logs of actions.
 """
 
+import contextlib
 import json
 import logging
+import os
+import shutil
 import sys
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -51,3 +55,23 @@ def set_up_logs(file: Path | None = None, *, level: str = "INFO") -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(True)
+
+
+def is_too_long(file: Path) -> bool:
+    """Whether a log has become longer than it may be."""
+    try:
+        return file.stat().st_size > limits.LOG_FILE_BYTES
+    except OSError:
+        return False
+
+
+def begin_anew(file: Path) -> None:
+    """Empty a log to whose end another process writes; what it held is `<file>.1`, the one kept.
+
+    That process keeps the file open, so it cannot be renamed; a line between copy and cut is lost.
+    """
+    # a full disk is no reason to leave it as it is
+    with contextlib.suppress(OSError):
+        shutil.copyfile(file, file.with_name(f"{file.name}.1"))
+    with contextlib.suppress(OSError):
+        os.truncate(file, 0)
