@@ -336,12 +336,13 @@ TELEMETRY_WRITE_MS = 1_000
 TELEMETRY_UNWRITTEN = 100_000  # readings held while a disk is slow, ~10 MB; the oldest go first
 ROLL_UP_AFTER_MS = 5_000  # after a minute's end: nodes gather for a second, clocks differ a bit
 FORGET_ROWS = 5_000  # deleted in one transaction, in ~10 ms: no result waits longer for the file
+FORGET_RESULTS = 100  # likewise: they may be large, and few come within UPKEEP_PAUSE_MS
 UPKEEP_PAUSE_MS = 50  # between two pieces of upkeep, so that others write meanwhile
 UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
 RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
 MINUTES_KEPT_DAYS = 30
 HOURS_KEPT_DAYS = 366  # so that this month can stand beside the same one last year
-OUTPUT_STORE_MB = 1_024  # then the oldest readings go: half of what a small SD card has left
+OUTPUT_STORE_MB = 1_024  # then copies of results go, then the oldest readings: half of what a small SD card has left
 TELEMETRY_LISTED = 1_000  # series in one answer; more nobody reads
 EXPORT_ROWS = 2_000  # asked for at once by an export, so that no reader waits long
 

@@ -191,6 +191,32 @@ async def test_a_store_that_is_too_large_lets_the_oldest_raw_readings_go(store: 
     assert await rows(store, "SELECT sum(count) FROM minutes") == [(60_000,)]
 
 
+async def test_copies_of_results_go_before_any_reading(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FORGET_RESULTS", 3)
+    readings = some_readings(6)
+    await write(store, readings)
+    now_ms = BEGIN_MS + 2 * HOUR_MS + 2 * MINUTE_MS
+    await roll(store, now_ms)
+    minutes = await rows(store, _COUNT.format("minutes"))
+    copies = [(f"r/a{n}", "r", n, "result-taken", 1, bytes(100_000)) for n in range(20)]
+    sql = "INSERT INTO results (id, run, at_ms, kind, version, body) VALUES (?,?,?,?,?,?)"
+    await run(store, lambda database: database.executemany(sql, copies))
+    most = 1 << 20
+    assert await run(store, used_bytes) > most
+    pieces = await until_done(
+        store, lambda database: forget(database, now_ms, Kept(store_bytes=most))
+    )
+    assert pieces >= 3, "a piece is small"
+    assert await run(store, used_bytes) <= most
+    left = [row[0] for row in await rows(store, "SELECT at_ms FROM results ORDER BY at_ms")]
+    assert 0 < len(left) < 20
+    assert left == list(range(20))[-len(left) :], "the newest stay"
+    assert await rows(store, "SELECT count(*) FROM readings") == [(len(readings),)]
+    assert await rows(store, _COUNT.format("minutes")) == minutes
+
+
 async def test_the_recorder_writes_a_batch_at_once_and_the_rest_after_a_moment(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,8 +147,8 @@ def _set_rolled(database: sqlite3.Connection, tier: str, to_ms: int) -> None:
 def forget(database: sqlite3.Connection, now_ms: int, kept: Kept) -> bool:
     """Delete some rows that are older than they may be; whether there may be more.
 
-    When the store is too large the oldest raw readings go before their time, then minutes. What
-    is not rolled up yet stays in any case.
+    When the store is too large the oldest results go, which are copies of what lifecycle holds; then
+    the oldest raw readings before their time, then minutes. What is not rolled up yet stays in any case.
     """
     minutes_over, hours_over = rolled_to(database, "minutes"), rolled_to(database, "hours")
     before = {
@@ -162,9 +162,20 @@ def forget(database: sqlite3.Connection, now_ms: int, kept: Kept) -> bool:
             return True
     if used_bytes(database) <= kept.store_bytes:
         return False
-    return _forget_some(database, "readings", minutes_over) or _forget_some(
-        database, "minutes", hours_over
+    return (
+        _forget_results(database)
+        or _forget_some(database, "readings", minutes_over)
+        or _forget_some(database, "minutes", hours_over)
     )
+
+
+def _forget_results(database: sqlite3.Connection) -> bool:
+    """Delete the results that came first; whether there were any."""
+    found = database.execute(
+        "DELETE FROM results WHERE rowid IN (SELECT rowid FROM results ORDER BY rowid LIMIT ?)",
+        (limits.FORGET_RESULTS,),
+    )
+    return found.rowcount > 0
 
 
 def _forget_some(database: sqlite3.Connection, table: str, before_ms: int) -> bool:
