@@ -22,11 +22,29 @@ from imlmesh_runtime.files import write_private
 from imlmesh_runtime.paths import Home
 
 _BACKLOG = 128
+_DATE_S = 1.0  # a date has no smaller parts
 _GOODBYE_S = 1  # open streams get this long after the last answer
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to the process, not to its API."""
+    """Signals belong to the process, not to its API; and it sleeps until it is told to end, where the
+    library looks ten times a second whether it was."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def end(self) -> None:
+        """Take nothing more, and end when the last answers are given."""
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        # a tick renews the date of the answers
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_S):
+                    await self._told.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,7 +99,7 @@ class Api:
         for path in (self._home.api_json, self._home.api_token, self._home.api_socket):
             path.unlink(missing_ok=True)
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
+            self._server.end()
             await asyncio.wait([self._serving])
 
     def _write_address(self, listening: socket.socket, token: str | None) -> None:
