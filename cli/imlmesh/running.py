@@ -84,7 +84,7 @@ class RunningMesh:
             home.logs / "orchestrator.log",
         )
         supervised = await self._supervisor.start(program)
-        client: Client = await self._until(supervised, self._connected)
+        client: Client = await self._until(supervised, self._connected, limits.STORES_READY_MS)
         return client
 
     async def start_node(self, folder: Path, client: Client) -> Supervised:
@@ -102,7 +102,7 @@ class RunningMesh:
         def online() -> bool:
             return bool(client.get(path_of("nodes", name))["liveness"] == "online")
 
-        await self._until(supervised, online)
+        await self._until(supervised, online, limits.CHILD_READY_MS)
         return supervised
 
     async def wait(self, ended: asyncio.Event) -> None:
@@ -152,10 +152,12 @@ class RunningMesh:
         client.close()
         return None
 
-    async def _until(self, supervised: Supervised, answer: Callable[[], Any]) -> Any:
+    async def _until(
+        self, supervised: Supervised, answer: Callable[[], Any], within_ms: int
+    ) -> Any:
         """The first true `answer`; `process.failed` when the process ends or the time does."""
         try:
-            async with asyncio.timeout(limits.CHILD_READY_MS / 1000):
+            async with asyncio.timeout(within_ms / 1000):
                 while True:
                     try:
                         if found := await asyncio.to_thread(answer):
@@ -169,5 +171,5 @@ class RunningMesh:
                         raise supervised.error("ended at its start")
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as exc:
-            seconds = limits.CHILD_READY_MS // 1000
+            seconds = within_ms // 1000
             raise supervised.error(f"was not ready within {seconds} s") from exc

@@ -68,6 +68,9 @@ CHILD_RESTARTS = 5  # of a process of `up`, within CHILD_RESTART_WINDOW_MS; more
 CHILD_RESTART_WINDOW_MS = 60_000
 CHILD_RESTART_MS = 500  # first pause before a restart; doubles
 CHILD_READY_MS = 30_000  # a Pi imports and opens its stores from a cold SD card in 5 to 10 s
+STORES_READY_MS = (
+    300_000  # an orchestrator reads all of its stores at a start: 20 MB a second on a card
+)
 STOP_MS = (
     10_000  # between SIGTERM and SIGKILL of a process that `up` started; twice SIGTERM by then
 )
