@@ -72,6 +72,8 @@ class Presence:
         self._asked_ms: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = self._was_open = False
+        #: whether an older orchestrator spoke since the last answer that counted
+        self._outranks = False
 
     def begin(self) -> Will:
         """A connection is attempted: a new session, and what the broker says if it breaks."""
@@ -102,6 +104,7 @@ class Presence:
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
+        self._outranks = False
         known = message.fields.get("boot")
         if known is not None and known >= self._boot:
             if self._was_open:
@@ -147,6 +150,12 @@ class Presence:
                 return True
         return False
 
+    def outrank(self) -> None:
+        """An older orchestrator was refused: it learns whom we obey from our next question, for nothing else
+        of ours reaches one that answers no question."""
+        self._outranks = True
+        self.ask_soon()
+
     def ask_soon(self) -> None:
         """Something makes our clock doubtful; a question under way is enough."""
         if self.is_open and not self._asked_ms:
@@ -173,7 +182,8 @@ class Presence:
         self._asked_ms[nonce] = boot_ms()
         if tries >= TIME_ASKED:
             del self._asked_ms[next(iter(self._asked_ms))]
-        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce}))
+        named = {"obeys": self._epoch} if self._outranks else {}
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
         wait_ms = TIME_ASK_MS << min(tries, TIME_ASKED - 1)
         self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
 

@@ -63,6 +63,10 @@ class Control:
         envelope = self._sealer.seal(kind, NODE, fields, at_ms, MESSAGE_EXPIRY_MS)
         self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
 
+    def reign(self, epoch: int) -> None:
+        """All that is said from now on is of that epoch."""
+        self._sealer.new_session(epoch, 0)
+
     def answer(self, question: Message, nonce: str | None = None, **more: int) -> None:
         nonce = nonce or question.fields["nonce"]
         self.say(Kind.RESPONSE, {"what": "time", "nonce": nonce, "at_ms": START_MS, **more})
@@ -168,6 +172,33 @@ async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
     rig.control.answer(question)
     rig.control.delegate(2)
     await rig.control.next(Kind.COMPLETE)
+
+
+async def test_an_older_orchestrator_is_refused_and_learns_whom_the_node_obeys(
+    rig: Rig, node: RunningNode
+) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    assert "obeys" not in question.fields
+    rig.control.reign(70)
+    rig.control.answer(question)
+    await rig.control.next(Kind.HEARTBEAT)
+    rig.control.reign(69)
+    rig.control.say(Kind.COMMAND, {"do": "rebirth"})
+    question = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000)
+    assert question.fields["obeys"] == 70
+    # in the next session it knows without hearing it again
+    rig.hub.drop(NODE)
+    question = await rig.control.next(Kind.REQUEST)
+    assert question.fields["obeys"] == 70
+    rig.control.answer(question)
+    again = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000 + WITHIN_S)
+    assert again.fields["obeys"] == 70
+    rig.control.reign(70)
+    rig.control.answer(again)
+    await rig.control.next(Kind.HEARTBEAT)
+    assert node.refusals.counts == {"message.epoch": 2}
+    rig.hub.drop(NODE)
+    assert "obeys" not in (await rig.control.next(Kind.REQUEST)).fields
 
 
 @pytest.mark.parametrize("years", [-40, 40])
