@@ -98,6 +98,7 @@ async def test_what_an_older_journal_does_not_know_is_not_done_again(
     async with opened_ledger(tmp_path, "pi-1") as mesh:
         folder = mesh.home.node("pi-1")
         await mesh.stop_node("pi-1")
+        await mesh.until(lambda: not mesh.shell.is_live("pi-1"))
         shutil.copy(folder / "journal.db", tmp_path / "backup.db")
         await mesh.node("pi-1")
         await mesh.online("pi-1")
@@ -108,7 +109,7 @@ async def test_what_an_older_journal_does_not_know_is_not_done_again(
         status, found = await mesh.post("runs", {"text": plan(one)})
         assert status == 202, found
         marks = folder / "files" / "marks"
-        await mesh.until(marks.exists)
+        await mesh.until(lambda: marks.exists() and marks.read_text())
         await crash(mesh)
         shutil.copy(tmp_path / "backup.db", folder / "journal.db")
         monkeypatch.setattr(mesh.shell, "message", hear)
