@@ -48,15 +48,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "BENCHMARKS.md"
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench`; every row is one JSON line of its output. Everything runs on one machine: Mosquitto with mTLS,
-the orchestrator and the nodes share its cores. Durable means SQLite with `synchronous=FULL` on both sides, and every
-message is signed. `raw_*` is the same client library on the same broker in the same run, carrying 200 bytes there and
-back and nothing else; ratios travel between machines, absolute figures do not.
+Written by `make bench`; every row is one JSON line of its output. Everything runs on one machine: a broker with mTLS,
+the orchestrator and the nodes share its cores; it is Mosquitto where nothing else is said. Durable means SQLite with
+`synchronous=FULL` on both sides, and every message is signed. `raw_*` is the same client library on the same broker in
+the same run, carrying 200 bytes there and back and nothing else; ratios travel between machines, absolute figures do not.
 
 - **round_trip**: from handing a one-action run of `fake.noop` to the engine to the stored change that ends it, 1,000 one
-  at a time, in blocks of 25 that take turns with blocks of the raw pair; `ratio` is the median over blocks of the two
-  medians; `commit_p50_ms` is one durable commit of one row in the same turns (a once action needs four of them, a pure
-  one three); `http_p50_ms` is the same from `POST /v1/runs`.
+  at a time, over each broker, in blocks of 25 that take turns with blocks of the raw pair; `ratio` is the median over
+  blocks of the two medians; `commit_p50_ms` is one durable commit of one row in the same turns (a once action needs four
+  of them, a pure one three); `http_p50_ms` is the same from `POST /v1/runs`.
 - **throughput**: one plan of 10,000 independent actions; **dag_10x100**: ten waves of 100, each action behind the whole
   wave before it.
 - **core**: CPU of the scheduler alone, plan and run, in layers of 100.

@@ -1,4 +1,4 @@
-"""A mesh to measure: real Mosquitto, an orchestrator in this process, nodes in theirs.
+"""A mesh to measure: a real broker, an orchestrator in this process, nodes in theirs.
 
 The one rule: everything of it lives in one temporary folder and ends with the `async with`.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.raw import RawPair
-from imlmesh_broker import BrokerPlace, Mosquitto
+from imlmesh_broker import Broker, BrokerPlace, Mosquitto
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
@@ -35,10 +35,10 @@ _READY_S = 20
 class Field:
     home: Home
     authority: Authority
-    broker: Mosquitto
+    broker: Broker
     #: a second one with the same settings, so that raw pair and mesh can take turns: both speak as
     #: the orchestrator, and a broker keeps one connection of a name
-    raw_broker: Mosquitto
+    raw_broker: Broker
 
     def folder(self, name: str, port: int | None = None) -> Path:
         """The folder of a node that nobody enrolled yet."""
@@ -135,8 +135,8 @@ def make_folder(authority: Authority, folder: Path, port: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def field() -> AsyncIterator[Field]:
-    """A home, its keys and its broker."""
+async def field(kind: type[Broker] = Mosquitto) -> AsyncIterator[Field]:
+    """A home, its keys and its broker of that kind."""
     with tempfile.TemporaryDirectory(prefix="imlmesh-bench-") as root:
         home = Home(Path(root))
         authority = Authority.create(home, MESH, "orchestrator")
@@ -148,7 +148,7 @@ async def field() -> AsyncIterator[Field]:
                 if not folder.exists():
                     authority.issue_broker(folder)
                 place = BrokerPlace(folder, home.ca, home.logs / f"{folder_name}.log")
-                broker = Mosquitto(MESH, "orchestrator", place, keys.context)
+                broker = kind(MESH, "orchestrator", place, keys.context)
                 await broker.start()
                 stack.push_async_callback(broker.stop)
                 brokers.append(broker)

@@ -1,4 +1,4 @@
-"""Round trips, throughput and a wide DAG over real Mosquitto with mTLS, durable and signed.
+"""Round trips over both brokers with mTLS, throughput and a wide DAG over Mosquitto, durable and signed.
 
 Rounds of the raw pair and of the mesh take turns, so that both meet the same machine.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from bench.core import layered
 from bench.field import Field, field
 from bench.figures import line, ms, percentile, spread
+from imlmesh_broker import Embedded
 from imlmesh_orchestrator.core.changes import RunEnded
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.store.lifecycle import Numbered
@@ -72,7 +73,7 @@ async def run_plan(shell: Shell, plan: Plan, digest: str, watch: Stopwatch | Non
     return (watch.ended_s.pop(run) if watch else time.perf_counter()) - began
 
 
-async def round_trips(place: Field) -> list[dict[str, Any]]:
+async def round_trips(place: Field, broker: str) -> list[dict[str, Any]]:
     """Blocks of the raw pair and of each effect take turns of some 0.1 s, so that all of them meet
     the same machine; ratios are the median over blocks."""
     taken: dict[str, list[float]] = {effect: [] for effect in ("raw", *EFFECTS)}
@@ -101,7 +102,7 @@ async def round_trips(place: Field) -> list[dict[str, Any]]:
     return [
         line(
             "round_trip",
-            broker="mosquitto",
+            broker=broker,
             effect=effect,
             **spread(taken[effect]),
             raw_p50_ms=ms(percentile(taken["raw"], 0.5)),
@@ -197,8 +198,11 @@ async def dag(place: Field) -> list[dict[str, Any]]:
 
 
 async def run_all() -> list[dict[str, Any]]:
+    async with field(Embedded) as place:
+        embedded = await round_trips(place, "embedded")
     async with field() as place:
-        return [*await round_trips(place), *await throughput(place), *await dag(place)]
+        ours = [*await round_trips(place, "mosquitto"), *await throughput(place), *await dag(place)]
+    return [*embedded, *ours]
 
 
 def run() -> list[dict[str, Any]]:

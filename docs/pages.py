@@ -138,7 +138,12 @@ answer to the first nonce comes with a higher place than everything that was rec
 A node that lost its journal while its clock stands back counts its boots from below. The answer to its time request names
 the highest `boot` that the orchestrator took from it; the node stores the next number as its own, begins a new session with it
 and asks again. Its birth then says that its journal began with that boot. A node that was heard in its present boot does not: there
-a second machine uses its keys (`message.two_senders`).
+a second machine uses its keys (`message.two_senders`). A start that the answer names and the node's journal does not know was of a
+newer journal: the node then goes on like one that lost its own.
+
+A node that refuses an older epoch asks for the time at once and names in `obeys` the epoch that it obeys, until an answer counts.
+An orchestrator that hears a higher one than its own says so (`epoch.behind`) and changes nothing: it may have been replaced, and
+one node's word must not move the epoch of all (`docs/ledger.md`).
 """
 
 

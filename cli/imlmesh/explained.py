@@ -186,6 +186,7 @@ MEANS: dict[str, str] = {
     "join.busy": "More machines ask to join at once than may.",
     "ledger.doubted": "Entries of the ledger are missing that the ledger key signed: nothing new starts.",
     "ledger.not_found": "The ledger has no entry of this number.",
+    "epoch.behind": "A node obeys an orchestrator that started with a higher epoch, so it refuses this one.",
     "verdicts.not_frozen": "No nodes fell silent together, so silence is judged as ever.",
     "ledger.undoubted": "Nothing contradicts the ledger, so there is nothing to acknowledge.",
     "seal.invalid": "What should be a seal of the ledger is not signed by its key.",

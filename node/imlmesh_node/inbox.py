@@ -113,6 +113,8 @@ class Inbox:
             self._refusals.note(exc.code, exc.message)
             if exc.code == "message.expired":
                 self._presence.ask_soon()
+            elif exc.code == "message.epoch":
+                self._presence.outrank()
             return
         if event is not None:
             self._post(event)

@@ -103,6 +103,8 @@ class Loaded:
     permits: Mapping[str, HeldPermitRecord] = field(default_factory=dict)
     #: the latest mesh time that was written down
     mesh_ms: int = 0
+    #: the boot that wrote this journal last; 0 without
+    last: int = 0
 
 
 class Journal:
@@ -234,6 +236,7 @@ def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loade
         clean,
         permits,
         meta["mesh_ms"],
+        meta["boot"],
     )
     return loaded, [row[0] for row in rows]
 

@@ -4,7 +4,9 @@ The one rule: until the orchestrator has answered this session's nonce nothing e
 and nothing but the question is sent. The answer proves freshness by its nonce, so no clock is
 needed to believe it, and the dates of the broker's certificate are judged by it. An answer may say
 that this start's number is not higher than those of before, which a lost journal forgot: then the start gets
-a higher one and another session asks; once one was open, only a second machine can be why. Deliberately absent: what a session is good for; the core decides that.
+a higher one and another session asks; once one was open, only a second machine can be why. A start that the
+answer names and the journal does not know was of a newer journal: ours is an older copy, which forgot as much.
+Deliberately absent: what a session is good for; the core decides that.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import secrets
 from collections.abc import Callable
 
 from imlmesh_node.core.events import Event, RebirthAsked, SessionClosed, SessionOpened
+from imlmesh_node.journal import Loaded
 from imlmesh_node.outbox import Letter, Outbox
 from imlmesh_protocol.errors import MeshError, ProtocolError
 from imlmesh_protocol.limits import TIME_AGAIN_MS, TIME_ASK_MS, TIME_ASKED, TIME_SYNC_MS
@@ -45,26 +48,23 @@ class Clocks:
 
 
 class Presence:
-    """`post` takes the core's events; `boot` numbers this start of the agent, `since` the one that began
-    its journal."""
+    """`post` takes the core's events; `loaded` is what the journal held at this start."""
 
     def __init__(
         self,
         outbox: Outbox,
         clocks: Clocks,
         post: Callable[[Event], None],
-        boot: int,
-        epoch: int,
+        loaded: Loaded,
         store_boot: StoreBoot,
-        since: int,
     ) -> None:
         self.clocks = clocks
         self._outbox = outbox
         self._post = post
-        self._boot = boot
-        self._epoch = epoch
+        #: the number of this start, of the one that began the journal, of the last one that it knows
+        self._boot, self._since, self._last = loaded.boot, loaded.since, loaded.last
+        self._epoch = loaded.floor[0]
         self._store_boot = store_boot
-        self._since = since
         self._loop = asyncio.get_running_loop()
         #: number of the session, of which there may be none open
         self.session = 0
@@ -72,6 +72,8 @@ class Presence:
         self._asked_ms: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = self._was_open = False
+        #: whether an older orchestrator spoke since the last answer that counted
+        self._outranks = False
 
     def begin(self) -> Will:
         """A connection is attempted: a new session, and what the broker says if it breaks."""
@@ -102,13 +104,21 @@ class Presence:
         if message.fields["what"] != "time" or at_ms is None:
             raise ProtocolError("message.invalid", f"{message.id[:80]} tells no time")
         self.hear(message)
+        self._outranks = False
         known = message.fields.get("boot")
         if known is not None and known >= self._boot:
             if self._was_open:
                 # nothing that we forgot: who counted on would only hide the other machine
                 text = f"boot {known} of ours was heard, and this is {self._boot}"
                 raise ProtocolError("message.two_senders", text)
+            text = "boot %d is not higher than those of before: it becomes %d"
+            log.warning(text, self._boot, known + 1)
             self._count_on(known + 1)
+            return
+        if known is not None and known > max(self._last, self._since) and not self._was_open:
+            text = "the journal is older than what this node did: boot %d of it was heard, its last is %d"
+            log.error(text, known, self._last, extra={"code": "journal.lost"})
+            self._count_on(self._boot + 1)
             return
         round_trip_ms = boot_ms() - asked_ms
         self.clocks.sync(at_ms + round_trip_ms // 2)
@@ -147,15 +157,21 @@ class Presence:
                 return True
         return False
 
+    def outrank(self) -> None:
+        """An older orchestrator was refused: it learns whom we obey from our next question, for nothing else
+        of ours reaches one that answers no question."""
+        self._outranks = True
+        self.ask_soon()
+
     def ask_soon(self) -> None:
         """Something makes our clock doubtful; a question under way is enough."""
         if self.is_open and not self._asked_ms:
             self._ask()
 
     def _count_on(self, boot: int) -> None:
-        """This start gets that number; once it is stored another session begins."""
+        """This start gets that number, and the journal begins with it; once that is stored another session
+        begins."""
         self._stop_asking()
-        log.warning("boot %d is not higher than those of before: it becomes %d", self._boot, boot)
 
         def stored(error: MeshError | None) -> None:
             if error is not None:
@@ -173,7 +189,8 @@ class Presence:
         self._asked_ms[nonce] = boot_ms()
         if tries >= TIME_ASKED:
             del self._asked_ms[next(iter(self._asked_ms))]
-        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce}))
+        named = {"obeys": self._epoch} if self._outranks else {}
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
         wait_ms = TIME_ASK_MS << min(tries, TIME_ASKED - 1)
         self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
 

@@ -74,10 +74,8 @@ class RunningNode:
             self._outbox,
             self.clocks,
             self._post,
-            loaded.boot,
-            loaded.floor[0],
+            loaded,
             self._store_boot,
-            loaded.since,
         )
         self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
         streams, steady = self.edge.streams, self.clocks.steady

@@ -67,6 +67,10 @@ class Heard(Protocol):
         """The boot of the last birth that is stored of this node; 0 without."""
         ...
 
+    def asked(self, node: str, obeys: int) -> None:
+        """A believed question for the time, and the epoch that the node obeys if it refused an older one."""
+        ...
+
     def born(self, node: str, fields: Mapping[str, Any]) -> None:
         """What a node says of itself when it is born."""
         ...
@@ -246,6 +250,7 @@ class Inbound:
         if late is not None:
             raise late
         self._told_ms[node] = at_ms
+        self._heard.asked(node, message.fields.get("obeys", 0))
 
     def _complete(self, topic: Topic, message: Message, at_ms: int) -> e.Event | None:
         items = message.fields["results"]

@@ -23,6 +23,7 @@ from imlmesh_orchestrator.intake import Held, Intake
 from imlmesh_orchestrator.ledger import Ledger, Notary
 from imlmesh_orchestrator.loopback import Loopback
 from imlmesh_orchestrator.outbound import Outbound
+from imlmesh_orchestrator.outranked import Outranked
 from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.room import Room
 from imlmesh_orchestrator.store.files import OpenStore
@@ -105,6 +106,7 @@ class Shell(Answering):
         self.reader = stores.reader
         self.stream = Stream()
         self.epoch = next_epoch(replay.marks, clock.now_ms())
+        self.outranked = Outranked(self.epoch)
         self.lifecycle = Lifecycle(stores.lifecycle, replay.marks)
         self.lifecycle.on_wait = self._store_waits
         self.env = env
@@ -293,6 +295,9 @@ class Shell(Answering):
     def last_boot(self, node: str) -> int:
         record = self.state.nodes.get(node)
         return record.boot if record is not None else 0
+
+    def asked(self, node: str, obeys: int) -> None:
+        self.outranked.asked(node, self.name_of(node), obeys)
 
     def born(self, node: str, fields: Mapping[str, Any]) -> None:
         for watcher in self.births:

@@ -329,6 +329,9 @@ CODES: dict[str, Code] = {
     # ledger
     "ledger.doubted": Code("here", False, "imlmesh audit verify", "PermissionError"),
     "ledger.not_found": Code("input", False, "imlmesh audit list"),
+    "epoch.behind": Code(
+        "here", False, "stop this one if a newer one runs; else set the clock and start it again"
+    ),
     "verdicts.not_frozen": Code("input", False, "nothing to decide: imlmesh node list"),
     "ledger.undoubted": Code("input", False, "there is nothing to acknowledge: imlmesh status"),
     "seal.invalid": Code("peer", False, "the sender does not hold the ledger key of this mesh"),

@@ -23,11 +23,13 @@ from imlmesh_protocol.limits import FREE_SPACE_BYTES, FREE_SPACE_PART, WAL_PART,
 Work = Callable[[sqlite3.Connection], Any]
 Done = Callable[[Any, MeshError | None], None]
 
-# a little below the pre-sized WAL of 1,024 pages: it is recycled instead of growing, and the commit
-# that copies it back, ten times as long as another, is rare
-_AUTOCHECKPOINT_PAGES = 900
+# a little below the pre-sized WAL of 4 MiB: it is recycled instead of growing, and the commit that
+# copies it back, ten times as long as another, is rare
+_AUTOCHECKPOINT_BYTES = 3_686_400
 _LEAST_PAGES = 64
-_PAGE_BYTES = 4_096
+# A commit of a few rows writes a page for each table that it touches, and SD cards wear by what is written:
+# small pages halve that and are a little quicker; 64 KB in a single row take a third longer.
+_PAGE_BYTES, _SMALL_PAGE_BYTES = 4_096, 1_024
 _BUSY_MS = 5_000
 # a commit longer than this would delay heartbeats and timers if it ran on the loop
 _QUICK_NS = 3_000_000
@@ -76,8 +78,17 @@ async def run(store: Store, work: Work) -> Any:
     return await future
 
 
-def connect(path: Path | str, *, synchronous: str = "FULL", read_only: bool = False) -> Any:
-    """A connection with the pragmas of every file of ours; `store.failed` when it cannot open."""
+def connect(
+    path: Path | str,
+    *,
+    synchronous: str = "FULL",
+    read_only: bool = False,
+    page_bytes: int = _PAGE_BYTES,
+) -> Any:
+    """A connection with the pragmas of every file of ours; `store.failed` when it cannot open.
+
+    `page_bytes` is that of a new file.
+    """
     try:
         if read_only:
             database = sqlite3.connect(
@@ -87,13 +98,21 @@ def connect(path: Path | str, *, synchronous: str = "FULL", read_only: bool = Fa
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         database.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         if not read_only:
+            database.execute(f"PRAGMA page_size={page_bytes}")
             database.execute("PRAGMA journal_mode=WAL")
             database.execute(f"PRAGMA synchronous={synchronous}")
-            database.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            _checkpoint_after(database, _AUTOCHECKPOINT_BYTES)
             database.execute("PRAGMA foreign_keys=ON")
     except sqlite3.Error as exc:
         raise _coded(exc, str(path)) from exc
     return database
+
+
+def _checkpoint_after(database: sqlite3.Connection, size: int) -> None:
+    """Copy the write-ahead log back when it has so many bytes."""
+    page_bytes = database.execute("PRAGMA page_size").fetchone()[0]
+    pages = max(_LEAST_PAGES, size // page_bytes)
+    database.execute(f"PRAGMA wal_autocheckpoint={pages}")
 
 
 def _coded(error: sqlite3.Error, where: str) -> StoreError:
@@ -121,6 +140,7 @@ def open_file(
     *,
     synchronous: str = "FULL",
     presize_bytes: int = WAL_PRESIZE_BYTES,
+    page_bytes: int = _PAGE_BYTES,
 ) -> Any:
     """Open, check and migrate a file; the connection is ready for one writer.
 
@@ -129,7 +149,7 @@ def open_file(
     it holds is to be read, and may end.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = connect(path, synchronous=synchronous)
+    database = connect(path, synchronous=synchronous, page_bytes=page_bytes)
     try:
         verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
@@ -180,8 +200,7 @@ def _presize(database: sqlite3.Connection, size: int) -> None:
     if not size:
         return
     if size < WAL_PRESIZE_BYTES:
-        pages = max(_LEAST_PAGES, size // _PAGE_BYTES * 7 // 8)
-        database.execute(f"PRAGMA wal_autocheckpoint={pages}")
+        _checkpoint_after(database, size * 7 // 8)
     database.execute("CREATE TABLE IF NOT EXISTS _presize (filler BLOB)")
     try:
         database.execute("INSERT INTO _presize VALUES (zeroblob(?))", (size,))
@@ -215,8 +234,8 @@ def transact(database: sqlite3.Connection, work: Work) -> Any:
 class Database:
     """A file and its writer thread; use from one event loop.
 
-    `inline` lets short work be committed on the loop itself for as long as the disk is quick:
-    two hops between threads cost more than such a commit (docs/adr/0006).
+    `inline` says that commits are many and short: they run on the loop itself for as long as the disk
+    is quick, since two hops between threads cost more (docs/adr/0006), and a new file has small pages.
     """
 
     def __init__(
@@ -234,7 +253,11 @@ class Database:
         #: work that the thread has and has not answered
         self._pending = 0
         self._database = open_file(
-            path, migrations, synchronous=synchronous, presize_bytes=presize_bytes
+            path,
+            migrations,
+            synchronous=synchronous,
+            presize_bytes=presize_bytes,
+            page_bytes=_SMALL_PAGE_BYTES if inline else _PAGE_BYTES,
         )
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[Work, Done] | None] = queue.SimpleQueue()

@@ -70,7 +70,7 @@ UP: dict[str, tuple[Kind, str, dict[str, Any]]] = {
         {"results": [{name: value for name, value in DONE.items() if name != "result"} | CHUNK]},
     ),
     "escalate": (Kind.ESCALATE, "", {"code": "journal.lost", "message": "it is gone"}),
-    "request": (Kind.REQUEST, "", {"what": "time", "nonce": "n-2"}),
+    "request": (Kind.REQUEST, "", {"what": "time", "nonce": "n-2", "obeys": 9}),
     "response": (
         Kind.RESPONSE,
         "",

@@ -103,6 +103,21 @@ async def test_a_certificate_on_the_list_is_refused_and_the_others_are_not(stage
             await stage.until_refused(name, name in revoked)
 
 
+@pytest.mark.parametrize("kind", ["embedded"])
+async def test_nobody_new_comes_in_while_it_cannot_read_who_may(stage):
+    """Else a handshake after the signal would prove that somebody is shut out who is not."""
+    b = await stage.enter("b", f"{BASE}/to/b/+")
+    control = await stage.enter(ME, FROM)
+    file = stage.broker.place.folder / "served" / "access.json"
+    kept = file.read_bytes()
+    for text, refused in ((b"{", True), (kept, False)):
+        write_private(file, text)
+        os.kill(stage.broker.pid, signal.SIGHUP)
+        await stage.until_refused("a", refused)
+        # whoever is in goes on
+        assert await hear_first(control, (b, up("b", "complete", text))) == text
+
+
 WORK = ("accept", "reject", "event/log", "event/telemetry/iot")
 SIGNS = ("status", "heartbeat", "request", "response", "complete")
 

@@ -1,6 +1,7 @@
 """A node whose journal is gone while its clock stands back, and the real orchestrator that remembers it."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ async def forget(mesh: LedgerMesh) -> None:
     """End the node; its journal is deleted."""
     await mesh.stop_node("pi-1")
     await mesh.until(lambda: not mesh.shell.is_live("pi-1"))
+    for path in mesh.home.node("pi-1").glob("journal.db*"):
+        path.unlink()
+
+
+async def crash(mesh: LedgerMesh) -> None:
+    """The node says nothing more; its journal is deleted."""
+    node = mesh.nodes.pop("pi-1")
+    node.link.kill()  # type: ignore[attr-defined]
+    await node.stop()
     for path in mesh.home.node("pi-1").glob("journal.db*"):
         path.unlink()
 
@@ -69,11 +79,7 @@ async def test_what_the_lost_journal_held_is_told_as_lost(tmp_path: Path) -> Non
         assert status == 202, found
         run = found["run"]
         await mesh.until(lambda: mesh.shell.state.nodes["pi-1"].live)
-        node = mesh.nodes.pop("pi-1")
-        node.link.kill()  # type: ignore[attr-defined]
-        await node.stop()
-        for path in mesh.home.node("pi-1").glob("journal.db*"):
-            path.unlink()
+        await crash(mesh)
         await mesh.node("pi-1", YEAR_2000_MS)
         await mesh.until(lambda: mesh.shell.state.approvals)
         # it is decided before it is stored, and shown after that
@@ -83,3 +89,33 @@ async def test_what_the_lost_journal_held_is_told_as_lost(tmp_path: Path) -> Non
                 if shown["waits_for"]:
                     break
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("boot_ms", [None, YEAR_2000_MS], ids=["clock", "no-clock"])
+async def test_what_an_older_journal_does_not_know_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot_ms: int | None
+) -> None:
+    async with opened_ledger(tmp_path, "pi-1") as mesh:
+        folder = mesh.home.node("pi-1")
+        await mesh.stop_node("pi-1")
+        await mesh.until(lambda: not mesh.shell.is_live("pi-1"))
+        shutil.copy(folder / "journal.db", tmp_path / "backup.db")
+        await mesh.node("pi-1")
+        await mesh.online("pi-1")
+        hear = mesh.shell.message
+        # what the node says of it is lost
+        monkeypatch.setattr(mesh.shell, "message", lambda *message: None)
+        one = action("a", "act", target_node="pi-1", effect="once", params={"marker": "marks"})
+        status, found = await mesh.post("runs", {"text": plan(one)})
+        assert status == 202, found
+        marks = folder / "files" / "marks"
+        await mesh.until(lambda: marks.exists() and marks.read_text())
+        await crash(mesh)
+        shutil.copy(tmp_path / "backup.db", folder / "journal.db")
+        monkeypatch.setattr(mesh.shell, "message", hear)
+        await mesh.node("pi-1", boot_ms)
+        await mesh.until(lambda: mesh.shell.state.approvals)
+        (asked,) = mesh.shell.state.approvals.values()
+        assert (asked.run, asked.kind) == (found["run"], "lost_effect")
+        assert await works(mesh, "after")
+        assert len(marks.read_text().splitlines()) == 1

@@ -63,6 +63,10 @@ class Control:
         envelope = self._sealer.seal(kind, NODE, fields, at_ms, MESSAGE_EXPIRY_MS)
         self.link.publish(topics.to_node(MESH, NODE, kind), envelope)
 
+    def reign(self, epoch: int) -> None:
+        """All that is said from now on is of that epoch."""
+        self._sealer.new_session(epoch, 0)
+
     def answer(self, question: Message, nonce: str | None = None, **more: int) -> None:
         nonce = nonce or question.fields["nonce"]
         self.say(Kind.RESPONSE, {"what": "time", "nonce": nonce, "at_ms": START_MS, **more})
@@ -93,11 +97,13 @@ class Rig:
         self.control = Control(self.hub, self._plan, PublicKey.of_raw(self._own.raw_public))
         self._folder = folder
 
-    async def start(self, store: Store, load_from: Store | None = None) -> RunningNode:
+    async def start(
+        self, store: Store, load_from: Store | None = None, wall_ms: int = 1
+    ) -> RunningNode:
         keys = NodeKeys(self._own, self._held, _no_tls)
         config = NodeConfig(MESH, NODE, ME, (("127.0.0.1", 1),), LAN)
         policy = Policy("readonly", ("fake",), Site(str(self._folder)))
-        loaded = await Journal(load_from or store).load(1)
+        loaded = await Journal(load_from or store).load(wall_ms)
         link = MemoryLink(self.hub, NODE, topics.node_subscriptions(MESH, NODE))
         setup = Setup(self._folder, config, policy, keys)
         node = RunningNode(setup, Journal(store), loaded, link)
@@ -168,6 +174,33 @@ async def test_an_expired_message_is_refused_and_makes_the_node_ask_the_time(
     rig.control.answer(question)
     rig.control.delegate(2)
     await rig.control.next(Kind.COMPLETE)
+
+
+async def test_an_older_orchestrator_is_refused_and_learns_whom_the_node_obeys(
+    rig: Rig, node: RunningNode
+) -> None:
+    question = await rig.control.next(Kind.REQUEST)
+    assert "obeys" not in question.fields
+    rig.control.reign(70)
+    rig.control.answer(question)
+    await rig.control.next(Kind.HEARTBEAT)
+    rig.control.reign(69)
+    rig.control.say(Kind.COMMAND, {"do": "rebirth"})
+    question = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000)
+    assert question.fields["obeys"] == 70
+    # in the next session it knows without hearing it again
+    rig.hub.drop(NODE)
+    question = await rig.control.next(Kind.REQUEST)
+    assert question.fields["obeys"] == 70
+    rig.control.answer(question)
+    again = await rig.control.next(Kind.REQUEST, TIME_ASK_MS / 1_000 + WITHIN_S)
+    assert again.fields["obeys"] == 70
+    rig.control.reign(70)
+    rig.control.answer(again)
+    await rig.control.next(Kind.HEARTBEAT)
+    assert node.refusals.counts == {"message.epoch": 2}
+    rig.hub.drop(NODE)
+    assert "obeys" not in (await rig.control.next(Kind.REQUEST)).fields
 
 
 @pytest.mark.parametrize("years", [-40, 40])
@@ -245,6 +278,29 @@ async def test_a_journal_that_goes_back_further_is_believed_at_once(rig: Rig) ->
     rig.control.delegate(1)
     await rig.control.next(Kind.COMPLETE)
     assert node.refusals.counts == {}
+    await node.stop()
+
+
+async def test_an_older_copy_of_the_journal_has_forgotten_what_was_done_since(rig: Rig) -> None:
+    store = MemoryStore((*MIGRATIONS, "UPDATE meta SET value = 5 WHERE name IN ('boot', 'since')"))
+    node = await rig.start(store, wall_ms=70)
+    question = await rig.control.next(Kind.REQUEST)
+    assert question.term == 70
+    rig.control.answer(question, boot=6)
+    again = await rig.control.next(Kind.REQUEST)
+    assert (again.term, again.session) == (71, question.session + 1)
+    rig.control.answer(again, boot=6)
+    birth = await rig.control.next(Kind.STATUS)
+    assert (birth.term, birth.fields["journal_since"]) == (71, 71)
+    rig.control.delegate(1)
+    beat = await rig.control.next(Kind.HEARTBEAT)
+    rig.control.say(Kind.ACK, {"beat": beat.fields["beat"], "settled": []})
+    rig.control.delegate(2)
+    done = await rig.control.next(Kind.COMPLETE)
+    assert [item["id"] for item in done.fields["results"]] == ["r-1-abcd/a2/pi/1"]
+    assert node.refusals.counts == {"journal.lost": 1}
+    kept = dict(store.database.execute("SELECT name, value FROM meta").fetchall())
+    assert (kept["boot"], kept["since"]) == (71, 71)
     await node.stop()
 
 

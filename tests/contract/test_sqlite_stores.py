@@ -1,6 +1,7 @@
 """One body over the real file and its memory twin; the failing twin; what a file survives."""
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
 import subprocess
@@ -201,6 +202,35 @@ def test_the_log_is_grown_before_the_first_commit(tmp_path: Path) -> None:
     assert grown >= 4 * 1024 * 1024
     assert (tmp_path / "a.db-wal").stat().st_size == grown
     database.close()
+
+
+@pytest.mark.parametrize("made_by", [4_096, 1_024], ids=["older", "new"])
+async def test_short_commits_write_little_and_the_log_never_grows(
+    tmp_path: Path, made_by: int
+) -> None:
+    """Also in a file of an older version, which keeps the pages that it has."""
+    path = tmp_path / "a.db"
+    with contextlib.closing(connect(path, page_bytes=made_by)) as older:
+        older.execute("CREATE TABLE before (id INTEGER PRIMARY KEY)")
+    store = Database(path, [FIRST], inline=True)
+    log = tmp_path / "a.db-wal"
+    grown = log.stat().st_size
+    for _ in range(2 * grown // made_by):
+        await run(store, insert("a"))
+    assert log.stat().st_size <= grown
+    [page_bytes] = await run(
+        store, lambda database: database.execute("PRAGMA page_size").fetchone()
+    )
+    assert page_bytes == made_by
+    await store.close()
+
+
+async def test_a_new_file_of_short_commits_has_small_pages(tmp_path: Path) -> None:
+    for inline, expected in ((True, 1_024), (False, 4_096)):
+        store = Database(tmp_path / f"{expected}.db", [FIRST], inline=inline)
+        found = await run(store, lambda database: database.execute("PRAGMA page_size").fetchone())
+        assert found == (expected,)
+        await store.close()
 
 
 async def test_a_value_that_no_column_holds_is_a_coded_error(store: Store) -> None:

@@ -1,14 +1,17 @@
 """Older stores of an orchestrator are put back: nodes still obey it, nothing starts before a person says so."""
 
+import asyncio
 import contextlib
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from forked import typed
 from orchestrator_mesh import ME, Mesh, action, opened_mesh, plan
 
 pytestmark = pytest.mark.usefixtures("broker_program")
@@ -83,6 +86,50 @@ async def test_nodes_obey_it_and_nothing_starts_before_a_person_says_so(
     after = marks(mesh)
     assert set(after.values()) == {1}
     assert len(after) == 5
+
+
+def raise_epoch(mesh: Mesh) -> int:
+    """As if the last start had been an hour later; its epoch."""
+    epoch = time.time_ns() // 1_000_000 + 3_600_000
+    with contextlib.closing(sqlite3.connect(mesh.home.orchestrator / "lifecycle.db")) as store:
+        store.execute(
+            "UPDATE epochs SET epoch = ? WHERE seq = (SELECT max(seq) FROM epochs)", (epoch,)
+        )
+        store.commit()
+    return epoch
+
+
+@pytest.mark.parametrize("is_node_restarted", [False, True])
+async def test_with_a_clock_that_is_behind_it_is_told_who_refuses_it_until_it_starts_with_a_higher_epoch(
+    mesh: Mesh, tmp_path: Path, is_node_restarted: bool
+) -> None:
+    await stop(mesh)
+    kept = tmp_path / "backup"
+    shutil.copytree(mesh.home.orchestrator, kept)
+    epoch = raise_epoch(mesh) + 1
+    await mesh.orchestrator()
+    await mesh.until("health", lambda found: found["epoch"] == epoch)
+    await mesh.online("pi-1")
+    assert (await mesh.ended((await mesh.submit(marked("first")))["run"]))["state"] == "completed"
+    await stop(mesh)
+    shutil.rmtree(mesh.home.orchestrator)
+    shutil.copytree(kept, mesh.home.orchestrator)
+    if is_node_restarted:
+        await mesh.kill("pi-1")
+        await mesh.node("pi-1")
+    await mesh.orchestrator()
+    found = await mesh.until("health", lambda found: found["outranked"])
+    assert found["outranked"] == [{"node": "pi-1", "epoch": epoch}]
+    assert found["epoch"] < epoch
+    assert '"code": "epoch.behind"' in (mesh.home.logs / f"{ME}.log").read_text()
+    told = await asyncio.to_thread(typed, ("--home", str(mesh.home.root), "status"), tmp_path)
+    assert all(word in told.stdout for word in (str(epoch), "docs epoch.behind")), told
+    await stop(mesh)
+    # what a clock that was set does
+    assert raise_epoch(mesh) > epoch
+    await mesh.orchestrator()
+    await mesh.online("pi-1")
+    assert (await mesh.get("health"))["outranked"] == []
 
 
 async def test_a_log_that_is_torn_or_missing_is_an_older_store(mesh: Mesh) -> None:

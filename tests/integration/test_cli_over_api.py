@@ -382,6 +382,23 @@ def test_status_tells_why_silent_nodes_are_not_called_lost(
     assert lines[3] == "    try: imlmesh node judge --reason 'they are gone'"
 
 
+def test_status_tells_which_nodes_obey_a_later_orchestrator(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer("GET /v1/nodes", {"nodes": [node("pi")]})
+    api.answer("GET /v1/approvals", {"approvals": []})
+    above = [{"node": f"pi-{n}", "epoch": NOW_MS + n * 1_800_000} for n in range(7)]
+    for outranked, said in (
+        (above, f"7 nodes that heard of {NOW_MS + 10_800_000} (3h ahead of our clock): pi-0"),
+        (above[:1], f"1 node that heard of {NOW_MS}: pi-0; a newer orchestrator runs, or"),
+    ):
+        api.answer("GET /v1/health", cli_records.health(NOW_MS, epoch=7, outranked=outranked))
+        assert main.run(["status"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"! our epoch 7 is refused by {said}")
+        assert lines[1] == "    try: imlmesh docs epoch.behind"
+
+
 def test_a_person_judges_silent_nodes(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.answer("POST /v1/silence", {"schema": "imlmesh.silence/1", "nodes": 3})
     assert main.run(["node", "judge", "--reason", "the fuse of hall 2"]) == 0

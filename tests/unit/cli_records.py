@@ -133,6 +133,7 @@ def health(now_ms: int = START_MS, **fields: Any) -> dict[str, Any]:
         "store": {"behind": False, "outflow_rows": 0, "low": False, "waits": False},
         "nodes": {"online": 1, "suspect": 0, "lost": 0, "offline": 0},
         "verdicts": {"hears": True, "frozen": False, "silent": []},
+        "outranked": [],
         "ledger": {
             "entries": 12,
             "sealed": 12,

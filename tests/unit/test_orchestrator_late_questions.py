@@ -24,6 +24,7 @@ class Asked:
         self.clock, self.stream, self.stored = ManualClock(), Stream(), stored
         self.answers: list[dict[str, Any]] = []
         self.events: list[e.Event] = []
+        self.obeys: list[int] = []
         opener = Opener("home", "main", lambda _id, iss: KEY.verify_key if iss == "pi" else None)
         self.inbound = Inbound(opener, self.clock, self.stream, self)  # type: ignore[arg-type]
         self.ask(9, 4)
@@ -37,6 +38,10 @@ class Asked:
 
     def last_boot(self, node: str) -> int:
         return self.stored
+
+    def asked(self, node: str, obeys: int) -> None:
+        assert node == "pi"
+        self.obeys.append(obeys)
 
     def sealed(
         self, boot: int, session: int, kind: Kind, fields: dict[str, Any], late_ms: int = 0
@@ -101,6 +106,15 @@ def test_a_late_question_moves_no_place():
     asked.ask(2, 1)
     asked.hear(Kind.ACCEPT, asked.sealed(2, 2, Kind.ACCEPT, {"dispatches": []}))
     assert asked.events == []
+
+
+def test_who_refused_an_older_epoch_says_which_one_it_obeys():
+    asked = Asked()
+    asked.ask(9, 5, obeys=70)
+    asked.ask(9, 6)
+    # out of order nothing is believed
+    asked.ask(2, 1, obeys=71)
+    assert asked.obeys == [0, 70, 0]
 
 
 def test_a_second_machine_still_shows():

@@ -211,6 +211,8 @@ class Listening:
     def last_boot(self, node: str) -> int:
         return 0
 
+    def asked(self, node: str, obeys: int) -> None: ...
+
     def is_live(self, node: str) -> bool:
         return self.live
 

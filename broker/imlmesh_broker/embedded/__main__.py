@@ -49,7 +49,7 @@ async def _serve(options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     served = Folder(options.served)
     listeners = Listeners(Hub(options.mesh), options.control, served)
-    loop.add_signal_handler(signal.SIGHUP, listeners.renew_or_stay)
+    loop.add_signal_handler(signal.SIGHUP, listeners.renew_or_shut)
     listeners.open(
         {
             "node": (options.address, options.port),

@@ -112,12 +112,14 @@ class Listeners:
         self._contexts = {role: self._served.context(role) for role in roles}
         self._hub.limit(access)
 
-    def renew_or_stay(self) -> None:
-        """As `renew`, and as before when the files cannot be used."""
+    def renew_or_shut(self) -> None:
+        """As `renew`; while the files cannot be used nobody new comes in, since one whom they shut out
+        could be among them. Whoever has come in stays."""
         try:
             self.renew()
         except MeshError as exc:
-            logger.error("what may come in stays as it was: %s", exc, extra={"code": exc.code})
+            self._contexts = {}
+            logger.error("nobody new can come in: %s", exc, extra={"code": exc.code})
 
     def close(self) -> None:
         """Listen no longer."""
@@ -139,7 +141,9 @@ class Listeners:
                 self._loop.remove_reader(listening)
                 self._loop.call_later(_PAUSE_S, self._listen_again, role, listening)
                 return
-            if not self._waiting[role].has_room(address, self._loop.time()):
+            if role not in self._contexts or not self._waiting[role].has_room(
+                address, self._loop.time()
+            ):
                 client.close()
                 self._turn_away(role, address)
                 continue

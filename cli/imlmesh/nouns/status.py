@@ -42,6 +42,7 @@ def _problems(
         )
         found.append({"text": text, "try": "look at logs/broker.log in the home folder"})
     found += _no_verdicts(health["verdicts"])
+    found += _outranked(health)
     for doubt in health["ledger"]["doubts"]:
         text = (
             f"read-only: {doubt['witness']} holds a seal of {doubt['size']} ledger entries that "
@@ -75,6 +76,26 @@ def _problems(
             text = f"node {name}: {problem}"
             found.append({"text": text, "try": try_line(f"node show {name}")})
     return found
+
+
+def _outranked(health: dict[str, Any]) -> list[dict[str, str]]:
+    """Which nodes obey a later start of an orchestrator than this one."""
+    from imlmesh.render import counted, duration, try_line
+
+    above = health["outranked"]
+    if not above:
+        return []
+    names = ", ".join(each["node"] for each in above[:_NAMED]) + (
+        " ..." if len(above) > _NAMED else ""
+    )
+    highest = max(each["epoch"] for each in above)
+    ahead_ms = highest - health["now_ms"]
+    ahead = f" ({duration(ahead_ms)} ahead of our clock)" if ahead_ms > 0 else ""
+    text = (
+        f"our epoch {health['epoch']} is refused by {counted(len(above), 'node')} that heard of "
+        f"{highest}{ahead}: {names}; a newer orchestrator runs, or the store is older and the clock behind"
+    )
+    return [{"text": text, "try": try_line("docs epoch.behind")}]
 
 
 def _no_verdicts(verdicts: dict[str, Any]) -> list[dict[str, str]]:

@@ -21,6 +21,8 @@ from imlmesh_protocol.states import Admission, Liveness
 
 router = APIRouter()
 
+_SHUT_OUT = frozenset({Admission.QUARANTINED, Admission.REVOKED})
+
 
 @router.get("/health")
 async def health(request: Request) -> Response:
@@ -52,6 +54,7 @@ async def health(request: Request) -> Response:
             "store": _store(shell, now_ms),
             "nodes": {str(each): liveness.get(str(each), 0) for each in Liveness},
             "verdicts": _verdicts(shell),
+            "outranked": _outranked(shell),
             "ledger": _ledger(shell),
             "admissions": dict(Counter(str(r.admission) for r in state.admissions.values())),
             "access": {"problem": (served.access.problem or None) if served.access else None},
@@ -84,6 +87,16 @@ def _verdicts(shell: Shell) -> dict[str, Any]:
     state = shell.state
     silent = sorted(map(shell.name_of, state.freeze.silent)) if state.freeze else []
     return {"hears": state.hears, "frozen": state.freeze is not None, "silent": silent}
+
+
+def _outranked(shell: Shell) -> list[dict[str, Any]]:
+    """Who obeys a higher epoch than ours; of a node that is shut out no word counts."""
+    state = shell.state
+    return [
+        {"node": shell.name_of(node), "epoch": epoch}
+        for node, epoch in sorted(shell.outranked.nodes.items())
+        if state.admission_of(node) not in _SHUT_OUT
+    ]
 
 
 def _ledger(shell: Shell) -> dict[str, Any]:

@@ -239,6 +239,11 @@ FIELDS: dict[Kind, Mapping[str, Field]] = {
     Kind.REQUEST: {
         "what": Field(_one_of("time", "inventory"), "time (from a node), inventory (to a node)"),
         "nonce": Field(_text, "made by the asker, comes back in the response"),
+        "obeys": Field(
+            _count,
+            "time, once the node refused what an older epoch said: the epoch that it obeys",
+            False,
+        ),
     },
     Kind.RESPONSE: {
         "what": Field(_one_of("time", "inventory"), "as in the request"),
