@@ -2,8 +2,9 @@
 
 To read the code of an orchestrator takes half a second of a processor, and the tests start hundreds.
 A fork is a process like any other: it has a number, a session, an environment and output of its own,
-and runs the same `__main__`. That `python -m` leads there is proved by the tests of start-up and of
-terminals, which begin that way.
+and runs the same `__main__`; it may sit at a terminal or in another network namespace. That `python -m`
+leads there is proved by the tests of start-up, of the demonstration, of chaos, of services and of new
+drivers, which begin that way.
 """
 
 import asyncio
@@ -131,7 +132,7 @@ def _begin(start: Start, folder: Path, environ: Mapping[str, str], begun: Any) -
 
 
 def _enter(namespace: str) -> None:
-    """As `ip netns exec` does, but for /sys, which nothing of ours reads."""
+    """As `ip netns exec` does, but for /sys, of which nothing of ours reads what is of a network."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/run/netns", namespace).open() as network:
         if libc.setns(network.fileno(), _CLONE_NEWNET):
