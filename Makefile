@@ -50,8 +50,9 @@ test: setup ## all tests; ARGS="-k word" narrows
 	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) \
 	    $$(grep -rl --include='test_*.py' 'mark\.alone' tests) $(NONE_FITS)
 
+# By files, so that one process alone parses the checkout, and that first.
 unit: setup ## unit and architecture tests alone; under 10 s
-	$(PYTEST) -n 2 $(ARGS) tests/unit tests/architecture
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) tests/architecture tests/unit
 
 check: setup ## style, types, import rules, vocabulary, sizes, generated files
 	.venv/bin/ruff check .
