@@ -43,13 +43,16 @@ demo: setup ## a mesh of three nodes runs a plan and survives the loss of one; u
 NONE_FITS := $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 
 # Half of the time a test waits for processes and sockets: five at once keep two cores busy.
-# In the order of the folders: else files of few and long tests would begin last.
+# In the order of the folders: else files of few and long tests would begin last. Of those that run
+# alone only their files are looked at.
 test: setup ## all tests; ARGS="-k word" narrows
 	$(PYTEST) -n 5 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) tests $(NONE_FITS)
-	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) tests $(NONE_FITS)
+	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) \
+	    $$(grep -rl --include='test_*.py' 'mark\.alone' tests) $(NONE_FITS)
 
+# By files, so that one process alone parses the checkout, and that first.
 unit: setup ## unit and architecture tests alone; under 10 s
-	$(PYTEST) -n 2 $(ARGS) tests/unit tests/architecture
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) tests/architecture tests/unit
 
 check: setup ## style, types, import rules, vocabulary, sizes, generated files
 	.venv/bin/ruff check .

@@ -83,6 +83,14 @@ def lan(namespaces_allowed: None) -> Iterator[Lan]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def shared_lan(namespaces_allowed: None) -> Iterator[Lan]:
+    """One for all tests of a file that ask for it."""
+    made = Lan()
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="session")
 def systemd_tools() -> None:
     """The programs of systemd; it need not run this machine."""

@@ -21,7 +21,8 @@ from waiting import running_with
 if TYPE_CHECKING:
     from conftest import Person
 
-KILLS = 10
+#: a round of both kinds
+KILLS = 6
 QUICK = ("node-kill", "torn-stream", "random-kills")
 LONGEST_S = 400
 

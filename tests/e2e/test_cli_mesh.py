@@ -65,7 +65,6 @@ class Mesh:
     def run_node(self, name: str) -> None:
         """Open a terminal for `node run` and wait until the node is online."""
         self.nodes[name] = self.person.open("node", "run", name)
-        self.person.until(lambda: name in str(self.person.ask("node", "list")["nodes"]))
         self.person.until(lambda: self.person.liveness(name) == "online")
 
     def write(self, name: str, text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imlmesh import Client
 from page_blocks import blocks
 
 if TYPE_CHECKING:
@@ -54,12 +55,8 @@ def office(person: Person) -> Path:
     for name in ("pi-bed", "pi-roof"):
         person.join(name, "--policy", POLICY)
         person.open("node", "run", name)
-
-    def online() -> bool:
-        nodes = person.ask("node", "list")["nodes"]
-        return [node["liveness"] for node in nodes] == ["online"] * 3
-
-    person.until(online)
+    for name in (own, "pi-bed", "pi-roof"):
+        person.until(lambda name=name: person.liveness(name) == "online")
     assert person.run("group", "set", "garden", "pi-bed", "pi-roof").returncode == 0
     assert person.run("group", "set", "office", own).returncode == 0
     return person.home / "nodes" / own / "files"
@@ -71,17 +68,18 @@ def test_every_example_ends_as_the_page_says(person: Person, office: Path) -> No
         done = person.run("plan", "run", str(path), "--detach")
         assert done.returncode == 0, f"{path.name}: {done.stderr}"
         runs[path.name.partition(".")[0]] = done.stdout.strip()
-    (asked,) = person.until(lambda: person.ask("approval", "list")["approvals"])
+    client = Client.connect(person.home)
+    (asked,) = person.until(lambda: client.get("approvals", state="pending")["approvals"])
     assert asked["run"] == runs["approval"]
     answered = person.run("approval", "answer", asked["approval"], "one minute")
     assert answered.returncode == 0
     assert person.run("run", "wait", *runs.values(), "--timeout", "30").returncode == 1
     for name, run in runs.items():
-        found = person.ask("run", "show", run)
+        found = client.get(f"runs/{run}")
         states = {action["id"]: action["state"] for action in found["actions"]}
         assert states == ENDS.get(name, dict.fromkeys(states, "completed")), name
         assert found["state"] == ("failed" if name == "rollback" else "completed")
-    tried = person.ask("run", "show", runs["retry"])["actions"]
+    tried = client.get(f"runs/{runs['retry']}")["actions"]
     assert {action["id"]: action["attempt"] > 1 for action in tried}["wait-for-it"]
     assert {name: (office / name).read_text() for name in FILES} == FILES
     log = (person.folder / "pi-bed" / "files" / "log.txt").read_text()

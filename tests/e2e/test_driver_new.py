@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from forked import typed
+from imlmesh import Client
+
 if TYPE_CHECKING:
     from conftest import Person
 
@@ -77,7 +80,8 @@ def test_it_runs_in_a_plan(person: Person, drivers: dict[str, Path]) -> None:
     checked = person.ask("plan", "check", str(package / "plan.iml.yaml"), "--mesh")
     assert checked["errors"] == [], checked
     run = person.run("plan", "run", str(package / "plan.iml.yaml"), "--detach").stdout.strip()
-    found = person.until(lambda: ended(person, run))
+    with Client.connect(person.home) as client:
+        found = client.wait(run, timeout_s=30)
     assert found["state"] == "completed", found
     results = {action["action"]: action["result"] for action in found["actions"]}
     assert results == {"set_level": {"level": 80, "previous": 0}, "read": {"level": 80}}
@@ -89,11 +93,6 @@ def test_it_runs_in_a_plan(person: Person, drivers: dict[str, Path]) -> None:
     assert up.wait(40) == 0
     # at the end of the node the driver brought it into its safe state
     assert (person.home / "nodes" / own / "files" / "clamp.level").read_text() == "0"
-
-
-def ended(person: Person, run: str) -> dict[str, object] | None:
-    found = person.ask("run", "show", run)
-    return found if found["state"] in ("completed", "failed", "cancelled") else None
 
 
 def test_it_says_how_it_comes_beside_this_imlmesh(person: Person) -> None:
@@ -115,7 +114,7 @@ def test_nothing_is_written_over(person: Person, drivers: dict[str, Path]) -> No
     "name", ["", "Kettle", "9lives", "a-b", "_a", "a__b", "class", "iot", "../x", "x" * 41, "é"]
 )
 def test_a_name_that_no_module_may_have(person: Person, name: str) -> None:
-    refused = person.run("driver", "new", name, "--json")
+    refused = typed(("driver", "new", name, "--json"), person.folder, person.env)
     assert refused.returncode == 3, refused.stderr
     assert '"name.invalid"' in refused.stderr
     assert not list(person.folder.glob(f"imlmesh-driver-{name or '-'}"))

@@ -25,7 +25,7 @@ from namespaces import Computer, Lan
 from waiting import slower
 
 if TYPE_CHECKING:
-    from conftest import Person, Terminal
+    from conftest import Desk, Person, Terminal
 
 Someone = Callable[[Computer, str], "Person"]
 
@@ -191,29 +191,30 @@ def test_broker_and_orchestrator_are_killed_while_a_node_waits(
 
 @pytest.mark.parametrize("way", ["mdns", "address"])
 def test_a_node_joins_from_its_own_namespace_and_works(
-    lan: Lan, someone: Someone, way: str
+    desk: Desk, shared_lan: Lan, someone: Someone, way: str
 ) -> None:
-    desk, pi = lan.computer("desk"), lan.computer("pi")
-    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
-    up = mesh_up(owner, "--lan")
-    token = JoinToken.parse(line_of(up)[-1])
-    assert [each.rpartition(":")[0] for each in token.endpoints] == [desk.address]
+    name = f"pi-{way}"
+    pi = shared_lan.computer(name)
+    gardener = someone(pi, "gardener")
     if way == "mdns":
+        token = JoinToken.parse(line_of(desk.up)[-1])
+        assert [each.rpartition(":")[0] for each in token.endpoints] == [desk.computer.address]
         token = replace(token, endpoints=())
     else:
+        token = JoinToken.parse(desk.owner.ask("token", "create")["text"])
+        assert [each.rpartition(":")[0] for each in token.endpoints] == [desk.computer.address]
         pi.drop_mdns("input", "output")
-    done = gardener.run("node", "join", token.text, "--name", "pi-bed")
+    done = gardener.run("node", "join", token.text, "--name", name)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
-    assert f'brokers = ["{desk.address}:' in (folder / "mesh.toml").read_text()
+    assert f'brokers = ["{desk.computer.address}:' in (folder / "mesh.toml").read_text()
     gardener.open("node", "run", str(folder))
-    works(owner, "pi-bed", folder)
+    works(desk.owner, name, folder)
 
 
-def test_without_a_token_mdns_finds_the_mesh(lan: Lan, someone: Someone) -> None:
-    desk, pi = lan.computer("desk"), lan.computer("pi")
-    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
-    mesh_up(owner, "--lan")
+def test_without_a_token_mdns_finds_the_mesh(desk: Desk, shared_lan: Lan, someone: Someone) -> None:
+    pi, owner = shared_lan.computer("pi"), desk.owner
+    gardener = someone(pi, "gardener")
     joining = gardener.open("node", "join", "--name", "pi-bed", columns=200)
     code = joining.expect(r"code (\S{3}-\S{3})")[1]
     (waits,) = (each for each in owner.ask("node", "discover")["nodes"] if each["joins"])

@@ -10,19 +10,19 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from forked import Forked, Start, typed
 from imlmesh.client import Client
 from imlmesh.mesh import Mesh, make_mesh
 from imlmesh.running import RunningMesh
 from imlmesh_protocol.errors import LinkError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
@@ -64,7 +64,7 @@ class Home:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Forked] = {}
 
     def start_orchestrator(self) -> None:
         place = ("--home", str(self.mesh.home.root), "--broker", self.mesh.control_address)
@@ -77,7 +77,7 @@ class Home:
         """SIGKILL to the process and to its children."""
         process = self._processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait_here(60)
 
     def kill_all(self) -> None:
         for name in list(self._processes):
@@ -91,11 +91,8 @@ class Home:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`imlmesh ARGUMENTS` to its end."""
-        argv = [sys.executable, "-m", "imlmesh", *arguments]
-        env = {**os.environ, "IMLMESH_HOME": str(self.mesh.home.root)}
-        return subprocess.run(
-            argv, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
+        root = self.mesh.home.root
+        return typed(arguments, root, {**os.environ, "IMLMESH_HOME": str(root)})
 
     def type(self, *arguments: str) -> dict[str, Any]:
         """The JSON that `imlmesh ARGUMENTS` prints."""
@@ -109,11 +106,9 @@ class Home:
         file = self.mesh.home.node(NODE) / "files" / "effects.txt"
         return file.read_text().split() if file.exists() else []
 
-    def _start(self, name: str, *arguments: str) -> None:
-        with (self.mesh.home.logs / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *arguments], stdout=log, stderr=log, process_group=0
-            )
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        log = self.mesh.home.logs / f"{name}.log"
+        self._processes[name] = Forked(Start(module, arguments, log))
 
 
 async def until(ready: Callable[[], Any], what: str, timeout_s: float = 40) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import cli_records
+from imlmesh import Client
 
 if TYPE_CHECKING:
     from conftest import Person, Terminal
@@ -73,6 +74,7 @@ class Mesh:
 
     def __init__(self, person: Person) -> None:
         self.person = person
+        self.client = Client.connect(person.home)
 
     def plan(self, name: str, actions: str) -> str:
         """A plan file of these actions."""
@@ -88,14 +90,14 @@ class Mesh:
 
     def state(self, run: str, action: str) -> str:
         """The state of one action."""
-        actions = self.person.ask("run", "show", run)["actions"]
+        actions = self.client.get(f"runs/{run}")["actions"]
         return str(next(one["state"] for one in actions if one["id"] == action))
 
     def question(self, run: str) -> dict[str, Any]:
         """The first question of a run, when it comes."""
 
         def asked() -> Any:
-            listed = self.person.ask("approval", "list")["approvals"]
+            listed = self.client.get("approvals", state="pending")["approvals"]
             return next((each for each in listed if each["run"] == run), None)
 
         found: dict[str, Any] = self.person.until(asked)
@@ -113,7 +115,6 @@ def mesh(person: Person) -> Mesh:
         person.join(name, "--policy", "policy.toml")
         person.open("node", "run", name)
     for name in ("pi-bed", "pi-roof"):
-        person.until(lambda name=name: name in str(person.ask("node", "list")["nodes"]))
         person.until(lambda name=name: person.liveness(name) == "online")
     assert person.run("group", "set", "garden", "pi-bed", "pi-roof").returncode == 0
     return Mesh(person)
@@ -204,7 +205,7 @@ def test_a_pipe_gets_one_line_with_its_time_for_each_event(mesh: Mesh) -> None:
 
 def test_followed_logs_have_every_line_once(mesh: Mesh) -> None:
     run = mesh.submit("busy", BUSY)
-    mesh.person.until(lambda: mesh.person.run("run", "logs", run, "busy").stdout)
+    mesh.person.until(lambda: mesh.client.get(f"runs/{run}/logs")["lines"])
     followed = mesh.person.run("run", "logs", run, "--follow")
     kept = mesh.person.run("run", "logs", run)
     assert followed.stdout == kept.stdout

@@ -21,7 +21,7 @@ from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from namespaces import Computer, Lan
 
 if TYPE_CHECKING:
-    from conftest import Person, Terminal
+    from conftest import Desk, Person, Terminal
 
 Someone = Callable[[Computer, str], "Person"]
 
@@ -208,14 +208,15 @@ def test_a_service_with_lan_is_found_as_up_with_lan_is(
     assert gardener.run("node", "join", token, "--name", "pi-roof").returncode == 0
 
 
-@pytest.mark.parametrize("hooks", [("input",), ("input", "output")])
+@pytest.mark.parametrize(
+    ("name", "hooks"), [("pi-in", ("input",)), ("pi-both", ("input", "output"))]
+)
 def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
-    lan: Lan, someone: Someone, hooks: tuple[str, ...]
+    desk: Desk, shared_lan: Lan, someone: Someone, name: str, hooks: tuple[str, ...]
 ) -> None:
-    desk, pi = lan.computer("desk"), lan.computer("pi")
-    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
-    up = mesh_up(owner, "--lan")
-    folder = folder_of(owner, "pi-bed", hint=address_in(up, desk))
+    pi = shared_lan.computer(name)
+    gardener = someone(pi, "gardener")
+    folder = folder_of(desk.owner, name, hint=address_in(desk.up, desk.computer))
     pi.drop_mdns(*hooks)
     node = gardener.open("node", "run", folder, columns=300)
     told = node.expect(r"try:\s+(imlmesh node run \S+ --broker \S+)", TOLD_S)
@@ -225,22 +226,23 @@ def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
     node.kill()
     program, *line = shlex.split(told[1])
     assert program == "imlmesh"
-    assert line[-1].startswith(f"{desk.address}:")
+    assert line[-1].startswith(f"{desk.computer.address}:")
     began_s = time.monotonic()
     again = gardener.open(*line)
-    assert seconds_until_online(owner, "pi-bed", began_s) < ONLINE_S
+    assert seconds_until_online(desk.owner, name, began_s) < ONLINE_S
     assert "[discovery." not in again.text
 
 
-def test_a_given_address_stands_first_and_needs_no_mdns(lan: Lan, someone: Someone) -> None:
-    desk, pi = lan.computer("desk"), lan.computer("pi")
-    owner, gardener = someone(desk, "owner"), someone(pi, "gardener")
-    up = mesh_up(owner, "--lan")
-    folder = folder_of(owner, "pi-bed", address_in(up, desk))
+def test_a_given_address_stands_first_and_needs_no_mdns(
+    desk: Desk, shared_lan: Lan, someone: Someone
+) -> None:
+    pi = shared_lan.computer("pi-told")
+    gardener = someone(pi, "gardener")
+    folder = folder_of(desk.owner, "pi-told", address_in(desk.up, desk.computer))
     pi.drop_mdns("input", "output")
     began_s = time.monotonic()
     node = gardener.open("node", "run", folder)
-    assert seconds_until_online(owner, "pi-bed", began_s) < ONLINE_S
+    assert seconds_until_online(desk.owner, "pi-told", began_s) < ONLINE_S
     assert "[discovery." not in node.text
 
 

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/opt/imlmesh/bin/python"
+SOCKET = "/run/imlmesh/api.sock"
 WITHIN_S = 60
 SYSTEMD = Path("/lib/systemd/systemd")
 _PROGRAMS = ("unshare", "nsenter", "pivot_root", "setpriv", "mount", "ldconfig")
@@ -95,6 +98,7 @@ class Booted:
     """The running machine; `run` types a command as its root."""
 
     def __init__(self, init: int) -> None:
+        self._init = init
         self._enter = ["nsenter", f"--target={init}", "--mount", "--pid", "--net", "--ipc", "--uts"]
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -114,6 +118,18 @@ class Booted:
     def imlmesh(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`imlmesh WORDS` of the installation in /opt."""
         return self.run(PYTHON, "-m", "imlmesh", *words, check=check)
+
+    def api(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
+        """What the orchestrator in there answers, asked from out here; None while it does not."""
+        socket = f"/proc/{self._init}/root{SOCKET}"
+        transport = httpx2.HTTPTransport(verify=False, uds=socket)
+        try:
+            with httpx2.Client(transport=transport, timeout=WITHIN_S, trust_env=False) as client:
+                answer = client.request(method, f"http://imlmesh/v1/{path}", json=body)
+        except httpx2.TransportError:
+            return None
+        found: dict[str, Any] | None = answer.json() if answer.is_success else None
+        return found
 
     def show(self, unit: str, name: str) -> str:
         """One property of a unit."""

@@ -56,7 +56,7 @@ class LedgerMesh:
         shell = await self.running.start()
         self._http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
-            transport=httpx2.AsyncHTTPTransport(uds=str(self.home.api_socket)),
+            transport=httpx2.AsyncHTTPTransport(verify=False, uds=str(self.home.api_socket)),
             timeout=WITHIN_S,
             trust_env=False,
         )

@@ -57,7 +57,7 @@ class Mesh:
         self.processes: dict[str, Process] = {}
         self.http = httpx2.AsyncClient(
             base_url="http://imlmesh/v1/",
-            transport=httpx2.AsyncHTTPTransport(uds=str(home.api_socket)),
+            transport=httpx2.AsyncHTTPTransport(verify=False, uds=str(home.api_socket)),
             timeout=WITHIN_S,
             trust_env=False,
         )

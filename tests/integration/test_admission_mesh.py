@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from imlmesh_protocol import limits
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.envelope import Sealer
@@ -153,26 +151,23 @@ async def test_a_removed_node_is_not_heard_and_its_id_is_taken_for_ever(mesh):
         assert (answer.status_code, answer.json()["code"]) == (409, "node.admission")
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ({"admission": "quarantined"}, 422, "usage"),
-        ({"admission": "quarantined", "reason": " "}, 422, "usage"),
-        ({"admission": "quarantined", "reason": "x" * 501}, 422, "usage"),
-        ({"admission": "banished", "reason": "x"}, 422, "usage"),
-        ({"admission": "", "reason": "x"}, 422, "usage"),
-        ({"admission": "cordoned", "reason": "x", "for_ms": -1}, 422, "usage"),
-        ({"admission": "cordoned", "reason": "x", "for_ms": 1 << 60}, 422, "usage"),
-    ],
-)
-async def test_what_makes_no_sense_is_refused_and_decides_nothing(mesh, body, status, code):
-    answer = await mesh.http.post("nodes/pi-1/admission", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+async def test_what_makes_no_sense_is_refused_and_decides_nothing(mesh):
+    for body in (
+        {"admission": "quarantined"},
+        {"admission": "quarantined", "reason": " "},
+        {"admission": "quarantined", "reason": "x" * 501},
+        {"admission": "banished", "reason": "x"},
+        {"admission": "", "reason": "x"},
+        {"admission": "cordoned", "reason": "x", "for_ms": -1},
+        {"admission": "cordoned", "reason": "x", "for_ms": 1 << 60},
+    ):
+        answer = await mesh.http.post("nodes/pi-1/admission", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "usage"), body
+        assert (await mesh.get("nodes/pi-1"))["admission"] == "open", body
     unknown = await mesh.http.post(
         "nodes/nobody/admission", json={"admission": "cordoned", "reason": "x"}
     )
     assert (unknown.status_code, unknown.json()["code"]) == (404, "node.not_found")
-    assert (await mesh.get("nodes/pi-1"))["admission"] == "open"
 
 
 class Impostor:

@@ -5,10 +5,12 @@ docs/service.md say, then what systemd does about them, then their removal.
 """
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,12 +47,14 @@ def is_active(machine: Booted, unit: str) -> bool:
 
 
 def liveness(machine: Booted) -> str:
-    shown = machine.imlmesh("node", "show", "pi-bed", "--json", check=False)
-    return str(json.loads(shown.stdout)["liveness"]) if shown.returncode == 0 else ""
+    shown = machine.api("GET", "nodes/pi-bed")
+    return str(shown["liveness"]) if shown else ""
 
 
-def epoch(machine: Booted) -> int:
-    return int(json.loads(machine.imlmesh("status", "--json").stdout)["epoch"])
+def health(machine: Booted) -> dict[str, Any]:
+    found = machine.api("GET", "health")
+    assert found is not None
+    return found
 
 
 def quicken(machine: Booted, unit: str, *more: str) -> None:
@@ -83,9 +87,7 @@ def test_mosquitto_serves_it_as_the_page_says(machine: Booted) -> None:
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "mosquitto")
     assert machine.show("mosquitto.service", "User") == "mosquitto"
-    machine.until(
-        lambda: "connected\n" in machine.imlmesh("status").stdout.replace("not connected", "")
-    )
+    machine.until(lambda: health(machine)["broker"]["connected"])
 
 
 def test_a_node_is_installed_and_comes_online(machine: Booted) -> None:
@@ -142,25 +144,42 @@ def test_a_plan_runs_behind_all_that_is_closed(machine: Booted) -> None:
     assert done.returncode == 0, done.stderr
     note = machine.run("cat", f"{FOLDER}/files/hello.txt").stdout
     assert note.startswith("Hello from ")
-    for action, params, wanted in (
-        ("iot.digital_write", {"pin": 17, "value": 1}, {"pin": 17, "value": 1, "previous": 0}),
-        ("iot.read_sensor", {"sensor_type": "DHT22", "pin": 4}, {"pin": 4, "unit": "celsius"}),
-        ("iot.read_sensor", {"sensor_type": "BMP280"}, {"address": 0x76, "unit": "celsius"}),
-        ("iot.read_sensor", {"sensor_type": "DS18B20"}, {"temperature": 20.0}),
-        ("iot.send_uart", {"data": "read\n"}, {"bytes_sent": 5}),
-        ("os_exec.run_command", {"command": ["expr", "40", "+", "2"]}, {"stdout": "42\n"}),
-        (
-            "filesystem.create_archive",
+    wanted: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "iot.digital_write": ({"pin": 17, "value": 1}, {"pin": 17, "value": 1, "previous": 0}),
+        "iot.read_sensor": ({"sensor_type": "DHT22", "pin": 4}, {"pin": 4, "unit": "celsius"}),
+        "iot.read_sensor 2": ({"sensor_type": "BMP280"}, {"address": 0x76, "unit": "celsius"}),
+        "iot.read_sensor 3": ({"sensor_type": "DS18B20"}, {"temperature": 20.0}),
+        "iot.send_uart": ({"data": "read\n"}, {"bytes_sent": 5}),
+        "os_exec.run_command": ({"command": ["expr", "40", "+", "2"]}, {"stdout": "42\n"}),
+        "filesystem.create_archive": (
             {"source": "hello.txt", "destination": "hello.zip"},
             {"entries": 1},
         ),
-    ):
-        called = machine.imlmesh("action", "call", action, "--params", json.dumps(params), "--json")
-        assert wanted.items() <= json.loads(called.stdout)["result"].items(), called.stdout
+    }
+    actions = []
+    for number, (name, (params, _)) in enumerate(wanted.items()):
+        module, action = name.split()[0].split(".")
+        actions.append({"id": f"a{number}", "module": module, "action": action, "params": params})
+    head = {"protocol_version": "2.0", "plan_id": "all", "description": "All kinds of drivers"}
+    text = json.dumps({**head, "execution_mode": "sequential", "actions": actions})
+    submitted = machine.api("POST", "runs", {"text": text})
+    assert submitted is not None
+
+    def ended() -> dict[str, Any] | None:
+        found = machine.api("GET", f"runs/{submitted['run']}")
+        return found if found and found["ended_at_ms"] is not None else None
+
+    run = machine.until(ended)
+    results = [action["result"] for action in run["actions"]]
+    for result, (_, expected) in zip(results, wanted.values(), strict=True):
+        assert result is not None, run
+        assert expected.items() <= result.items(), run
+    called = machine.imlmesh("action", "call", "iot.read_sensor", "sensor_type=DS18B20", "--json")
+    assert json.loads(called.stdout)["result"]["temperature"] == 20.0
 
     def measured() -> set[str]:
-        asked = ("telemetry", "query", "--metric", "iot.*", "--json")
-        return {each["metric"] for each in json.loads(machine.imlmesh(*asked).stdout)["series"]}
+        found = machine.api("GET", "telemetry?metric=iot.*")
+        return {each["metric"] for each in found["series"]} if found else set()
 
     machine.until(lambda: {"iot.dht22.4.humidity", "iot.bmp280.76.pressure_hpa"} <= measured())
 
@@ -269,44 +288,46 @@ def test_a_node_that_hangs_is_ended_and_started_again(machine: Booted) -> None:
 
 def test_a_killed_orchestrator_comes_back_by_itself(machine: Booted) -> None:
     quicken(machine, ORCHESTRATOR)
-    before = epoch(machine)
+    before = health(machine)["epoch"]
     machine.run("systemctl", "kill", "--signal=KILL", ORCHESTRATOR)
     machine.until(lambda: machine.show(ORCHESTRATOR, "NRestarts") == "1")
     machine.until(lambda: is_active(machine, ORCHESTRATOR))
     machine.until(lambda: liveness(machine) == "online")
-    assert epoch(machine) > before
+    assert health(machine)["epoch"] > before
 
 
-@pytest.mark.parametrize(
-    ("spoil", "mend"),
-    [
-        (f"chmod 644 {FOLDER}/policy.toml", f"chmod 600 {FOLDER}/policy.toml"),
-        (f"chown mosquitto {FOLDER}/policy.toml", f"chown imlmesh-node {FOLDER}/policy.toml"),
+def test_a_policy_or_key_that_others_reach_is_a_refusal(machine: Booted) -> None:
+    policy, key = f"{FOLDER}/policy.toml", f"{FOLDER}/keys/identity.key"
+    for spoil, mend in (
+        (f"chmod 644 {policy}", f"chmod 600 {policy}"),
+        (f"chown mosquitto {policy}", f"chown imlmesh-node {policy}"),
         (f"chmod 777 {FOLDER}", f"chmod 700 {FOLDER}"),
-        (f"chmod 640 {FOLDER}/keys/identity.key", f"chmod 600 {FOLDER}/keys/identity.key"),
-    ],
-)
-def test_a_policy_or_key_that_others_reach_is_a_refusal(
-    machine: Booted, spoil: str, mend: str
-) -> None:
-    machine.run("systemctl", "stop", NODE)
-    machine.run(*spoil.split())
-    machine.run("systemctl", "start", "--no-block", NODE)
-    machine.until(lambda: int(machine.show(NODE, "NRestarts")) >= 1)
-    assert not is_active(machine, NODE)
-    lines = machine.imlmesh("service", "logs", "node", "-n", "20", "-o", "jsonl").stdout
-    codes = [json.loads(line).get("code") for line in lines.splitlines()]
-    # where not even reading is allowed any more, that is what it says
-    assert {"trust.mode", "trust.file"} & set(codes), lines
-    machine.run("systemctl", "stop", NODE)
-    machine.run(*mend.split())
+        (f"chmod 640 {key}", f"chmod 600 {key}"),
+    ):
+        machine.run("systemctl", "stop", NODE)
+        before = len(codes(machine))
+        machine.run(*spoil.split())
+        machine.run("systemctl", "start", "--no-block", NODE)
+        # where not even reading is allowed any more, that is what it says
+        machine.until(lambda n=before: {"trust.mode", "trust.file"} & set(codes(machine)[n:]))
+        machine.until(lambda: int(machine.show(NODE, "NRestarts")) >= 1)
+        assert not is_active(machine, NODE), spoil
+        machine.run("systemctl", "stop", NODE)
+        machine.run(*mend.split())
     machine.run("systemctl", "start", NODE)
     assert is_active(machine, NODE)
 
 
+def codes(machine: Booted) -> list[str]:
+    """Of all errors that the node has told the journal."""
+    lines = machine.run("journalctl", "-u", NODE, "-o", "json").stdout.splitlines()
+    told = [json.loads(line)["MESSAGE"] for line in lines]
+    return [found[1] for each in told if (found := re.search(r'"code": ?"([^"]+)"', str(each)))]
+
+
 def test_uninstall_stops_both_and_leaves_the_data(machine: Booted) -> None:
     pids = [machine.show(unit, "MainPID") for unit in (NODE, ORCHESTRATOR)]
-    before = epoch(machine)
+    before = health(machine)["epoch"]
     assert machine.imlmesh("service", "uninstall", "node").returncode == 0
     done = machine.imlmesh("service", "uninstall", "orchestrator")
     assert f"its data stays in {HOME}" in done.stderr
@@ -318,7 +339,7 @@ def test_uninstall_stops_both_and_leaves_the_data(machine: Booted) -> None:
     assert machine.run("test", "-e", "/run/imlmesh", check=False).returncode == 1
     # and back again, with all that it knew
     machine.imlmesh("service", "install", "orchestrator")
-    assert epoch(machine) > before
+    assert health(machine)["epoch"] > before
     assert "pi-bed" in machine.imlmesh("node", "list").stdout
 
 

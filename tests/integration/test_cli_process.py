@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import typed
 from imlmesh.main import run
 from imlmesh.reference import page
 
@@ -26,14 +27,26 @@ actions:
 """
 
 
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    plain = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
+    return {**plain, "IMLMESH_HOME": str(folder / "home"), **more}
+
+
 @pytest.fixture
 def imlmesh(tmp_path: Path) -> Run:
+    """`imlmesh ARGUMENTS` as a fork, for what does not depend on how it begins."""
+    return lambda *arguments, **more: typed(arguments, tmp_path, environment(tmp_path, **more))
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Run:
+    """The same as a shell begins it."""
+
     def started(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        plain = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
         return subprocess.run(
             [sys.executable, "-m", "imlmesh", *arguments],
             cwd=tmp_path,
-            env={**plain, "IMLMESH_HOME": str(tmp_path / "home"), **more},
+            env=environment(tmp_path, **more),
             capture_output=True,
             text=True,
             timeout=60,
@@ -43,11 +56,11 @@ def imlmesh(tmp_path: Path) -> Run:
     return started
 
 
-def test_help_is_fast_and_begins_with_examples(imlmesh: Run) -> None:
+def test_help_is_fast_and_begins_with_examples(script: Run) -> None:
     times = []
     for _ in range(5):
         begin_s = time.perf_counter()
-        done = imlmesh("--help")
+        done = script("--help")
         times.append(time.perf_counter() - begin_s)
     assert done.returncode == 0
     assert done.stdout.index("Examples:") < done.stdout.index("Usage:")
@@ -79,9 +92,9 @@ def test_the_reference_is_what_the_command_line_says() -> None:
     assert written.rstrip() == page().rstrip(), "python docs/pages.py --write"
 
 
-def test_version(imlmesh: Run) -> None:
-    assert imlmesh("version").stdout.startswith("imlmesh 0.")
-    assert json.loads(imlmesh("version", "--json").stdout)["schema"] == "imlmesh.version/1"
+def test_version(script: Run) -> None:
+    assert script("version").stdout.startswith("imlmesh 0.")
+    assert json.loads(script("version", "--json").stdout)["schema"] == "imlmesh.version/1"
 
 
 def test_docs_explain_a_code_and_know_the_nearest(imlmesh: Run) -> None:
@@ -108,16 +121,16 @@ def test_completion_prints_a_script_that_asks_us(imlmesh: Run, shell: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"),
+    ("words", "offered"),
     [
         ("imlmesh ru", {"run"}),
         ("imlmesh run re", {"retry", "resume"}),
         ("imlmesh plan pre", {"preview"}),
     ],
 )
-def test_the_shell_is_offered_verbs(imlmesh: Run, typed: str, offered: set[str]) -> None:
-    count = str(typed.count(" "))
-    asked = {"_IMLMESH_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": count}
+def test_the_shell_is_offered_verbs(imlmesh: Run, words: str, offered: set[str]) -> None:
+    count = str(words.count(" "))
+    asked = {"_IMLMESH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
     assert set(imlmesh(**asked).stdout.split()) == offered
 
 
@@ -151,12 +164,12 @@ def test_wrong_use_ends_with_2_and_a_command_to_try(
     assert "try: imlmesh" in done.stderr
 
 
-def test_an_absent_orchestrator_ends_with_5_and_the_way_to_one(imlmesh: Run) -> None:
-    done = imlmesh("status")
+def test_an_absent_orchestrator_ends_with_5_and_the_way_to_one(script: Run) -> None:
+    done = script("status")
     assert done.returncode == 5
     assert done.stderr.startswith("error[orchestrator.unreachable]: ")
     assert done.stderr.endswith("try: imlmesh up\n")
-    twin = json.loads(imlmesh("node", "list", "--json").stderr)
+    twin = json.loads(script("node", "list", "--json").stderr)
     assert (twin["schema"], twin["errors"][0]["hint"]) == ("imlmesh.error/1", "imlmesh up")
 
 
@@ -187,15 +200,10 @@ def test_a_forced_broker_that_is_missing_ends_with_5_before_anything_is_made(
     assert not (tmp_path / "home").exists()
 
 
-def test_an_unknown_broker_ends_with_3_before_anything_is_made(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "imlmesh", "up"],
-        env={**os.environ, "IMLMESH_HOME": str(tmp_path / "home"), "IMLMESH_BROKER": "emqx"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def test_an_unknown_broker_ends_with_3_before_anything_is_made(
+    imlmesh: Run, tmp_path: Path
+) -> None:
+    done = imlmesh("up", IMLMESH_BROKER="emqx")
     assert done.returncode == 3
     assert "error[config.invalid]: IMLMESH_BROKER is 'emqx'" in done.stderr
     assert not (tmp_path / "home").exists()

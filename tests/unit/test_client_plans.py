@@ -1,6 +1,7 @@
 """The client takes plans as people have them: built, checked, or in a file."""
 
 import json
+import ssl
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,3 +118,11 @@ def test_a_path_that_is_no_url_is_not_sent(mesh, orchestrator):
             mesh.get(path)
         assert caught.value.code == "usage"
     assert orchestrator.asked == []
+
+
+def test_a_client_reads_no_authorities_of_tls_that_it_does_not_speak(monkeypatch, tmp_path):
+    """That took longer than most questions do."""
+    read = []
+    monkeypatch.setattr(ssl, "create_default_context", lambda *_, **__: read.append(1))
+    Client(Home(tmp_path), ApiAddress("http://imlmesh", str(tmp_path / "api.sock"))).close()
+    assert read == []
