@@ -54,8 +54,9 @@ async def measure(place: Field) -> dict[str, Any]:
     with mock.patch("imlmesh_orchestrator.main.Database", SlowDatabase):
         async with place.mesh(2) as shell:
             until_s = time.perf_counter() + LOAD_S
-            late, *counts = await asyncio.gather(
-                _lateness(until_s), *(_load(shell, until_s) for _ in range(IN_FLIGHT))
+            late, counts = await asyncio.gather(
+                _lateness(until_s),
+                asyncio.gather(*(_load(shell, until_s) for _ in range(IN_FLIGHT))),
             )
     return line(
         "loop_lag",

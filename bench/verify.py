@@ -21,6 +21,7 @@ from imlmesh_node.config import Policy
 from imlmesh_node.core.events import DelegateArrived, Event
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
+from imlmesh_node.journal import Loaded
 from imlmesh_node.outbox import Address, Outbox
 from imlmesh_node.presence import Clocks, Presence
 from imlmesh_orchestrator.ca import Authority
@@ -53,8 +54,9 @@ class Side:
         up = Sealer(signer.sign, signer.key_id, MESH, NODE, Way.FROM)
         link = MemoryLink(MemoryHub(random.Random(0)), NODE, ())
         outbox = Outbox(Address(MESH, NODE, CONTROL), up, link, self.clocks.mesh)
+        loaded = Loaded((), boot=1, floor=(1, 0), quarantined=False)
         presence = Presence(
-            outbox, self.clocks, self.events.append, 1, 1, lambda boot, done: done(None)
+            outbox, self.clocks, self.events.append, loaded, lambda boot, done: done(None)
         )
         presence.is_open = True
         self.refusals = Refusals(lambda counts: True)
