@@ -21,8 +21,7 @@ from waiting import running_with
 if TYPE_CHECKING:
     from conftest import Person
 
-#: a round of both kinds
-KILLS = 6
+KILLS = 10
 QUICK = ("node-kill", "torn-stream", "random-kills")
 LONGEST_S = 400
 

@@ -17,7 +17,7 @@ from imlmesh_protocol.states import Liveness
 from orchestrator_mesh import ME, Mesh, action, plan
 
 pytestmark = pytest.mark.usefixtures("broker_program")
-BUSY_S = 12  # twice the window of 6 s
+BUSY_S = 20
 STOPPED_S = 9  # longer than the window of 6 s
 NODES = ("pi-1", "pi-2")
 
