@@ -26,6 +26,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, TrustError
 from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.base import retry_ms
+from imlmesh_runtime.logs import is_too_long
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ class Broker(ABC):
 
     async def _run(self, command: list[str]) -> asyncio.subprocess.Process:
         log = self.place.log
-        if log.exists() and log.stat().st_size > limits.LOG_FILE_BYTES:
+        if is_too_long(log):
             log.replace(log.with_name(f"{log.name}.1"))
         with log.open("ab") as log_file:
             child = await asyncio.create_subprocess_exec(

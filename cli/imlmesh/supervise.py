@@ -18,6 +18,7 @@ from pathlib import Path
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_runtime.logs import is_too_long
 from imlmesh_runtime.process import PARENT_FD
 
 _LAST_LINE_BYTES = 2_000
@@ -44,7 +45,7 @@ async def launch(
     `variables` of its environment come on top of ours; `within` is a command that runs another one
     somewhere, such as `ip netns exec NAME`.
     """
-    if program.log.exists() and program.log.stat().st_size > limits.LOG_FILE_BYTES:
+    if is_too_long(program.log):
         program.log.replace(program.log.with_name(f"{program.log.name}.1"))
     with program.log.open("ab") as log:
         return await asyncio.create_subprocess_exec(

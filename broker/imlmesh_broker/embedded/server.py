@@ -141,14 +141,13 @@ class Listeners:
                 self._loop.remove_reader(listening)
                 self._loop.call_later(_PAUSE_S, self._listen_again, role, listening)
                 return
-            if role not in self._contexts or not self._waiting[role].has_room(
-                address, self._loop.time()
-            ):
+            context = self._contexts.get(role)
+            if context is None or not self._waiting[role].has_room(address, self._loop.time()):
                 client.close()
                 self._turn_away(role, address)
                 continue
             client.setblocking(False)
-            entering = self._loop.create_task(self._let_in(role, client))
+            entering = self._loop.create_task(self._let_in(role, client, context))
             self._waiting[role].enter(entering, address, self._loop.time())
 
     def _turn_away(self, role: Role, address: str) -> None:
@@ -165,14 +164,14 @@ class Listeners:
         if listening.fileno() >= 0:
             self._loop.add_reader(listening, self._accept, role, listening)
 
-    async def _let_in(self, role: Role, client: socket.socket) -> None:
+    async def _let_in(self, role: Role, client: socket.socket, context: ssl.SSLContext) -> None:
         """Returns when the client said who it is, or is gone; cancelled, it ends the connection."""
         # who breaks the handshake off or fails it is told by `_Handshake`, and is gone
         with contextlib.suppress(OSError, TimeoutError):
             _, connection = await self._loop.connect_accepted_socket(
                 partial(Connection, self._hub, role),
                 client,
-                ssl=self._contexts[role],
+                ssl=context,
                 ssl_handshake_timeout=limits.LINK_ENTER_MS / 1000,
                 ssl_shutdown_timeout=limits.LINK_CLOSE_MS / 1000,
             )
