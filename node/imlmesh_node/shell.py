@@ -141,6 +141,18 @@ class Performer:
                 rest.append(command)
         return rest
 
+    def ahead(self, asked: Sequence[Command]) -> Sequence[Command]:
+        results: list[ResultRecord] = []
+        rest: list[Command] = []
+        for command in asked:
+            if type(command) is commands.SendComplete and command.early:
+                results.extend(command.results)
+            else:
+                rest.append(command)
+        self._outbox.prepare(_completes(results))
+        self._outbox.release()
+        return rest
+
     def prepare(self, asked: Sequence[Command]) -> None:
         letters: list[Letter] = []
         last: list[Letter] = []
@@ -154,7 +166,7 @@ class Performer:
                 (last if goodbye else letters).append(self._letters[kind](command))
             else:
                 self._after.append(command)
-        letters += [Letter(Kind.COMPLETE, {"results": batch}) for batch in batches(results)]
+        letters += _completes(results)
         self._outbox.prepare(letters + last)
         if last:
             self._after.append(commands.SendStatus("offline"))
@@ -226,6 +238,10 @@ class Performer:
         if command.started:
             fields["started"] = list(command.started)
         return Letter(Kind.ACCEPT, fields)
+
+
+def _completes(results: Sequence[ResultRecord]) -> list[Letter]:
+    return [Letter(Kind.COMPLETE, {"results": batch}) for batch in batches(results)]
 
 
 def batches(results: Sequence[ResultRecord]) -> list[list[dict[str, Any]]]:

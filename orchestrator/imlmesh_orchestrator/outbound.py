@@ -90,6 +90,9 @@ class Outbound:
     def early(self, commands: Sequence[k.Command]) -> Sequence[k.Command]:
         return commands
 
+    def ahead(self, commands: Sequence[k.Command]) -> Sequence[k.Command]:
+        return commands
+
     def prepare(self, commands: Sequence[k.Command]) -> None:
         dispatches: dict[str, list[bytes]] = {}
         rest: list[k.Command] = []

@@ -3,7 +3,7 @@
 The one rule: persist, then act. All changes of one step go into one transaction; commands are
 performed after it, in order. While a commit is under way new events wait in the inbox, and the
 performer already encodes and signs. The single exception is what the performer itself calls
-early: repeatable work whose doing twice is harmless (docs/adr/0002).
+early: repeatable work, whose doing twice is harmless, and how it ended (docs/adr/0002).
 Deliberately absent: timers to re-arm; a core names its next deadline and the engine sends a tick.
 """
 
@@ -44,6 +44,10 @@ class Performer(Protocol[K]):
 
     def early(self, commands: Sequence[K]) -> Sequence[K]:
         """Start what need not wait for the commit; returns the rest."""
+        ...
+
+    def ahead(self, commands: Sequence[K]) -> Sequence[K]:
+        """A commit is next: send what need not wait for it; returns the rest."""
         ...
 
     def prepare(self, commands: Sequence[K]) -> None:
@@ -136,6 +140,7 @@ class Engine(Generic[E, C, K]):
         try:
             changes, commands = self._decide()
             if changes:
+                commands = self._performer.ahead(commands)
                 self._committing = True
                 self._commit(changes, self._committed)
             if not self.failed.done():
@@ -146,7 +151,7 @@ class Engine(Generic[E, C, K]):
         if not self._committing:
             self._finish()
 
-    def _decide(self) -> tuple[list[C], list[K]]:
+    def _decide(self) -> tuple[list[C], Sequence[K]]:
         changes: list[C] = []
         commands: list[K] = []
         for _ in range(min(len(self._quiet), HEARTBEATS_PER_TURN)):

@@ -40,6 +40,8 @@ class Rig:
         self.log: list[str] = []
         self.commits: list[Callable[[MeshError | None], None]] = []
         self.early_ends: dict[str, str] = {}
+        #: what does not wait for its commit
+        self.hasty: set[str] = set()
         #: whether a commit ends before `commit` returns, as on a quick disk
         self.quick = False
         self.clock = ManualClock()
@@ -60,6 +62,10 @@ class Rig:
                 self.log.append(f"early {command}")
                 self.engine.post(self.early_ends[command])
         return [command for command in commands if command not in self.early_ends]
+
+    def ahead(self, commands: Sequence[str]) -> Sequence[str]:
+        self.log += [f"ahead {command}" for command in commands if command in self.hasty]
+        return [command for command in commands if command not in self.hasty]
 
     def prepare(self, commands: Sequence[str]) -> None:
         self.prepared = list(commands)
@@ -85,6 +91,21 @@ async def test_nothing_is_released_before_the_commit_ended() -> None:
     assert rig.log == ["commit a!", "prepare do a"]
     rig.commits.pop()(None)
     assert rig.log[-1] == "release"
+
+
+async def test_what_need_not_wait_leaves_before_the_commit_and_once() -> None:
+    rig = Rig()
+    rig.hasty = {"do b", "do quiet"}
+    rig.engine.post("a")
+    rig.engine.post("b")
+    await rig.turn()
+    assert rig.log == ["ahead do b", "commit a! b!", "prepare do a"]
+    rig.commits.pop()(None)
+    rig.engine.post("quiet")
+    await rig.turn()
+    assert rig.log[3:] == ["release", "prepare do quiet", "release"], (
+        "there is no commit to precede"
+    )
 
 
 async def test_events_of_one_turn_share_a_commit() -> None:

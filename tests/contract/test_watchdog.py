@@ -36,6 +36,9 @@ class Idle:
     def early(self, commands: Sequence[str]) -> Sequence[str]:
         return commands
 
+    def ahead(self, commands: Sequence[str]) -> Sequence[str]:
+        return commands
+
     def prepare(self, commands: Sequence[str]) -> None:
         pass
 

@@ -4,7 +4,8 @@
 |---------------------------------------------------|-------------------------------------------------|
 | no dispatch runs twice on a node                  | `driver_starts`                                 |
 | no two live leases on one claim                   | `leases`, and the node's `invariants.check`     |
-| nothing leaves before its commit                  | `driver_starts`, `node_says`, `sends`, `settles` |
+| nothing leaves before its commit, but for how     | `driver_starts`, `node_says`, `sends`, `settles` |
+|   repeatable work ended                           |                                                 |
 | a quarantined node gets nothing new               | `_planned`, `sends`                             |
 | every run ends or says what it waits for          | `invariants.broken`, `World.check_end`          |
 | replaying the store gives the same state          | `replays`, `SimNode.problems`                   |
@@ -30,7 +31,7 @@ The one rule: a check knows only what was committed, sent, started and reported,
 wrong about itself does not convince it.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ from imlmesh_protocol.states import (
     Admission,
     Liveness,
 )
+from imlmesh_protocol.wire.dispatches import decode_dispatch
 from node_checks import NodeChecks
 from permits import PermitChecks, is_by_permit, unit_of
 
@@ -85,9 +87,9 @@ class Checks:
         self._admissions: dict[str, Admission] = {}
         self._ends: dict[tuple[str, str], Any] = {}
         self.of_nodes = NodeChecks(self.breach, self._admissions)
-        #: by node: what its journal ever took, and how it says that each dispatch ended
+        #: by node: what its journal ever took, and the ends that it stored or told early of each dispatch
         self._journalled: set[tuple[str, str]] = set()
-        self._reported: dict[tuple[str, str], str] = {}
+        self._reported: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._epochs: dict[str, int] = {}
         self.permits = PermitChecks(world, self)
         self._after: dict[type, Callable[[Any], None]] = {
@@ -140,11 +142,11 @@ class Checks:
     def _taken(self, change: c.ResultTaken) -> None:
         node, _ = self._planned_bins[change.dispatch]
         self._told.add(change.dispatch)
-        reported = self._reported.get((node, change.dispatch))
-        if reported != change.state or self.unit_of[change.dispatch][1] != change.action:
+        reported = self._reported[node, change.dispatch]
+        if change.state not in reported or self.unit_of[change.dispatch][1] != change.action:
             self.breach(
                 f"{change.dispatch} counts as {change.state} for {change.action}; "
-                f"{node} reported {reported}"
+                f"{node} reported {sorted(reported)}"
             )
 
     def _retried(self, change: c.RetryPlanned) -> None:
@@ -225,7 +227,7 @@ class Checks:
                     )
                 self._journalled.add((node, change.dispatch))
             elif isinstance(change, ResultRecorded):
-                self._reported[node, change.result.dispatch] = change.result.outcome
+                self._reported[node, change.result.dispatch].add(change.result.outcome)
 
     def meets(self, node: str, epoch: int) -> None:
         self._epochs[node] = max(epoch, self._epochs.get(node, 0))
@@ -264,8 +266,14 @@ class Checks:
                     self.breach(f"{node} accepts {dispatch}, which its journal does not hold")
         elif isinstance(command, nk.SendComplete):
             for result in command.results:
-                if (node, result.dispatch) not in self._reported:
+                if command.early and self._is_repeatable(result.dispatch):
+                    self._reported[node, result.dispatch].add(result.outcome)
+                elif result.outcome not in self._reported[node, result.dispatch]:
                     self.breach(f"{node} reports {result.dispatch} before it stored that")
+
+    def _is_repeatable(self, dispatch: str) -> bool:
+        _, packed = self._planned_bins.get(dispatch, ("", b""))
+        return bool(packed) and decode_dispatch(packed).effect.repeatable
 
     def replays(self) -> None:
         """What the store gives is what the living core holds."""

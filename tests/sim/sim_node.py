@@ -284,7 +284,8 @@ class SimNode:
     # the engine
 
     def post(self, event: e.Event) -> None:
-        """One turn: decide, start early work, commit, act; a kill may come between any two."""
+        """One turn: decide, start early work and say how it ended, commit, act; a kill may come between any
+        two."""
         self._turned = True
         self._due_ms = _STALE
         inbox = [event]
@@ -299,6 +300,9 @@ class SimNode:
                     inbox += self._run(command)
                 else:
                     asked.append(command)
+        for command in [c for c in asked if isinstance(c, k.SendComplete) and c.early]:
+            asked.remove(command)
+            self._act(command)
         if self._power_cut(True, bool(changes)):
             return
         if changes and self.machine.disk_full:

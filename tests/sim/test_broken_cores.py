@@ -398,6 +398,14 @@ def a_result_leaves_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(agent.Agent, "_start_waiting", start)
 
 
+@flip(r"reports .* before it stored that")
+def how_an_effect_ended_leaves_early(patch: Patch) -> None:
+    def complete_of(effect: Any, result: nc.ResultRecord) -> nk.SendComplete:
+        return nk.SendComplete((result,), early=True)
+
+    patch.setattr(agent, "complete_of", complete_of)
+
+
 @flip(r"two drivers on n\d hold|a claim is not held")
 def two_actions_hold_one_claim(patch: Patch) -> None:
     patch.setattr(claims.Claims, "holder", lambda self, wanted: None)

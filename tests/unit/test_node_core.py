@@ -107,7 +107,15 @@ def test_what_ends_at_once_is_answered_by_its_result_alone() -> None:
     asked = world.delegate(10, arrival(one, instant=True))
     assert kinds(asked) == [commands.RunDriver]
     asked = world.finish(10, one)
-    assert asked == [commands.SendComplete((world.result(one),))]
+    assert asked == [commands.SendComplete((world.result(one),), early=True)]
+
+
+@pytest.mark.parametrize("effect", [Effect.ONCE, Effect.PHYSICAL])
+def test_how_an_effect_ended_is_told_when_the_journal_holds_it(effect: Effect) -> None:
+    world = World()
+    one = dispatch(effect=effect)
+    world.delegate(10, arrival(one, instant=True))
+    assert world.finish(10, one) == [commands.SendComplete((world.result(one),), early=False)]
 
 
 def test_a_dispatch_seen_before_is_accepted_again_and_never_run_again() -> None:

@@ -20,7 +20,7 @@ from imlmesh_node.core.permits import Permits, permit_of_dispatch
 from imlmesh_node.core.slots import CUT_OFF, HeldRecord, Slots
 from imlmesh_node.core.state import AgentState, JournalRecord, apply
 from imlmesh_node.core.unsettled import Unsettled
-from imlmesh_node.core.wording import accept_of, cut_short, given_back
+from imlmesh_node.core.wording import accept_of, complete_of, cut_short, given_back
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.limits import LOOK_MS, SETTLED_KEPT_MS
 from imlmesh_protocol.tick import Tick
@@ -339,7 +339,7 @@ class Agent(Autonomy):
         if self.session is None:
             return
         if result.bulk is None:
-            self._commands.append(commands.SendComplete((result,)))
+            self._commands.append(complete_of(self.state.records[result.dispatch].effect, result))
         else:
             self._send_chunk(at_ms)
 

@@ -61,7 +61,10 @@ class SendReject:
 
 @dataclass(slots=True)
 class SendComplete:
+    """`early`: how repeatable work ended, which may leave before the commit."""
+
     results: tuple[ResultRecord, ...]
+    early: bool = False
 
 
 @dataclass(slots=True)

@@ -1,12 +1,14 @@
-"""What an agent says of dispatches: that it has them, will not do them, or was cut short. Pure."""
+"""What an agent says of dispatches: that it has them, will not do them, how they ended. Pure."""
 
 from collections.abc import Container, Iterable, Sequence
 
 from imlmesh_node.core.changes import ResultRecord
-from imlmesh_node.core.commands import SendAccept, SendReject, left_over
+from imlmesh_node.core.commands import SendAccept, SendComplete, SendReject, left_over
 from imlmesh_node.core.events import Arrival
+from imlmesh_node.core.permits import permit_of_dispatch
 from imlmesh_node.core.state import JournalRecord
 from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.states import Effect
 
 
 def given_back(
@@ -26,6 +28,12 @@ def accept_of(records: Sequence[JournalRecord]) -> SendAccept:
         tuple((record.dispatch, record.hash) for record in records),
         tuple(record.dispatch for record in records if record.started),
     )
+
+
+def complete_of(effect: Effect, result: ResultRecord) -> SendComplete:
+    """How one dispatch ended. What a permit began is counted by the journal, so that has to hold it first."""
+    early = effect.repeatable and not permit_of_dispatch(result.dispatch)
+    return SendComplete((result,), early=early)
 
 
 def cut_short(record: JournalRecord) -> ResultRecord:
