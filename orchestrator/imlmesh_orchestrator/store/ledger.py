@@ -31,7 +31,7 @@ NOTHING = bytes(merkle.HASH_BYTES)
 FIELDS = ("n", "at_ms", "actor", "kind", "subject", "payload", "prev")
 
 # after so many entries the event loop may have the interpreter: it would wait up to 5 ms for it
-_TURN = 10
+_TURN = 3
 
 _ENTRIES = "INSERT INTO entries (n, entry, at_ms, actor, kind, subject) VALUES "
 _PAYLOADS = "INSERT OR REPLACE INTO payloads (n, salt, payload) VALUES "
