@@ -209,6 +209,18 @@ def test_an_unknown_broker_ends_with_3_before_anything_is_made(
     assert not (tmp_path / "home").exists()
 
 
+def test_a_policy_with_which_no_node_would_run_is_refused_whole_before_anything_is_made(
+    imlmesh: Run, tmp_path: Path
+) -> None:
+    wrong = 'profile = "readonly"\n[root]\nread = ["files"]\n[commands.x]\nargv0 = "sleep"\n'
+    (tmp_path / "own.toml").write_text(wrong)
+    done = imlmesh("up", "--policy", "own.toml")
+    assert done.returncode == 3
+    assert "error[policy.invalid]: root: is not known\n  --> own.toml/root\n" in done.stderr
+    assert "error[policy.invalid]: commands.x.argv0: must be" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_token_without_a_mesh_ends_with_5(imlmesh: Run) -> None:
     done = imlmesh("token", "create")
     assert done.returncode == 5
