@@ -203,6 +203,19 @@ async def test_replay_gives_the_state_of_what_goes_on(twin):
     assert not [change for change in held.changes if getattr(change, "run", None) == OTHER]
 
 
+async def test_a_run_says_from_which_absent_node_it_waits_for_word(twin):
+    lifecycle, _ = await twin.lifecycle()
+    ask = twin.readers["lifecycle"].ask
+    await commit(lifecycle, created(RUN, "a", "b"), planned(RUN, "a"))
+    said = []
+    for liveness in (Liveness.ONLINE, Liveness.SUSPECT, Liveness.LOST):
+        await commit(lifecycle, c.LivenessChanged(9, "m", "pi-1", liveness, "silence"))
+        said.append((await ask(lambda db: runs.show_run(db, "r-1", str, {})))["waits_for"])
+    assert said == [[], [], ["word of a from pi-1 (lost)"]]
+    await commit(lifecycle, taken(RUN, "a"))
+    assert (await ask(lambda db: runs.list_runs(db, str, 9, None, "")))[0]["waits_for"] == []
+
+
 async def test_a_run_is_shown_as_its_changes_say(twin):
     lifecycle, _ = await twin.lifecycle()
     ask = twin.readers["lifecycle"].ask

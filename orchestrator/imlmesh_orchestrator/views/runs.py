@@ -29,13 +29,21 @@ from imlmesh_orchestrator.views.units import Alias, unit_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml.plan import Plan
-from imlmesh_protocol.states import RUN_ENDED, ActionState, ApprovalState, RunState
+from imlmesh_protocol.states import (
+    PRESENT,
+    RUN_ENDED,
+    ActionState,
+    ApprovalState,
+    Liveness,
+    RunState,
+)
 
 # a pending run that has a dispatch is running; ids of dispatches begin with "<run>/", and "0" is
 # the character after "/"
 _SHOWN = """SELECT *, CASE WHEN state = 'pending' AND EXISTS (SELECT 1 FROM dispatches
     WHERE dispatch > run || '/' AND dispatch < run || '0') THEN 'running' ELSE state END AS shown
     FROM runs"""
+_LIVENESS = "SELECT node, liveness FROM nodes"
 _NAMED = 3
 
 
@@ -169,4 +177,23 @@ def _waits_for(
         found.append(f"a node for {unit}" + (f" ({reasons})" if reasons else ""))
     if len(waiting) > _NAMED:
         found.append(f"nodes for {len(waiting) - _NAMED} more actions")
+    return found + _silent(database, known, alias)
+
+
+def _silent(database: sqlite3.Connection, known: Mapping[str, Standing], alias: Alias) -> list[str]:
+    """What runs on a node that is not there and may still tell how it ended."""
+    running = [(key, s.node) for key, s in units_of(known) if s.state == ActionState.RUNNING]
+    if not running:
+        return []
+    gone = {
+        n: how for n, how in database.execute(_LIVENESS) if how and Liveness(how) not in PRESENT
+    }
+    left = [(key, node) for key, node in running if node in gone]
+    found = [
+        f"word of {unit_text(key, alias)} from {alias(node)} ({gone[node]})"
+        for key, node in left[:_NAMED]
+        if node
+    ]
+    if len(left) > _NAMED:
+        found.append(f"word of {len(left) - _NAMED} more actions")
     return found
