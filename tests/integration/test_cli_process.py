@@ -262,6 +262,9 @@ def test_a_new_plan_is_valid_and_never_overwrites(imlmesh: Run, tmp_path: Path) 
     assert imlmesh("plan", "check", "my first.iml.yaml").returncode == 0
     assert imlmesh("plan", "new", "my first.iml.yaml").returncode == 3
     assert imlmesh("plan", "new").stdout.startswith("# yaml-language-server")
+    nowhere = imlmesh("plan", "schema", "--out", "nowhere/iml.schema.json")
+    assert nowhere.returncode == 3
+    assert "  --> nowhere/iml.schema.json\n" in nowhere.stderr
     assert imlmesh("plan", "schema", "--out", "iml.schema.json").returncode == 0
     assert "actions" in json.loads((tmp_path / "iml.schema.json").read_text())["properties"]
 
