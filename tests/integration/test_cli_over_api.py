@@ -308,6 +308,16 @@ def test_events_of_a_run_are_printed_with_their_kind(
     assert lines[1].endswith("refusal            pi: signature.invalid: no")
 
 
+def test_a_kind_of_event_that_there_is_not_is_refused(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["event", "tail", "--run", "r-1-abcd", "--kind", "change", "--kind", "refusals"]
+    assert main.run(words) == 2
+    shown = capsys.readouterr()
+    assert "'refusals' is no kind of event; there are change, log, progress" in shown.err
+    assert api.stream_queries == []
+
+
 def test_a_plan_is_checked_against_the_mesh(
     api: Api, plan: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
