@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from imlmesh.exits import ExitCode, exit_code_of
-from imlmesh.grammar import COMPLETE_VARIABLE, PROGRAM, Root
+from imlmesh.grammar import COMPLETE_VARIABLE, PROGRAM, ReaderLeft, Root
 from imlmesh.settings import settings
 from imlmesh_protocol.errors import InputError, MeshError
 
@@ -80,8 +80,8 @@ def run(args: list[str]) -> int:
         return int(build().main(args=args, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TyperException as exc:
         return _usage(exc, args)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
+    except ReaderLeft:
+        # It has seen enough.
         sys.stdout = None
         return ExitCode.DONE
     except MeshError as exc:
@@ -109,8 +109,9 @@ def _know_shells() -> None:
 
 def main() -> NoReturn:
     """The script `imlmesh`."""
-    code = run(sys.argv[1:])
+    code: int = ExitCode.DONE
     try:
+        code = run(sys.argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
