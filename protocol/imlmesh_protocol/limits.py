@@ -211,6 +211,7 @@ PARAMS_VALUES = 16_000  # leaves room for neighbours within MESSAGE_VALUES
 IMPACT_WITHOUT_APPROVAL = 0.7  # what could do more harm asks a person first
 CLAIM_CHARS = 256  # of one claim once its params are filled in: device and number are short
 MEMORY_KEY_CHARS = 128  # as long as the longest name of a plan
+PATH_CHARS = 4_096  # of the file that a plan came from, for people; Linux takes no longer ones
 NAME_CHARS = 128  # of any name that people give; our own ids are shorter
 APPROVAL_CHARS = 2_000  # of what a plan asks a person: more nobody reads before answering
 APPROVAL_OPTIONS = 20  # a person chooses among a handful
