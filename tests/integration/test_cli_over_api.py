@@ -111,7 +111,8 @@ def test_labels_are_typed_and_removed(api: Api, capsys: pytest.CaptureFixture[st
 
 def test_groups(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.answer("PUT /v1/groups/garden", {"group": "garden", "nodes": []})
-    assert main.run(["group", "set", "garden", "pi-bed", "pi-roof"]) == 0
+    assert main.run(["group", "set", "garden", "pi-bed", "pi-roof", "pi-bed"]) == 0
+    assert capsys.readouterr().out == "garden: pi-bed, pi-roof\n"
     assert api.asked[-1][2] == {"nodes": ["pi-bed", "pi-roof"]}
     assert main.run(["group", "set", "garden", "--none"]) == 0
     assert api.asked[-1][2] == {"nodes": []}
