@@ -81,9 +81,9 @@ def run(args: list[str]) -> int:
     except TyperException as exc:
         return _usage(exc, args)
     except ReaderLeft:
-        # It has seen enough.
+        # How it would have ended (a check, a verdict) is not known: neither 0 nor 1.
         sys.stdout = None
-        return ExitCode.DONE
+        return ExitCode.INTERRUPTED
     except MeshError as exc:
         return _show(exc)
     except KeyboardInterrupt:
@@ -109,7 +109,7 @@ def _know_shells() -> None:
 
 def main() -> NoReturn:
     """The script `imlmesh`."""
-    code: int = ExitCode.DONE
+    code: int = ExitCode.INTERRUPTED
     try:
         code = run(sys.argv[1:])
         if sys.stdout is not None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -81,9 +81,12 @@ def coloured() -> bool:
 
 
 class _SafeConsole(Console):
-    def on_broken_pipe(self) -> NoReturn:
+    def on_broken_pipe(self) -> None:
         # rich would end with 1, which means here that a run failed
-        raise BrokenPipeError
+        if not self.stderr:
+            raise BrokenPipeError
+        # what is said beside the data is not worth the work
+        self.quiet = True
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

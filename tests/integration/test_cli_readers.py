@@ -1,4 +1,4 @@
-"""Whoever reads our output may leave: nothing is shown of it, and no outcome is claimed."""
+"""Whoever reads our output may leave: that shows no traceback and claims no outcome."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ END = 'event: end\ndata: {"run": "r-1-abcd", "state": "failed"}\n\n'
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("version", 0, ""),
-        ("run list", 0, ""),
-        ("run list -o json", 0, ""),
-        ("event tail --run r-1-abcd", 0, ""),
+        ("version", 130, ""),
+        ("run list", 130, ""),
+        ("run list -o json", 130, ""),
+        ("event tail --run r-1-abcd", 130, ""),
         ("run watch r-1-abcd", 130, "detached; r-1-abcd keeps running."),
-        ("", 0, ""),
+        ("", 130, ""),
     ],
 )
 def test_nobody_reads(api: Api, words: str, code: int, said: str) -> None:
@@ -52,3 +52,18 @@ def test_nobody_reads(api: Api, words: str, code: int, said: str) -> None:
     assert done.returncode == code
     assert done.stderr.startswith(said)
     assert said or done.stderr == ""
+
+
+def test_nobody_reads_what_is_said_beside_the_data(api: Api) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "imlmesh", "run", "show", "r-9"],
+        stdout=subprocess.PIPE,
+        stderr=writing,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (3, "")
