@@ -19,7 +19,7 @@ from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
-from imlmesh_runtime.sqlite import Done, Store, Work
+from imlmesh_runtime.sqlite import Done, Store, Work, run
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +175,10 @@ class Lifecycle:
         awaiting = [each for each in self._awaiting_try if not each.done()]
         self._awaiting_try = [*awaiting, future]
         await future
+
+    async def rewrite(self, work: Work) -> None:
+        """One transaction beside the commits, of what says the same in another way; it waits for no room."""
+        await run(self._store, work)
 
     def _submit(self, work: Work, ended: Done) -> None:
         def done(result: Any, error: MeshError | None) -> None:
