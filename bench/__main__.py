@@ -14,6 +14,7 @@ from bench import (
     core,
     driver,
     fairness,
+    growth,
     ingest,
     lag,
     mesh,
@@ -41,6 +42,7 @@ BENCHES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "broker": broker.run,
     "telemetry": ingest.run,
     "spool": spool.run,
+    "growth": growth.run,
     "restart": restart.run,
     "rejoin": rejoin.run,
 }
@@ -83,6 +85,8 @@ the same run, carrying 200 bytes there and back and nothing else; ratios travel 
   are the most of a node in the long run, and 1,000 a message what one sends that was cut off.
 - **spool_boot**: a node whose spool holds 100,000 readings in 2,000 rows, and whose journal 256 results: seconds from its start to
   the accepted birth, until the first reading was sent, which is after the last result was settled, and until all were.
+- **growth**: bytes of lifecycle.db in use after 10,000 actions of `fake.noop`, per action, in runs of so many actions: as they
+  are stored, and after the compaction of runs that ended 30 days ago (`docs/stores.md`).
 - **restart**: kill -9 of an orchestrator whose run has 10,000 actions behind it and goes on, with so many more of runs that have
   ended; median of 5, and the slowest: seconds from the start of the next process until its API answers, and until an effect
   happens on a node that the killed one had not decided (each takes 50 ms).

@@ -19,7 +19,7 @@ from imlmesh_protocol.iml.digest import plan_digest
 from imlmesh_protocol.iml.plan import Plan
 from scheduler_stage import Stage, action, plan
 
-#: cut in answers, and too large to be packed
+#: cut in answers; too large to be packed, unless it stands in a plan
 CUT, LARGE = "c" * (limits.API_RESULT_BYTES + 1), "l" * (limits.COMPACT_BYTES + 1)
 UNDONE = plan(
     action("a", target_group="both", target_mode="all", rollback={"action": "u"}),
@@ -51,7 +51,9 @@ def history() -> tuple[Stage, int]:
     named = [action(name, "a", target_node="pi-1") for name in ("cut", "large", "small")]
     chain = submit(stage, plan(written, *named, session_id="s"))
     undone = submit(stage, UNDONE)
-    wide = submit(stage, plan(*(action(f"w{number}") for number in range(150)), session_id="wide"))
+    half = {"text": LARGE[len(LARGE) // 2 :]}
+    many = [action(f"w{number}", params=half if number < 2 else {}) for number in range(150)]
+    wide = submit(stage, plan(*many, session_id="wide"))
     stage.end(chain, "a", result={"t": 21})
     stage.end(undone, "a@pi-2", result=2)
     for name, result in (("cut", CUT), ("large", LARGE), ("small", b"raw")):
@@ -141,7 +143,7 @@ def _viewed(database: Any) -> dict[str, Any]:
         "memory": memory.list_memory(database, None),
         "value": memory.show_memory(database, "s", "k"),
         "last": last_run.last_run(database, "play"),
-        "pages": {size: _pages(database, None, size) for size in (1, 7, 100, 10_000)},
+        "pages": {size: _pages(database, None, size) for size in (3, 100, 10_000)},
     }
     for run in (row["run"] for row in listed):
         ended = runs.run_ended(database, run)

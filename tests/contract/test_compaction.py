@@ -224,6 +224,7 @@ async def test_whatever_breaks_a_piece_leaves_all_of_it_or_nothing(files: Files)
     class Broken:
         def __init__(self, database: sqlite3.Connection) -> None:
             self._database = database
+            self.execute = database.execute
 
         def executemany(self, *given: Any) -> Any:
             Breaking.left -= 1
