@@ -147,7 +147,7 @@ def _all_fit(columns: Sequence[tuple[Sequence[int], Sequence[float]]], at_ms: in
     return (
         at_ms - limits.TELEMETRY_LATE_MS <= min(times)
         and max(times) <= at_ms + limits.CLOCK_TOLERANCE_MS
-        and -limits.TELEMETRY_VALUE <= min(values)
+        and min(values) >= -limits.TELEMETRY_VALUE
         and max(values) <= limits.TELEMETRY_VALUE
     )
 
