@@ -222,15 +222,16 @@ async def test_whatever_breaks_a_piece_leaves_all_of_it_or_nothing(files: Files)
             real.submit(lambda database: work(Broken(database)), done)
 
     class Broken:
+        total_changes = property(lambda self: self._database.total_changes)
+
         def __init__(self, database: sqlite3.Connection) -> None:
             self._database = database
-            self.execute = database.execute
 
-        def executemany(self, *given: Any) -> Any:
+        def execute(self, *given: Any) -> Any:
             Breaking.left -= 1
             if Breaking.left == 0:
                 raise sqlite3.OperationalError("disk I/O error")
-            return self._database.executemany(*given)
+            return self._database.execute(*given)
 
     files.lifecycle._store = Breaking()  # type: ignore[assignment]
     compaction, broken = files.compaction(), 0

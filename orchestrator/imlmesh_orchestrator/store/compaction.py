@@ -18,6 +18,7 @@ from imlmesh_orchestrator.store.recent import ChangeRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import StoreError
 from imlmesh_runtime.clock import Clock
+from imlmesh_runtime.rows import Many, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ _BELOW = """SELECT min(?, (SELECT coalesce(max(seq), 0) FROM changes),
 # of what creates a run little is left, however large its plan is
 _OF_RUN = f"""SELECT {COLUMNS} FROM changes WHERE run = ? AND seq < ?
     AND (length(body) <= ? OR kind = 'run-created') ORDER BY seq LIMIT ?"""  # noqa: S608
+_GONE = Many("DELETE FROM changes WHERE seq IN (VALUES", ")")
+_PACKED = Many("INSERT INTO compacted (first_seq, last_seq, run, body) VALUES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +130,10 @@ def _put(database: sqlite3.Connection, packs: Sequence[Pack]) -> None:
     # a system's SQLite may be built to write zeros over all that is deleted: ten times as much, and for
     # nothing, since packs say the same
     database.execute("PRAGMA secure_delete=FAST").fetchone()
-    for made in packs:
-        gone = database.executemany(
-            "DELETE FROM changes WHERE seq = ?", [(seq,) for seq in made.seqs]
-        )
-        if gone.rowcount != len(made.seqs):
-            raise StoreError("store.failed", f"changes of {made.run} are not what they were")
-    database.executemany(
-        "INSERT INTO compacted (first_seq, last_seq, run, body) VALUES (?,?,?,?)",
-        [(made.seqs[0], made.seqs[-1], made.run, made.body) for made in packs],
-    )
+    seqs = [(seq,) for made in packs for seq in made.seqs]
+    before = database.total_changes
+    write_rows(database, _GONE, seqs)
+    if database.total_changes - before != len(seqs):
+        raise StoreError("store.failed", f"changes of {packs[0].run} are not what they were")
+    rows = [(made.seqs[0], made.seqs[-1], made.run, made.body) for made in packs]
+    write_rows(database, _PACKED, rows)

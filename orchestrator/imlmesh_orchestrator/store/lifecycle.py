@@ -19,6 +19,7 @@ from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
+from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import Done, Store, Work, run
 
 log = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ def _is_full(error: MeshError | None) -> bool:
 
 def _execute(database: sqlite3.Connection, statements: Sequence[Statement]) -> None:
     for sql, rows in statements:
-        if len(rows) == 1:
-            database.execute(sql, rows[0])
+        if isinstance(sql, Many):
+            write_rows(database, sql, rows)
         else:
             database.executemany(sql, rows)
