@@ -15,6 +15,7 @@ from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.compaction import Compaction, _put, next_piece
 from imlmesh_orchestrator.store.lifecycle import _KNOWN, Lifecycle, replay
 from imlmesh_orchestrator.store.migrations import migrations
+from imlmesh_orchestrator.store.permits import RARE
 from imlmesh_orchestrator.store.reading import FileReader, MemoryReader, Reader
 from imlmesh_orchestrator.store.rollups import used_bytes
 from imlmesh_orchestrator.views import stories
@@ -85,6 +86,7 @@ async def test_of_what_a_replay_reads_nothing_is_a_run_s(files: Files) -> None:
     known = await files.rows(_KNOWN)
     assert len(known) > 5
     assert {run for run, *_ in known} == {None}
+    assert not [kind for kind in RARE if issubclass(kind, c.RunChange)]
 
 
 async def test_what_only_travelled_and_plans_that_are_stored_are_not_kept(files: Files) -> None:
