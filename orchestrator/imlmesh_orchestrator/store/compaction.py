@@ -127,9 +127,6 @@ def _as_many(rows: Iterator[ChangeRow], size: int) -> Iterator[ChangeRow]:
 
 def _put(database: sqlite3.Connection, packs: Sequence[Pack]) -> None:
     """Rows go first, so that their pages are used again at once: the file does not grow by this."""
-    # a system's SQLite may be built to write zeros over all that is deleted: ten times as much, and for
-    # nothing, since packs say the same
-    database.execute("PRAGMA secure_delete=FAST").fetchone()
     seqs = [(seq,) for made in packs for seq in made.seqs]
     before = database.total_changes
     write_rows(database, _GONE, seqs)
