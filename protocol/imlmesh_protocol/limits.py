@@ -342,6 +342,12 @@ ROLL_UP_AFTER_MS = 5_000  # after a minute's end: nodes gather for a second, clo
 FORGET_ROWS = 5_000  # deleted in one transaction, in ~10 ms: no result waits longer for the file
 FORGET_RESULTS = 100  # likewise: they may be large, and few come within UPKEEP_PAUSE_MS
 UPKEEP_PAUSE_MS = 50  # between two pieces of upkeep, so that others write meanwhile
+COMPACT_AFTER_MS = 30 * 86_400_000  # of a run's end: results and retries come by then, or never
+COMPACT_EVERY_MS = 3_600_000  # looked for runs that ended so long ago: an hour more is nothing
+COMPACT_RUNS = 500  # looked at in one question, in ~2 ms
+COMPACT_ROWS = 200  # changes packed in one transaction, in ~1 ms: as long as other commits wait
+# of them; a larger change stays a row, unless it has a plan: to write as much anew would take longer
+COMPACT_BYTES = RESULT_CHUNK_BYTES
 UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
 RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
 MINUTES_KEPT_DAYS = 30

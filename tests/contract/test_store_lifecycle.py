@@ -300,6 +300,21 @@ async def test_a_run_is_shown_as_its_changes_say(twin):
         await ask(lambda db: runs.find_run(db, "r-9"))
 
 
+async def test_of_two_ends_in_one_commit_the_later_counts_and_nobody_elses(twin):
+    lifecycle, _ = await twin.lifecycle()
+    names = [f"a{number}" for number in range(40)]
+    await commit(lifecycle, created(RUN, *names), *(planned(RUN, name) for name in names))
+    lost = DispatchState.UNKNOWN
+    ends = [c.DispatchEnded(4, "c", RUN, f"{RUN}/{name}/pi-1/1", lost, None) for name in names]
+    await commit(lifecycle, *ends, *(taken(RUN, name, {"n": name}) for name in names[::2]))
+    found = await twin.rows("lifecycle", "SELECT dispatch, state, action_state FROM dispatches")
+    late = {f"{RUN}/{name}/pi-1/1" for name in names[::2]}
+    assert {tuple(row) for row in found} == {
+        (name, "completed", "completed") if name in late else (name, "unknown", None)
+        for name in (f"{RUN}/{each}/pi-1/1" for each in names)
+    }
+
+
 async def test_prefixes_find_one_run_or_say_which(twin):
     lifecycle, _ = await twin.lifecycle()
     await commit(lifecycle, created(RUN, "a"), created(OTHER, "a"))

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from imlmesh_orchestrator.core.waves import waves
+from imlmesh_orchestrator.store.compacted import span
 from imlmesh_orchestrator.views.actions import ActionsView
 from imlmesh_orchestrator.views.approvals import of_run
 from imlmesh_orchestrator.views.standing import (
@@ -90,12 +91,12 @@ def show_run(
     plan = plan_of(database, row["digest"])
     known = standings(database, run)
     shown = ActionsView(database, run, known, alias, effects)
-    results = Results(database, retried_of(database, row["retried_seq"]), whole=whole)
+    retried = retried_of(database, run, row["retried_seq"])
+    results = Results(database, run, retried, whole=whole)
     by_wave = waves(plan)
     wave_of = {name: number for number, names in enumerate(by_wave, 1) for name in names}
     places = msgpack.unpackb(row["places"]) if row["places"] else {}
     error = {"code": row["code"], "message": row["message"]} if row["code"] else None
-    last = database.execute("SELECT max(seq) FROM changes WHERE run = ?", (run,)).fetchone()[0]
     return {
         "schema": "imlmesh.run/1",
         **_summary(database, row, known, alias),
@@ -103,7 +104,7 @@ def show_run(
         "digest": row["digest"],
         "error": error,
         "waves": by_wave,
-        "seq": last or 0,
+        "seq": span(database, run)[1],
         "actions": [
             {
                 **shown.of(action, results),
