@@ -137,6 +137,7 @@ CODES: dict[str, Code] = {
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
+    "action.rerun_by_person": Code("input", False, ""),
     "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
     "action.poison": Code(
         "input", False, "imlmesh run logs RUN; it crashed wherever it ran", "RuntimeError"
