@@ -47,6 +47,8 @@ BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one r
 BROKER_WAITING_MS = 3_000  # after that one makes room for who comes: a Pi shakes 512 hands by then
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
+BROKER_FILTERS = 1_024  # in one packet; each is looked at, and ours hold three
+BROKER_TURN_PACKETS = 128  # of one client, then the others have their turn: twice WINDOW_UNACKED
 BROKER_QUEUED_BYTES = (
     16 * 1024 * 1024
 )  # of one client that reads slowly: a fleet's beats four times
