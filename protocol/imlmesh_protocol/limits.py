@@ -433,6 +433,9 @@ MQTT_KEPT_BYTES = 96 * 1024  # of topics and payloads: escaped they still fit in
 MQTT_PAYLOAD_BYTES = 192 * 1024  # published: as long as params may be
 MQTT_TEXT_BYTES = 65_535  # of a topic, user name or password: MQTT 3.1.1, 1.5.3
 ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
+ARGUMENTS_MATCH_MS = (
+    25  # of the processor; a node hears nothing meanwhile, and 128 may come at once
+)
 COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
 COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
 COMMAND_NICE = 10  # heartbeats and results go before what commands compute
