@@ -208,6 +208,7 @@ SUGGESTION_CHARS = 64  # of a name that "did you mean" compares: longer is no ty
 PLAN_YAML_BYTES = 512 * 1024  # the YAML parser reads ~140 KB a second; larger plans are JSON
 PLAN_TTL_S = 30 * 24 * 3_600  # a run nobody touched for a month is forgotten, not waiting
 LEASE_S = 24 * 3_600  # a longer lease would hold work on a dead node for more than a day
+SCHEMA_REFERENCES = 1_000  # that one check of params follows; a driver's own shapes take a few each
 PARAMS_DEPTH = 12  # leaves room for dispatch and body around them within MESSAGE_DEPTH
 PARAMS_VALUES = 16_000  # leaves room for neighbours within MESSAGE_VALUES
 IMPACT_WITHOUT_APPROVAL = 0.7  # what could do more harm asks a person first
