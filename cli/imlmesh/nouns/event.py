@@ -9,6 +9,7 @@ from imlmesh.settings import settings
 from imlmesh.spans import seconds_of
 
 app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh event tail -o jsonl")
+_KINDS = ("change", "log", "progress", "source", "heartbeat", "refusal")
 
 
 @verb(
@@ -39,6 +40,12 @@ def tail(
     import contextlib
 
     from imlmesh.client import Client
+    from imlmesh_protocol.errors import InputError
+
+    for asked in kind or ():
+        if asked not in _KINDS:
+            hint = f"one of {', '.join(_KINDS)}"
+            raise InputError("usage", f"{asked!r} is no kind of event", hint=hint)
 
     async def follow() -> None:
         with contextlib.suppress(TimeoutError):
