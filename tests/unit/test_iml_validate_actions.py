@@ -125,6 +125,8 @@ def test_shapes_that_a_driver_names_are_followed():
 def test_params_that_no_dispatch_can_carry_are_refused():
     plan = plan_of(act("a", params={"path": "x" * limits.PARAMS_BYTES}))
     assert ("template.too_large", "/actions/0/params") in found(plan)
+    (told,) = [e for e in checked(plan).errors if e.code == "template.too_large"]
+    assert 'bytes, "path" most of them; at most' in told.message
 
 
 @pytest.mark.parametrize(
