@@ -107,6 +107,7 @@ async def round_trips(place: Field, broker: str) -> list[dict[str, Any]]:
             **spread(taken[effect]),
             raw_p50_ms=ms(percentile(taken["raw"], 0.5)),
             raw_p99_ms=ms(percentile(taken["raw"], 0.99)),
+            p99_ratio=round(percentile(taken[effect], 0.99) / percentile(taken["raw"], 0.99), 2),
             commit_p50_ms=ms(percentile(commits, 0.5)),
             ratio=round(statistics.median(ratios[effect]), 2),
             http_p50_ms=round(http_ms, 3),

@@ -11,6 +11,7 @@ from imlmesh import offered, reference
 from imlmesh_protocol import states
 from imlmesh_protocol.errors import CODES
 from imlmesh_protocol.limits import (
+    BROKER_PACKET_BYTES,
     CLOCK_TOLERANCE_MS,
     MESSAGE_BYTES,
     MESSAGE_DEPTH,
@@ -124,6 +125,10 @@ What fails up to the signature is counted by code and answered to nobody: whoeve
 anything to any topic, so a bad signature on a node's topic changes nothing that is known of that node. What fails after it
 was signed by the sender, but old and redirected messages can be brought by somebody else, so the orchestrator counts
 against a node only what that node wrote to it, now: fields and sense.
+
+What the broker itself does not carry comes to no receiver and is not counted here: who sends a packet above
+{BROKER_PACKET_BYTES // 1024} KiB loses the connection, and `logs/broker.log` in the home says whose it was; what is sent to a
+topic of somebody else is dropped.
 
 A dispatch that is refused for itself is answered by a signed `reject` with the code. A whole `delegate` that is too old or
 was seen before is not: its orchestrator sends the same dispatches again until they are accepted, and a repetition must

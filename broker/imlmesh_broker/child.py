@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 USUAL_PORT, USUAL_CONTROL_PORT = 8883, 8884
 EVERYWHERE = ""
 LOOPBACK = "127.0.0.1"
+#: nodes look for a mesh where it was, so it never takes other ports by itself
+_OTHER_PORTS = (
+    "end that program (ss -ltnp names it); or remove port and control_port from orchestrator/mesh.toml "
+    "in the home folder: then nodes elsewhere need the new address"
+)
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
 _AGAIN_S = 1.0  # before a broker that was not told is told again
@@ -119,12 +124,12 @@ class Broker(ABC):
         while self._child is None:
             try:
                 await self._launch()
-            except LinkError:
+            except LinkError as exc:
                 # somebody may have taken a port since it was found free, and left it since
                 self._find_ports(self.port, self.control_port)
                 ports = self.port, self.control_port
                 if ports in again or ports == (self.place.port, self.place.control_port):
-                    raise
+                    raise self._taken() or exc from exc
                 again.add(ports)
         loop = asyncio.get_running_loop()
         self._keeper = loop.create_task(self._watch_over())
@@ -145,6 +150,16 @@ class Broker(ABC):
         place = self.place
         self.port = place.port or free_port(place.host, first)
         self.control_port = place.control_port or free_port(LOOPBACK, first_control, self.port)
+
+    def _taken(self) -> LinkError | None:
+        """What to say when somebody else listens on the ports that this mesh was given once."""
+        places = (self.place.host, self.place.port), (LOOPBACK, self.place.control_port)
+        taken = [str(port) for host, port in places if port and not _is_free(host, port)]
+        if not taken:
+            return None
+        ports = "ports" if len(taken) > 1 else "port"
+        text = f"another program listens on the {ports} {' and '.join(taken)} of this mesh"
+        return LinkError("broker.failed", text, hint=_OTHER_PORTS)
 
     async def _watch(self) -> None:
         """Tell the broker when the orchestrator says anew who may come in."""
@@ -275,12 +290,18 @@ def free_port(host: str, first: int, but: int | None = None) -> int:
     for port in range(first, first + limits.PORTS_TRIED):
         if port == but:
             continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((host, port))
-                return port
+        if _is_free(host, port):
+            return port
     raise LinkError("broker.failed", f"no free port from {first} to {port}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return True
+    return False
 
 
 def _end_with_parent(parent: int) -> Callable[[], None]:

@@ -4,6 +4,7 @@ The one rule: the repaired plan goes through the same checks as any other, and e
 was changed is shown. Deliberately absent: the orchestrator; --mesh asks it.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Any
 from imlmesh.exits import ExitCode, exit_code_of
 from imlmesh.plan_files import STDIN, name_of, read_plan, read_plan_text, write_plan
 from imlmesh.settings import settings
+from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, InputErrors, MeshError
 from imlmesh_protocol.iml.document import parse
 from imlmesh_protocol.iml.validate import Report, validate
+from imlmesh_runtime.paths import find_home
 
 #: repairs of one kind that are listed; a plan in other quotes has thousands
 _SHOWN_OF_A_KIND = 5
@@ -26,7 +29,8 @@ def check_file(file: Path) -> dict[str, Any]:
     from imlmesh_drivers.registry import shipped_manifest
 
     try:
-        report = validate(parse(read_plan(file), name_of(file)), [shipped_manifest()])
+        document = parse(read_plan(file), name_of(file))
+        report = validate(document, [shipped_manifest()], max_actions=_most_actions())
     except InputErrors as exc:
         report = Report(None, list(exc.errors), [])
     except InputError as exc:
@@ -49,7 +53,7 @@ def check_repaired(file: Path) -> tuple[dict[str, Any], str | None]:
     try:
         repaired = repair(text, name_of(file))
         losses = repaired.losses
-        report = validate(repaired.document, manifests)
+        report = validate(repaired.document, manifests, max_actions=_most_actions())
     except InputErrors as exc:
         report = Report(None, list(exc.errors), [])
     except InputError as exc:
@@ -64,6 +68,20 @@ def check_repaired(file: Path) -> tuple[dict[str, Any], str | None]:
         wrong = [*report.errors, *ignored]
         record["correction"] = correction(text, wrong, losses, document, manifests)
     return record, repaired.text if repaired else None
+
+
+def _most_actions() -> int:
+    """How many actions a plan may have: what the mesh of the home was told, if there is one.
+
+    InputErrors `config.invalid`, as its orchestrator would say.
+    """
+    path = find_home(settings.home, os.environ).config
+    if not os.access(path, os.R_OK):
+        return limits.PLAN_ACTIONS
+    # it takes 30 ms, and nearly no home has one
+    from imlmesh_orchestrator.config import load_config
+
+    return load_config(path).max_actions
 
 
 def repair_file(file: Path, out: Path | None, *, force: bool) -> dict[str, Any]:

@@ -6,13 +6,14 @@ restart of the orchestrator. Deliberately absent: printing.
 """
 
 import asyncio
+import contextlib
 import difflib
 import json
 import math
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -211,7 +212,7 @@ class Client:
 
     async def events(
         self, *, run: str | None = None, after: int | None = None
-    ) -> AsyncIterator[ServerEvent]:
+    ) -> AsyncGenerator[ServerEvent]:
         """The stream of events, resumed where it broke; ends with the run when `run` is given.
 
         `open` comes first, and again after each break: from then on nothing is missed.
@@ -223,19 +224,21 @@ class Client:
         silent_since_s = loop.time()
         while True:
             try:
-                async for event in self._stream(run, last):
-                    if event.kind != "open":
-                        silent_since_s = loop.time()
-                    last = event.seq if event.seq is not None else last
-                    yield event
-                    if event.kind == "end":
-                        return
+                # closed here, while there is a loop: whoever reads may leave at any event
+                async with contextlib.aclosing(self._stream(run, last)) as stream:
+                    async for event in stream:
+                        if event.kind != "open":
+                            silent_since_s = loop.time()
+                        last = event.seq if event.seq is not None else last
+                        yield event
+                        if event.kind == "end":
+                            return
             except (httpx2.HTTPError, LinkError) as exc:
                 if loop.time() - silent_since_s > limits.CLIENT_RECONNECT_S:
                     raise _unreachable(self.home, exc) from exc
             await asyncio.sleep(_RETRY_S)
 
-    async def _stream(self, run: str | None, after: int | None) -> AsyncIterator[ServerEvent]:
+    async def _stream(self, run: str | None, after: int | None) -> AsyncGenerator[ServerEvent]:
         # A restarted orchestrator may listen elsewhere.
         address = find_api(self.home, service=self._service)
         params = _given({"run": run, "after": after})

@@ -4,6 +4,7 @@ The one rule: all errors are shown at once, and each has a JSON twin with the sa
 traceback is for -v alone. Deliberately absent: which errors there are.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -38,13 +39,19 @@ def show_records(
     if settings.output != "table":
         twin = {"schema": "imlmesh.error/1", "errors": list(errors), "warnings": list(warnings)}
         text = as_yaml(twin) if settings.output == "yaml" else as_json(twin) + "\n"
-        print(text, end="", file=sys.stderr)
+        _print(text)
         return
     shown = [("warning", record) for record in warnings if not settings.quiet]
     shown += [("error", record) for record in errors]
     width = shutil.get_terminal_size((100, 24)).columns
     blocks = ["\n".join(format_record(level, record, width)) for level, record in shown]
-    print("\n\n".join(blocks), file=sys.stderr)
+    _print("\n\n".join(blocks) + "\n")
+
+
+def _print(text: str) -> None:
+    # the exit code says it too, when nobody reads any more
+    with contextlib.suppress(BrokenPipeError):
+        print(text, end="", file=sys.stderr)
 
 
 def format_record(level: str, record: Mapping[str, Any], width: int) -> list[str]:

@@ -36,7 +36,7 @@ MEANING = {
     ExitCode.CANCELLED: "the run was cancelled",
     ExitCode.CHANGES: "only with `--detailed-exitcode`: preview shows changes",
     ExitCode.INTERNAL: "an error of imlmesh itself; a report file is named",
-    ExitCode.INTERRUPTED: "Ctrl-C",
+    ExitCode.INTERRUPTED: "Ctrl-C, or whoever read the output (`head`) left before its end",
 }
 
 _BY_CODE = {

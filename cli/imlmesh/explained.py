@@ -93,6 +93,7 @@ MEANS: dict[str, str] = {
     "action.not_needed": "The action had nothing to do in this run.",
     "action.done_by_person": "A person said that it happened.",
     "action.failed_by_person": "A person said that it failed.",
+    "action.rerun_by_person": "A person asked to run it again, so nobody waits for this try any more.",
     "action.straggler": "It took three times as long as others of its kind, so a copy ran elsewhere.",
     "action.poison": "Its driver crashed on three nodes, so the action is to blame, and none of them.",
     "action.lease_lost": "The node was cut off and ended the work, so that it can move.",

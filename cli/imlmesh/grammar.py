@@ -118,6 +118,11 @@ def _keep_as_given(option: Any) -> Any:
     return option
 
 
+class ReaderLeft(Exception):
+    """Who reads what we print (head, less) has gone. No OSError: typer would end those with 1, which
+    means here that a run failed."""
+
+
 class Verb(TyperCommand):
     """A command with the shared flags, whose help begins with what it does and examples."""
 
@@ -131,6 +136,13 @@ class Verb(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         """The option --help."""
         return _keep_as_given(super().get_help_option(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry it out; ReaderLeft."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise ReaderLeft from exc
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write purpose, examples, usage and options."""

@@ -64,7 +64,8 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
     name = snapshot["run"]
     try:
         ended = asyncio.run(follow(client, snapshot, timeout_s, leave="detach"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Ctrl-C, or who reads what we print has gone: neither says how the run ends
         say_detached(name)
         return ExitCode.INTERRUPTED
     if not ended:

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from imlmesh.exits import ExitCode, exit_code_of
-from imlmesh.grammar import COMPLETE_VARIABLE, PROGRAM, Root
+from imlmesh.grammar import COMPLETE_VARIABLE, PROGRAM, ReaderLeft, Root
 from imlmesh.settings import settings
 from imlmesh_protocol.errors import InputError, MeshError
 
@@ -80,10 +80,10 @@ def run(args: list[str]) -> int:
         return int(build().main(args=args, prog_name=PROGRAM, standalone_mode=False) or 0)
     except TyperException as exc:
         return _usage(exc, args)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
+    except ReaderLeft:
+        # How it would have ended (a check, a verdict) is not known: neither 0 nor 1.
         sys.stdout = None
-        return ExitCode.DONE
+        return ExitCode.INTERRUPTED
     except MeshError as exc:
         return _show(exc)
     except KeyboardInterrupt:
@@ -109,8 +109,9 @@ def _know_shells() -> None:
 
 def main() -> NoReturn:
     """The script `imlmesh`."""
-    code = run(sys.argv[1:])
+    code: int = ExitCode.INTERRUPTED
     try:
+        code = run(sys.argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imlmesh.client import Client, path_of
 from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
+from imlmesh_node.config import read_policy
 from imlmesh_node.joining import NewKeys, Place, write_folder
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.entry.endpoint import last_port
@@ -173,24 +174,24 @@ def make_mesh(home: str | Path | None, timing: str | None) -> tuple[Mesh, bool]:
 
 
 def policy_text(profile: str, policy: Path | None) -> tuple[str, str]:
-    """(profile, content of policy.toml): of the file, else the default of `profile`."""
+    """(profile, content of policy.toml): of the file, else the default of `profile`.
+
+    InputErrors `policy.invalid`: all for which a node would refuse to run.
+    """
     if policy is None:
         if profile not in _DEFAULT_POLICIES:
             names = ", ".join(PROFILES)
             raise InputError("config.invalid", f"profile must be one of {names}")
         return profile, _DEFAULT_POLICIES[profile]
-    place = TextPlace(file=str(policy))
     try:
         text = policy.read_text(encoding="utf-8")
-        named = tomllib.loads(text).get("profile", "readonly")
     except OSError as exc:
+        place = TextPlace(file=str(policy))
         raise InputError("policy.invalid", f"{policy}: {exc.strerror}", place=place) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        place = TextPlace(file=str(policy))
         raise InputError("policy.invalid", str(exc), place=place) from exc
-    if named not in PROFILES:
-        text = f"profile must be one of {', '.join(PROFILES)}"
-        raise InputError("policy.invalid", text, place=place)
-    return named, text
+    return read_policy(policy, policy.parent).profile, text
 
 
 def machine_name() -> str:

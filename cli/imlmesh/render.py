@@ -81,6 +81,13 @@ def coloured() -> bool:
 
 
 class _SafeConsole(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would end with 1, which means here that a run failed
+        if not self.stderr:
+            raise BrokenPipeError
+        # what is said beside the data is not worth the work
+        self.quiet = True
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:

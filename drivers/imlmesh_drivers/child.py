@@ -55,6 +55,8 @@ class Child:
         #: what the driver wants its successor to know, if anything
         self._kept: list[Any] = []
         self._killed = False
+        #: the dispatch for which it was killed, if it was one
+        self._killed_for = ""
         self._restarts = 0
         self._began_s = 0.0
         self._restarting: asyncio.Task[None] | None = None
@@ -93,11 +95,13 @@ class Child:
             await asyncio.wait({answer}, timeout=timeout_s)
         except asyncio.CancelledError:
             answer.cancel()
+            self._killed_for = call.dispatch
             await self._renew(process)
             raise
         finally:
             del self._calls[number]
         if not answer.done():
+            self._killed_for = call.dispatch
             await self._renew(process)
             message = f"{self._module}.{action} ran longer than {timeout_s} s"
             raise DriverTimeout("driver.timeout", message)
@@ -145,7 +149,7 @@ class Child:
         self._process = process
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stderr = b""
-        self._killed = False
+        self._killed, self._killed_for = False, ""
         self._began_s = asyncio.get_running_loop().time()
         self._reading = asyncio.create_task(self._follow(process, ready))
         try:
@@ -187,7 +191,10 @@ class Child:
             self._process = None
             served = ready.done() and ready.exception() is None
             unasked = served and not (self._calls or self._killed or self._closed)
-            self._fail_all(f"{why}, return code {process.returncode}", ready)
+            what = f"crashed: {why}, return code {process.returncode}"
+            if self._killed and self._killed_for:
+                what = f"was killed for {self._killed_for}, which ran in the same process and had to end"
+            self._fail_all(what, ready)
             if unasked:
                 self._restarting = asyncio.create_task(self._restart())
 
@@ -238,9 +245,9 @@ class Child:
             case _:
                 raise ValueError(f"a malformed frame of the kind {kind[:80]!r}")
 
-    def _fail_all(self, why: str, ready: asyncio.Future[None]) -> None:
+    def _fail_all(self, what: str, ready: asyncio.Future[None]) -> None:
         said = self._stderr.decode(errors="replace").strip()
-        message = f"the driver {self._module} crashed: {why}" + (f"\n{said}" if said else "")
+        message = f"the driver {self._module} {what}" + (f"\n{said}" if said else "")
         for waiting in (ready, *(answer for answer, _ in self._calls.values())):
             if not waiting.done():
                 waiting.set_exception(DriverError("driver.crashed", message))

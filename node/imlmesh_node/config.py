@@ -87,9 +87,15 @@ def load_policy(folder: Path, *, strict: bool = False) -> Policy:
     changed the file and `strict` is set (a service), else a warning.
     """
     path = folder / "policy.toml"
-    errors: list[InputError] = []
     if path.exists():
         check_private(path, strict=strict)
+    return read_policy(path, folder)
+
+
+def read_policy(path: Path, folder: Path) -> Policy:
+    """What the file `path` allows a node whose folder is `folder`; InputErrors `policy.invalid`."""
+    errors: list[InputError] = []
+    if path.exists():
         reader = _read(path, "policy.invalid", errors)
     else:
         reader = Table({}, "policy.invalid", str(path), errors)

@@ -43,6 +43,7 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
+from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import Database, Store, Work, run
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,23 @@ _SET = "UPDATE meta SET value = ? WHERE name = ?"
 _OLD_SEALS = """DELETE FROM seals WHERE what <> 'last' AND number NOT IN
     (SELECT number FROM seals WHERE what <> 'last' ORDER BY number DESC LIMIT ?)"""
 
-_TAKE = """INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result)
-    VALUES (?,?,?,?,?,?,?)"""
+_SETTLE = Many(
+    "DELETE FROM dispatches WHERE number IN (VALUES",
+    ")",
+    one="DELETE FROM dispatches WHERE number = ?",
+)
+_TAKE = Many("INSERT INTO dispatches (number, id, hash, effect, taken_ms, started, result) VALUES")
+_START = Many(
+    "UPDATE dispatches SET started = 1 WHERE number IN (VALUES",
+    ")",
+    one="UPDATE dispatches SET started = 1 WHERE number = ?",
+)
+_RESULT = Many(
+    "WITH ended (told, place) AS (VALUES",
+    ") UPDATE dispatches SET result = ended.told FROM ended WHERE number = ended.place",
+    one="UPDATE dispatches SET result = ? WHERE number = ?",
+)
+_CHUNK = Many("INSERT INTO chunks (place, data) VALUES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,16 +345,14 @@ _GATHER: dict[type, Callable[[_Rows, Any], None]] = {
 
 
 def _write(database: sqlite3.Connection, rows: _Rows) -> None:
-    for statement, values in (
-        ("DELETE FROM dispatches WHERE number = ?", rows.settled),
-        ("DELETE FROM chunks WHERE place >= ? AND place < ?", rows.settled_chunks),
-        (_TAKE, rows.taken.values()),
-        ("UPDATE dispatches SET started = 1 WHERE number = ?", rows.started),
-        ("UPDATE dispatches SET result = ? WHERE number = ?", rows.results),
-        ("INSERT INTO chunks (place, data) VALUES (?,?)", rows.chunks),
-    ):
-        if values:
-            database.executemany(statement, values)
+    write_rows(database, _SETTLE, rows.settled)
+    if rows.settled_chunks:
+        sql = "DELETE FROM chunks WHERE place >= ? AND place < ?"
+        database.executemany(sql, rows.settled_chunks)
+    write_rows(database, _TAKE, rows.taken.values())
+    write_rows(database, _START, rows.started)
+    write_rows(database, _RESULT, rows.results)
+    write_rows(database, _CHUNK, rows.chunks)
     for statement, row in rows.others:
         database.execute(statement, row)
     if rows.floor is not None:

@@ -119,7 +119,7 @@ def load_setup(
         raise TrustError("trust.file", str(exc), place=Place(file=str(names_file))) from exc
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
-    config = load_config(home.root / "orchestrator.toml")
+    config = load_config(home.config)
     door = address_of(join) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
     return Setup(home, mesh, me, keys, config, broker or "memory", notary, door, lan)

@@ -63,8 +63,8 @@ def take_over(database: sqlite3.Connection, run: str, alias: Alias, failed_only:
     row = rows_of(database, "SELECT * FROM runs WHERE run = ?", (run,))[0]
     plan = plan_of(database, row["digest"])
     known = standings(database, run)
-    before = retried_of(database, row["retried_seq"])
-    results = Results(database, before, whole=True)
+    before = retried_of(database, run, row["retried_seq"])
+    results = Results(database, run, before, whole=True)
     undoing = compensation_only(plan)
     # dependencies first, so that an undoing takes the later ones first
     names = [name for wave in waves(plan) for name in wave]

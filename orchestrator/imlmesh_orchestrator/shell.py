@@ -26,6 +26,7 @@ from imlmesh_orchestrator.outbound import Outbound
 from imlmesh_orchestrator.outranked import Outranked
 from imlmesh_orchestrator.register import Register
 from imlmesh_orchestrator.room import Room
+from imlmesh_orchestrator.store.compaction import Compaction
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledger import LedgerFile
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, Marks, Numbered, Replay
@@ -141,7 +142,7 @@ class Shell(Answering):
         self.lifecycle.watch(self.stream.committed)
 
     def _keep(self, stores: Stores, ledger: LedgerFile) -> None:
-        """Make what writes the other files, and what looks after their disk."""
+        """Make what writes the other files, and what looks after them and their disk."""
         open_store, clock = stores.open_store, self.clock
         room = self.room = Room(stores.folder, lambda: self.mover.measure())
         behind, take = self._outflow_measured, self._inbound.telemetry
@@ -149,6 +150,7 @@ class Shell(Answering):
             self.lifecycle, stores.reader, open_store, clock, behind, ledger, room.scarce
         )
         self.intake = Intake(open_store, stores.held, clock, self.stream, take, room.low)
+        self.compaction = Compaction(self.lifecycle, stores.reader, clock, lambda: ledger.tip.seq)
 
     async def start(self) -> None:
         """Raise the epoch, and only when that is stored begin to listen and speak."""
@@ -171,6 +173,7 @@ class Shell(Answering):
         self.mover.start()
         self.ledger.start()
         self.intake.start()
+        self.compaction.start()
         self.link.start(self)
 
     async def finish(self) -> None:
@@ -191,6 +194,7 @@ class Shell(Answering):
         self.room.close()
         if self.loopback is not None:
             self.loopback.close()
+        await self.compaction.close()
         told = await self.mover.close()
         # the last seal leaves before the goodbye; a file that refuses entries must not delay that
         await self.ledger.close(seal=told)

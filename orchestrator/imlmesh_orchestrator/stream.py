@@ -166,7 +166,7 @@ class Stream:
         self._by_node[node] = counts
         for code, count in counts.items():
             if count != before.get(code):
-                text = f"the node has refused {count} such messages"
+                text = f"the node refused such messages, {count} so far"
                 self._refused(at_ms, {"node": node}, code, text)
 
     def refused_of(self, node: str) -> dict[str, dict[str, int]]:

@@ -51,7 +51,9 @@ CODES: dict[str, Code] = {
     "plan.duplicate_key": Code("input", False, "keep one of the two"),
     "plan.duplicate_id": Code("input", False, "give each action an id of its own"),
     "plan.too_large": Code("input", False, "split the plan, or move data by file"),
-    "plan.too_many_actions": Code("input", False, "split the plan, or raise [plans] max_actions"),
+    "plan.too_many_actions": Code(
+        "input", False, "split the plan, or raise max_actions under [plans] in orchestrator.toml"
+    ),
     "plan.cycle": Code("input", False, 'remove one of the "depends_on"'),
     "plan.self_dependency": Code("input", False, 'remove it from its own "depends_on"'),
     "plan.unknown_dependency": Code("input", False, "use the id of an action of this plan"),
@@ -135,6 +137,7 @@ CODES: dict[str, Code] = {
     "action.dependency": Code("input", False, "an action that it waits for did not complete"),
     "action.done_by_person": Code("input", False, ""),
     "action.failed_by_person": Code("input", False, ""),
+    "action.rerun_by_person": Code("input", False, ""),
     "action.straggler": Code("mesh", True, "nothing to do: the first result counts"),
     "action.poison": Code(
         "input", False, "imlmesh run logs RUN; it crashed wherever it ran", "RuntimeError"

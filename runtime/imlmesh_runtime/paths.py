@@ -29,6 +29,11 @@ class Home:
     api_folder: Path | None = None
 
     @property
+    def config(self) -> Path:
+        """What the operator set, if anything."""
+        return self.root / "orchestrator.toml"
+
+    @property
     def ca(self) -> Path:
         return self.root / "ca"
 

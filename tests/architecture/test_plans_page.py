@@ -15,6 +15,7 @@ from source_tree import ROOT
 
 DOCS = ROOT / "docs"
 PAGE = DOCS / "plans.md"
+README = ROOT / "README.md"
 BLOCKS = list(blocks(PAGE))
 EXAMPLES = sorted((ROOT / "examples" / "plans").glob("*.iml.yaml"))
 LINES = 500
@@ -31,6 +32,12 @@ def test_the_page_stays_short() -> None:
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: f"line-{block.line}")
 def test_what_is_shown_stands_in_the_file_that_is_named(block: Block) -> None:
     assert block.text in (ROOT / block.file).read_text()
+
+
+def test_the_readme_shows_the_plan_of_hello() -> None:
+    shown = [block.text for block in blocks(README) if block.language == "yaml"]
+    assert len(shown) == 1
+    assert shown[0] in (ROOT / "examples" / "hello.iml.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -51,7 +58,7 @@ def test_the_almost_valid_plan_becomes_a_valid_one() -> None:
     "words",
     [
         words
-        for page in (PAGE, DOCS / "reach.md", DOCS / "joining.md", DOCS / "rotation.md")
+        for page in (README, PAGE, DOCS / "reach.md", DOCS / "joining.md", DOCS / "rotation.md")
         for words in commands(page)
     ],
     ids=" ".join,

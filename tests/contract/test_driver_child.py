@@ -155,6 +155,17 @@ async def test_cancelling_a_call_ends_the_child(make: Callable[..., Child], tmp_
     assert not alive(pid)
 
 
+async def test_what_is_killed_along_says_for_whom(make: Callable[..., Child]) -> None:
+    child = make()
+    other = asyncio.create_task(act(child, "r-1/other/n/1", delay_ms=60_000))
+    with pytest.raises(DriverTimeout):
+        await act(child, "r-1/slow/n/1", timeout_s=0.3, delay_ms=60_000)
+    with pytest.raises(DriverError, match="was killed for r-1/slow/n/1, which ran in the same"):
+        await other
+    with pytest.raises(DriverError, match="crashed: it ended, return code"):
+        await act(child, crash=True)
+
+
 async def test_a_flood_of_lines_is_bounded_and_leaves_the_loop_free(
     make: Callable[..., Child],
 ) -> None:

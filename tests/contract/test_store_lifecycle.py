@@ -203,6 +203,19 @@ async def test_replay_gives_the_state_of_what_goes_on(twin):
     assert not [change for change in held.changes if getattr(change, "run", None) == OTHER]
 
 
+async def test_a_run_says_from_which_absent_node_it_waits_for_word(twin):
+    lifecycle, _ = await twin.lifecycle()
+    ask = twin.readers["lifecycle"].ask
+    await commit(lifecycle, created(RUN, "a", "b"), planned(RUN, "a"))
+    said = []
+    for liveness in (Liveness.ONLINE, Liveness.SUSPECT, Liveness.LOST):
+        await commit(lifecycle, c.LivenessChanged(9, "m", "pi-1", liveness, "silence"))
+        said.append((await ask(lambda db: runs.show_run(db, "r-1", str, {})))["waits_for"])
+    assert said == [[], [], ["word of a from pi-1 (lost)"]]
+    await commit(lifecycle, taken(RUN, "a"))
+    assert (await ask(lambda db: runs.list_runs(db, str, 9, None, "")))[0]["waits_for"] == []
+
+
 async def test_a_run_is_shown_as_its_changes_say(twin):
     lifecycle, _ = await twin.lifecycle()
     ask = twin.readers["lifecycle"].ask
@@ -285,6 +298,21 @@ async def test_a_run_is_shown_as_its_changes_say(twin):
     assert len(await ask(lambda db: stories.story(db, RUN, str))) == last["seq"]
     with pytest.raises(InputError, match=r"run\.not_found"):
         await ask(lambda db: runs.find_run(db, "r-9"))
+
+
+async def test_of_two_ends_in_one_commit_the_later_counts_and_nobody_elses(twin):
+    lifecycle, _ = await twin.lifecycle()
+    names = [f"a{number}" for number in range(40)]
+    await commit(lifecycle, created(RUN, *names), *(planned(RUN, name) for name in names))
+    lost = DispatchState.UNKNOWN
+    ends = [c.DispatchEnded(4, "c", RUN, f"{RUN}/{name}/pi-1/1", lost, None) for name in names]
+    await commit(lifecycle, *ends, *(taken(RUN, name, {"n": name}) for name in names[::2]))
+    found = await twin.rows("lifecycle", "SELECT dispatch, state, action_state FROM dispatches")
+    late = {f"{RUN}/{name}/pi-1/1" for name in names[::2]}
+    assert {tuple(row) for row in found} == {
+        (name, "completed", "completed") if name in late else (name, "unknown", None)
+        for name in (f"{RUN}/{each}/pi-1/1" for each in names)
+    }
 
 
 async def test_prefixes_find_one_run_or_say_which(twin):

@@ -44,6 +44,25 @@ description: One action of {seconds} seconds
 actions:
   - {{id: wait, module: os_exec, action: run_command, params: {{command: [settle, "{seconds}"]}}, target_group: {group}{more}}}
 """
+# what moves is decided by the effect alone
+TO_MOVE = """\
+protocol_version: "2.0"
+plan_id: move
+description: One of each effect that may be repeated, on each node
+execution_mode: parallel
+actions:
+""" + "".join(
+    f"""\
+  - {{id: {name}, module: os_exec, action: run_command, params: {{command: [settle, "5"]}},
+     target_group: garden, effect: {effect}}}
+"""
+    for name, effect in {
+        "pure-1": "pure",
+        "pure-2": "pure",
+        "repeat-1": "idempotent",
+        "repeat-2": "idempotent",
+    }.items()
+)
 FAILING = """\
 protocol_version: "2.0"
 plan_id: failing
@@ -191,18 +210,25 @@ def test_an_orchestrator_killed_in_the_middle_runs_nothing_twice(mesh: Mesh) -> 
     assert person.ask("status")["epoch"] > epoch
 
 
-def test_a_lost_node_is_suspect_then_lost_and_its_pure_work_moves(mesh: Mesh) -> None:
+def test_a_lost_node_is_suspect_then_lost_and_its_pure_and_idempotent_work_moves(
+    mesh: Mesh,
+) -> None:
     person = mesh.person
-    more = ", effect: pure, on_node_loss: reroute"
-    plan = mesh.write("move.yaml", ONE_LONG.format(seconds=5, group="garden", more=more))
+    plan = mesh.write("move.yaml", TO_MOVE)
     watch = person.open("plan", "run", plan)
-    victim = watch.expect(r"wait on (pi-\w+)")[1]
+    # each of the two nodes gets one of each
+    victim = watch.expect(r"pure-1 on (pi-\w+)")[1]
     mesh.nodes[victim].kill()
     watch.expect(rf"{victim} is suspect")
     watch.expect(rf"{victim} is lost")
-    other = "pi-bed" if victim == "pi-roof" else "pi-roof"
-    watch.expect(rf"wait goes to {other} \(attempt 2\)")
     assert watch.wait(60) == 0
+    other = "pi-bed" if victim == "pi-roof" else "pi-roof"
+    run = person.ask("run", "list", "--limit", "1")["runs"][0]["run"]
+    found = person.ask("run", "show", run)["actions"]
+    assert {action["state"] for action in found} == {"completed"}
+    moved = [action["effect"] for action in found if action["attempt"] == 2]
+    assert sorted(moved) == ["idempotent", "pure"]
+    assert {action["node"] for action in found} == {other}
     listed = person.run("node", "list").stdout.splitlines()
     assert listed[1].split()[0] == victim
     assert "✖ lost" in listed[1]

@@ -1,6 +1,7 @@
 """`imlmesh up` with each broker: it says which, and a node reaches the mesh through it."""
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -96,3 +97,16 @@ async def test_the_port_of_a_mesh_is_settled_when_its_broker_first_serves(
         finally:
             await again.stop()
     assert moved.value.code == "broker.failed"
+    assert moved.value.message == f"another program listens on the port {settled} of this mesh"
+    # what the hint says helps
+    settings = home / "orchestrator" / "mesh.toml"
+    assert "remove port and control_port from orchestrator/mesh.toml" in moved.value.hint
+    assert re.search(r"(?m)^port = ", settings.read_text())
+    settings.write_text(re.sub(r"(?m)^(port|control_port) = .*\n", "", settings.read_text()))
+    with taken(settled):
+        elsewhere = RunningMesh(open_mesh(home), lambda line: None)
+        try:
+            await elsewhere.start_broker()
+        finally:
+            await elsewhere.stop()
+    assert elsewhere.mesh.port not in (None, settled)

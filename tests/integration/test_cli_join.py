@@ -44,6 +44,7 @@ async def until(holds: Callable[[], Any]) -> None:
         ((TOKEN, "--name", "A/B"), "name.invalid", 3),
         ((TOKEN, "--profile", "root"), "config.invalid", 3),
         ((TOKEN, "--policy", "missing.toml"), "policy.invalid", 3),
+        ((TOKEN, "--policy", ".policy.toml"), "policy.invalid", 3),
         ((TOKEN, "--profile", "readonly", "--policy", "x"), "usage", 2),
         ((TOKEN, "--out", "/dev/null/pi-bed"), "config.invalid", 3),
         ((TOKEN, "--at", "nowhere"), "config.invalid", 3),
@@ -51,6 +52,8 @@ async def until(holds: Callable[[], Any]) -> None:
     ],
 )
 async def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path, words, code, exit_code):
+    # no node would run with it
+    (tmp_path / ".policy.toml").write_text('profile = "readonly"\n[root]\nread = ["files"]\n')
     done = await typed(tmp_path, *words)
     assert f"error[{code}]" in done.stderr
     assert done.returncode == exit_code

@@ -111,7 +111,8 @@ def test_labels_are_typed_and_removed(api: Api, capsys: pytest.CaptureFixture[st
 
 def test_groups(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.answer("PUT /v1/groups/garden", {"group": "garden", "nodes": []})
-    assert main.run(["group", "set", "garden", "pi-bed", "pi-roof"]) == 0
+    assert main.run(["group", "set", "garden", "pi-bed", "pi-roof", "pi-bed"]) == 0
+    assert capsys.readouterr().out == "garden: pi-bed, pi-roof\n"
     assert api.asked[-1][2] == {"nodes": ["pi-bed", "pi-roof"]}
     assert main.run(["group", "set", "garden", "--none"]) == 0
     assert api.asked[-1][2] == {"nodes": []}
@@ -306,6 +307,16 @@ def test_events_of_a_run_are_printed_with_their_kind(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[1:] == ["9", "result-taken", "r-1-abcd", "look", "completed"]
     assert lines[1].endswith("refusal            pi: signature.invalid: no")
+
+
+def test_a_kind_of_event_that_there_is_not_is_refused(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["event", "tail", "--run", "r-1-abcd", "--kind", "change", "--kind", "refusals"]
+    assert main.run(words) == 2
+    shown = capsys.readouterr()
+    assert "'refusals' is no kind of event; there are change, log, progress" in shown.err
+    assert api.stream_queries == []
 
 
 def test_a_plan_is_checked_against_the_mesh(

@@ -209,6 +209,39 @@ def test_an_unknown_broker_ends_with_3_before_anything_is_made(
     assert not (tmp_path / "home").exists()
 
 
+def test_a_policy_with_which_no_node_would_run_is_refused_whole_before_anything_is_made(
+    imlmesh: Run, tmp_path: Path
+) -> None:
+    wrong = 'profile = "readonly"\n[root]\nread = ["files"]\n[commands.x]\nargv0 = "sleep"\n'
+    (tmp_path / "own.toml").write_text(wrong)
+    done = imlmesh("up", "--policy", "own.toml")
+    assert done.returncode == 3
+    assert "error[policy.invalid]: root: is not known\n  --> own.toml/root\n" in done.stderr
+    assert "error[policy.invalid]: commands.x.argv0: must be" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_check_knows_how_many_actions_the_mesh_of_the_home_takes(
+    imlmesh: Run, tmp_path: Path
+) -> None:
+    action = '{"id": "a%d", "module": "os_exec", "action": "get_system_info"}'
+    actions = ", ".join(action % number for number in range(501))
+    plan = f'{{"protocol_version": "2.0", "description": "d", "actions": [{actions}]}}'
+    (tmp_path / "many.json").write_text(plan)
+    config = tmp_path / "home" / "orchestrator.toml"
+    many = imlmesh("plan", "check", "many.json")
+    assert many.returncode == 3
+    assert "raise max_actions under [plans] in orchestrator.toml" in many.stderr
+    config.parent.mkdir()
+    config.write_text("[plans]\nmax_actions = 501\n")
+    assert imlmesh("plan", "check", "many.json").returncode == 0
+    assert imlmesh("plan", "check", "many.json", "--repair").returncode == 0
+    config.write_text("[plans]\nmax_actions = 0\n")
+    wrong = imlmesh("plan", "check", "many.json")
+    assert wrong.returncode == 3
+    assert "error[config.invalid]: plans.max_actions" in wrong.stderr
+
+
 def test_a_token_without_a_mesh_ends_with_5(imlmesh: Run) -> None:
     done = imlmesh("token", "create")
     assert done.returncode == 5
@@ -229,6 +262,9 @@ def test_a_new_plan_is_valid_and_never_overwrites(imlmesh: Run, tmp_path: Path) 
     assert imlmesh("plan", "check", "my first.iml.yaml").returncode == 0
     assert imlmesh("plan", "new", "my first.iml.yaml").returncode == 3
     assert imlmesh("plan", "new").stdout.startswith("# yaml-language-server")
+    nowhere = imlmesh("plan", "schema", "--out", "nowhere/iml.schema.json")
+    assert nowhere.returncode == 3
+    assert "  --> nowhere/iml.schema.json\n" in nowhere.stderr
     assert imlmesh("plan", "schema", "--out", "iml.schema.json").returncode == 0
     assert "actions" in json.loads((tmp_path / "iml.schema.json").read_text())["properties"]
 

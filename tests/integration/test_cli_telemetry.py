@@ -121,8 +121,12 @@ def test_an_unknown_node_is_named(api: Api, capsys: pytest.CaptureFixture[str]) 
 def test_status_names_what_is_refused_and_dropped(
     api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = {"signature.invalid": 12, "message.expired": 1}
-    at_ms = {"signature.invalid": NOW_MS - 20_000, "message.expired": NOW_MS - 3_600_000}
+    refused = {"message.kind": 1, "signature.invalid": 12, "message.expired": 1}
+    at_ms = {
+        "message.kind": NOW_MS,
+        "signature.invalid": NOW_MS - 20_000,
+        "message.expired": NOW_MS - 3_600_000,
+    }
     dropped = {"written": 7, "dropped": 500, "dropped_at_ms": NOW_MS - 1_000}
     found = health(
         NOW_MS,
@@ -138,6 +142,7 @@ def test_status_names_what_is_refused_and_dropped(
     problems = [line for line in lines if line.startswith("!")]
     assert problems == [
         "! the store is behind: 12000 rows wait to be copied",
+        "! 1 message or reading was refused: message.kind, the last one 0.0s ago",
         "! 12 messages or readings were refused: signature.invalid, the last one 20s ago",
         "! telemetry is dropped: 500 readings since the start",
     ]

@@ -22,3 +22,17 @@ def test_the_lock_resolves_with_binaries_only(
     )
     assert done.returncode == 0, done.stderr
     assert "+ cryptography==" in done.stderr
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("lock", ["dev", "uv"])
+def test_what_set_up_installs_on_a_pi_of_debian_12_has_binaries_too(
+    uv: Uv, tmp_path: Path, lock: str
+) -> None:
+    done = uv(
+        *("pip", "install", "--dry-run", "--require-hashes", "--only-binary", ":all:"),
+        *("--python-platform", "aarch64-manylinux_2_36", "--python-version", "3.11"),
+        *("--target", str(tmp_path), "-r", f"requirements/{lock}.txt"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"dev": "+ lgpio==", "uv": "+ uv=="}[lock] in done.stderr

@@ -214,6 +214,21 @@ async def test_a_long_path_is_served_on_loopback_with_a_token(tmp_path):
             bad = await http.post("/v1/runs", headers=bearer, content=b"[")
             assert (bad.status_code, bad.json()["code"]) == (422, "usage")
             assert bad.headers["content-type"] == "application/problem+json"
+            plan = json.dumps(PLAN.model_dump(mode="json", exclude_unset=True))
+            for wrong, words in (
+                (
+                    {"text": plan, "expects": "8c1f"},
+                    "no field 'expects'; there are text, file, pri",
+                ),
+                ({"text": plan, "file": "x" * 4_097}, "file has at most 4096 characters"),
+                (f'{{"text": {json.dumps(plan)}, "text": ""}}', "a key stands twice"),
+            ):
+                body = wrong if isinstance(wrong, str) else json.dumps(wrong)
+                bad = await http.post("/v1/runs", headers=bearer, content=body)
+                assert (bad.status_code, bad.json()["code"]) == (422, "usage")
+                assert words in bad.json()["message"]
+            listed = await http.get("/v1/runs", headers=bearer)
+            assert listed.json()["runs"] == []
     finally:
         await running.close()
     assert not home.api_json.exists()

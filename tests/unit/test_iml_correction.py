@@ -121,7 +121,7 @@ def test_a_cut_plan_is_asked_for_to_its_end():
 
 
 def test_it_is_bounded_and_always_the_same():
-    text = plan(*[action(f', "timeout": "{"9" * 5_000}"') for _ in range(limits.PLAN_ACTIONS)])
+    text = plan(*[action(f', "timeout": "{"9" * 5_000}"') for _ in range(limits.PLAN_ERRORS + 1)])
     told = asked(text)
     assert told == asked(text)
     assert len(told) < 40_000

@@ -186,12 +186,14 @@ def test_yaml_is_not_repaired_but_refused_as_yaml():
     assert refusal('{"actions": [1,,]}', "plan.yaml")[0] == "plan.syntax"
 
 
-def test_duplicate_keys_and_limits_are_refused_as_ever():
+def test_duplicate_keys_and_limits_are_refused_as_ever(monkeypatch):
     with pytest.raises(InputErrors) as caught:
         repair("{'actions': [1], 'actions': [2]}")
     assert caught.value.errors[0].code == "plan.duplicate_key"
     assert refusal("{'actions': " + "[" * 100)[0] == "plan.too_large"
-    assert refusal("{'actions': [" + "{}\n" * (limits.PLAN_REPAIRS + 2))[0] == "plan.syntax"
+    monkeypatch.setattr(limits, "PLAN_REPAIRS", 1_000)
+    assert repair("{'actions': [" + "{}\n" * 900)
+    assert refusal("{'actions': [" + "{}\n" * 1_002)[0] == "plan.syntax"
 
 
 @pytest.mark.parametrize(

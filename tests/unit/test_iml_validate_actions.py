@@ -58,6 +58,16 @@ def test_params_errors_say_what_to_do():
     }
 
 
+def test_params_that_may_be_null_are_told_like_others():
+    errors = [
+        checked(plan_of(act(params={"path": "x", "max_bytes": bad}))).errors for bad in (0, "1")
+    ]
+    assert [e.message for found in errors for e in found] == [
+        'action "a": the parameter "max_bytes" must be at least 1',
+        'action "a": the parameter "max_bytes" must be of type integer',
+    ]
+
+
 def test_params_need_to_fit_one_of_the_versions_that_nodes_have():
     newer = Manifest({"m": Module("2", {"read": spec("read", {"file": {"type": "string"}})})})
     document = document_of(plan_of(act(params={"file": "x"})))

@@ -2,7 +2,7 @@
 
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
-from imlmesh_orchestrator.core.changes import ApprovalClosed, LivenessChanged
+from imlmesh_orchestrator.core.changes import ApprovalClosed, DispatchEnded, LivenessChanged
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
@@ -184,6 +184,9 @@ def test_the_answer_rerun_waits_for_its_node_and_runs_again() -> None:
     first = stage.dispatch_of(run, "a")  # type: ignore[arg-type]
     stage.post(e.AnswerGiven, approval=stage.question(), option="rerun", by="eve")
     assert first.state == "superseded"
+    ended = [change for change in stage.changes if isinstance(change, DispatchEnded)]
+    assert ended[-1].fault is not None
+    assert ended[-1].fault.code == "action.rerun_by_person"
     assert stage.states(run)["a"] == "waiting"  # type: ignore[arg-type]
     stage.birth("pi-1", boot=2)
     assert stage.dispatch_of(run, "a").dispatch.endswith("/2")  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from imlmesh.grammar import noun, verb
 from imlmesh.settings import settings
 from imlmesh.spans import seconds_of
 
-app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh event tail -o jsonl")
 _KINDS = ("change", "log", "progress", "source", "heartbeat", "refusal")
+
+app = noun("Follow what happens on the mesh.", "imlmesh event tail\nimlmesh event tail -o jsonl")
 
 
 @verb(
@@ -27,9 +28,7 @@ def tail(
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Only change, log, progress, source, heartbeat or refusal; may be repeated."
-        ),
+        typer.Option(help=f"Only {', '.join(_KINDS[:-1])} or {_KINDS[-1]}; may be repeated."),
     ] = None,
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 5m, 1h.")
@@ -42,15 +41,18 @@ def tail(
     from imlmesh.client import Client
     from imlmesh_protocol.errors import InputError
 
-    for asked in kind or ():
-        if asked not in _KINDS:
-            hint = f"one of {', '.join(_KINDS)}"
-            raise InputError("usage", f"{asked!r} is no kind of event", hint=hint)
+    if unknown := sorted({*(kind or ())} - {*_KINDS}):
+        # nothing would ever come
+        text = f"{unknown[0]!r} is no kind of event; there are {', '.join(_KINDS)}"
+        raise InputError("usage", text)
 
     async def follow() -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds_of(timeout)):
-                async for event in client.events(run=run, after=after):
+            async with (
+                asyncio.timeout(seconds_of(timeout)),
+                contextlib.aclosing(client.events(run=run, after=after)) as events,
+            ):
+                async for event in events:
                     if event.kind != "open" and (not kind or event.kind in kind):
                         _write_event(event)
 

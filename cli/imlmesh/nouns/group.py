@@ -60,6 +60,7 @@ def set_group(
 
     if bool(nodes) == none:
         raise InputError("usage", "name the group's nodes, or --none to remove it")
-    found = Client.connect(settings.home).put(path_of("groups", group), {"nodes": nodes or []})
+    named = list(dict.fromkeys(nodes or ()))
+    found = Client.connect(settings.home).put(path_of("groups", group), {"nodes": named})
     if not emit({"schema": "imlmesh.group/1", **found}):
-        write(f"{group}: " + (", ".join(nodes) if nodes else "removed"))
+        write(f"{group}: " + (", ".join(named) or "removed"))

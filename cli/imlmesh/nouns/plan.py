@@ -258,6 +258,7 @@ def schema(
     """Print the JSON Schema of a plan, for editors."""
     import json
 
+    from imlmesh.plan_files import write_plan
     from imlmesh.render import say
     from imlmesh_protocol.iml.schema import plan_schema
 
@@ -265,7 +266,7 @@ def schema(
     if out is None:
         print(text, end="")
     else:
-        out.write_text(text)
+        write_plan(out, text, overwrite=True)
         say(f"wrote {out}")
 
 

@@ -142,7 +142,8 @@ def _losses(health: dict[str, Any]) -> list[dict[str, str]]:
         at_ms = refused_at_ms[code]
         if at_ms >= recent_ms:
             ago = duration(health["now_ms"] - at_ms)
-            text = f"{count} messages or readings were refused: {code}, the last one {ago} ago"
+            what = f"{count} messages or readings were" if count > 1 else "1 message or reading was"
+            text = f"{what} refused: {code}, the last one {ago} ago"
             found.append({"text": text, "try": try_line("event tail --kind refusal")})
     telemetry = health["telemetry"]
     if (telemetry["dropped_at_ms"] or 0) >= recent_ms:
@@ -157,7 +158,7 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     from rich.text import Text
 
     from imlmesh.fleet import count_line
-    from imlmesh.render import duration, write
+    from imlmesh.render import counted, duration, write
 
     for problem in problems:
         write(Text(f"! {problem['text']}", style="yellow"))
@@ -173,7 +174,7 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     )
     write(Text("nodes      ") + count_line(health["nodes"]))
     waiting = health["approvals"]["pending"]
-    questions = f"   {waiting} questions to you" if waiting else ""
+    questions = f"   {counted(waiting, 'question')} to you" if waiting else ""
     write(f"runs       {health['runs']['active']} active{questions}")
     ledger = health["ledger"]
     write(f"ledger     {ledger['entries']} entries   {ledger['witnesses']} witnesses")

@@ -36,7 +36,7 @@ async def show_approval(request: Request, approval: str) -> Response:
 @router.post("/approvals/{approval}/answer")
 async def answer_approval(request: Request, approval: str) -> Response:
     served = served_of(request)
-    option = text_of(await body_of(request), "option")
+    option = text_of(await body_of(request, "option"), "option")
     _refuse_closed(await served.ask(lambda db: approvals.show_approval(db, approval)))
     try:
         await served.shell.answer_approval(approval, option, request.state.by)

@@ -37,7 +37,7 @@ async def show_ledger(request: Request, n: str) -> Response:
 
 @router.post("/audit/acknowledge")
 async def acknowledge(request: Request) -> Response:
-    reason = (await body_of(request)).get("reason")
+    reason = (await body_of(request, "reason")).get("reason")
     if type(reason) is not str or not reason.strip() or len(reason) > limits.LEDGER_REASON_CHARS:
         text = f"reason is 1 to {limits.LEDGER_REASON_CHARS} characters: why you go on"
         raise InputError("usage", text)

@@ -57,7 +57,7 @@ async def list_nodes(request: Request) -> Response:
 @router.post("/nodes")
 async def enrol_node(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
+    body = await body_of(request, "node", "alias", "identity", "profile", "request")
     node = text_of(body, "node")
     identity = bytes_of(body, "identity")
     alias = optional_text(body, "alias") or node
@@ -77,7 +77,7 @@ async def show_node(request: Request, name: str) -> Response:
 @router.post("/nodes/{name}/labels")
 async def label_node(request: Request, name: str) -> Response:
     served = served_of(request)
-    labels = labels_of(await body_of(request))
+    labels = labels_of(await body_of(request, "labels"))
     record = find_node(served.shell.state, name)
     await served.shell.set_labels(record.node, labels)
     return await _node(served, name)
@@ -87,7 +87,7 @@ async def label_node(request: Request, name: str) -> Response:
 async def decide(request: Request, name: str) -> Response:
     """Answers when it is stored and, where the broker has a part in it, enforced there or not."""
     served = served_of(request)
-    body = await body_of(request)
+    body = await body_of(request, "admission", "reason", "for_ms")
     wanted = one_of({"admission": text_of(body, "admission")}, "admission", Admission)
     reason = text_of(body, "reason").strip()
     if not 0 < len(reason) <= limits.REASON_CHARS or not wanted:
@@ -111,7 +111,7 @@ async def decide(request: Request, name: str) -> Response:
 
 @router.post("/silence")
 async def explain_silence(request: Request) -> Response:
-    reason = text_of(await body_of(request), "reason").strip()
+    reason = text_of(await body_of(request, "reason"), "reason").strip()
     if not 0 < len(reason) <= limits.REASON_CHARS:
         raise InputError("usage", f"a reason has from 1 to {limits.REASON_CHARS} characters")
     gone = await served_of(request).shell.explain_silence(request.state.by, reason)
@@ -122,7 +122,7 @@ async def explain_silence(request: Request) -> Response:
 async def grant_profile(request: Request, name: str) -> Response:
     """What a node may do at most, whatever its own policy allows."""
     served = served_of(request)
-    profile = text_of(await body_of(request), "profile")
+    profile = text_of(await body_of(request, "profile"), "profile")
     if profile not in PROFILES:
         raise InputError("config.invalid", f"profile must be one of {', '.join(PROFILES)}")
     node = served.shell.state.find_id(name)
@@ -144,7 +144,7 @@ async def list_groups(request: Request) -> Response:
 async def set_group(request: Request, group: str) -> Response:
     served = served_of(request)
     check_name("group", group)
-    wanted = texts_of(await body_of(request), "nodes")
+    wanted = texts_of(await body_of(request, "nodes"), "nodes")
     found: dict[str, None] = {}
     errors: list[MeshError] = []
     for name in wanted:

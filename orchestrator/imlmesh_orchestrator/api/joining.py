@@ -34,7 +34,7 @@ async def list_tokens(request: Request) -> Response:
 @router.post("/tokens")
 async def create_token(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
+    body = await body_of(request, "uses", "ttl_ms", "groups", "profile")
     uses = count_of(body, "uses", 1, limits.TOKEN_USES)
     ttl_ms = count_of(body, "ttl_ms", limits.TOKEN_MS, limits.TOKEN_LONGEST_MS)
     named = dict.fromkeys(texts_of({"groups": [], **body}, "groups"))
@@ -78,7 +78,7 @@ async def list_joins(request: Request) -> Response:
 @router.put("/joins")
 async def open_door(request: Request) -> Response:
     shell = served_of(request).shell
-    for_ms = count_of(await body_of(request), "for_ms", 0, limits.JOIN_OPEN_MS, least=0)
+    for_ms = count_of(await body_of(request, "for_ms"), "for_ms", 0, limits.JOIN_OPEN_MS, least=0)
     by = request.state.by
     await shell.ask(lambda at_ms, cause: e.JoinWindowAsked(at_ms, cause, for_ms, by))
     now_ms = shell.clock.now_ms()
@@ -89,7 +89,7 @@ async def open_door(request: Request) -> Response:
 @router.post("/joins/{name}/approve")
 async def approve_join(request: Request, name: str) -> Response:
     served = served_of(request)
-    body = await body_of(request)
+    body = await body_of(request, "profile", "replaces")
     profile, replaces = _profile(body), optional_text(body, "replaces") or ""
     by = request.state.by
 

@@ -40,7 +40,7 @@ async def get_value(request: Request, key: str) -> Response:
 @router.put("/memory/{key:path}")
 async def set_value(request: Request, key: str) -> Response:
     served, session = served_of(request), _session(request)
-    body = await body_of(request)
+    body = await body_of(request, "value")
     if "value" not in body:
         raise InputError("usage", "value is missing")
     try:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, count_of, is_text, optional_text, text_of
+from imlmesh_orchestrator.api.requests import body_of, count_of, file_of, is_text, text_of
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.permitting import Ground, compiled_text
@@ -45,8 +45,8 @@ async def show_permit(request: Request, name: str) -> Response:
 @router.post("/permits")
 async def grant_permit(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
-    text, file, name = text_of(body, "text"), optional_text(body, "file"), text_of(body, "node")
+    body = await body_of(request, "text", "file", "node", "rule", "budget", "for_ms")
+    text, file, name = text_of(body, "text"), file_of(body), text_of(body, "node")
     rule = _rule(body.get("rule"))
     budget = count_of(body, "budget", limits.PERMIT_BUDGET_USUAL, limits.PERMIT_BUDGET)
     for_ms = count_of(body, "for_ms", limits.PERMIT_MS, limits.PERMIT_LONGEST_MS)

@@ -11,7 +11,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from imlmesh_orchestrator.api.problems import answer
-from imlmesh_orchestrator.api.requests import body_of, optional_text, priority_of, text_of
+from imlmesh_orchestrator.api.requests import (
+    body_of,
+    file_of,
+    optional_text,
+    priority_of,
+    text_of,
+)
 from imlmesh_orchestrator.api.served import Served, served_of
 from imlmesh_orchestrator.fingerprint import basis_of
 from imlmesh_orchestrator.preview import make_preview
@@ -27,8 +33,8 @@ router = APIRouter()
 @router.post("/runs")
 async def submit(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
-    text, file = text_of(body, "text"), optional_text(body, "file")
+    body = await body_of(request, "text", "file", "priority", "expect")
+    text, file = text_of(body, "text"), file_of(body)
     priority, expected = priority_of(body), optional_text(body, "expect")
     repeated = await _repeated(served, text, file)
     if repeated is not None:
@@ -89,8 +95,8 @@ def submitted(run: str, seq: int, plan: Plan, digest: str) -> dict[str, Any]:
 @router.post("/plans/check")
 async def check_plan(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
-    text, file = text_of(body, "text"), optional_text(body, "file")
+    body = await body_of(request, "text", "file")
+    text, file = text_of(body, "text"), file_of(body)
     known = snapshot(served.shell.state)
     checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
     fit = None if checked.errors else checked.outlook
@@ -110,8 +116,8 @@ async def check_plan(request: Request) -> Response:
 @router.post("/plans/preview")
 async def preview_plan(request: Request) -> Response:
     served = served_of(request)
-    body = await body_of(request)
-    text, file = text_of(body, "text"), optional_text(body, "file")
+    body = await body_of(request, "text", "file")
+    text, file = text_of(body, "text"), file_of(body)
     known = snapshot(served.shell.state)
     checked = await asyncio.to_thread(check, text, file, known, served.config.max_actions)
     outlook = checked.outlook

@@ -1,6 +1,6 @@
 """What requests say, checked by hand: a few fields, each with a coded error.
 
-The one rule: a body is read up to a limit, and what it holds is what the route names.
+The one rule: a body is read up to a limit, and holds nothing but what the route names.
 """
 
 import json
@@ -21,20 +21,31 @@ _LABEL_CHARS = 256
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; `plan.too_large`, `usage`."""
+async def body_of(request: Request, *fields: str) -> dict[str, Any]:
+    """The JSON object of a request, which has no other fields; `plan.too_large`, `usage`."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > limits.API_BODY_BYTES:
             raise InputError("plan.too_large", f"more than {limits.API_BODY_BYTES:,} bytes")
     try:
-        body = json.loads(data)
+        body = json.loads(data, object_pairs_hook=_object)
     except (ValueError, RecursionError) as exc:
         raise InputError("usage", f"the request is not JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise InputError("usage", "the request is not a JSON object")
+    # a misspelt one may be what somebody relies on: `expect`, for example
+    if unknown := sorted(body.keys() - {*fields}):
+        text = f"there is no field {unknown[0][:80]!r}; there are {', '.join(fields)}"
+        raise InputError("usage", text)
     return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def text_of(body: Mapping[str, Any], name: str) -> str:
@@ -48,6 +59,14 @@ def text_of(body: Mapping[str, Any], name: str) -> str:
 def optional_text(body: Mapping[str, Any], name: str) -> str | None:
     """A field that is text, null or missing."""
     return None if body.get(name) is None else text_of(body, name)
+
+
+def file_of(body: Mapping[str, Any]) -> str | None:
+    """The file that a plan came from, if it came from one."""
+    file = optional_text(body, "file")
+    if file is not None and len(file) > limits.PATH_CHARS:
+        raise InputError("usage", f"file has at most {limits.PATH_CHARS} characters")
+    return file
 
 
 def bytes_of(body: Mapping[str, Any], name: str) -> bytes:

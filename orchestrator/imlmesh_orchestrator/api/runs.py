@@ -73,7 +73,7 @@ async def export(request: Request, run: str) -> Response:
 @router.post("/runs/{run}/retry")
 async def retry(request: Request, run: str) -> Response:
     served = served_of(request)
-    failed_only = flag_of(await body_of(request), "failed")
+    failed_only = flag_of(await body_of(request, "failed"), "failed")
     name = await served.run_id(run)
     old = await served.ask(lambda db: take_over(db, name, served.shell.name_of, failed_only))
     served.shell.room.check()

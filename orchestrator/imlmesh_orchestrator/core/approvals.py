@@ -104,7 +104,7 @@ def _run_again(turn: Turn, run: RunRecord, record: ActionRecord, dispatch: str, 
     """What nobody knew the end of is given up; whatever it still reports is only evidence."""
     known = turn.state.dispatches.get(dispatch)
     if known is not None and known.state is DispatchState.UNKNOWN:
-        fault = Fault("action.failed_by_person", f"{by} asked to run it again")
+        fault = Fault("action.rerun_by_person", f"{by} asked to run it again")
         state = DispatchState.SUPERSEDED
         turn.change(c.DispatchEnded(turn.at_ms, turn.cause, run.run, dispatch, state, fault))
     if run.aborting is None or record.undoes or run.state is RunState.CANCELLING:

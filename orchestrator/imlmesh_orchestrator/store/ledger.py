@@ -18,9 +18,9 @@ import msgpack
 
 from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.ledgered import ChangeRow, Draft, drafts_of
-from imlmesh_orchestrator.store.rollups import insert_many
 from imlmesh_protocol import merkle
 from imlmesh_protocol.errors import MeshError, StoreError
+from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import run
 
 T = TypeVar("T")
@@ -33,9 +33,9 @@ FIELDS = ("n", "at_ms", "actor", "kind", "subject", "payload", "prev")
 # after so many entries the event loop may have the interpreter: it would wait up to 5 ms for it
 _TURN = 3
 
-_ENTRIES = "INSERT INTO entries (n, entry, at_ms, actor, kind, subject) VALUES "
-_PAYLOADS = "INSERT OR REPLACE INTO payloads (n, salt, payload) VALUES "
-_HASHES = "INSERT OR REPLACE INTO hashes (level, at, hash) VALUES "
+_ENTRIES = Many("INSERT INTO entries (n, entry, at_ms, actor, kind, subject) VALUES")
+_PAYLOADS = Many("INSERT OR REPLACE INTO payloads (n, salt, payload) VALUES")
+_HASHES = Many("INSERT OR REPLACE INTO hashes (level, at, hash) VALUES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ def append(database: sqlite3.Connection, tip: Tip, rows: Sequence[ChangeRow], se
         hashes += made
         if not n % _TURN:
             time.sleep(0)
-    insert_many(database, _ENTRIES, entries)
-    insert_many(database, _PAYLOADS, payloads)
-    insert_many(database, _HASHES, hashes)
+    write_rows(database, _ENTRIES, entries)
+    write_rows(database, _PAYLOADS, payloads)
+    write_rows(database, _HASHES, hashes)
     set_position(database, seq)
     return Tip(peaks, prev, at_ms, seq)
 

@@ -19,7 +19,8 @@ from imlmesh_orchestrator.store.recent import Recent
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Liveness
-from imlmesh_runtime.sqlite import Done, Store, Work
+from imlmesh_runtime.rows import Many, write_rows
+from imlmesh_runtime.sqlite import Done, Store, Work, run
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,10 @@ class Lifecycle:
         self._awaiting_try = [*awaiting, future]
         await future
 
+    async def rewrite(self, work: Work) -> None:
+        """One transaction beside the commits, of what says the same in another way; it waits for no room."""
+        await run(self._store, work)
+
     def _submit(self, work: Work, ended: Done) -> None:
         def done(result: Any, error: MeshError | None) -> None:
             waited, self.waits = self.waits, self.patient and _is_full(error)
@@ -237,7 +242,7 @@ def _is_full(error: MeshError | None) -> bool:
 
 def _execute(database: sqlite3.Connection, statements: Sequence[Statement]) -> None:
     for sql, rows in statements:
-        if len(rows) == 1:
-            database.execute(sql, rows[0])
+        if isinstance(sql, Many):
+            write_rows(database, sql, rows)
         else:
             database.executemany(sql, rows)

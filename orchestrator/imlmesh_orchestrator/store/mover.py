@@ -18,6 +18,7 @@ from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import StoreError
 from imlmesh_runtime.clock import Clock
+from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import run
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,13 @@ _NEXT = """SELECT o.seq, o.file, o.id, coalesce(o.body, c.body), c.run, c.at_ms,
 _TOLD = f"""SELECT seq, run, at_ms, cause, kind, body FROM changes
     WHERE seq > ? AND kind IN ({",".join("?" * len(KINDS))}) ORDER BY seq LIMIT ?"""  # noqa: S608
 # id, body, run, at_ms, kind, version: what of them each file keeps
-_INTO: dict[str, tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]] = {
+_INTO: dict[str, tuple[Many, Callable[[Sequence[Any]], Sequence[Any]]]] = {
     "output": (
-        "INSERT OR IGNORE INTO results (id, body, run, at_ms, kind, version) VALUES (?,?,?,?,?,?)",
+        Many("INSERT OR IGNORE INTO results (id, body, run, at_ms, kind, version) VALUES"),
         lambda row: row,
     ),
     "input": (
-        "INSERT OR IGNORE INTO plans (digest, document, at_ms) VALUES (?,?,?)",
+        Many("INSERT OR IGNORE INTO plans (digest, document, at_ms) VALUES"),
         lambda row: (row[0], row[1], row[3]),
     ),
 }
@@ -161,6 +162,6 @@ def _insert(file: str, rows: list[tuple[Any, ...]]) -> Callable[[sqlite3.Connect
     sql, kept = _INTO[file]
 
     def work(database: sqlite3.Connection) -> None:
-        database.executemany(sql, [kept(row[2:]) for row in rows])
+        write_rows(database, sql, [kept(row[2:]) for row in rows])
 
     return work

@@ -20,19 +20,32 @@ from imlmesh_orchestrator.store.recent import ChangeRow, OutflowRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.states import ActionState, Admission, DispatchState, RunState
+from imlmesh_runtime.rows import Many
 
-Statement = tuple[str, Sequence[Sequence[Any]]]
+Statement = tuple[str | Many, Sequence[Sequence[Any]]]
 
-_CHANGE = "INSERT INTO changes (seq, run, at_ms, cause, kind, version, body) VALUES (?,?,?,?,?,?,?)"
-_OUTFLOW = "INSERT INTO outflow (seq, file, id, body) VALUES (?,?,?,?)"
-_ACTION = """INSERT OR REPLACE INTO actions
-    (run, action, seq, state, at_ms, code, message, reasons, retry_at_ms)
-    VALUES (?,?,?,?,?,?,?,?,?)"""
-_DISPATCH = """INSERT INTO dispatches (dispatch, unit, effect, planned_seq, planned_at_ms, state)
-    VALUES (?,?,?,?,?,?)"""
-_DISPATCH_HELD = "UPDATE dispatches SET state = ? WHERE dispatch = ?"
-_DISPATCH_ENDED = """UPDATE dispatches SET state = ?, action_state = ?, ended_at_ms = ?,
-    duration_ms = ?, code = ?, message = ?, result_seq = ? WHERE dispatch = ?"""
+_CHANGE = Many("INSERT INTO changes (seq, run, at_ms, cause, kind, version, body) VALUES")
+_OUTFLOW = Many("INSERT INTO outflow (seq, file, id, body) VALUES")
+_ACTION = Many(
+    """INSERT OR REPLACE INTO actions
+    (run, action, seq, state, at_ms, code, message, reasons, retry_at_ms) VALUES"""
+)
+_DISPATCH = Many(
+    "INSERT INTO dispatches (dispatch, unit, effect, planned_seq, planned_at_ms, state) VALUES"
+)
+_DISPATCH_HELD = Many(
+    "WITH held (new, name) AS (VALUES",
+    ") UPDATE dispatches SET state = held.new FROM held WHERE dispatch = held.name",
+    one="UPDATE dispatches SET state = ? WHERE dispatch = ?",
+)
+_DISPATCH_ENDED = Many(
+    "WITH ended (new, unit_state, ms, took_ms, fault, text, result, name) AS (VALUES",
+    """) UPDATE dispatches SET state = ended.new, action_state = ended.unit_state,
+    ended_at_ms = ended.ms, duration_ms = ended.took_ms, code = ended.fault,
+    message = ended.text, result_seq = ended.result FROM ended WHERE dispatch = ended.name""",
+    one="""UPDATE dispatches SET state = ?, action_state = ?, ended_at_ms = ?,
+    duration_ms = ?, code = ?, message = ?, result_seq = ? WHERE dispatch = ?""",
+)
 _RUN = """INSERT INTO runs (counter, run, digest, plan_id, description, actions, asked_by, priority,
     starts_at_ms, file, places, submitted_at_ms, expires_at_ms)
     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"""
@@ -97,7 +110,7 @@ class Batch:
         self._planned: list[tuple[Any, ...]] = []
         #: state by dispatch, of those that go on; and the rows of those that end
         self._held: dict[str, str] = {}
-        self._ended: list[tuple[Any, ...]] = []
+        self._ended: dict[str, tuple[Any, ...]] = {}
         self._actions: dict[tuple[str, str], tuple[Any, ...]] = {}
         #: rows of everything rare, in the order of the changes
         self._others: list[Statement] = []
@@ -122,7 +135,7 @@ class Batch:
             *self._others,
             (_DISPATCH, self._planned),
             (_DISPATCH_HELD, [(state, dispatch) for dispatch, state in self._held.items()]),
-            (_DISPATCH_ENDED, self._ended),
+            (_DISPATCH_ENDED, list(self._ended.values())),
             (_ACTION, list(self._actions.values())),
             (_OUTFLOW, self.outflow),
         ]
@@ -159,22 +172,13 @@ class Batch:
     def _dispatch_ended(self, seq: int, change: c.DispatchEnded) -> None:
         code, message = (change.fault.code, change.fault.message) if change.fault else (None, None)
         row = (str(change.state), None, change.at_ms, None, code, message, None, change.dispatch)
-        self._ended.append(row)
+        self._ended[change.dispatch] = row
 
     def _result_taken(self, seq: int, change: c.ResultTaken) -> None:
         code, message = (change.fault.code, change.fault.message) if change.fault else (None, None)
-        self._ended.append(
-            (
-                str(change.state),
-                change.action_state and str(change.action_state),
-                change.at_ms,
-                change.duration_ms,
-                code,
-                message,
-                seq,
-                change.dispatch,
-            )
-        )
+        unit_state = change.action_state and str(change.action_state)
+        told = (change.at_ms, change.duration_ms, code, message, seq, change.dispatch)
+        self._ended[change.dispatch] = (str(change.state), unit_state, *told)
         self.outflow.append((seq, "output", change.dispatch, None))
 
     def _result_kept(self, seq: int, change: c.ResultKept) -> None:

@@ -8,10 +8,10 @@ and the work can be cut anywhere. Deliberately absent: when it is done; `upkeep`
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
-from typing import Any
+from itertools import chain, repeat
 
 from imlmesh_protocol import limits
+from imlmesh_runtime.rows import Many, write_rows
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
@@ -19,10 +19,10 @@ HOUR_MS = 3_600_000
 #: times, series id, values
 Chunk = tuple[Sequence[int], int, Sequence[float]]
 
-# one statement for many rows: between statements the interpreter may be taken by the event loop,
-# and row by row a busy loop makes a write of 500 rows take a third of a second
-_ROWS_AT_ONCE = 500
-_INTO = "INSERT OR IGNORE INTO {} (at_ms, series, value) VALUES "
+_INTO = {
+    table: Many(f"INSERT OR IGNORE INTO {table} (at_ms, series, value) VALUES")
+    for table in ("readings", "late")
+}
 
 _LATE = """CREATE TEMP TABLE IF NOT EXISTS late (at_ms INTEGER NOT NULL, series INTEGER NOT NULL,
     value REAL NOT NULL, PRIMARY KEY (at_ms, series)) WITHOUT ROWID"""
@@ -99,15 +99,7 @@ def _insert(database: sqlite3.Connection, table: str, chunks: Iterable[Chunk]) -
     rows = chain.from_iterable(
         zip(times, repeat(series), values, strict=False) for times, series, values in chunks
     )
-    insert_many(database, _INTO.format(table), rows)
-
-
-def insert_many(database: sqlite3.Connection, head: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """`head` is the statement up to VALUES; all rows have as many columns."""
-    left = iter(rows)
-    while many := list(islice(left, _ROWS_AT_ONCE)):
-        marks = f"({','.join('?' * len(many[0]))})"
-        database.execute(head + ",".join((marks,) * len(many)), [*chain.from_iterable(many)])
+    write_rows(database, _INTO[table], rows)
 
 
 def roll_up(database: sqlite3.Connection, now_ms: int) -> bool:

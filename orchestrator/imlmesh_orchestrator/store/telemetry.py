@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imlmesh_orchestrator.store.files import OpenStore
-from imlmesh_orchestrator.store.rollups import Chunk, insert_many, write_readings
+from imlmesh_orchestrator.store.rollups import Chunk, write_readings
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError, StoreError
 from imlmesh_runtime.clock import Clock
+from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import run
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 #: id, node, metric, unit
 SeriesRow = tuple[int, str, str, str]
 
-_SERIES = "INSERT OR REPLACE INTO series (id, node, metric, unit) VALUES "
-_BEATS = "INSERT OR IGNORE INTO heartbeats (at_ms, node, beat) VALUES "
+_SERIES = Many("INSERT OR REPLACE INTO series (id, node, metric, unit) VALUES")
+_BEATS = Many("INSERT OR IGNORE INTO heartbeats (at_ms, node, beat) VALUES")
 
 
 def known_series(database: sqlite3.Connection) -> list[SeriesRow]:
@@ -87,8 +88,8 @@ class Recorder:
         self._chunks, self._beats, self._series = deque(), [], {}
 
         def work(database: sqlite3.Connection) -> None:
-            insert_many(database, _SERIES, series.values())
-            insert_many(database, _BEATS, beats)
+            write_rows(database, _SERIES, series.values())
+            write_rows(database, _BEATS, beats)
             write_readings(database, chunks)
 
         def done(_: Any, error: MeshError | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from imlmesh_orchestrator.core.waves import waves
+from imlmesh_orchestrator.store.compacted import span
 from imlmesh_orchestrator.views.actions import ActionsView
 from imlmesh_orchestrator.views.approvals import of_run
 from imlmesh_orchestrator.views.standing import (
@@ -29,13 +30,21 @@ from imlmesh_orchestrator.views.units import Alias, unit_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.iml.plan import Plan
-from imlmesh_protocol.states import RUN_ENDED, ActionState, ApprovalState, RunState
+from imlmesh_protocol.states import (
+    PRESENT,
+    RUN_ENDED,
+    ActionState,
+    ApprovalState,
+    Liveness,
+    RunState,
+)
 
 # a pending run that has a dispatch is running; ids of dispatches begin with "<run>/", and "0" is
 # the character after "/"
 _SHOWN = """SELECT *, CASE WHEN state = 'pending' AND EXISTS (SELECT 1 FROM dispatches
     WHERE dispatch > run || '/' AND dispatch < run || '0') THEN 'running' ELSE state END AS shown
     FROM runs"""
+_LIVENESS = "SELECT node, liveness FROM nodes"
 _NAMED = 3
 
 
@@ -82,12 +91,12 @@ def show_run(
     plan = plan_of(database, row["digest"])
     known = standings(database, run)
     shown = ActionsView(database, run, known, alias, effects)
-    results = Results(database, retried_of(database, row["retried_seq"]), whole=whole)
+    retried = retried_of(database, run, row["retried_seq"])
+    results = Results(database, run, retried, whole=whole)
     by_wave = waves(plan)
     wave_of = {name: number for number, names in enumerate(by_wave, 1) for name in names}
     places = msgpack.unpackb(row["places"]) if row["places"] else {}
     error = {"code": row["code"], "message": row["message"]} if row["code"] else None
-    last = database.execute("SELECT max(seq) FROM changes WHERE run = ?", (run,)).fetchone()[0]
     return {
         "schema": "imlmesh.run/1",
         **_summary(database, row, known, alias),
@@ -95,7 +104,7 @@ def show_run(
         "digest": row["digest"],
         "error": error,
         "waves": by_wave,
-        "seq": last or 0,
+        "seq": span(database, run)[1],
         "actions": [
             {
                 **shown.of(action, results),
@@ -169,4 +178,23 @@ def _waits_for(
         found.append(f"a node for {unit}" + (f" ({reasons})" if reasons else ""))
     if len(waiting) > _NAMED:
         found.append(f"nodes for {len(waiting) - _NAMED} more actions")
+    return found + _silent(database, known, alias)
+
+
+def _silent(database: sqlite3.Connection, known: Mapping[str, Standing], alias: Alias) -> list[str]:
+    """What runs on a node that is not there and may still tell how it ended."""
+    running = [(key, s.node) for key, s in units_of(known) if s.state == ActionState.RUNNING]
+    if not running:
+        return []
+    gone = {
+        n: how for n, how in database.execute(_LIVENESS) if how and Liveness(how) not in PRESENT
+    }
+    left = [(key, node) for key, node in running if node in gone]
+    found = [
+        f"word of {unit_text(key, alias)} from {alias(node)} ({gone[node]})"
+        for key, node in left[:_NAMED]
+        if node
+    ]
+    if len(left) > _NAMED:
+        found.append(f"word of {len(left) - _NAMED} more actions")
     return found

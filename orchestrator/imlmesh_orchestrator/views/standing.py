@@ -14,6 +14,7 @@ import msgpack
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.store.codec import decode
+from imlmesh_orchestrator.store.compacted import ChangesOf
 from imlmesh_orchestrator.views.units import split_unit
 from imlmesh_protocol import limits
 from imlmesh_protocol.ids import split_dispatch
@@ -25,7 +26,6 @@ Row = Mapping[str, Any]
 _DISPATCHES = """SELECT * FROM dispatches
     WHERE dispatch > :run || '/' AND dispatch < :run || '0' ORDER BY planned_seq"""
 _UNITS = "SELECT * FROM actions WHERE run = :run ORDER BY seq"
-_CHANGE = "SELECT run, at_ms, cause, kind, version, body FROM changes WHERE seq = ?"
 _NOT_ENDED = frozenset({ActionState.PENDING, ActionState.WAITING})
 _REPORTED = frozenset({DispatchState.FAILED, DispatchState.TIMED_OUT})
 TRUNCATED = {"truncated": True}
@@ -144,9 +144,14 @@ class Results:
     """Results of one run. `whole` ones are never cut; others end at the limit of answers."""
 
     def __init__(
-        self, database: sqlite3.Connection, retried: c.RunRetried | None, *, whole: bool
+        self,
+        database: sqlite3.Connection,
+        run: str,
+        retried: c.RunRetried | None,
+        *,
+        whole: bool,
     ) -> None:
-        self._database = database
+        self._changes = ChangesOf(database, run)
         self._kept = retried.kept if retried is not None else {}
         self._whole = whole
 
@@ -171,10 +176,10 @@ class Results:
     def _read(self, seq: int | None) -> Any:
         if seq is None:
             return None
-        row = self._database.execute(_CHANGE, (seq,)).fetchone()
-        if not self._whole and len(row[5]) > limits.API_RESULT_BYTES:
+        row = self._changes.at(seq)
+        if not self._whole and len(row[6]) > limits.API_RESULT_BYTES:
             return TRUNCATED
-        change = decode(*row)
+        change = decode(*row[1:])
         return change.result if isinstance(change, c.ResultTaken) else None
 
     def _fit(self, result: Any) -> Any:
@@ -182,10 +187,10 @@ class Results:
         return result if fits else TRUNCATED
 
 
-def retried_of(database: sqlite3.Connection, seq: int | None) -> c.RunRetried | None:
+def retried_of(database: sqlite3.Connection, run: str, seq: int | None) -> c.RunRetried | None:
     """What a run took over from the run that it retries; None when it retries none."""
     if seq is None:
         return None
-    change = decode(*database.execute(_CHANGE, (seq,)).fetchone())
+    change = decode(*ChangesOf(database, run).at(seq)[1:])
     assert isinstance(change, c.RunRetried)  # noqa: S101 - the projection wrote its seq
     return change

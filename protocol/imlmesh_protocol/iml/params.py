@@ -193,9 +193,10 @@ def _problems(
 ) -> Iterator[tuple[_Path, str, bool]]:
     """Path within the params, message, and whether its key is meant."""
     lacking: set[_Path] = set()
-    for error in catalogue.validator(spec).iter_errors(params):
-        if _left_open(error):
+    for found in catalogue.validator(spec).iter_errors(params):
+        if _left_open(found):
             continue
+        error = _without_null(found)
         path: _Path = tuple(error.absolute_path)
         keyword = error.validator
         if keyword == "additionalProperties" and error.validator_value is False:
@@ -215,6 +216,19 @@ def _problems(
                         yield path, f"{_named((*path, key))} is missing", False
         else:
             yield path, f"{_named(path)} {_words(error)}", False
+
+
+def _without_null(error: Any) -> Any:
+    """A param that may be null and is not: what is wrong is what its one other kind says of it."""
+    if error.validator == "anyOf":
+        others = [
+            inner
+            for inner in error.context
+            if (inner.validator, inner.validator_value) != ("type", "null")
+        ]
+        if others and len({inner.schema_path[0] for inner in others}) == 1:
+            return others[0]
+    return error
 
 
 def _left_open(error: Any) -> bool:
