@@ -106,6 +106,7 @@ MEANS: dict[str, str] = {
     "driver.params": "The driver cannot work with these params.",
     "driver.not_found": "What the action should work on is not there.",
     "driver.missing": "The library that the driver needs is not installed on the node.",
+    "driver.platform": "The driver does not work on this operating system, so the node does not offer its module.",
     "driver.unavailable": "The device does not answer or is not there.",
     "driver.reading": "A sensor answered, but with what cannot be true; no value is reported.",
     "mqtt.unreachable": "The user's own MQTT broker does not answer, or the connection broke.",

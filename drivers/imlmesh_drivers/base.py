@@ -263,10 +263,14 @@ class Driver:
     module: ClassVar[str]
     version: ClassVar[str]
     runs: ClassVar[Runs] = "process"
+    #: the systems that it works on, as sys.platform names them; without any: all of them
+    platforms: ClassVar[tuple[str, ...]] = ()
     #: the declared actions by name
     actions: ClassVar[Mapping[str, Declaration]] = {}
 
     def __init_subclass__(cls) -> None:
+        if isinstance(cls.platforms, str):
+            raise ValueError(f"platforms must be a tuple, such as ({cls.platforms!r},)")
         found = ((name, getattr(cls, name)) for name in sorted(dir(cls)))
         cls.actions = {n: m.__action__ for n, m in found if hasattr(m, "__action__")}
         for declared in cls.actions.values():

@@ -48,6 +48,7 @@ class Fake(Driver):
     module = "fake"
     version = "0.1.0"
     runs = "loop"
+    platforms = ("linux",)  # as the files that it leaves markers in
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

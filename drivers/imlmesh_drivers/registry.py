@@ -7,8 +7,11 @@ JSON, so that plans are checked without any hardware library.
 import functools
 import importlib
 import json
+import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
+from typing import Any
 
 from imlmesh_drivers.base import Driver
 from imlmesh_drivers.foreign import FOREIGN_ERRORS
@@ -20,6 +23,7 @@ __all__ = [
     "GROUP",
     "bind",
     "builtin_modules",
+    "check_platform",
     "driver_class",
     "module_of",
     "modules",
@@ -51,7 +55,7 @@ def modules() -> tuple[str, ...]:
 def driver_class(module: str) -> type[Driver]:
     """The driver of a module; a built-in one cannot be replaced.
 
-    Raises `module.unknown`, or `driver.missing` when it cannot be imported.
+    Raises `module.unknown`, `driver.missing` when it cannot be imported, `driver.platform`.
     """
     target = _BUILTIN.get(module)
     if target is None:
@@ -67,7 +71,21 @@ def driver_class(module: str) -> type[Driver]:
         ) from exc
     if not (isinstance(found, type) and issubclass(found, Driver) and found.module == module):
         raise DriverError("driver.missing", f"{target} is not a driver of the module {module!r}")
+    _check(module, found.platforms)
     return found
+
+
+def check_platform(module: str) -> None:
+    """`driver.platform` when a built-in module does not work on this system; imports no driver."""
+    _check(module, _shipped(module)["platforms"])
+
+
+def _check(module: str, platforms: Sequence[str]) -> None:
+    if platforms and sys.platform not in platforms:
+        text = (
+            f"the driver of {module!r} works on {', '.join(platforms)}, and this is {sys.platform}"
+        )
+        raise DriverError("driver.platform", text)
 
 
 def module_of(driver: type[Driver]) -> Module:
@@ -97,9 +115,16 @@ def module_of(driver: type[Driver]) -> Module:
 @functools.cache
 def shipped_manifest() -> Manifest:
     """The manifest of all built-in modules; imports no driver."""
-    folder = files("imlmesh_drivers.manifests")
     found: dict[str, Module] = {}
     for module in builtin_modules():
-        wire = json.loads(folder.joinpath(f"{module}.json").read_text(encoding="utf-8"))
-        found.update(manifest_from_wire(wire).modules)
+        found.update(manifest_from_wire(_shipped(module)).modules)
     return Manifest(found)
+
+
+@functools.cache
+def _shipped(module: str) -> dict[str, Any]:
+    """The file of a built-in module: its manifest, and the `platforms` of its driver."""
+    folder = files("imlmesh_drivers.manifests")
+    text = folder.joinpath(f"{module}.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh_drivers.foreign import coded
-from imlmesh_drivers.registry import builtin_modules, shipped_manifest
+from imlmesh_drivers.registry import builtin_modules, check_platform, shipped_manifest
 from imlmesh_node import health
 from imlmesh_node.config import Policy
 from imlmesh_node.core import commands
@@ -43,24 +43,27 @@ _FEW_BYTES = 128
 def node_manifest(policy: Policy) -> Manifest:
     """What this node offers: the shipped manifest, and that of plug-ins, as far as allowed.
 
-    A plug-in that does not load is logged and left out: it costs the node that module alone.
+    What does not work on this system, or does not load, is logged and left out: it costs the node that
+    module alone.
     """
-    shipped = shipped_manifest().modules
-    found = {name: shipped[name] for name in policy.modules if name in builtin_modules()}
+    builtin = [name for name in policy.modules if name in builtin_modules()]
+    found = {name: _module(name) for name in builtin}
     plugins = [name for name in policy.modules if name not in found]
     if plugins:
         # side by side: several that hang cost no more time than one
         with ThreadPoolExecutor(len(plugins)) as pool:
-            read = zip(plugins, pool.map(_plugin_module, plugins), strict=True)
-            found |= {name: module for name, module in read if module is not None}
-    return Manifest(found)
+            found |= dict(zip(plugins, pool.map(_module, plugins), strict=True))
+    return Manifest({name: module for name, module in found.items() if module is not None})
 
 
-def _plugin_module(name: str) -> Module | None:
-    # most nodes have no plug-ins
-    from imlmesh_drivers.apart import module_apart
-
+def _module(name: str) -> Module | None:
     try:
+        if name in builtin_modules():
+            check_platform(name)
+            return shipped_manifest().modules[name]
+        # most nodes have no plug-ins
+        from imlmesh_drivers.apart import module_apart
+
         return module_apart(name)
     except Exception as exc:
         error = coded(exc)

@@ -159,6 +159,7 @@ CODES: dict[str, Code] = {
     "driver.params": Code("input", False, "imlmesh node show NODE --actions", "ValueError"),
     "driver.not_found": Code("input", False, "check the path on the node", "FileNotFoundError"),
     "driver.missing": Code("here", False, "install the extra that the driver names", "ImportError"),
+    "driver.platform": Code("here", False, "leave it out of [modules] of policy.toml here"),
     "driver.unavailable": Code(
         "here",
         True,

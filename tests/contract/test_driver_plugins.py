@@ -5,19 +5,22 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from imlmesh.main import run
-from imlmesh_drivers import Driver, action, apart
+from imlmesh_drivers import Driver, action, apart, registry
 from imlmesh_drivers.base import PinRules, Site
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.invoke import perform, perform_now
 from imlmesh_drivers.iot import Iot
-from imlmesh_drivers.registry import driver_class, module_of, modules
+from imlmesh_drivers.registry import driver_class, module_of, modules, shipped_manifest
 from imlmesh_node.config import Policy
+from imlmesh_node.guard import Guard
 from imlmesh_node.shell import node_manifest
-from imlmesh_protocol.errors import DriverError
+from imlmesh_protocol.errors import DriverError, Fault
+from imlmesh_protocol.wire.dispatches import Dispatch
 from waiting import ended, eventually
 
 SOURCE = """
@@ -70,6 +73,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "raising = raising_plugin:Raising\n"
         "untyped = untyped_plugin:Kettle\n"
         "exiting = exiting_plugin:Kettle\n"
+        "foreign = foreign_plugin:Kettle\n"
         + "".join(f"{name} = {name}_plugin:Kettle\n" for name in DEADLY)
     )
     for name, text in DEADLY.items():
@@ -162,6 +166,67 @@ async def test_an_action_that_would_end_the_process_fails_alone() -> None:
     with pytest.raises(DriverError) as caught:
         await perform(driver, "later", {}, Call("d"))
     assert caught.value.code == "driver.failed"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is one of another system."""
+    monkeypatch.setattr(registry, "sys", SimpleNamespace(platform="darwin"))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_node_of_another_system_offers_nothing_that_does_not_work_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = Policy("local_worker", ("iot", "os_exec"), Site(files="/"))
+    manifest = node_manifest(policy)
+    assert manifest.modules == {}
+    assert [record.code for record in caplog.records] == ["driver.platform"] * 2  # type: ignore[attr-defined]
+    told = "without the module iot: driver.platform: the driver of 'iot' works on linux, and this is darwin"
+    assert told in caplog.text
+    effect = shipped_manifest().modules["os_exec"].actions["get_system_info"].effect
+    asked = Dispatch("r/a/pi/1", "os_exec", "get_system_info", {}, effect, 1, 1, "finish")
+    refusal = Guard(policy, manifest).check(asked)[1]
+    assert refusal == Fault("action.unknown", "this node does not offer os_exec.get_system_info")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_list_of_drivers_says_what_does_not_work_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["driver", "list", "-o", "json"]) == 0
+    listed = {row["module"]: row for row in json.loads(capsys.readouterr().out)["drivers"]}
+    assert listed["iot"]["actions"] == []
+    assert listed["iot"]["problem"].startswith("driver.platform: ")
+    # plans for nodes of other systems are checked all the same
+    assert "iot" in shipped_manifest().modules
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plug_in_of_another_system_is_not_offered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = 'version = "0.3.0"'
+    (tmp_path / "foreign_plugin.py").write_text(
+        SOURCE.replace("kettle", "foreign").replace(
+            line, f"{line}\n    platforms = ('win32', 'os2')"
+        )
+    )
+    policy = Policy("local_worker", ("foreign", "kettle"), Site(files="/"))
+    assert set(node_manifest(policy).modules) == {"kettle"}
+    assert [record.code for record in caplog.records] == ["driver.platform"]  # type: ignore[attr-defined]
+    assert "works on win32, os2, and this is linux" in caplog.text
+    assert run(["driver", "list", "-o", "json"]) == 0
+    listed = {row["module"]: row for row in json.loads(capsys.readouterr().out)["drivers"]}
+    assert listed["foreign"]["problem"].startswith("driver.platform: ")
+    with pytest.raises(DriverError) as caught:
+        driver_class("foreign")
+    assert caught.value.code == "driver.platform"
+
+
+def test_platforms_that_are_one_text_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be a tuple"):
+        type("Wrong", (Driver,), {"module": "wrong", "version": "0.1.0", "platforms": "linux"})
 
 
 @pytest.mark.usefixtures("plugin")

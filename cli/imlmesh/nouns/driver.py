@@ -63,17 +63,19 @@ def _record(module: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 
     from imlmesh_drivers.apart import module_apart
-    from imlmesh_drivers.registry import GROUP, builtin_modules, shipped_manifest
+    from imlmesh_drivers.registry import GROUP, builtin_modules, check_platform, shipped_manifest
     from imlmesh_protocol.errors import DriverError
 
-    package = "imlmesh"
-    if module not in builtin_modules():
+    package, builtin = "imlmesh", module in builtin_modules()
+    if not builtin:
         point = next(iter(entry_points(group=GROUP, name=module)))
         package = point.dist.name if point.dist else point.value
     record: dict[str, Any] = {"module": module, "package": package, "version": None}
     record |= {"actions": [], "problem": None}
     try:
-        found = shipped_manifest().modules.get(module) or module_apart(module)
+        if builtin:
+            check_platform(module)
+        found = shipped_manifest().modules[module] if builtin else module_apart(module)
     except DriverError as exc:
         return record | {"problem": f"{exc.code}: {exc.message}"}
     return record | {"version": found.version, "actions": sorted(found.actions)}

@@ -37,6 +37,7 @@ class Filesystem(Driver):
     module = "filesystem"
     version = "0.2.0"
     runs = "thread"
+    platforms = ("linux",)  # O_PATH, renameat2, inotify
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

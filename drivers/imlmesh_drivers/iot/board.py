@@ -19,6 +19,7 @@ class Board(Driver):
     module = "iot"
     version = "0.2.0"
     runs: ClassVar[Runs] = "process"
+    platforms = ("linux",)  # its character devices for GPIO, I2C and SPI, 1-Wire in /sys
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -15,7 +15,8 @@ FOLDER = Path(__file__).parent
 
 def render(module: str) -> str:
     """The text of one module's manifest file."""
-    wire = Manifest({module: module_of(driver_class(module))}).to_wire()
+    driver = driver_class(module)
+    wire = {**Manifest({module: module_of(driver)}).to_wire(), "platforms": driver.platforms}
     return json.dumps(wire, indent=1, sort_keys=True) + "\n"
 
 

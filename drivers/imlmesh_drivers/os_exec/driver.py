@@ -98,6 +98,7 @@ class OsExec(Driver):
     module = "os_exec"
     version = "0.2.0"
     runs = "loop"
+    platforms = ("linux",)  # guardians: prctl and /proc
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
