@@ -4,7 +4,7 @@ The one rule: a call that hangs, crashes or is cancelled costs the child and its
 and the call only returns when they are gone and a new child has set the driver's safe state. So
 whoever waits for the call may free its claims then. Other calls of that child end as
 `driver.crashed`. A child that ends while nobody calls it is started again: for its safe state, and for
-the sources that it watched.
+the sources that it watched. It is replaced when nothing runs in it: two never move the same thing.
 """
 
 import asyncio
@@ -21,7 +21,13 @@ from imlmesh_drivers import frames
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import from_code
 from imlmesh_protocol.errors import DriverError, DriverTimeout
-from imlmesh_protocol.limits import DRIVER_RESTARTS, DRIVER_START_MS, DRIVER_STEADY_S, KILL_GRACE_MS
+from imlmesh_protocol.limits import (
+    DRIVER_RESTARTS,
+    DRIVER_START_MS,
+    DRIVER_STEADY_S,
+    KILL_GRACE_MS,
+    START_MS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,10 @@ class Child:
         self._restarts = 0
         self._began_s = 0.0
         self._restarting: asyncio.Task[None] | None = None
+        self._under_way = 0
+        #: set while no call is under way; while new ones may begin
+        self._idle, self._open = asyncio.Event(), asyncio.Event()
+        self._open.set()
 
     @property
     def pid(self) -> int | None:
@@ -80,8 +90,52 @@ class Child:
     ) -> Any:
         """Run one action; its result as plain values.
 
-        Raises the driver's own coded errors, `driver.timeout`, `driver.crashed`.
+        Raises the driver's own coded errors, `driver.timeout`, `driver.crashed`, and `action.not_started`
+        when it waited START_MS for another call to end, so that the child could be replaced.
         """
+        await self._until_open()
+        self._under_way += 1
+        try:
+            return await self._call(action, params, call, timeout_s)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def replace(self) -> None:
+        """Let a new process serve, with the code that is installed now, once no call is under way; calls
+        that come meanwhile wait. Where none runs the next call starts it.
+
+        Raises like `start` when the new one does not serve; the next call tries again.
+        """
+        self._open.clear()
+        try:
+            while self._under_way:
+                self._idle.clear()
+                await self._idle.wait()
+            async with self._starting:
+                if self._process is not None and not self._closed:
+                    await self._end()
+                    await self._spawn()
+        except (DriverError, OSError):
+            # what the old one kept may be why
+            self._kept = []
+            raise
+        finally:
+            self._open.set()
+
+    async def _until_open(self) -> None:
+        try:
+            async with asyncio.timeout(START_MS / 1000):
+                while not self._open.is_set():
+                    await self._open.wait()
+        except TimeoutError:
+            text = f"the driver {self._module} is replaced when the calls in it end: not in {START_MS} ms"
+            raise DriverError("action.not_started", text) from None
+
+    async def _call(
+        self, action: str, params: Mapping[str, Any], call: Call, timeout_s: float
+    ) -> Any:
         await self.start()
         process = self._process
         if process is None:
@@ -121,10 +175,14 @@ class Child:
         self._closed = True
         # one that is just starting is let start first: only then it can set its safe state
         async with self._starting:
-            if self._process is not None and self._reading is not None:
-                _input(self._process).close()
-                await asyncio.wait({self._reading}, timeout=2 * KILL_GRACE_MS / 1000)
-            await self.kill()
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._process is not None and self._reading is not None:
+            self._killed = True  # it does not end unasked
+            _input(self._process).close()
+            await asyncio.wait({self._reading}, timeout=2 * KILL_GRACE_MS / 1000)
+        await self.kill()
 
     async def _renew(self, process: asyncio.subprocess.Process) -> None:
         if self._process is process:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from imlmesh_drivers.base import Driver, Site
 from imlmesh_drivers.call import Call
@@ -28,6 +28,9 @@ from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.dispatches import Dispatch
 from imlmesh_runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from imlmesh_drivers.apart import Apart
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +68,15 @@ class Executor:
         streams: Streams,
         post: Callable[[DriverFinished], None],
         clock: Clock,
+        apart: "Mapping[str, Apart] | None" = None,
     ) -> None:
+        """`apart` are the plug-ins that run in processes of their own alone, and are not imported here; it
+        may change."""
         self._site = site
         self._streams = streams
         self._post = post
         self._clock = clock
+        self._apart: Mapping[str, Apart] = {} if apart is None else apart
         self._loop = asyncio.get_running_loop()
         self._drivers: dict[str, Driver] = {}
         self._children: dict[str, Child] = {}
@@ -92,7 +99,7 @@ class Executor:
 
         On a small machine loading takes a second or more, for which heartbeats would wait.
         """
-        modules = tuple(modules)
+        modules = tuple(module for module in modules if module not in self._apart)
 
         def load() -> None:
             for module in modules:
@@ -107,11 +114,25 @@ class Executor:
     async def _set_safe(self, module: str) -> None:
         """A failure is loud; the first call hears it too."""
         try:
-            driver = driver_class(module)
-            if driver.runs == "process" and driver.stands_guard(self._site):
+            if self._guards(module):
                 await self._child(module).start()
         except FOREIGN_ERRORS as exc:
             log.error("the driver %s cannot set its safe state: %s", module, exc)
+
+    def _guards(self, module: str) -> bool:
+        if (apart := self._apart.get(module)) is not None:
+            return apart.guards
+        driver = driver_class(module)
+        return driver.runs == "process" and driver.stands_guard(self._site)
+
+    async def replace(self, module: str) -> None:
+        """A new process with the code that is installed now serves `module`, of `apart`, from when nothing
+        runs in the old one; raises like `Child.replace`."""
+        child = self._children.get(module)
+        if child is not None:
+            await child.replace()
+        if self._guards(module):
+            await self._child(module).start()
 
     def ends_at_once(self, module: str, action: str) -> bool:
         """Whether `run` of it calls it directly; an action that cannot load does not."""
@@ -119,6 +140,8 @@ class Executor:
 
     def _call_needed(self, module: str, action: str) -> bool | None:
         """Of an action that ends at once, whether it takes a Call; None of any other."""
+        if module in self._apart:
+            return None
         try:
             return self._instant[module, action]
         except KeyError:
@@ -141,14 +164,19 @@ class Executor:
             return
         call = self._call(dispatch)
         try:
-            driver = driver_class(dispatch.module)
-            runs = declaration_of(driver, dispatch.action).runs or driver.runs
+            runs = self._runs_of(dispatch)
         except Exception as exc:
             self._end_failed(dispatch, coded(exc), time.perf_counter())
             return
         following = self._loop.create_task(self._follow(dispatch, call, runs))
         stop = call.stop if runs == "thread" else following.cancel
         self._runs[dispatch.id] = _Run(dispatch, stop)
+
+    def _runs_of(self, dispatch: Dispatch) -> str:
+        if dispatch.module in self._apart:
+            return "process"
+        driver = driver_class(dispatch.module)
+        return declaration_of(driver, dispatch.action).runs or driver.runs
 
     def kill(self, dispatch: Dispatch, reason: KillReason) -> None:
         """End it; the DriverFinished follows. One that has ended is left alone."""

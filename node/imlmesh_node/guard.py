@@ -144,6 +144,11 @@ class Guard:
         self.profile = min(self._policy.profile, granted, key=PROFILES.index)
         self._known.clear()
 
+    def offer(self, manifest: Manifest) -> None:
+        """From now on the node offers that."""
+        self._manifest = manifest
+        self._known.clear()
+
     def check(self, dispatch: Dispatch) -> tuple[Dispatch, Fault | None]:
         """The dispatch with the claims of its driver, and why it is refused, if it is."""
         if self._revoked:

@@ -27,7 +27,13 @@ from imlmesh_runtime.link.endings import without_clock
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
 from imlmesh_runtime.notify import is_service
-from imlmesh_runtime.process import asked_to_end, end_in_time, only_one, until_told
+from imlmesh_runtime.process import (
+    asked_to_end,
+    end_in_time,
+    on_hangup,
+    only_one,
+    until_told,
+)
 from imlmesh_runtime.trust import NodeKeys
 
 _WARM_UP_S = 1.0  # after the start, which is over by then unless the broker is away
@@ -65,6 +71,7 @@ async def run_node(
 
         link = MqttLink(papers, config.id, context, subscriptions)
         node = RunningNode(setup, journal, loaded, link)
+        on_hangup(node.reloading.ask, asked)
         node.start()
         papers.start(link, node.clocks.mesh)
         asyncio.get_running_loop().call_later(_WARM_UP_S, node.warm_up)

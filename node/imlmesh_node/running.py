@@ -21,15 +21,16 @@ from imlmesh_node.executor import Executor
 from imlmesh_node.guard import Guard
 from imlmesh_node.inbox import Inbox, Refusals
 from imlmesh_node.journal import Journal, Loaded
+from imlmesh_node.offering import Offering
 from imlmesh_node.outbox import Address, Letter, Outbox
 from imlmesh_node.permitted import Permitted
 from imlmesh_node.presence import Clocks, Presence
-from imlmesh_node.shell import Birth, LinkShell, Performer, node_manifest
+from imlmesh_node.reloading import Reloading
+from imlmesh_node.shell import Birth, LinkShell, Performer
 from imlmesh_node.space import Space
 from imlmesh_node.witness import Witness
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.limits import GOODBYE_MS
-from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.documents import ROSTER, TRUST, Standing
 from imlmesh_protocol.wire.envelope import Opener, Sealer
@@ -56,17 +57,16 @@ class RunningNode:
 
     def __init__(self, setup: Setup, journal: Journal, loaded: Loaded, link: Link) -> None:
         config, keys = setup.config, setup.keys
-        manifest = node_manifest(setup.policy)
+        self._offering = Offering(setup.policy.modules)
         self._held = keys.held
         self._id = config.id
-        self._guard = Guard(setup.policy, manifest, Space(setup.folder).refusal)
+        self._guard = Guard(setup.policy, self._offering.manifest, Space(setup.folder).refusal)
         self._guard.rule(self._standing())
         self.clocks = Clocks()
         self.refusals = Refusals(self._tell_refusals)
         self.link = link
         self._journal = journal
         self._since = loaded.since
-        self._modules = setup.policy.modules
         sealer = Sealer(keys.signer.sign, keys.signer.key_id, config.mesh, config.id, Way.FROM)
         address = Address(config.mesh, config.id, config.orchestrator)
         self._outbox = Outbox(address, sealer, link, self.clocks.mesh)
@@ -79,12 +79,15 @@ class RunningNode:
         )
         self.edge = Edge(setup.folder, self._outbox, self.presence, self.clocks, self.refusals)
         streams, steady = self.edge.streams, self.clocks.steady
-        self._executor = Executor(setup.policy.site, streams, self._post, steady)
+        self._executor = Executor(
+            setup.policy.site, streams, self._post, steady, self._offering.apart
+        )
+        self.reloading = Reloading(self._offering, self._executor, self._guard, self._tell_birth)
         self.witness = Witness(config.mesh, keys.held.ledger_key, journal.keep_seals, loaded.seal)
         self._performer = Performer(
             self._outbox,
             self._executor,
-            _birth(setup, manifest, lambda: self._guard.profile, lambda: self._since),
+            _birth(setup, self._offering, lambda: self._guard.profile, lambda: self._since),
             self.refusals,
             journal.read_chunk,
             self.edge.spool.health,
@@ -128,16 +131,17 @@ class RunningNode:
 
     def stand_guard(self) -> None:
         """Bring what drivers move to its safe state."""
-        self._executor.stand_guard(self._modules)
+        self._executor.stand_guard(self._offering.manifest.modules)
 
     def warm_up(self) -> None:
         """Load drivers before they are needed; call it when the start is over."""
         self.stand_guard()
-        self._executor.warm_up(self._modules)
+        self._executor.warm_up(self._offering.manifest.modules)
 
     async def stop(self, finish_ms: int = 0) -> None:
         """Take nothing more, let what runs end within `finish_ms`, stop the rest, say goodbye."""
         self._post(ShutdownAsked(self.clocks.steady.now_ms(), finish_ms))
+        await self.reloading.close()
         goodbye = asyncio.ensure_future(self._performer.gone.wait())
         either: set[asyncio.Future[Any]] = {goodbye, self.engine.failed}
         timeout_s = (finish_ms + GOODBYE_MS) / 1_000
@@ -155,6 +159,9 @@ class RunningNode:
     def hurry(self) -> None:
         """What still runs is stopped now."""
         self._post(ShutdownAsked(self.clocks.steady.now_ms()))
+
+    def _tell_birth(self) -> None:
+        self._post(RebirthAsked(self.clocks.steady.now_ms()))
 
     def _tell_refusals(self, counts: dict[str, int]) -> bool:
         if self.presence.is_open:
@@ -207,8 +214,10 @@ def _agent(config: NodeConfig, loaded: Loaded, permitted: Permitted) -> Agent:
 
 
 def _birth(
-    setup: Setup, manifest: Manifest, profile: Callable[[], str], since: Callable[[], int]
+    setup: Setup, offering: Offering, profile: Callable[[], str], since: Callable[[], int]
 ) -> Birth:
     policy, timing = setup.policy, setup.config.timing
     simulated = policy.site.buses.simulate
-    return Birth(manifest, profile, timing, setup.folder, setup.keys.held, simulated, since)
+    return Birth(
+        lambda: offering.manifest, profile, timing, setup.folder, setup.keys.held, simulated, since
+    )

@@ -5,17 +5,12 @@ after it; then drivers start, in the order asked for. Only repeatable work start
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imlmesh_drivers.foreign import coded
-from imlmesh_drivers.registry import builtin_modules, check_platform, shipped_manifest
 from imlmesh_node import health
-from imlmesh_node.config import Policy
 from imlmesh_node.core import commands
 from imlmesh_node.core.changes import Bulk, ResultRecord
 from imlmesh_node.core.commands import Command
@@ -26,12 +21,10 @@ from imlmesh_node.presence import Presence
 from imlmesh_node.sizes import measure, packed_bytes
 from imlmesh_node.witness import Witness
 from imlmesh_protocol.limits import BATCH_BYTES, MESSAGE_VALUES, Timing
-from imlmesh_protocol.manifest import Manifest, Module
+from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.trust import HeldTrust
-
-log = logging.getLogger(__name__)
 
 #: read(dispatch, index, done): calls done with that chunk of a result
 ReadChunk = Callable[[str, int, Callable[[bytes], None]], None]
@@ -40,43 +33,12 @@ ReadChunk = Callable[[str, int, Callable[[bytes], None]], None]
 _FEW_BYTES = 128
 
 
-def node_manifest(policy: Policy) -> Manifest:
-    """What this node offers: the shipped manifest, and that of plug-ins, as far as allowed.
-
-    What does not work on this system, or does not load, is logged and left out: it costs the node that
-    module alone.
-    """
-    builtin = [name for name in policy.modules if name in builtin_modules()]
-    found = {name: _module(name) for name in builtin}
-    plugins = [name for name in policy.modules if name not in found]
-    if plugins:
-        # side by side: several that hang cost no more time than one
-        with ThreadPoolExecutor(len(plugins)) as pool:
-            found |= dict(zip(plugins, pool.map(_module, plugins), strict=True))
-    return Manifest({name: module for name, module in found.items() if module is not None})
-
-
-def _module(name: str) -> Module | None:
-    try:
-        if name in builtin_modules():
-            check_platform(name)
-            return shipped_manifest().modules[name]
-        # most nodes have no plug-ins
-        from imlmesh_drivers.apart import module_apart
-
-        return module_apart(name)
-    except Exception as exc:
-        error = coded(exc)
-        log.error("without the module %s: %s", name, error, extra={"code": error.code})
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class Birth:
     """What a node says of itself when it comes; `folder` is the one whose disk is watched, `held` whose
     version it tells, `journal_since` the boot that began its journal."""
 
-    manifest: Manifest
+    manifest: Callable[[], Manifest]
     profile: Callable[[], str]
     timing: Timing
     folder: Path
@@ -85,10 +47,11 @@ class Birth:
     journal_since: Callable[[], int] = lambda: 1
 
     def fields(self) -> dict[str, Any]:
+        manifest = self.manifest()
         return {
             "state": "online",
-            "manifest": self.manifest.to_wire(),
-            "facts": health.facts(self.manifest.modules) | self._simulation(),
+            "manifest": manifest.to_wire(),
+            "facts": health.facts(manifest.modules) | self._simulation(),
             "profile": self.profile(),
             "heartbeat_ms": self.timing.heartbeat_ms,
             "lost_ms": self.timing.lost_ms,

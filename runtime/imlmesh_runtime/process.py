@@ -66,6 +66,28 @@ def asked_to_end() -> asyncio.Event:
     return asked
 
 
+def on_hangup(again: Callable[[], None], asked: asyncio.Event) -> None:
+    """From now on SIGHUP calls `again`; when it means that our terminal is gone it sets `asked`, unless
+    nohup started us."""
+    at_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    def told() -> None:
+        if at_terminal and not _has_terminal():
+            asked.set()
+        else:
+            again()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 async def unless_told(asked: asyncio.Event, start: Coroutine[Any, Any, T]) -> T | None:
     """What `start` returns; None when the process shall end before that, and it was broken off."""
     starting, ending = asyncio.ensure_future(start), asyncio.ensure_future(asked.wait())

@@ -361,3 +361,58 @@ async def test_pins_without_rules_are_denied(make: Callable[..., Child]) -> None
     with pytest.raises(DriverDenied) as caught:
         await make("iot").call("digital_write", {"pin": 4, "value": 1}, Call("d"), 5)
     assert caught.value.code == "policy.pin"
+
+
+async def test_a_child_is_replaced_when_its_calls_have_ended(make: Callable[..., Child]) -> None:
+    child = make()
+    first = asyncio.create_task(act(child, value=1, delay_ms=500))
+    await eventually(lambda: child.pid is not None)
+    pid = child.pid
+    replacing = asyncio.create_task(child.replace())
+    await asyncio.sleep(0)
+    # it waits, though the one before it would have ended later
+    second = asyncio.create_task(act(child, value=2))
+    assert (await first, child.pid) == ({"value": 1}, pid)
+    await replacing
+    assert child.pid not in (None, pid)
+    assert await second == {"value": 2}
+
+
+async def test_who_waits_too_long_for_a_replacement_has_not_started(
+    make: Callable[..., Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imlmesh_drivers.child.START_MS", 100)
+    child = make()
+    first = asyncio.create_task(act(child, value=1, delay_ms=1_500))
+    await eventually(lambda: child.pid is not None)
+    replacing = asyncio.create_task(child.replace())
+    await asyncio.sleep(0)
+    with pytest.raises(DriverError) as caught:
+        await act(child, marker="marker")
+    assert caught.value.code == "action.not_started"
+    assert not first.done()
+    assert await first == {"value": 1}
+    await replacing
+    assert not (tmp_path / "marker").exists()
+    assert await act(child, value=3) == {"value": 3}
+
+
+async def test_a_call_that_is_killed_lets_the_child_be_replaced(make: Callable[..., Child]) -> None:
+    child = make()
+    hung = asyncio.create_task(act(child, hang=True, timeout_s=60))
+    await eventually(lambda: child.pid is not None)
+    replacing = asyncio.create_task(child.replace())
+    await asyncio.sleep(0)
+    hung.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hung
+    await asyncio.wait_for(replacing, 10)
+    assert await act(child, value=2) == {"value": 2}
+
+
+async def test_a_child_that_is_closed_is_not_replaced(make: Callable[..., Child]) -> None:
+    child = make()
+    await child.start()
+    await child.close()
+    await child.replace()
+    assert child.pid is None

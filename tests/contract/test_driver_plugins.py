@@ -18,7 +18,7 @@ from imlmesh_drivers.iot import Iot
 from imlmesh_drivers.registry import driver_class, module_of, modules, shipped_manifest
 from imlmesh_node.config import Policy
 from imlmesh_node.guard import Guard
-from imlmesh_node.shell import node_manifest
+from imlmesh_node.offering import Offering
 from imlmesh_protocol.errors import DriverError, Fault
 from imlmesh_protocol.wire.dispatches import Dispatch
 from waiting import ended, eventually
@@ -105,7 +105,7 @@ def test_a_plug_in_that_does_not_load_costs_a_node_that_module_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     modules = ("filesystem", "broken", "kettle", "raising", "exiting")
-    found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
+    found = Offering(modules).manifest.modules
     assert set(found) == {"filesystem", "kettle"}
     assert found["kettle"] == module_of(driver_class("kettle"))
     assert [record.code for record in caplog.records] == ["driver.missing"] * 3  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ async def test_a_plug_in_that_ends_breaks_or_hangs_its_process_costs_a_node_that
 ) -> None:
     monkeypatch.setattr(apart, "DRIVER_LOAD_MS", 4_000)
     modules = ("filesystem", "loud", *DEADLY)
-    found = node_manifest(Policy("local_worker", modules, Site(files="/"))).modules
+    found = Offering(modules).manifest.modules
     assert set(found) == {"filesystem", "loud"}
     codes = sorted(record.code for record in caplog.records)  # type: ignore[attr-defined]
     assert codes == [*["driver.missing"] * 3, "driver.timeout"]
@@ -179,7 +179,7 @@ def test_a_node_of_another_system_offers_nothing_that_does_not_work_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     policy = Policy("local_worker", ("iot", "os_exec"), Site(files="/"))
-    manifest = node_manifest(policy)
+    manifest = Offering(policy.modules).manifest
     assert manifest.modules == {}
     assert [record.code for record in caplog.records] == ["driver.platform"] * 2  # type: ignore[attr-defined]
     told = "without the module iot: driver.platform: the driver of 'iot' works on linux, and this is darwin"
@@ -213,7 +213,7 @@ def test_a_plug_in_of_another_system_is_not_offered(
         )
     )
     policy = Policy("local_worker", ("foreign", "kettle"), Site(files="/"))
-    assert set(node_manifest(policy).modules) == {"kettle"}
+    assert set(Offering(policy.modules).manifest.modules) == {"kettle"}
     assert [record.code for record in caplog.records] == ["driver.platform"]  # type: ignore[attr-defined]
     assert "works on win32, os2, and this is linux" in caplog.text
     assert run(["driver", "list", "-o", "json"]) == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,6 +98,79 @@ def test_it_runs_in_a_plan(person: Person, drivers: dict[str, Path]) -> None:
     assert (person.home / "nodes" / own / "files" / "clamp.level").read_text() == "0"
 
 
+def test_a_new_version_serves_without_a_restart(
+    person: Person, drivers: dict[str, Path], environment: Path, tmp_path: Path
+) -> None:
+    module = installed(environment)
+    whole = module.read_text()
+    newer = whole.replace('"0.1.0"', '"0.2.0-new"').replace("def read(", "def look(")
+    up = person.open("up", "--timing", "lan", "--policy", str(drivers["clamp"] / "policy.toml"))
+    own = up.expect(r"✔ node (\S+)")[1]
+    up.expect("Ctrl-C stops")
+    node, log = person.home / "nodes" / own, person.home / "logs" / f"node-{own}.log"
+    number = int((node / "node.lock").read_text())
+    first, second, third = (tmp_path / f"{n}.iml.json" for n in ("first", "second", "third"))
+    first.write_text(plan_of("set_level", level=60, seconds=10))
+    second.write_text(plan_of("look"))
+    third.write_text(plan_of("set_level", level=7))
+    try:
+        slow = person.run("plan", "run", str(first), "--detach").stdout.strip()
+        person.until(lambda: level(node) > 0)
+        rewrite(module, newer)
+        os.kill(number, signal.SIGHUP)
+        # known to the mesh while the old one still goes its way
+        person.until(lambda: not person.ask("plan", "check", str(second), "--mesh")["errors"])
+        assert level(node) < 60
+        quick = person.run("plan", "run", str(second), "--detach").stdout.strip()
+        with Client.connect(person.home) as client:
+            done = [client.wait(run, timeout_s=40) for run in (slow, quick)]
+        assert [found["state"] for found in done] == ["completed"] * 2, done
+        assert [found["actions"][0]["result"] for found in done] == [
+            {"level": 60, "previous": 0},
+            # the old one left the safe state behind
+            {"level": 0},
+        ]
+        rewrite(module, "import no_such_library\n")
+        os.kill(number, signal.SIGHUP)
+        person.until(lambda: "the module clamp stays as it was" in log.read_text())
+        with Client.connect(person.home) as client:
+            run = person.run("plan", "run", str(third), "--detach").stdout.strip()
+            assert client.wait(run, timeout_s=30)["state"] == "completed"
+        assert int((node / "node.lock").read_text()) == number
+    finally:
+        rewrite(module, whole)
+    up.press("\x03")
+    assert up.wait(40) == 0
+
+
+def plan_of(action: str, **params: Any) -> str:
+    """A plan of one action of the clamp."""
+    head = {"protocol_version": "2.0", "plan_id": "clamp", "description": "Try it"}
+    one = {"id": "one", "module": "clamp", "action": action, "params": params}
+    return json.dumps({**head, "actions": [one]})
+
+
+def level(node: Path) -> int:
+    """That of the clamp; 0 before there is one."""
+    try:
+        return int((node / "files" / "clamp.level").read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
+def installed(environment: Path) -> Path:
+    """The clamp's code as it was installed."""
+    place = Path(sysconfig.get_path("purelib", vars={"base": str(environment.parents[1])}))
+    return place / "imlmesh_driver_clamp" / "driver.py"
+
+
+def rewrite(module: Path, text: str) -> None:
+    """As an update does: no cache of the one before has its time."""
+    later_ns = module.stat().st_mtime_ns + 2_000_000_000
+    module.write_text(text)
+    os.utime(module, ns=(later_ns, later_ns))
+
+
 def test_it_says_how_it_comes_beside_this_imlmesh(person: Person) -> None:
     told = person.run("driver", "new", "kettle").stderr
     line = told.partition("next:")[2]
@@ -123,13 +199,12 @@ def test_a_name_that_no_module_may_have(person: Person, name: str) -> None:
 def test_a_driver_that_does_not_load_is_listed_with_its_reason(
     person: Person, drivers: dict[str, Path], environment: Path
 ) -> None:
-    place = Path(sysconfig.get_path("purelib", vars={"base": str(environment.parents[1])}))
-    module = place / "imlmesh_driver_clamp" / "driver.py"
+    module = installed(environment)
     whole = module.read_text()
     try:
-        module.write_text("import no_such_library\n")
+        rewrite(module, "import no_such_library\n")
         found = {row["module"]: row for row in person.ask("driver", "list")["drivers"]}
     finally:
-        module.write_text(whole)
+        rewrite(module, whole)
     assert "no_such_library" in found["clamp"]["problem"]
     assert found["rain_gauge"]["problem"] is None

@@ -220,9 +220,9 @@ async def opened_control(home: Home, broker: Broker) -> AsyncIterator[Control]:
 
 @contextlib.asynccontextmanager
 async def opened_node(
-    home: Home, broker: Broker, policy: str = POLICY
+    home: Home, broker: Broker, policy: str = POLICY, *, begun: bool = True
 ) -> AsyncIterator[NodeProcess]:
-    """The node, started; its log is printed at the end."""
+    """The node, started unless a test does that; its log is printed at the end."""
     folder = home.node(NODE)
     make_node(
         # not opened: that would make a certificate of the broker anew whose dates a test has set
@@ -234,7 +234,8 @@ async def opened_node(
         policy_text=policy,
     )
     node = NodeProcess(folder)
-    await node.start()
+    if begun:
+        await node.start()
     yield node
     if node.process is not None and node.process.returncode is None:
         await node.end()

@@ -232,6 +232,15 @@ def test_installing_again_leaves_what_runs_alone(machine: Booted) -> None:
     assert liveness(machine) == "online"
 
 
+def test_a_node_that_is_reloaded_goes_on(machine: Booted) -> None:
+    pid = machine.show(NODE, "MainPID")
+    machine.run("systemctl", "reload", NODE)
+    told = "the policy names no plug-in that could be read anew"
+    machine.until(lambda: told in machine.imlmesh("service", "logs", "node").stdout)
+    assert machine.show(NODE, "MainPID") == pid
+    assert liveness(machine) == "online"
+
+
 def test_logs_come_from_the_journal_with_their_fields(machine: Booted) -> None:
     lines = machine.imlmesh("service", "logs", "orchestrator", "-o", "jsonl").stdout.splitlines()
     records = [json.loads(line) for line in lines]

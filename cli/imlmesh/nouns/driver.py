@@ -11,7 +11,9 @@ app = noun(
     "See the drivers of this installation, write one of your own.",
     """\
 imlmesh driver new kettle      a package that works, with tests
-imlmesh driver list""",
+imlmesh driver list
+
+systemctl reload imlmesh-node@pi-bed     a node takes up their new versions; what runs goes on""",
 )
 
 
@@ -39,7 +41,11 @@ def new(
 
 @verb(app, "imlmesh driver list\nimlmesh driver list --json", "list")
 def list_drivers() -> None:
-    """List the drivers that a node of this installation could load; a policy names which it does."""
+    """List the drivers that a node of this installation could load; a policy names which it does.
+
+    A node that runs takes up a new version when it is told: systemctl reload imlmesh-node@NAME, or kill -HUP with
+    the number in node.lock of its folder.
+    """
     from imlmesh.render import Column, emit, write_table
     from imlmesh_drivers.registry import modules
 
@@ -62,7 +68,7 @@ def list_drivers() -> None:
 def _record(module: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 
-    from imlmesh_drivers.apart import module_apart
+    from imlmesh_drivers.apart import read_apart
     from imlmesh_drivers.registry import GROUP, builtin_modules, check_platform, shipped_manifest
     from imlmesh_protocol.errors import DriverError
 
@@ -75,7 +81,7 @@ def _record(module: str) -> dict[str, Any]:
     try:
         if builtin:
             check_platform(module)
-        found = shipped_manifest().modules[module] if builtin else module_apart(module)
+        found = shipped_manifest().modules[module] if builtin else read_apart(module).module
     except DriverError as exc:
         return record | {"problem": f"{exc.code}: {exc.message}"}
     return record | {"version": found.version, "actions": sorted(found.actions)}
