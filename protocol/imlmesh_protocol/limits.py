@@ -46,6 +46,9 @@ BROKER_WAITING = 512  # connections of a port that have not said who they are, ~
 BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one router comes back
 BROKER_WAITING_MS = 3_000  # after that one makes room for who comes: a Pi shakes 512 hands by then
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
+BROKER_WILL_BYTES = (
+    1_024  # a signed "gone": 466 with three ids of 63; each connection may leave one
+)
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
 BROKER_FILTERS = 1_024  # in one packet; each is looked at, and ours hold three
 BROKER_TURN_PACKETS = 128  # of one client, then the others have their turn: twice WINDOW_UNACKED

@@ -280,6 +280,16 @@ async def test_silence_ends_a_client_and_publishes_its_will(home, broker, enter)
     patient.vanish()
 
 
+async def test_a_will_that_is_longer_than_any_status_of_ours_is_refused(home, broker, enter):
+    control = await enter(ME, f"{BASE}/from/#")
+    will = Message(f"{BASE}/from/a/status", bytes(limits.BROKER_WILL_BYTES + 1), 1, True)
+    door = Door("127.0.0.1", broker.port, context_of(home, "a"))
+    with pytest.raises(LinkError):
+        await Visitor.enter(door, "a", will)
+    assert "a will of 1025 bytes" in await until_logged(home, "message.too_large", "a")
+    await still_serves(control, await enter("b", f"{BASE}/to/b/+"), "b")
+
+
 async def test_a_retained_status_outlives_its_sender(enter):
     node = await enter("a")
     status = Message(f"{BASE}/from/a/status", b"here", 1, True)

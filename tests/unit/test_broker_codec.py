@@ -97,6 +97,15 @@ def test_a_connect_with_everything():
     assert codec.parse_connect(connect(0x02)) == ("a", 20, None)
 
 
+def test_a_will_is_no_longer_than_a_status_needs():
+    most = bytes(limits.BROKER_WILL_BYTES)
+    _, _, will = codec.parse_connect(connect(0x06, rest=field(b"t") + field(most)))
+    assert will.payload == most
+    with pytest.raises(ProtocolError) as caught:
+        codec.parse_connect(connect(0x06, rest=field(b"t") + field(most + b"x")))
+    assert caught.value.code == "message.too_large"
+
+
 @pytest.mark.parametrize(("name", "level"), [(b"MQTT", 5), (b"MQIsdp", 3), (b"MQTT", 0x84)])
 def test_another_version_is_told_apart_from_nonsense(name, level):
     assert codec.parse_connect(connect(name=name, level=level)) is None

@@ -47,6 +47,9 @@ def parse_connect(body: bytes) -> tuple[str, int, Message | None] | None:
     if has_will:
         topic, at = _field(body, at)
         payload, at = _field(body, at)
+        if len(payload) > limits.BROKER_WILL_BYTES:
+            text = f"a will of {len(payload)} bytes; at most {limits.BROKER_WILL_BYTES}"
+            raise ProtocolError("message.too_large", text)
         will = Message(read_topic(topic), payload, min(will_qos, 1), bool(flags & 0x20))
     for _ in range(bool(has_name) + bool(has_password)):
         _, at = _field(body, at)
