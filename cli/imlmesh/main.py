@@ -120,7 +120,8 @@ def main() -> NoReturn:
 
 
 def _usage(exc: TyperException, args: list[str]) -> int:
-    text = exc.format_message()
+    # pydantic's words before those of the check
+    text = exc.format_message().replace(": Value error, ", ": ")
     if type(exc).__name__ == "NoArgsIsHelpError":
         print(text)
         return ExitCode.USAGE

@@ -156,3 +156,11 @@ def test_a_time_without_a_reading_is_a_gap() -> None:
     assert sparkline([None, 1.0, None, 3.0, 2.0]) == " ▁ ▇▄"
     assert sparkline([5.0, 5.0]) == "▄▄"
     assert sparkline([-1e100, 1e100]) == "▁▇"
+
+
+def test_a_tier_that_there_is_none_of_is_told_without_words_of_libraries(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(["telemetry", "query", "--tier", "week"]) == 2
+    told = capsys.readouterr().err
+    assert "Invalid value for '--tier': 'week' is not one of 'raw', 'minute', 'hour'." in told
