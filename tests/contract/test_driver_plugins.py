@@ -246,7 +246,10 @@ def test_a_missing_pin_library_is_named_and_nothing_else_is_tried(
     with pytest.raises(DriverError) as caught:
         perform_now(driver, "digital_write", {"pin": 4, "value": 1}, Call("d"))
     assert caught.value.code == "driver.missing"
-    assert "imlmesh[gpio]" in caught.value.message
+    assert caught.value.message.startswith("pin: a library is not installed (")
+    assert library in caught.value.message
+    assert "pip install 'imlmesh[gpio]'" in caught.value.message
+    assert ("python3-lgpio" in caught.value.message) is (factory == "native")
 
 
 def test_a_pin_that_the_board_lacks_is_unavailable() -> None:

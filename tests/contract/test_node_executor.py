@@ -107,6 +107,22 @@ async def test_what_a_source_sees_reaches_the_streams(garden: Rig) -> None:
     assert (name, values["edge"], values["value"]) == ("gpio-4", "rising", 1)
 
 
+async def test_a_safe_level_that_cannot_be_set_names_the_library_and_what_brings_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lgpio.py").write_text('raise ModuleNotFoundError("No module", name="lgpio")')
+    pins = PinRules("native", (17,), {17: 1})
+    made = Rig(tmp_path, pins=pins, env={"PYTHONPATH": str(tmp_path)})
+    made.executor.stand_guard(["iot"])
+    await made.executor.close()
+    told = (
+        "the driver iot cannot set its safe state: driver.missing: pin: a library is not installed"
+    )
+    assert told in caplog.text
+    assert "pip install 'imlmesh[gpio]'" in caplog.text
+    assert "apt-get install python3-lgpio" in caplog.text
+
+
 async def test_a_killed_action_is_told_when_its_pins_are_safe(garden: Rig) -> None:
     garden.run("iot", "digital_write", pin=17, value=1)
     assert (await garden.end()).result["value"] == 1

@@ -7,6 +7,7 @@ It is imported when the first sensor is read.
 from typing import Any, Literal
 
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.iot.libraries import library
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverError
 
@@ -52,15 +53,13 @@ class DhtSensors:
 
     def _open(self, kind: DhtKind, pin: int, factory: Factory) -> Any:
         try:
-            if factory == "mock":
-                from imlmesh_drivers.iot.twins.dht import make
+            with library("pin", "dht"):
+                if factory == "mock":
+                    from imlmesh_drivers.iot.twins.dht import make
 
-                return make(kind, self._world)
-            import adafruit_dht
-            import board
-        except ImportError as exc:
-            message = f"{exc}: pip install 'imlmesh[dht]'"
-            raise DriverError("driver.missing", message) from exc
+                    return make(kind, self._world)
+                import adafruit_dht
+                import board
         except NotImplementedError as exc:
             # Blinka's word for a machine that it does not know
             text = f"pin: this board has no pins for a {kind}: {exc}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imlmesh_drivers.buses import I2cRules
+from imlmesh_drivers.iot.libraries import library
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverDenied, DriverError
 
@@ -60,17 +61,15 @@ class I2cBuses:
     def _open(self, bus: int) -> Any:
         if bus not in self._opened:
             try:
-                if self.rules(bus).factory == "mock":
-                    from imlmesh_drivers.iot.twins.i2c import I2cTwin
+                with library("bus", "i2c"):
+                    if self.rules(bus).factory == "mock":
+                        from imlmesh_drivers.iot.twins.i2c import I2cTwin
 
-                    self._opened[bus] = I2cTwin(self._world)
-                else:
-                    from smbus2 import SMBus
+                        self._opened[bus] = I2cTwin(self._world)
+                    else:
+                        from smbus2 import SMBus
 
-                    self._opened[bus] = SMBus(bus)
-            except ImportError as exc:
-                message = f"{exc}: pip install 'imlmesh[i2c]'"
-                raise DriverError("driver.missing", message) from exc
+                        self._opened[bus] = SMBus(bus)
             except OSError as exc:
                 text = f"bus: /dev/i2c-{bus} cannot be opened: {exc.strerror}"
                 raise DriverError("driver.unavailable", text) from exc

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from imlmesh_drivers.base import PinRules
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.iot.libraries import library
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverDenied, DriverError
 from imlmesh_protocol.pins import BOARD
@@ -224,15 +225,12 @@ class Pins:
 
 
 def _pin_factory(kind: Factory, world: World, lock: threading.RLock) -> Any:
-    try:
+    with library("pin", "gpio"):
         if kind == "mock":
             from imlmesh_drivers.iot.twins.pins import TwinFactory
 
             return TwinFactory(world, lock)
         from gpiozero.pins.lgpio import LGPIOFactory
-    except ImportError as exc:
-        message = f"{exc}: pip install 'imlmesh[gpio]' and, for real pins, lgpio"
-        raise DriverError("driver.missing", message) from exc
     try:
         return LGPIOFactory()
     except Exception as exc:  # lgpio raises a class of its own that is no OSError

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imlmesh_drivers.buses import Factory
+from imlmesh_drivers.iot.libraries import library
 from imlmesh_drivers.iot.twins.world import World
 from imlmesh_protocol.errors import DriverDenied, DriverError, DriverTimeout
 
@@ -77,11 +78,8 @@ class SerialPorts:
         self._opened.clear()
 
     def _open(self, port: str, factory: Factory, baud_rate: int, timeout_s: float) -> Any:
-        try:
+        with library("port", "serial"):
             from serial import Serial
-        except ImportError as exc:
-            message = f"{exc}: pip install 'imlmesh[serial]'"
-            raise DriverError("driver.missing", message) from exc
         opened = self._opened.get(port)
         if opened is None:
             path = self._twin(port) if factory == "mock" else port
