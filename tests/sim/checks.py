@@ -23,6 +23,7 @@
 | the mesh quarantines only for what a node did     | `_admitted`                                     |
 | poison goes to three nodes at most, and is named  | `NodeChecks`                                    |
 | one crash of what may be repeated decides nothing | `NodeChecks`                                    |
+| who is killed for another costs nobody anything   | `NodeChecks`                                    |
 | who hears no answer gets nothing new              | `NodeChecks`                                    |
 | who comes and goes gets nothing new for a while   | `NodeChecks`                                    |
 
@@ -266,6 +267,7 @@ class Checks:
                     self.breach(f"{node} accepts {dispatch}, which its journal does not hold")
         elif isinstance(command, nk.SendComplete):
             for result in command.results:
+                self.of_nodes.reported(result.dispatch, result.error)
                 if command.early and self._is_repeatable(result.dispatch):
                     self._reported[node, result.dispatch].add(result.outcome)
                 elif result.outcome not in self._reported[node, result.dispatch]:
