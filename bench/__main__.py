@@ -96,7 +96,8 @@ the same run, carrying 200 bytes there and back and nothing else; ratios travel 
   of the broker or of the orchestrator, which start again at once: seconds until a node's next heartbeat is answered. `suspect` and
   `lost` count what nodes were called meanwhile, `api_*` is `GET /v1/nodes` of all of them. One process that does 500 TLS
   handshakes is most of it.
-- **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth.
+- **agent_idle**: resident memory of an idle node; seconds from its start to the accepted birth; `pins_child_mb` is the process
+  of the driver beside it that a node has whose policy names pins.
 """
 
 

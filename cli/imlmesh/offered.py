@@ -52,6 +52,7 @@ memory_mb = 2048
 
 An argument that looks like a flag passes only by an expression that itself begins with a dash: `[a-z-]+` was written for
 words and lets no `-rf` through. Without `args` any argument may be given, at most {limits.ARGUMENT_BYTES // 1024} KiB each.
+Arguments for which the expressions take more than {limits.ARGUMENTS_MATCH_MS} ms of the processor are refused: one such as `([a-z]+ ?)+` may try for ever.
 The environment holds PATH, LANG, HOME, the policy's `[env]`, and what plans set: names that begin with `IML_`, and those of
 `[env]`.
 

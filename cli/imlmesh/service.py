@@ -232,6 +232,11 @@ def _check_folder(machine: Machine, folder: Path) -> str:
     if target.exists() and not target.samefile(folder):
         hint = f"imlmesh service install node starts that one; {folder} still holds keys"
         raise InputError("folder.exists", f"{target} holds a node already", hint=hint)
+    lock = folder / "node.lock"
+    if not target.exists() and lock.exists():
+        # told before anything is done; it is held when the folder moves
+        with only_one(lock, "node.running"):
+            pass
     return name
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Interval
 
+from imlmesh_drivers.bounded import within_bounds
 from imlmesh_drivers.buses import BusRules, Factory
 from imlmesh_drivers.call import Call
 from imlmesh_protocol.errors import DriverDenied, DriverError
@@ -149,7 +150,11 @@ class Site:
         for number, word in enumerate(argv):
             check_word(f"argument {number}", word)
         rules = self.rules_of(argv[0])
-        refusals = [rule.refused(argv[1:]) for rule in rules]
+        try:
+            refusals = within_bounds(lambda: [rule.refused(argv[1:]) for rule in rules])
+        except TimeoutError as exc:
+            text = f"the expressions for arguments of {argv[0][:200]!r} take {exc} for these"
+            raise DriverDenied("policy.command", text) from None
         for rule, refused in zip(rules, refusals, strict=True):
             if refused is None:
                 return rule

@@ -122,7 +122,7 @@ CODES: dict[str, Code] = {
     "node.full": Code("mesh", True, "the node holds as many dispatches as it may"),
     "node.too_many": Code("input", False, "a mesh has a limit; make a second one"),
     "node.exists": Code("input", False, "ids are never used twice: choose another name"),
-    "node.running": Code("input", False, "an agent already runs for this folder"),
+    "node.running": Code("input", False, "stop the other one first: Ctrl-C, or systemctl stop"),
     "action.not_started": Code("mesh", True, "it waited too long for a slot or a claim"),
     "action.cancelled": Code("input", False, ""),
     "action.partial": Code("mesh", True, "imlmesh run show RUN tells how each node ended"),

@@ -47,6 +47,8 @@ BROKER_WAITING_OF_ADDRESS = 256  # of them from one address: a site behind one r
 BROKER_WAITING_MS = 3_000  # after that one makes room for who comes: a Pi shakes 512 hands by then
 BROKER_TOPIC_BYTES = 512  # of a topic or filter; with three ids of 63 ours stay below 260
 BROKER_SUBSCRIPTIONS = 64  # of one client; ours need three
+BROKER_FILTERS = 1_024  # in one packet; each is looked at, and ours hold three
+BROKER_TURN_PACKETS = 128  # of one client, then the others have their turn: twice WINDOW_UNACKED
 BROKER_QUEUED_BYTES = (
     16 * 1024 * 1024
 )  # of one client that reads slowly: a fleet's beats four times
@@ -209,6 +211,7 @@ SUGGESTION_CHARS = 64  # of a name that "did you mean" compares: longer is no ty
 PLAN_YAML_BYTES = 512 * 1024  # the YAML parser reads ~140 KB a second; larger plans are JSON
 PLAN_TTL_S = 30 * 24 * 3_600  # a run nobody touched for a month is forgotten, not waiting
 LEASE_S = 24 * 3_600  # a longer lease would hold work on a dead node for more than a day
+SCHEMA_REFERENCES = 1_000  # that one check of params follows; a driver's own shapes take a few each
 PARAMS_DEPTH = 12  # leaves room for dispatch and body around them within MESSAGE_DEPTH
 PARAMS_VALUES = 16_000  # leaves room for neighbours within MESSAGE_VALUES
 IMPACT_WITHOUT_APPROVAL = 0.7  # what could do more harm asks a person first
@@ -441,6 +444,9 @@ MQTT_KEPT_BYTES = 96 * 1024  # of topics and payloads: escaped they still fit in
 MQTT_PAYLOAD_BYTES = 192 * 1024  # published: as long as params may be
 MQTT_TEXT_BYTES = 65_535  # of a topic, user name or password: MQTT 3.1.1, 1.5.3
 ARGUMENT_BYTES = 64 * 1024  # of one argument or variable of a command; Linux itself takes 128 KiB
+ARGUMENTS_MATCH_MS = (
+    25  # of the processor; a node hears nothing meanwhile, and 128 may come at once
+)
 COMMAND_PROCESSES = 128  # of a command and all that it starts; a build with make -j16 has 50
 COMMAND_MEMORY_BYTES = 1024 * 1024 * 1024  # of them together; more would push the node out of a Pi
 COMMAND_NICE = 10  # heartbeats and results go before what commands compute

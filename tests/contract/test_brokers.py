@@ -323,6 +323,18 @@ async def test_unsubscribing_ends_delivery(visit):
     assert (await control.hear()).payload == b"heard"
 
 
+async def test_what_is_said_before_a_goodbye_counts_and_the_goodbye_too(visit):
+    control = await visit(ME, f"{BASE}/from/#")
+    will = Message(f"{BASE}/from/a/status", b"will", 1, False)
+    leaving = await visit("a", will=will)
+    leaving.send(b"\x40\x02\x00\x09" * 20_000)  # acknowledges what never came: means nothing
+    leaving.publish(Message(f"{BASE}/from/a/event/log", b"last", 0, False))
+    leaving.leave()
+    assert (await control.hear()).payload == b"last"
+    (await visit("b")).publish(Message(f"{BASE}/from/b/complete", b"", 1, False))
+    assert (await control.hear()).topic == f"{BASE}/from/b/complete"
+
+
 async def test_a_ping_is_answered(visit):
     control = await visit(ME)
     control.send(b"\xc0\x00")

@@ -1,6 +1,7 @@
 """filesystem: archives that come out as they went in, and every way in which a stranger's can lie."""
 
 import io
+import os
 import signal
 import stat
 import subprocess
@@ -63,6 +64,20 @@ def test_one_file_and_a_whole_root_are_packed(full: Rooted) -> None:
     first = full("create_archive", source=".", destination="all.zip")
     # the second time the archive lies in what is packed, but not in itself
     assert full("create_archive", source=".", destination="all.zip") == first
+
+
+def test_what_zip_cannot_hold_is_told_or_comes_near(fs: Rooted) -> None:
+    fs("write_file", path="src/later", content="x", create_dirs=True)
+    os.utime(fs.files / "src/later", (7e9, 7e9))
+    with zipfile.ZipFile(
+        fs("create_archive", source="src", destination="a.zip")["archive"]
+    ) as made:
+        assert made.getinfo("src/later").date_time[0] == 2107
+    (fs.files / os.fsdecode(b"src/\xff")).write_text("y")
+    pack = {"source": "src", "destination": "b"}
+    assert fs.blame("create_archive", **pack) == ("driver.params", "source")
+    assert names_in(fs.files) == ["a.zip", "src"]
+    assert fs("create_archive", format="tar", **pack)["entries"] == 3
 
 
 def test_an_archive_is_made_whole_or_not_at_all(

@@ -209,7 +209,8 @@ def test_a_service_with_lan_is_found_as_up_with_lan_is(
 
 
 @pytest.mark.parametrize(
-    ("name", "hooks"), [("pi-in", ("input",)), ("pi-both", ("input", "output"))]
+    ("name", "hooks"),
+    [("pi-in", ("input",)), ("pi-out", ("output",)), ("pi-both", ("input", "output"))],
 )
 def test_a_node_whose_mdns_is_dropped_says_so_and_its_line_works(
     desk: Desk, shared_lan: Lan, someone: Someone, name: str, hooks: tuple[str, ...]

@@ -164,6 +164,45 @@ async def test_10_000_subscriptions_are_bounded(home, broker, enter):
     await still_serves(control, await enter("b", f"{BASE}/to/b/+"), "b")
 
 
+OWN = f"{BASE}/orchestrator/+/status".encode()
+FLOODS = {
+    "refused filters": b"\x82\x06\x00\x01\x00\x01a\x01" * 8_000,
+    "filters": (b"\x82" + bytes((len(OWN) + 5, 0, 1, 0, len(OWN))) + OWN + b"\x01") * 2_000,
+    "unsubscribing": b"\xa2\x05\x00\x01\x00\x01a" * 8_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_of_small_packets_leaves_the_others_their_turn(home, broker, enter, flood):
+    control, good = await enter(ME, f"{BASE}/from/#"), await enter("b", f"{BASE}/to/b/+")
+    bad = await enter("a", *(f"{BASE}/orchestrator/{n}/status" for n in range(60)))
+
+    async def send() -> None:
+        while True:
+            bad.send(FLOODS[flood])
+            await bad.drained()
+
+    async def read() -> None:
+        while True:
+            await bad.packet()
+
+    flooding = [asyncio.create_task(send()), asyncio.create_task(read())]
+    for _ in range(20):
+        await still_serves(control, good, "b")
+    assert not any(each.done() for each in flooding)
+    for each in flooding:
+        each.cancel()
+    await asyncio.gather(*flooding, return_exceptions=True)
+
+
+async def test_a_packet_of_more_filters_than_anybody_needs_ends_its_sender(home, enter):
+    control, bad = await enter(ME, f"{BASE}/from/#"), await enter("a")
+    with pytest.raises(LinkError, match="ended it"):
+        await bad.subscribe(*["a"] * (limits.BROKER_FILTERS + 1))
+    await until_logged(home, "message.too_large", "a")
+    await still_serves(control, await enter("b", f"{BASE}/to/b/+"), "b")
+
+
 async def test_an_oversize_packet_ends_its_sender_at_its_header(home, enter):
     control, bad = await enter(ME, f"{BASE}/from/#"), await enter("a")
     bad.send(b"\x30\xff\xff\xff\x7f")

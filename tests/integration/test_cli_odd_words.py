@@ -50,6 +50,14 @@ def test_a_name_is_never_another_path(api: Api, capsys: pytest.CaptureFixture[st
     assert api.asked[0][1] == "/v1/nodes/pi%3Fx%23y"
 
 
+def test_a_kind_of_event_that_never_comes_is_not_waited_for(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["event", "tail", "--kind", "source", "--kind", "sources"]) == ExitCode.USAGE
+    assert "'sources' is no kind of event" in capsys.readouterr().err
+    assert api.asked == []
+
+
 def test_the_empty_session_is_not_the_usual_one(api: Api) -> None:
     main.run(["memory", "get", "k", "--session", ""])
     main.run(["memory", "get", "k"])

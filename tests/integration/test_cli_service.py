@@ -296,7 +296,9 @@ def test_a_node_that_runs_or_is_there_already_does_not_move(
 ) -> None:
     with (folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        before = files_of(image)
         assert failed_with(imlmesh("install", "node", str(folder))) == "node.running"
+        assert files_of(image) == before
     assert (folder / "keys/node.key").exists()
     assert imlmesh("install", "node", str(folder))[0] == 0
     make_node(

@@ -1,6 +1,8 @@
 """What a driver is given: the site, command rules, and a call's bounded way back."""
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -8,7 +10,12 @@ from imlmesh_drivers.base import CommandRule, PinRules, Site
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.files import absolute, split_root
 from imlmesh_protocol.errors import DriverDenied, DriverError
-from imlmesh_protocol.limits import ARGUMENT_BYTES, LOG_LINE_BYTES, LOG_LINES_PER_ACTION
+from imlmesh_protocol.limits import (
+    ARGUMENT_BYTES,
+    ARGUMENTS_MATCH_MS,
+    LOG_LINE_BYTES,
+    LOG_LINES_PER_ACTION,
+)
 
 SITE = Site(
     files="/srv/files",
@@ -138,3 +145,26 @@ def test_a_stopped_call_ends_at_its_next_check() -> None:
     with pytest.raises(DriverError) as caught:
         call.check()
     assert caught.value.code == "action.cancelled"
+
+
+@pytest.mark.parametrize(
+    ("rule", "argument"), [("([a-z]+ ?)+", "a" * 60 + "!"), (".*a.*b", "a" * ARGUMENT_BYTES)]
+)
+def test_an_expression_that_tries_every_way_refuses_and_holds_nothing_up(
+    rule: str, argument: str
+) -> None:
+    site = Site("/srv/files", commands={"say": CommandRule("/bin/echo", (rule,))})
+    handler = signal.getsignal(signal.SIGVTALRM)
+    began_s = time.process_time()
+    with pytest.raises(DriverDenied) as caught:
+        site.rule_for(["say", argument])
+    assert time.process_time() - began_s < 10 * ARGUMENTS_MATCH_MS / 1000
+    assert caught.value.code == "policy.command"
+    assert "take more than" in caught.value.message
+    assert signal.getsignal(signal.SIGVTALRM) is handler
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_long_argument_of_a_plain_expression_is_quick_enough() -> None:
+    site = Site("/srv/files", commands={"say": CommandRule("/bin/echo", ("[a-z]+", "[0-9 ]+"))})
+    assert site.rule_for(["say", "a" * ARGUMENT_BYTES, "1 " * (ARGUMENT_BYTES // 2)])

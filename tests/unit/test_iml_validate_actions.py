@@ -75,9 +75,68 @@ def test_params_need_to_fit_one_of_the_versions_that_nodes_have():
     assert [e.code for e in validate(document, [MANIFEST]).errors] == ["action.params"] * 2
 
 
+LAUGHS = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(40)} | {"40": {}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        {"$ref": "http://127.0.0.1:9/schema"},
+        {"$ref": "file:///etc/hostname"},
+        {"$ref": "#/nowhere"},
+        {"$ref": "#/$defs/round"},
+        {"$ref": "#/$defs/0"},
+        {"type": 5},
+        {"type": "no such"},
+        {"$id": 5},
+    ],
+    ids=str,
+)
+def test_a_schema_that_is_none_fetches_nothing_and_has_no_say(path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *to, **_: fetched.append(to))
+    odd = spec("read", {"path": path})
+    odd.params["$defs"] = LAUGHS | {"round": {"$ref": "#/$defs/round"}}
+    odder = Manifest({"m": Module("3", {"read": odd})})
+    document = document_of(plan_of(act(params={"path": "x"})))
+    assert validate(document, [odder, MANIFEST]).errors == []
+    (error,) = validate(document, [odder]).errors
+    assert (error.code, error.place.pointer) == ("action.params", "/actions/0/params")
+    assert "what its driver says of its parameters cannot be used" in error.message
+    wrong = document_of(plan_of(act(params={"path": 5})))
+    assert [
+        "must be of type string" in e.message for e in validate(wrong, [odder, MANIFEST]).errors
+    ]
+    assert fetched == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"pattern": "(a+)+$"}, {"patternProperties": {"(a+)+$": {}}, "additionalProperties": False}],
+    ids=str,
+)
+def test_expressions_of_a_manifest_are_for_its_driver_to_try(fields):
+    odd = spec("read", {"path": {**fields}})
+    for value in ("a" * 60 + "!", {"a" * 60 + "!": 1}):
+        document = document_of(plan_of(act(params={"path": value})))
+        assert validate(document, [Manifest({"m": Module("3", {"read": odd})})]).errors == []
+
+
+def test_shapes_that_a_driver_names_are_followed():
+    lamp = spec("read", {"path": {"$ref": "#/$defs/Lamp"}})
+    lamp.params["$defs"] = {"Lamp": {"type": "object", "required": ["on"]}}
+    mesh = [Manifest({"m": Module("3", {"read": lamp})})]
+    document = document_of(plan_of(act(params={"path": {"on": 1}})))
+    assert validate(document, mesh).errors == []
+    wrong = document_of(plan_of(act(params={"path": {}})))
+    assert 'the parameter "path.on" is missing' in validate(wrong, mesh).errors[0].message
+
+
 def test_params_that_no_dispatch_can_carry_are_refused():
     plan = plan_of(act("a", params={"path": "x" * limits.PARAMS_BYTES}))
     assert ("template.too_large", "/actions/0/params") in found(plan)
+    (told,) = [e for e in checked(plan).errors if e.code == "template.too_large"]
+    assert 'bytes, "path" most of them; at most' in told.message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from imlmesh_protocol.errors import ProtocolError
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBACK, UNSUBACK = 0x10, 0x20, 0x30, 0x40, 0x90, 0xB0
 #: the bits 0010 are reserved and must be set (sections 3.8.1 and 3.10.1 of the OASIS standard)
-SUBSCRIBE, UNSUBSCRIBE = 0x82, 0xA2
+SUBSCRIBE, UNSUBSCRIBE = OF_FILTERS = 0x82, 0xA2
 PINGREQ, PINGRESP, DISCONNECT = 0xC0, b"\xd0\x00", 0xE0
 ACCEPTED, OTHER_VERSION, OTHER_ID = 0, 1, 2
 REFUSED_FILTER = 0x80
@@ -89,6 +89,10 @@ def parse_filters(first: int, body: bytes) -> tuple[int, list[tuple[str, int]]]:
                 raise ProtocolError("message.invalid", "a filter without a QoS")
             qos, at = body[at], at + 1
         found.append((asked, qos))
+        if len(found) > limits.BROKER_FILTERS:
+            raise ProtocolError(
+                "message.too_large", f"over {limits.BROKER_FILTERS} filters at once"
+            )
     if not packet_id or not found:
         raise ProtocolError("message.invalid", "a packet without its id or without a filter")
     return packet_id, found

@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._known: set[bytes] = set()
         self._refusals = 0
+        self._lost: LinkError | None = None
         self._joined = self._ended = self._touched = self._held = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,7 +68,9 @@ class Connection(asyncio.Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.end(LinkError("link.down", str(exc or "it went away")), logging.INFO)
+        self._lost = LinkError("link.down", str(exc or "it went away"))
+        self.flow.is_open = False
+        self._read()
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._loop.time()
@@ -115,8 +118,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> None:
         self._held = False
         self._heard_s = self._loop.time()
-        self._transport.resume_reading()
-        self._loop.call_soon(self._read)
+        self._loop.call_soon(self._read_on)
 
     def limit(self, identity: Identity) -> None:
         self.identity = identity
@@ -150,18 +152,35 @@ class Connection(asyncio.Protocol):
             self.touch()
 
     def _read(self) -> None:
-        start = 0
+        """Take packets, and then let the others have their turn.
+
+        What came before the connection was lost still counts, a goodbye in it above all.
+        """
+        start, rest = 0, limits.BROKER_TURN_PACKETS
         try:
-            while not (self._held or self._ended):
+            while rest > 0 and not (self._held or self._ended):
                 bounds = next_packet(self._received, start)
                 if bounds is None:
                     break
                 first = self._received[start]
                 begin, start = bounds
                 self._take(first, bytes(self._received[begin:start]))
+                # one that changes who gets what costs as much as all others of a turn
+                rest -= limits.BROKER_TURN_PACKETS if first in codec.OF_FILTERS else 1
         except MeshError as exc:
             self.end(exc)
         del self._received[:start]
+        if rest <= 0 and not (self._held or self._ended):
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+        elif self._lost is not None:
+            self.end(self._lost, logging.INFO)
+
+    def _read_on(self) -> None:
+        if not (self._held or self._ended):
+            if self._lost is None:
+                self._transport.resume_reading()
+            self._read()
 
     def _take(self, first: int, body: bytes) -> None:
         if not self._joined:

@@ -128,6 +128,7 @@ class Hub:
         """Take filters; what is granted of each: a QoS, or REFUSED_FILTER."""
         granted = []
         refused: dict[str, int] = {}
+        earlier = dict(member.asked)
         for asked, qos in wanted:
             fits = asked in member.asked or len(member.asked) < limits.BROKER_SUBSCRIPTIONS
             if fits and member.identity.may_ask(asked):
@@ -139,7 +140,8 @@ class Hub:
                 granted.append(REFUSED_FILTER)
         for code, count in refused.items():
             member.refuse(ProtocolError(code, f"{count} of {len(wanted)} filters refused"))
-        self._renew(member)
+        if member.asked != earlier:
+            self._renew(member)
         return granted
 
     def send_retained(self, member: Member, filters: list[str]) -> None:
@@ -156,9 +158,11 @@ class Hub:
 
     def unsubscribe(self, member: Member, filters: list[str]) -> None:
         """Forget filters; one that was never taken means nothing."""
+        earlier = len(member.asked)
         for asked in filters:
             member.asked.pop(asked, None)
-        self._renew(member)
+        if len(member.asked) < earlier:
+            self._renew(member)
 
     def caught_up(self, member: Member) -> None:
         """`member` has read something."""

@@ -22,8 +22,8 @@ from imlmesh_protocol.errors import DriverError
 from imlmesh_protocol.limits import ARCHIVE_BYTES, ARCHIVE_ENTRIES
 
 _CHUNK_BYTES = 1024 * 1024
-# zip knows no time before 1980
-_OLDEST = (1980, 1, 1, 0, 0, 0)
+# zip knows no other times
+_OLDEST, _NEWEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 
 
 @dataclass(slots=True)
@@ -115,7 +115,13 @@ class _Zip:
 
     @staticmethod
     def _info(name: str, found: os.stat_result) -> zipfile.ZipInfo:
-        info = zipfile.ZipInfo(name, max(time.gmtime(found.st_mtime)[:6], _OLDEST))
+        try:
+            name.encode()
+        except UnicodeEncodeError as exc:
+            text = f"{name[:200]!r} is no text, and zip knows no other names: a tar does"
+            raise DriverError("driver.params", text) from exc
+        changed = min(max(time.gmtime(found.st_mtime)[:6], _OLDEST), _NEWEST)
+        info = zipfile.ZipInfo(name, changed)
         info.external_attr = (found.st_mode & 0xFFFF) << 16
         return info
 

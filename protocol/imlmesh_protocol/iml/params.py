@@ -16,6 +16,7 @@ from imlmesh_protocol.iml.calls import CallParams
 from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.plan import Action
 from imlmesh_protocol.iml.requirements import satisfies
+from imlmesh_protocol.iml.schemas import bounded, validator_of
 from imlmesh_protocol.manifest import ActionSpec, Manifest, Module
 from imlmesh_protocol.states import EFFECT_CARE, Effect
 
@@ -36,7 +37,6 @@ _WORDS = {
     "maxItems": "may hold at most {} entries",
     "enum": "must be one of {}",
     "const": "must be {}",
-    "pattern": "does not fit {}",
 }
 
 
@@ -85,11 +85,8 @@ class Catalogue:
 
     def validator(self, spec: ActionSpec) -> Any:
         """The compiled schema of a spec's params."""
-        # importing jsonschema takes 0.1 s or more; a plan without a known module needs none
-        from jsonschema import Draft202012Validator
-
         if id(spec) not in self._validators:
-            self._validators[id(spec)] = Draft202012Validator(spec.params)
+            self._validators[id(spec)] = validator_of(spec.params)
         return self._validators[id(spec)]
 
 
@@ -123,14 +120,12 @@ def _check_params(
     # several calls may show the same mistake of the action's own params
     told: dict[tuple[str, str], bool] = {}
     for call in calls:
-        problems = [
-            list(
-                islice(
-                    _problems(call.merged, catalogue.validator(spec), findings), limits.PLAN_ERRORS
-                )
-            )
+        told_by_each = [
+            bounded(islice(_problems(call.merged, spec, catalogue, findings), limits.PLAN_ERRORS))
             for spec in specs
         ]
+        # a node whose schema cannot be used has no say
+        problems = [each for each in told_by_each if each is not None] or [[_UNUSABLE]]
         if all(problems):
             for path, message, at_key in problems[0]:
                 told[call.place(path), message] = at_key
@@ -190,14 +185,15 @@ def _check_impact(index: int, action: Action, spec: ActionSpec, findings: Findin
 
 
 _Path = tuple[str | int, ...]
+_UNUSABLE = ((), "what its driver says of its parameters cannot be used", False)
 
 
 def _problems(
-    params: Mapping[str, Any], validator: Any, findings: Findings
+    params: Mapping[str, Any], spec: ActionSpec, catalogue: Catalogue, findings: Findings
 ) -> Iterator[tuple[_Path, str, bool]]:
     """Path within the params, message, and whether its key is meant."""
     lacking: set[_Path] = set()
-    for found in validator.iter_errors(params):
+    for found in catalogue.validator(spec).iter_errors(params):
         if _left_open(found):
             continue
         error = _without_null(found)

@@ -167,7 +167,11 @@ def check_size(params: Any) -> None:
         raise _too_large(f"are nested deeper than {limits.PARAMS_DEPTH}")
     size = len(msgpack.packb(params))
     if size > limits.PARAMS_BYTES:
-        raise _too_large(f"take {size:,} bytes; at most {limits.PARAMS_BYTES:,}")
+        most = ""
+        if isinstance(params, dict):
+            largest = max(params, key=lambda name: len(msgpack.packb(params[name])))
+            most = f', "{largest}" most of them'
+        raise _too_large(f"take {size:,} bytes{most}; at most {limits.PARAMS_BYTES:,}")
 
 
 class _Filling:
