@@ -9,6 +9,7 @@ from imlmesh.chaos.plans import count, doubted, marked, unexplained, waits
 from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
+from imlmesh.chaos.watching import _WATCHED
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_protocol.errors import Fault
 
@@ -51,6 +52,7 @@ def test_of_a_compensation_that_a_person_answers_for_the_action_is_meant_that_it
     assert doubted(work, asked("gate", "asked")) is None
     unknown = c.ActionUnknown(1, "m-1", RUN, "rolled@pi-b", "", Fault("node.lost", ""))
     assert doubted(work, unknown) == "rolled"
+    assert {c.ActionUnknown, c.ApprovalAsked} <= {*_WATCHED}, "else nobody would see them"
 
 
 def test_what_happened_on_two_nodes_or_twice_on_one_is_doubled(tmp_path: Path) -> None:
