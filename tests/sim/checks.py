@@ -217,18 +217,15 @@ class Checks:
 
     # what nodes do
 
-    def journalled(self, node: str, changes: Iterable[NodeChange], epoch: int | None) -> None:
-        """These are in the node's journal now; a message of that epoch brought them."""
-        for change in changes:
-            self.permits.journalled(node, change, self.world.nodes[node].stored)
-            if isinstance(change, DispatchTaken):
-                if epoch is not None and epoch < self._epochs.get(node, 0):
-                    self.breach(
-                        f"{node} takes {change.dispatch} of {epoch}, it knows a newer epoch"
-                    )
-                self._journalled.add((node, change.dispatch))
-            elif isinstance(change, ResultRecorded):
-                self._reported[node, change.result.dispatch].add(change.result.outcome)
+    def journalled(self, node: str, change: NodeChange, epoch: int | None) -> None:
+        """This is in the node's journal now; a message of that epoch brought it."""
+        self.permits.journalled(node, change, self.world.nodes[node].stored)
+        if isinstance(change, DispatchTaken):
+            if epoch is not None and epoch < self._epochs.get(node, 0):
+                self.breach(f"{node} takes {change.dispatch} of {epoch}, it knows a newer epoch")
+            self._journalled.add((node, change.dispatch))
+        elif isinstance(change, ResultRecorded):
+            self._reported[node, change.result.dispatch].add(change.result.outcome)
 
     def meets(self, node: str, epoch: int) -> None:
         self._epochs[node] = max(epoch, self._epochs.get(node, 0))

@@ -314,8 +314,10 @@ class SimNode:
             return
         self.journal += changes
         epoch = event.epoch if isinstance(event, e.DelegateArrived) else None
-        self.world.checks.journalled(self.name, changes, epoch)
-        for change in changes:
+        for (
+            change
+        ) in changes:  # each is judged by what was stored before it, also in the same commit
+            self.world.checks.journalled(self.name, change, epoch)
             apply(self.stored, change)
         if self._power_cut(False, bool(changes)):
             return
