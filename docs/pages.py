@@ -126,9 +126,10 @@ anything to any topic, so a bad signature on a node's topic changes nothing that
 was signed by the sender, but old and redirected messages can be brought by somebody else, so the orchestrator counts
 against a node only what that node wrote to it, now: fields and sense.
 
-What the broker itself does not carry comes to no receiver and is not counted here: who sends a packet above
-{BROKER_PACKET_BYTES // 1024} KiB loses the connection, and `logs/broker.log` in the home says whose it was; what is sent to a
-topic of somebody else is dropped.
+What the broker itself does not carry comes to no receiver. Who sends a packet above {BROKER_PACKET_BYTES // 1024} KiB loses the
+connection; under `imlmesh up` the broker's log is read, and the orchestrator counts it as `message.too_large` and shows it
+with the client's name, a line a second at most, as the broker's word and so against no node. (Where somebody else runs the
+broker, its log alone says so.) What is sent to a topic of somebody else is dropped.
 
 A dispatch that is refused for itself is answered by a signed `reject` with the code. A whole `delegate` that is too old or
 was seen before is not: its orchestrator sends the same dispatches again until they are accepted, and a repetition must

@@ -1,8 +1,8 @@
 """A broker as a child of this process: started, watched, restarted, stopped.
 
 The one rule: it is up when a TLS handshake with our own certificate succeeds, for only then it
-is our broker that listens. While it runs it is told of every change of who may come in. It ends with
-its parent. Deliberately absent: which broker it is.
+is our broker that listens. While it runs it is told of every change of who may come in, and what it
+says of messages that it did not take is passed on. It ends with its parent. Deliberately absent: which broker it is.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from imlmesh_broker.oversize import OversizeLog
 from imlmesh_broker.serving import Served, Source
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, TrustError
@@ -91,6 +92,8 @@ class Broker(ABC):
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._oversize = OversizeLog(place.log, place.folder / "oversize.json", self.oversize_of)
         source = Source(mesh, control, place.ca, place.folder)
         self._served = Served(source, place.served)
         self._telling = asyncio.Lock()
@@ -106,6 +109,12 @@ class Broker(ABC):
     def command(self) -> list[str]:
         """What to run, once the ports are known; writes the files that it reads."""
 
+    @staticmethod
+    @abstractmethod
+    def oversize_of(line: bytes) -> str | None:
+        """The client whose message was too large, if that is what a line of its log says; "" when it has
+        no name."""
+
     def environment(self) -> Mapping[str, str]:
         """Variables for it beside our own."""
         return {}
@@ -117,6 +126,7 @@ class Broker(ABC):
         `broker.lists` or `broker.access` when who may come in cannot be known.
         """
         self.place.served.mkdir(mode=0o700, exist_ok=True)
+        self._oversize.begin()
         # one that served before is where its clients look for it
         if not self.port:
             self._find_ports(USUAL_PORT, USUAL_CONTROL_PORT)
@@ -134,11 +144,12 @@ class Broker(ABC):
         loop = asyncio.get_running_loop()
         self._keeper = loop.create_task(self._watch_over())
         self._watcher = loop.create_task(self._watch())
+        self._listener = loop.create_task(self._listen())
         return self.port
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after limits.STOP_MS."""
-        for own in (self._watcher, self._keeper):
+        for own in (self._watcher, self._listener, self._keeper):
             if own is not None:
                 own.cancel()
                 await asyncio.wait([own])
@@ -174,6 +185,15 @@ class Broker(ABC):
                 # whatever it is: who looks no more lets nobody be shut out
                 logger.error("the broker was not told who may come in: %r", exc)
                 await asyncio.sleep(_AGAIN_S)
+
+    async def _listen(self) -> None:
+        """Pass on what it says of messages that it did not take."""
+        while True:
+            await asyncio.sleep(limits.BROKER_SAID_MS / 1000)
+            try:
+                await asyncio.to_thread(self._oversize.look)
+            except OSError as exc:
+                logger.error("what the broker says cannot be read or passed on: %s", exc)
 
     async def _tell(self) -> None:
         async with self._telling:

@@ -4,6 +4,7 @@ The one rule: `IMLMESH_BROKER` forces one, and then there is no second choice. D
 a setting in a file; a broker keeps nothing, so any start may choose anew.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from typing import ClassVar
@@ -35,6 +36,16 @@ class Embedded(Broker):
         pairs = [part for option in options.items() for part in option]
         # -P: what lies in the folder that somebody is in must not stand for a module of ours
         return [sys.executable, "-P", "-m", "imlmesh_broker.embedded", *pairs]
+
+    @staticmethod
+    def oversize_of(line: bytes) -> str | None:
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return None
+        if isinstance(told, dict) and told.get("code") == "message.too_large":
+            return str(told.get("client", ""))
+        return None
 
 
 BROKERS: dict[str, type[Broker]] = {"mosquitto": Mosquitto, "embedded": Embedded}

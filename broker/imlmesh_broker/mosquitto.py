@@ -17,9 +17,14 @@ from imlmesh_broker.child import LOOPBACK, Broker
 from imlmesh_broker.config import OPENSSL_TEXT, Layout, config_text
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError
+from imlmesh_protocol.ids import NAME
 
 #: of 2.1; where distributions and its own build put it
 _PLUGIN = "mosquitto_acl_file.so"
+#: in the words of 2.0, and of 2.1; it has no other way to say it
+_OVERSIZE = re.compile(
+    rb"\d+: Client (\S+)(?: \[\S*\])? disconnected(?: due to|:) oversize packet\."
+)
 
 
 class Mosquitto(Broker):
@@ -42,6 +47,15 @@ class Mosquitto(Broker):
         self._served.put("mosquitto.conf", config_text(layout).encode())
         self._served.put("openssl.cnf", OPENSSL_TEXT.encode())
         return [binary, "-c", str(place.served / "mosquitto.conf")]
+
+    @staticmethod
+    def oversize_of(line: bytes) -> str | None:
+        found = _OVERSIZE.fullmatch(line)
+        if found is None:
+            return None
+        client = found[1].decode(errors="replace")
+        # who did not introduce itself is called by its address
+        return client if NAME.fullmatch(client) else ""
 
     def environment(self) -> Mapping[str, str]:
         return {"OPENSSL_CONF": str(self.place.served / "openssl.cnf")}

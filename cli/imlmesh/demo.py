@@ -1,7 +1,8 @@
 """The demonstration: two simulated Pis and a desktop water a greenhouse, and one Pi is killed.
 
 The one rule: nothing is staged but the kill; orchestrator, nodes, broker, plan and files are the
-real ones, and what is shown is what happened. Deliberately absent: anything left running.
+real ones, and what is shown is what happened. It runs in a mesh that it made itself and in no other.
+Deliberately absent: anything left running.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from pathlib import Path
 from imlmesh.client import Client, path_of
 from imlmesh.exits import ExitCode
 from imlmesh.live import follow, show_end
-from imlmesh.mesh import make_mesh
+from imlmesh.mesh import Mesh, make_mesh
 from imlmesh.render import say, try_line, write
 from imlmesh.running import RunningMesh
 from imlmesh.settings import settings
@@ -20,7 +21,10 @@ from imlmesh.shipped import shipped
 from imlmesh.supervise import Supervised
 from imlmesh_broker import choose_broker
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import RUN_ENDED
+from imlmesh_runtime.files import write_private
+from imlmesh_runtime.paths import find_home
 
 PI_BED, PI_ROOF, DESK = "pi-bed", "pi-roof", "desk"
 #: carries group work alone, all of it pure
@@ -35,7 +39,7 @@ async def run_demo(home: str | None) -> ExitCode:
     folder = Path(home) if home else Path(tempfile.mkdtemp(prefix="imlmesh-demo-"))
     # The commands that are shown must reach this mesh.
     settings.home = str(folder)
-    mesh, _ = make_mesh(folder, "lan")
+    mesh = _own_mesh(folder)
     running = RunningMesh(mesh, lambda line: say(f"! {line}"))
     try:
         client, victim = await _start(running)
@@ -48,6 +52,22 @@ async def run_demo(home: str | None) -> ExitCode:
     if settings.output == "table":
         _tell_what_is_left(folder, run)
     return code
+
+
+def _own_mesh(folder: Path) -> Mesh:
+    """The mesh of an earlier demonstration, or a new one; InputError `folder.exists` for any other, whose
+    groups and policies it would replace."""
+    home = find_home(folder, os.environ)
+    parts = (home.ca, home.broker, home.orchestrator, home.nodes)
+    if not home.demo.exists() and any(part.exists() for part in parts):
+        text = f"{home.root} has a mesh that no demonstration made"
+        raise InputError(
+            "folder.exists", text, hint="imlmesh demo run --home ANOTHER, or no --home"
+        )
+    mesh, is_new = make_mesh(folder, "lan")
+    if is_new:
+        write_private(home.demo, b"imlmesh demo made this mesh, and may run in it again.\n")
+    return mesh
 
 
 async def _start(running: RunningMesh) -> tuple[Client, Supervised]:

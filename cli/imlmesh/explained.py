@@ -101,6 +101,7 @@ MEANS: dict[str, str] = {
     "driver.failed": "The driver did not do the work.",
     "driver.timeout": "The action took longer than its timeout and was stopped.",
     "driver.crashed": "The driver's process ended in the middle of the action.",
+    "driver.killed_along": "Another call in its driver's process had to end, and the process was killed.",
     "driver.busy": "Another action holds what this one needs, such as a pin; nothing was begun.",
     "driver.denied": "The node's policy, the rights of its account, or the device itself forbid it.",
     "driver.params": "The driver cannot work with these params.",

@@ -3,8 +3,9 @@
 The one rule: a call that hangs, crashes or is cancelled costs the child and its whole process group,
 and the call only returns when they are gone and a new child has set the driver's safe state. So
 whoever waits for the call may free its claims then. Other calls of that child end as
-`driver.crashed`. A child that ends while nobody calls it is started again: for its safe state, and for
-the sources that it watched. It is replaced when nothing runs in it: two never move the same thing.
+`driver.crashed`, or as `driver.killed_along` when it was killed for one of them. A child that ends while
+nobody calls it is started again: for its safe state, and for the sources that it watched. It is replaced
+when nothing runs in it: two never move the same thing.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import Any, cast
 from imlmesh_drivers import frames
 from imlmesh_drivers.call import Call
 from imlmesh_drivers.foreign import from_code
-from imlmesh_protocol.errors import DriverError, DriverTimeout
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG, DriverError, DriverTimeout
 from imlmesh_protocol.limits import (
     DRIVER_RESTARTS,
     DRIVER_START_MS,
@@ -82,6 +83,8 @@ class Child:
         Raises what the driver said (`driver.missing` …), or `driver.crashed`, `driver.timeout`.
         """
         async with self._starting:
+            if self._killed and self._reading is not None:
+                await asyncio.wait({self._reading})  # a call that came to it now would die along
             if self._process is None and not self._closed:
                 await self._spawn()
 
@@ -90,8 +93,9 @@ class Child:
     ) -> Any:
         """Run one action; its result as plain values.
 
-        Raises the driver's own coded errors, `driver.timeout`, `driver.crashed`, and `action.not_started`
-        when it waited START_MS for another call to end, so that the child could be replaced.
+        Raises the driver's own coded errors, `driver.timeout`, `driver.crashed`, `driver.killed_along`, and
+        `action.not_started` when it waited START_MS for another call to end, so that the child could be
+        replaced.
         """
         await self._until_open()
         self._under_way += 1
@@ -139,7 +143,7 @@ class Child:
         await self.start()
         process = self._process
         if process is None:
-            raise DriverError("driver.crashed", f"the driver {self._module} is closed")
+            raise DriverError(CRASHED, f"the driver {self._module} is closed")
         number = next(self._numbers)
         frame = frames.encode([number, action, dict(params), call.dispatch])
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -149,23 +153,23 @@ class Child:
             await asyncio.wait({answer}, timeout=timeout_s)
         except asyncio.CancelledError:
             answer.cancel()
-            self._killed_for = call.dispatch
-            await self._renew(process)
+            await self._renew(process, call.dispatch)
             raise
         finally:
             del self._calls[number]
         if not answer.done():
-            self._killed_for = call.dispatch
-            await self._renew(process)
+            await self._renew(process, call.dispatch)
             message = f"{self._module}.{action} ran longer than {timeout_s} s"
             raise DriverTimeout("driver.timeout", message)
         if self._process is not process:
             await self._renew(process)
         return answer.result()
 
-    async def kill(self) -> None:
-        """End the child and everything in its group, at once; calls fail as `driver.crashed`."""
+    async def kill(self, dispatch: str = "") -> None:
+        """End the child and everything in its group, at once, for the call of `dispatch` if one is named:
+        then the others fail as `driver.killed_along`, else all as `driver.crashed`."""
         if self._process is not None and self._reading is not None:
+            self._killed_for = self._killed_for or dispatch
             self._killed = True
             _kill_group(self._process)
             await asyncio.wait({self._reading})
@@ -184,9 +188,9 @@ class Child:
             await asyncio.wait({self._reading}, timeout=2 * KILL_GRACE_MS / 1000)
         await self.kill()
 
-    async def _renew(self, process: asyncio.subprocess.Process) -> None:
+    async def _renew(self, process: asyncio.subprocess.Process, dispatch: str = "") -> None:
         if self._process is process:
-            await self.kill()
+            await self.kill(dispatch)
         # why it does not start again is what the next call will hear
         with contextlib.suppress(DriverError):
             await self.start()
@@ -249,10 +253,11 @@ class Child:
             self._process = None
             served = ready.done() and ready.exception() is None
             unasked = served and not (self._calls or self._killed or self._closed)
-            what = f"crashed: {why}, return code {process.returncode}"
-            if self._killed and self._killed_for:
+            code, what = CRASHED, f"crashed: {why}, return code {process.returncode}"
+            if self._killed_for:
+                code = KILLED_ALONG
                 what = f"was killed for {self._killed_for}, which ran in the same process and had to end"
-            self._fail_all(what, ready)
+            self._fail_all(code, what, ready)
             if unasked:
                 self._restarting = asyncio.create_task(self._restart())
 
@@ -303,12 +308,12 @@ class Child:
             case _:
                 raise ValueError(f"a malformed frame of the kind {kind[:80]!r}")
 
-    def _fail_all(self, what: str, ready: asyncio.Future[None]) -> None:
+    def _fail_all(self, code: str, what: str, ready: asyncio.Future[None]) -> None:
         said = self._stderr.decode(errors="replace").strip()
         message = f"the driver {self._module} {what}" + (f"\n{said}" if said else "")
         for waiting in (ready, *(answer for answer, _ in self._calls.values())):
             if not waiting.done():
-                waiting.set_exception(DriverError("driver.crashed", message))
+                waiting.set_exception(DriverError(code, message))
         # nobody may be left who waits for it
         ready.exception()
 

@@ -20,10 +20,10 @@ from imlmesh_drivers.child import Child
 from imlmesh_drivers.foreign import FOREIGN_ERRORS, coded
 from imlmesh_drivers.invoke import declaration_of, params_model, perform, perform_now
 from imlmesh_drivers.registry import driver_class
-from imlmesh_node.core.commands import KillReason, killed
+from imlmesh_node.core.commands import KillReason, cut_short, killed
 from imlmesh_node.core.events import DriverFinished
 from imlmesh_node.sizes import check_result
-from imlmesh_protocol.errors import Fault, MeshError
+from imlmesh_protocol.errors import KILLED_ALONG, Fault, MeshError
 from imlmesh_protocol.limits import FAULT_CHARS, KILL_GRACE_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.dispatches import Dispatch
@@ -297,6 +297,8 @@ class Executor:
 
     def _end_failed(self, dispatch: Dispatch, error: MeshError, began_s: float) -> None:
         outcome = "timed_out" if error.code == "driver.timeout" else "failed"
+        if error.code == KILLED_ALONG:
+            outcome = cut_short(dispatch.effect)
         fault = Fault(error.code, error.message[:FAULT_CHARS])
         self._end(dispatch, outcome, began_s, error=fault)
 

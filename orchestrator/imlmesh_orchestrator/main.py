@@ -36,6 +36,7 @@ from imlmesh_orchestrator.store.telemetry import known_series
 from imlmesh_orchestrator.trust.access import Access
 from imlmesh_orchestrator.trust.door import BrokerDoor
 from imlmesh_orchestrator.trust.expiring import ExpiredSessions
+from imlmesh_orchestrator.trust.oversize import OversizeTold
 from imlmesh_orchestrator.trust.rosters import Rosters
 from imlmesh_orchestrator.trust.trusting import Trusting
 from imlmesh_protocol import limits
@@ -163,6 +164,7 @@ class RunningOrchestrator:
         #: None where no broker is between the nodes and us
         self.access: Access | None = None
         self._expired: ExpiredSessions | None = None
+        self._oversize: OversizeTold | None = None
         self.shell: Shell | None = None
 
     async def start(self, *, serve: bool = True) -> Shell:
@@ -189,6 +191,8 @@ class RunningOrchestrator:
             self.access.start()
             self._expired = ExpiredSessions(shell.state.enrolled, shell.clock, door.end_session)
             self._expired.start()
+            self._oversize = OversizeTold(setup.home.broker / "oversize.json", door.oversize)
+            self._oversize.start()
         if serve:
             joining = self.joining = self._opened(shell)
             trusting.when_reloaded = joining.load
@@ -233,7 +237,8 @@ class RunningOrchestrator:
             await self.shell.finish()
         if self._api is not None:
             await self._api.close()
-        for each in (self._trusting, self._rosters, self.joining, self.access, self._expired):
+        watching = (self.access, self._expired, self._oversize)
+        for each in (self._trusting, self._rosters, self.joining, *watching):
             if each is not None:
                 await each.close()
         if self.shell is not None:

@@ -152,13 +152,15 @@ class Stream:
     def heartbeat(self, data: dict[str, Any]) -> None:
         self._notify(Notice("heartbeat", None, data))
 
-    def refusal(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
-        """A message that is not believed; `place` has a "topic", and a "node" when that node wrote it
+    def refusal(
+        self, at_ms: int, place: dict[str, str], code: str, message: str, times: int = 1
+    ) -> None:
+        """A message that is not believed, or so many; `place` has a "topic", and a "node" when that node wrote it
         beyond doubt: what stands on somebody's topic says nothing about them."""
         node = place.get("node")
         if node is not None:
-            self._of_node.setdefault(node, Counter())[code] += 1
-        self._refused(at_ms, place, code, message)
+            self._of_node.setdefault(node, Counter())[code] += times
+        self._refused(at_ms, place, code, message, times)
 
     def refused_there(self, at_ms: int, node: str, counts: dict[str, int]) -> None:
         """All that a node has refused since its agent started, as it says."""
@@ -174,8 +176,10 @@ class Stream:
         sent: dict[str, int] = dict(self._of_node.get(node, ()))
         return {"sent": sent, "received": dict(self._by_node.get(node, {}))}
 
-    def _refused(self, at_ms: int, place: dict[str, str], code: str, message: str) -> None:
-        self.refused[code] += 1
+    def _refused(
+        self, at_ms: int, place: dict[str, str], code: str, message: str, times: int = 1
+    ) -> None:
+        self.refused[code] += times
         self.refused_at_ms[code] = at_ms
         if at_ms // 1_000 != self._second:
             self._second, self._shown = at_ms // 1_000, 0

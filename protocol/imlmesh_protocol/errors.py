@@ -149,6 +149,9 @@ CODES: dict[str, Code] = {
     "driver.failed": Code("here", True, "imlmesh run logs RUN", "RuntimeError"),
     "driver.timeout": Code("here", True, "raise the action's timeout", "TimeoutError"),
     "driver.crashed": Code("here", True, "imlmesh run logs RUN", "RuntimeError"),
+    "driver.killed_along": Code(
+        "here", True, "look why the call that the message names had to end", "RuntimeError"
+    ),
     "driver.busy": Code("here", True, "wait for the holder to end", "RuntimeError"),
     "driver.denied": Code(
         "input",
@@ -356,6 +359,8 @@ CODES: dict[str, Code] = {
 
 #: the process of the driver ended in the middle of it
 CRASHED = "driver.crashed"
+#: the node killed that process for another call in it: no fault of this one, nor of the node
+KILLED_ALONG = "driver.killed_along"
 #: with these a node ends what it never began: no slot was free in time, or another held a claim
 NEVER_BEGUN = frozenset({"action.not_started", "driver.busy"})
 

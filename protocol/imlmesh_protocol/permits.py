@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import KILLED_ALONG, Fault
 from imlmesh_protocol.ids import dispatch_id, short_id
 from imlmesh_protocol.limits import PARAMS_BYTES, PERMIT_TRIES
 from imlmesh_protocol.states import Effect
@@ -21,8 +21,10 @@ from imlmesh_protocol.wire.dispatches import Dispatch, encode_dispatch
 EVERY, CUT_OFF, ON = "every", "cut_off", "on"
 #: how an action's failure may be met; what else a plan can say needs the orchestrator
 ON_ERROR = ("abort", "continue", "skip")
-#: the node's proof that it did not happen, or that what may be repeated was cut short
-_NOT_STARTED, _INTERRUPTED = "action.not_started", "node.interrupted"
+#: the node's proof that it did not happen
+_NOT_STARTED = "action.not_started"
+#: it was cut short, by no fault of its own
+_CUT_SHORT = frozenset({"node.interrupted", KILLED_ALONG})
 _RUN = re.compile(r"(p-[0-9]{1,15}-[0-9a-z]{4})-([0-9]{1,4})")
 
 #: a way into a value: keys of maps and indexes of lists
@@ -183,7 +185,7 @@ def course(actions: Sequence[PermitAction], ends: Mapping[str, End]) -> Course:
 def _again(action: PermitAction, end: End) -> bool:
     if end.outcome != "failed" or end.attempt >= PERMIT_TRIES:
         return False
-    return end.code == _NOT_STARTED or (end.code == _INTERRUPTED and action.effect.repeatable)
+    return end.code == _NOT_STARTED or (end.code in _CUT_SHORT and action.effect.repeatable)
 
 
 def filled(

@@ -74,6 +74,11 @@ class Home:
         """Where nodes joined at the last start: {"address", "port"}."""
         return self.run / "join.json"
 
+    @property
+    def demo(self) -> Path:
+        """Is there when `imlmesh demo` made the mesh of this home."""
+        return self.root / "demo"
+
     def node(self, node_id: str) -> Path:
         """The folder of a node of this machine; `name.invalid` when it is not an id."""
         return self.nodes / check_name("node", node_id)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.chaos.figures import Spread, is_whole, summary
-from imlmesh.chaos.plans import count, marked, unexplained, waits
+from imlmesh.chaos.plans import count, doubted, marked, unexplained, waits
 from imlmesh.chaos.report import page
 from imlmesh.chaos.table import NAMES, SCENARIOS
 from imlmesh.chaos.trial import Measured
+from imlmesh.chaos.watching import _WATCHED
+from imlmesh_orchestrator.core import changes as c
+from imlmesh_protocol.errors import Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "r-1-abcd"
@@ -34,6 +37,22 @@ def test_what_completed_without_its_line_is_lost(tmp_path: Path) -> None:
     assert (found.lost, found.doubled) == ([f"{RUN}/mark-0-1"], [])
     # nobody could know it, and a person said that it happened
     assert count(marked(1, 3, 0), run, folders, {"mark-0-1"}).lost == []
+
+
+def test_of_a_compensation_that_a_person_answers_for_the_action_is_meant_that_it_calls() -> None:
+    work = waits(("pi-a", "pi-b", "pi-c"))
+    about = {"dispatch": f"{RUN}/undo/pi-b/4", "message": "", "options": ("done",), "on_expiry": ""}
+    terms = {"counter": 1, "expires_at_ms": 9, "risk": "", "digest": ""}
+
+    def asked(kind: str, action: str) -> c.ApprovalAsked:
+        return c.ApprovalAsked(1, "m-1", RUN, "a-1", kind=kind, action=action, **about, **terms)
+
+    assert doubted(work, asked("compensation", "rolled~pi-b")) == "undo"
+    assert doubted(work, asked("compensation", "rolled@pi-b~pi-b")) == "undo"
+    assert doubted(work, asked("gate", "asked")) is None
+    unknown = c.ActionUnknown(1, "m-1", RUN, "rolled@pi-b", "", Fault("node.lost", ""))
+    assert doubted(work, unknown) == "rolled"
+    assert {c.ActionUnknown, c.ApprovalAsked} <= {*_WATCHED}, "else nobody would see them"
 
 
 def test_what_happened_on_two_nodes_or_twice_on_one_is_doubled(tmp_path: Path) -> None:

@@ -160,10 +160,26 @@ async def test_what_is_killed_along_says_for_whom(make: Callable[..., Child]) ->
     other = asyncio.create_task(act(child, "r-1/other/n/1", delay_ms=60_000))
     with pytest.raises(DriverTimeout):
         await act(child, "r-1/slow/n/1", timeout_s=0.3, delay_ms=60_000)
-    with pytest.raises(DriverError, match="was killed for r-1/slow/n/1, which ran in the same"):
+    with pytest.raises(
+        DriverError, match="was killed for r-1/slow/n/1, which ran in the same"
+    ) as end:
         await other
+    assert end.value.code == "driver.killed_along"
     with pytest.raises(DriverError, match="crashed: it ended, return code"):
         await act(child, crash=True)
+
+
+async def test_who_comes_while_it_is_killed_waits_for_the_next_one(
+    make: Callable[..., Child], tmp_path: Path
+) -> None:
+    child = make()
+    hung = asyncio.create_task(act(child, delay_ms=60_000, marker="began"))
+    await eventually(lambda: (tmp_path / "began").exists())
+    hung.cancel()
+    await asyncio.sleep(0)  # now it is being killed
+    assert await act(child, value=7) == {"value": 7}
+    with pytest.raises(asyncio.CancelledError):
+        await hung
 
 
 async def test_a_flood_of_lines_is_bounded_and_leaves_the_loop_free(

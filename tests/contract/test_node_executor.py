@@ -66,10 +66,12 @@ class Rig:
         self.executor = Executor(site, self.heard, self.ended.put_nowait, ManualClock())
         self._number = 0
 
-    def run(self, module: str, action: str, **params: Any) -> Dispatch:
+    def run(
+        self, module: str, action: str, effect: Effect = Effect.ONCE, **params: Any
+    ) -> Dispatch:
         self._number += 1
         id = f"r-1-abcd/a{self._number}/pi/1"
-        one = Dispatch(id, module, action, params, Effect.ONCE, 60_000, 60_000, "finish")
+        one = Dispatch(id, module, action, params, effect, 60_000, 60_000, "finish")
         self.executor.run(one)
         return one
 
@@ -250,6 +252,34 @@ async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -
     assert (end.outcome, end.error.code if end.error else "") == ("timed_out", "driver.timeout")
     rig.run("fake", "act", value=1)
     assert (await rig.end()).outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("effect", "outcome"),
+    [
+        (Effect.PURE, "failed"),
+        (Effect.IDEMPOTENT, "failed"),
+        (Effect.ONCE, "unknown"),
+        (Effect.PHYSICAL, "unknown"),
+    ],
+)
+async def test_what_runs_beside_a_hanging_call_is_killed_along(
+    rig: Rig, effect: Effect, outcome: str
+) -> None:
+    beside = rig.run("fake", "act", effect, delay_ms=60_000, log_lines=1)
+    hanging = rig.run("fake", "act", hang=True, log_lines=1)
+    async with asyncio.timeout(WITHIN_S):
+        while len({item[0] for item in rig.heard.lines}) < 2:
+            rig.heard.some.clear()
+            await rig.heard.some.wait()
+    rig.executor.kill(hanging, KillReason.TIMEOUT)
+    ends = {end.dispatch: end for end in (await rig.end(), await rig.end())}
+    assert ends[hanging.id].outcome == "timed_out"
+    along = ends[beside.id]
+    assert along.outcome == outcome
+    assert along.error is not None
+    assert along.error.code == "driver.killed_along"
+    assert hanging.id in along.error.message
 
 
 async def test_a_search_without_end_is_killed_and_the_next_one_is_served(

@@ -23,6 +23,7 @@
 | the mesh quarantines only for what a node did     | `_admitted`                                     |
 | poison goes to three nodes at most, and is named  | `NodeChecks`                                    |
 | one crash of what may be repeated decides nothing | `NodeChecks`                                    |
+| who is killed for another costs nobody anything   | `NodeChecks`                                    |
 | who hears no answer gets nothing new              | `NodeChecks`                                    |
 | who comes and goes gets nothing new for a while   | `NodeChecks`                                    |
 
@@ -216,18 +217,15 @@ class Checks:
 
     # what nodes do
 
-    def journalled(self, node: str, changes: Iterable[NodeChange], epoch: int | None) -> None:
-        """These are in the node's journal now; a message of that epoch brought them."""
-        for change in changes:
-            self.permits.journalled(node, change, self.world.nodes[node].stored)
-            if isinstance(change, DispatchTaken):
-                if epoch is not None and epoch < self._epochs.get(node, 0):
-                    self.breach(
-                        f"{node} takes {change.dispatch} of {epoch}, it knows a newer epoch"
-                    )
-                self._journalled.add((node, change.dispatch))
-            elif isinstance(change, ResultRecorded):
-                self._reported[node, change.result.dispatch].add(change.result.outcome)
+    def journalled(self, node: str, change: NodeChange, epoch: int | None) -> None:
+        """This is in the node's journal now; a message of that epoch brought it."""
+        self.permits.journalled(node, change, self.world.nodes[node].stored)
+        if isinstance(change, DispatchTaken):
+            if epoch is not None and epoch < self._epochs.get(node, 0):
+                self.breach(f"{node} takes {change.dispatch} of {epoch}, it knows a newer epoch")
+            self._journalled.add((node, change.dispatch))
+        elif isinstance(change, ResultRecorded):
+            self._reported[node, change.result.dispatch].add(change.result.outcome)
 
     def meets(self, node: str, epoch: int) -> None:
         self._epochs[node] = max(epoch, self._epochs.get(node, 0))
@@ -266,6 +264,7 @@ class Checks:
                     self.breach(f"{node} accepts {dispatch}, which its journal does not hold")
         elif isinstance(command, nk.SendComplete):
             for result in command.results:
+                self.of_nodes.reported(result.dispatch, result.error)
                 if command.early and self._is_repeatable(result.dispatch):
                     self._reported[node, result.dispatch].add(result.outcome)
                 elif result.outcome not in self._reported[node, result.dispatch]:

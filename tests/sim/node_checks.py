@@ -11,7 +11,7 @@ from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.admission_changes import AdmissionChanged
 from imlmesh_orchestrator.core.state import State
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import CRASHED
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG, Fault
 from imlmesh_protocol.states import Admission, DispatchState, Effect, Liveness
 from imlmesh_protocol.tick import Tick
 
@@ -31,6 +31,8 @@ class NodeChecks:
         #: unit of work to the nodes where its driver crashed, and to those that refused it
         self._crashed: dict[Unit, set[str]] = {}
         self._refused: dict[Unit, set[str]] = {}
+        #: dispatches that nodes reported as killed for another
+        self._along: set[str] = set()
         #: runs in which nothing new starts
         self._ending: set[str] = set()
         #: by node: the number of its last beat, when that came first and last
@@ -83,7 +85,25 @@ class NodeChecks:
         if change.state is DispatchState.REJECTED:
             self._refused.setdefault((change.run, planned.action), set()).add(planned.node)
 
+    def reported(self, dispatch: str, fault: Fault | None) -> None:
+        """The node says so; the last word counts, for a power cut may come before its commit."""
+        if fault is not None and fault.code == KILLED_ALONG:
+            self._along.add(dispatch)
+        else:
+            self._along.discard(dispatch)
+
+    def _spared(self, change: c.ResultTaken) -> None:
+        code = change.fault.code if change.fault is not None else "nothing"
+        if code != KILLED_ALONG:
+            self._breach(f"{change.dispatch} was killed for another and is called {code}")
+        planned = self._planned[change.dispatch]
+        if planned.effect.repeatable and change.action_state is not None:
+            self._breach(f"{change.dispatch} was killed for another and is {change.action_state}")
+
     def _taken(self, change: c.ResultTaken, state: State, now_ms: int) -> None:
+        if change.dispatch in self._along:
+            self._spared(change)
+            return
         if change.fault is None or change.fault.code != CRASHED:
             return
         unit = (change.run, change.action)
@@ -96,6 +116,8 @@ class NodeChecks:
         self._must_move(self._planned[change.dispatch], state)
 
     def _retried(self, change: c.RetryPlanned, state: State, now_ms: int) -> None:
+        if change.fault.code == KILLED_ALONG:
+            self._breach(f"{change.action} was killed for another, and that costs it a retry")
         if change.fault.code == CRASHED:
             unit = state.runs[change.run].units[change.action]
             attempts = (

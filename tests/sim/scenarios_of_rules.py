@@ -37,6 +37,33 @@ def poison_action() -> Stage:
     return stage
 
 
+@scenario("13b-killed-for-another")
+def killed_for_another() -> Stage:
+    """Call after call runs longer than it may, and each time the process is killed in which others run. They are no crashes: nothing is poison, nobody is quarantined, no retry is used up. What
+    may be repeated runs again; of what must happen once a person is asked."""
+    stage = Stage(1)
+    late = {"ms": 15_000, "timeout": 2, "on_error": "continue"}
+    stage.plan(
+        does("slow1", **late),
+        does("slow2", "slow1", **late),
+        does("slow3", "slow2", **late),
+        does("slow4", "slow3", **late),
+        does("beside", do="write", ms=9_000, on_error="abort"),
+        does("once", do="send", ms=9_000, on_error="continue"),
+    )
+    stage.do(30_000, "a person says that it did not happen", stage.answer("fail"))
+    stage.until(40_000)
+    stage.must("what took too long failed", stage.state("slow4") == "failed")
+    stage.must("what may be repeated completed", stage.state("beside") == "completed")
+    stage.must("it began once more each time", stage.attempts("beside") == 5)
+    stage.must("no retry of it was planned", not stage.changes(c.RetryPlanned, action="beside"))
+    stage.must("of the once action a person was asked", len(stage.changes(c.ApprovalAsked)) == 1)
+    stage.must("it began once", stage.began("once") == 1)
+    stage.must("nobody was quarantined", not stage.changes(AdmissionChanged))
+    none_lost(stage)
+    return stage
+
+
 @scenario("14-bad-nodes")
 def bad_nodes() -> Stage:
     """One node misbehaves: it is quarantined, with evidence, and its work moves. Then another does:

@@ -10,7 +10,7 @@ from imlmesh_node.core.config import AgentConfig
 from imlmesh_node.core.invariants import check
 from imlmesh_node.core.state import AgentState, apply
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import CRASHED, Fault, InvariantError
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG, Fault, InvariantError
 from imlmesh_protocol.limits import TIME_ASK_MS, TIME_SYNC_MS
 from imlmesh_protocol.tick import Tick
 from imlmesh_protocol.wire.codec import pack
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: a result of three chunks
 LARGE = pack({"ok": True, "filler": b"x" * 2 * limits.RESULT_CHUNK_BYTES})
+#: what takes so long runs in one process of the driver: who kills one of them kills all
+SHARED_MS = 3_000
 #: commands whose place is the core's own to judge
 _OWN = ("quarantine", "release", "permit")
 #: an agent that ended is started again by its parent
@@ -312,13 +314,19 @@ class SimNode:
             return
         self.journal += changes
         epoch = event.epoch if isinstance(event, e.DelegateArrived) else None
-        self.world.checks.journalled(self.name, changes, epoch)
-        for change in changes:
+        for (
+            change
+        ) in changes:  # each is judged by what was stored before it, also in the same commit
+            self.world.checks.journalled(self.name, change, epoch)
             apply(self.stored, change)
         if self._power_cut(False, bool(changes)):
             return
+        doomed = {c.dispatch.id for c in asked if isinstance(c, k.KillDriver)}
         for command in asked:
-            self._act(command)
+            if isinstance(command, k.KillDriver):
+                self._kill(command, doomed)
+            else:
+                self._act(command)
 
     def _power_cut(self, before: bool, matters: bool) -> bool:
         if not matters:
@@ -340,14 +348,6 @@ class SimNode:
         if isinstance(command, k.RunDriver):
             for event in self._run(command):
                 self.post(event)
-        elif isinstance(command, k.KillDriver):
-            if self._drivers.pop(command.dispatch.id, None):
-                self.world.tell(f"{self.name}: stops {command.dispatch.id} ({command.reason})")
-                outcome, fault = k.killed(command.dispatch, command.reason)
-                event = e.DriverFinished(
-                    self.steady.now_ms(), command.dispatch.id, outcome, error=fault
-                )
-                self.post(event)
         elif isinstance(command, k.SendChunk):
             chunk = chunk_of(command.bulk, command.index)
             self._send(Kind.COMPLETE, {"results": (), "chunk": (command.result, chunk)})
@@ -364,6 +364,28 @@ class SimNode:
         else:
             self.world.checks.node_says(self.name, command)
             self._send(*_letter(command))
+
+    def _kill(self, command: k.KillDriver, doomed: set[str]) -> None:
+        """Its process dies, with all others in it but those that the agent ends in the same turn."""
+        killed = command.dispatch
+        if self.agent is None or self._drivers.pop(killed.id, None) is None:
+            return
+        self.world.tell(f"{self.name}: stops {killed.id} ({command.reason})")
+        along = [
+            self._drivers.pop(dispatch.id)[1]
+            for dispatch in self.running()
+            if _shares(killed) and _shares(dispatch) and dispatch.id not in doomed
+        ]
+        outcome, fault = k.killed(killed, command.reason)
+        self.post(e.DriverFinished(self.steady.now_ms(), killed.id, outcome, error=fault))
+        for dispatch in along:
+            if self.agent is None:
+                return
+            self.world.happened("killed along")
+            self.world.tell(f"{self.name}: {dispatch.id} dies along")
+            fault = Fault(KILLED_ALONG, f"its process was killed for {killed.id}")
+            outcome = k.cut_short(dispatch.effect)
+            self.post(e.DriverFinished(self.steady.now_ms(), dispatch.id, outcome, error=fault))
 
     def _run(self, command: k.RunDriver) -> list[e.Event]:
         dispatch = command.dispatch
@@ -467,6 +489,10 @@ class SimNode:
 def chunk_of(bulk: Bulk, index: int) -> dict[str, Any]:
     data = LARGE[index * limits.RESULT_CHUNK_BYTES :][: limits.RESULT_CHUNK_BYTES]
     return {"index": index, "count": bulk.chunks, "hash": bulk.sha256, "data": data}
+
+
+def _shares(dispatch: Dispatch) -> bool:
+    return int(dispatch.params["ms"]) >= SHARED_MS
 
 
 def _letter(command: Any) -> tuple[Kind, dict[str, Any]]:

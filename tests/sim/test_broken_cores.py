@@ -37,7 +37,7 @@ from imlmesh_orchestrator.core.deadlines import Deadline
 from imlmesh_orchestrator.core.events import NodeGone
 from imlmesh_orchestrator.core.state import RunRecord
 from imlmesh_protocol import permits as courses
-from imlmesh_protocol.errors import Fault
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG, Fault
 from imlmesh_protocol.limits import reroute_ms
 from imlmesh_protocol.permits import split_permit_run
 from imlmesh_protocol.states import (
@@ -285,6 +285,23 @@ def two_nodes_make_a_poison(patch: Patch) -> None:
         return real(state, many, dispatch, fault)
 
     patch.setattr(poison, "verdict", verdict)
+
+
+@flip(r"was killed for another and is called driver.crashed")
+def who_is_killed_for_another_has_crashed(patch: Patch) -> None:
+    real = dispatching.take
+
+    def take(turn: Any, node: str, result: Any) -> bool:
+        if result.error is not None and result.error.code == KILLED_ALONG:
+            result = replace(result, outcome="failed", error=Fault(CRASHED, ""))
+        return real(turn, node, result)
+
+    patch.setattr(dispatching, "take", take)
+
+
+@flip(r"was killed for another(, and that costs it a retry| and is (failed|skipped))")
+def who_is_killed_for_another_has_failed(patch: Patch) -> None:
+    patch.setattr(dispatching, "_AGAIN", dispatching._AGAIN - {KILLED_ALONG})
 
 
 @flip(r"is deaf since \d+ ms and gets work", seed=116)

@@ -35,6 +35,7 @@ BY_CHANCE = (
     "half: mute",
     "a result in chunks",
     "a run by permit",
+    "killed along",
 )
 
 

@@ -7,6 +7,7 @@ from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.evidence import KINDS
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG
 from imlmesh_protocol.states import Admission
 from scheduler_stage import Stage, action, plan
 
@@ -185,18 +186,30 @@ def test_a_restart_forgets_neither_the_quarantine_nor_its_end() -> None:
     assert admission(again, "a") is OPEN
 
 
-def crash(stage: Stage, digest: str, node: str = "a") -> None:
+def crash(stage: Stage, digest: str, node: str = "a", code: str = CRASHED) -> None:
     event = {"dice": 7, "plan": plan(action("one", do="send", target_node=node)), "by": "eve"}
     stage.post(e.PlanSubmitted, digest=digest, **event)
     run = list(stage.state.runs.values())[-1]
     stage.accept(run, "one")
-    stage.end(run, "one", "failed", code="driver.crashed")
+    stage.end(run, "one", "failed" if code == CRASHED else "unknown", code=code)
 
 
 def test_crashes_of_different_plans_in_a_row_speak_against_the_node() -> None:
     stage = Stage("a", "b")
     for i in range(limits.EVIDENCE_CRASHES):
         assert admission(stage, "a") is OPEN
+        crash(stage, f"d{i}")
+    assert admission(stage, "a") is QUARANTINED
+
+
+def test_what_is_killed_for_another_accuses_nobody_and_clears_nobody() -> None:
+    stage = Stage("a", "b")
+    for i in range(3 * limits.EVIDENCE_CRASHES):
+        crash(stage, f"along{i}", code=KILLED_ALONG)
+    assert not stage.state.sightings
+    for i in range(limits.EVIDENCE_CRASHES):
+        assert admission(stage, "a") is OPEN
+        crash(stage, f"d{i}", code=KILLED_ALONG)
         crash(stage, f"d{i}")
     assert admission(stage, "a") is QUARANTINED
 

@@ -138,6 +138,8 @@ FAILED = End(1, "failed", "driver.failed")
         ({"a": End(1, "unknown", "node.interrupted")}, None, ("b", "c"), "a"),
         ({"a": End(1, "failed", "node.interrupted")}, None, ("b", "c"), "a"),
         ({"a": DONE, "b": End(1, "failed", "node.interrupted")}, ("b", 2), (), ""),
+        ({"a": DONE, "b": End(1, "failed", "driver.killed_along")}, ("b", 2), (), ""),
+        ({"a": End(1, "unknown", "driver.killed_along")}, None, ("b", "c"), "a"),
         # nobody knows: nothing may rest on it, whatever its on_error
         ({"a": DONE, "b": End(1, "unknown", "node.interrupted")}, None, ("c",), "b"),
     ],

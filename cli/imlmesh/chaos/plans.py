@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from imlmesh.planning import Plan
+from imlmesh_orchestrator.core.asking import COMPENSATION
+from imlmesh_orchestrator.core.changes import ActionUnknown, ApprovalAsked, Change
 
 GROUP = "fleet"
 _MOVABLE = 3
@@ -154,6 +156,18 @@ def count(work: Work, run: Mapping[str, Any], folders: Iterable[Path], asked: se
         if action in done and action not in asked:
             counted.lost += [f"{run['run']}/{action}"] * max(0, -more)
     return counted
+
+
+def doubted(work: Work, change: Change) -> str | None:
+    """The action of which only a person can say whether it happened, when this change asks for that: of a
+    compensation the action that it calls."""
+    if isinstance(change, ActionUnknown):
+        return change.action.partition("@")[0]
+    if isinstance(change, ApprovalAsked) and change.kind == COMPENSATION:
+        undone = change.action.partition("~")[0].partition("@")[0]
+        actions = json.loads(work.plan.to_json())["actions"]
+        return next(str(each["rollback"]["action"]) for each in actions if each["id"] == undone)
+    return None
 
 
 def unexplained(work: Work, run: Mapping[str, Any], asked: set[str]) -> list[str]:

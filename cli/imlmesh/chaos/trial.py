@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from imlmesh.chaos.field import Field
-from imlmesh.chaos.plans import Work, count, lines_of, unexplained
+from imlmesh.chaos.plans import Work, count, doubted, lines_of, unexplained
 from imlmesh.client import path_of
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_protocol import limits
@@ -190,21 +190,20 @@ class Trial:
         """Count the effects of all runs."""
         await self.ended()
         await self.close()
-        asked = {
-            (seen.change.run, seen.change.action)
-            for seen in self.field.watcher.since(self.began_s)
-            if isinstance(seen.change, c.ActionUnknown)
-        }
-        self.result.asked = len(asked)
+        told = [seen.change for seen in self.field.watcher.since(self.began_s)]
         for run, work in self.works.items():
             found = await self.field.until(path_of("runs", run), lambda _: True)
             if found["ended_at_ms"] is None:
                 self.must(False, f"{run} did not end: {found['state']}, {found['waits_for']}")
-            unknown = {action.partition("@")[0] for of, action in asked if of == run}
-            counted = count(work, found, self.field.files(), unknown)
+            own = [
+                change for change in told if isinstance(change, c.RunChange) and change.run == run
+            ]
+            asked = {name for change in own if (name := doubted(work, change)) is not None}
+            self.result.asked += len(asked)
+            counted = count(work, found, self.field.files(), asked)
             self.result.lost += counted.lost
             self.result.doubled += counted.doubled
-            if work.completes and (silently := unexplained(work, found, unknown)):
+            if work.completes and (silently := unexplained(work, found, asked)):
                 text = f"{len(silently)} did not complete and nobody was asked: {silently[0]}"
                 self.must(False, f"{run}: {text}")
             if work.ending is not None:

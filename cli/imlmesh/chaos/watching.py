@@ -28,6 +28,7 @@ _WATCHED = (
     c.ResultTaken,
     c.ResultKept,
     c.ActionUnknown,
+    c.ApprovalAsked,
     c.RunEnded,
 )
 _KINDS = ", ".join(f"'{FORMS[kind].kind}'" for kind in _WATCHED)

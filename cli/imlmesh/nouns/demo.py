@@ -13,7 +13,10 @@ imlmesh demo run
 imlmesh demo run --home ./demo    keep it there; else in a folder of its own under the system's""",
 )
 def run() -> int:
-    """Start a mesh of three nodes, run the greenhouse plan, kill a node meanwhile, stop all."""
+    """Start a mesh of three nodes, run the greenhouse plan, kill a node meanwhile, stop all.
+
+    A home that has a mesh already is refused, unless a demonstration made it.
+    """
     import asyncio
 
     from imlmesh.demo import run_demo

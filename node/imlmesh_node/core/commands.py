@@ -35,8 +35,13 @@ def killed(dispatch: Dispatch, reason: KillReason) -> tuple[str, Fault]:
 
 
 def interrupted(effect: Effect, message: str) -> tuple[str, Fault]:
-    """(outcome, fault) of work that the end of the agent cut short: unknown if it matters."""
-    return "failed" if effect.repeatable else "unknown", Fault("node.interrupted", message)
+    """(outcome, fault) of work that the end of the agent cut short."""
+    return cut_short(effect), Fault("node.interrupted", message)
+
+
+def cut_short(effect: Effect) -> str:
+    """The outcome of what ended in the middle by no fault of its own: unknown if it matters."""
+    return "failed" if effect.repeatable else "unknown"
 
 
 def left_over(effect: Effect, *, started: bool) -> tuple[str, Fault]:

@@ -23,7 +23,7 @@ from imlmesh_orchestrator.core.evidence_rows import FOREIGN, keep
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, NodeRecord, RunRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import CRASHED, Fault, InputError
+from imlmesh_protocol.errors import CRASHED, KILLED_ALONG, Fault, InputError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.states import (
     ACTION_ENDED,
@@ -46,7 +46,7 @@ _OUTCOME = {
 #: of a node that is not believed no dispatch is live; whatever it says of these is evidence
 _UNTOLD = frozenset({DispatchState.UNKNOWN, DispatchState.SUPERSEDED})
 #: the node's proof that the effect did not happen, or that it ended work it may repeat
-_AGAIN = frozenset({"action.not_started", "action.lease_lost", "node.interrupted"})
+_AGAIN = frozenset({"action.not_started", "action.lease_lost", "node.interrupted", KILLED_ALONG})
 
 
 def send(turn: Turn, dispatch: DispatchRecord) -> None:
@@ -262,7 +262,9 @@ def _ask(
 def _may_repeat(dispatch: DispatchRecord, fault: Fault) -> bool:
     if fault.code == "action.not_started":
         return True
-    return dispatch.effect.repeatable and dispatch.on_loss in ("reroute", "wait")
+    # who was killed along has a node, so what the plan says of a loss is not asked
+    stays = fault.code == KILLED_ALONG or dispatch.on_loss in ("reroute", "wait")
+    return stays and dispatch.effect.repeatable
 
 
 def _finish(

@@ -11,6 +11,7 @@ from imlmesh_orchestrator.shell import Shell
 from imlmesh_orchestrator.trust.rosters import Rosters
 from imlmesh_orchestrator.trust.takeover import take_over
 from imlmesh_protocol import limits
+from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.trust import ControlKeys
@@ -47,6 +48,14 @@ class BrokerDoor:
 
     def ask_rebirth(self, node: str) -> None:
         self._shell.answer(node, Kind.COMMAND, {"do": "rebirth"})
+
+    def oversize(self, client: str, more: int, count: int) -> None:
+        """The broker took none of these; its word is no proof against a node, so none is blamed."""
+        place = {"topic": "broker/oversize.json"}
+        name = client if NAME.fullmatch(client) else "others"
+        text = f"{name}: too large for the broker, {count} so far"
+        at_ms = self._shell.clock.now_ms()
+        self._shell.stream.refusal(at_ms, place, "message.too_large", text, more)
 
     def alarm(self, node: str, text: str) -> None:
         place = {"node": node} if node else {"topic": "broker/access.json"}
