@@ -162,7 +162,9 @@ async def test_what_is_not_asked_for_changes_nothing(rig: Rig, plugins: Path) ->
     assert rig.births == 0
 
 
-async def test_a_new_version_is_offered_and_serves(rig: Rig, plugins: Path) -> None:
+async def test_a_new_version_is_offered_and_serves(
+    rig: Rig, plugins: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert (await rig.end_of("who")).result == {"by": "1.0"}
     write(plugins, SECOND)
     rig.reloading.ask()
@@ -172,6 +174,7 @@ async def test_a_new_version_is_offered_and_serves(rig: Rig, plugins: Path) -> N
     assert (await rig.end_of("who_else")).result == {"by": "2.0.0"}
     # it was safe before the new one came
     assert rig.notes.read_text() == "1.0 safe\n1.0 safe\n2.0.0 safe\n"
+    assert "unasked" not in caplog.text
 
 
 async def test_a_call_under_way_ends_in_the_old_one_and_others_wait(
@@ -252,6 +255,40 @@ async def test_a_newer_version_during_a_call_is_the_one_that_serves(
     assert (await rig.end()).result == {"by": "1.0"}
     assert (await rig.end_of("who_else")).result == {"by": "2.0.0"}
     assert rig.births == 2
+
+
+async def test_a_newer_version_while_one_starts_takes_its_place(rig: Rig, plugins: Path) -> None:
+    assert (await rig.end_of("who")).result == {"by": "1.0"}
+    waits = 'self.note("starts")\n        while not (Path(self.site.files) / "enough").exists(): time.sleep(0.01)'
+    write(plugins, FIRST.replace('self.note("safe")', waits).replace('"1.0"', '"1.10.0"'))
+    rig.reloading.ask()
+    await eventually(lambda: "1.10.0 starts" in rig.notes.read_text())
+    write(plugins, SECOND)
+    rig.reloading.ask()
+    await rig.read()
+    rig.enough.touch()
+    await eventually(lambda: "2.0.0 safe" in rig.notes.read_text())
+    assert (await rig.end_of("who_else")).result == {"by": "2.0.0"}
+
+
+async def test_what_the_old_version_kept_is_for_the_new_one_unless_that_fails(
+    rig: Rig, plugins: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeps = FIRST.replace('return {"by"', 'self.keep("a door")\n        return {"by"')
+    taken = """
+    def restore(self, kept):
+        self.note(f"restores {kept}")
+"""
+    write(plugins, keeps)
+    assert (await rig.end_of("who")).result == {"by": "1.0"}
+    write(plugins, SECOND + taken)
+    rig.reloading.ask()
+    await eventually(lambda: "2.0.0 restores a door" in rig.notes.read_text())
+    assert (await rig.end_of("who_else")).outcome == "completed"
+    write(plugins, SECOND.replace("2.0.0", "3.0.00") + taken + "        raise KeyError(kept)\n")
+    rig.reloading.ask()
+    await eventually(lambda: "does not start" in caplog.text)
+    assert (await rig.end_of("who_else")).result == {"by": "3.0.00"}
 
 
 async def test_what_runs_in_the_node_stays_and_says_so(
