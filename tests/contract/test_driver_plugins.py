@@ -212,6 +212,10 @@ def test_a_plug_in_of_another_system_is_not_offered(
             line, f"{line}\n    platforms = ('win32', 'os2')"
         )
     )
+    # those that hang or end their process would only cost the list its time
+    (tmp_path / "kettle_plugin-0.3.0.dist-info" / "entry_points.txt").write_text(
+        "[imlmesh.drivers]\nkettle = kettle_plugin:Kettle\nforeign = foreign_plugin:Kettle\n"
+    )
     policy = Policy("local_worker", ("foreign", "kettle"), Site(files="/"))
     assert set(Offering(policy.modules).manifest.modules) == {"kettle"}
     assert [record.code for record in caplog.records] == ["driver.platform"]  # type: ignore[attr-defined]

@@ -110,7 +110,7 @@ def test_a_new_version_serves_without_a_restart(
     node, log = person.home / "nodes" / own, person.home / "logs" / f"node-{own}.log"
     number = int((node / "node.lock").read_text())
     first, second, third = (tmp_path / f"{n}.iml.json" for n in ("first", "second", "third"))
-    first.write_text(plan_of("set_level", level=60, seconds=10))
+    first.write_text(plan_of("set_level", level=60, seconds=6))
     second.write_text(plan_of("look"))
     third.write_text(plan_of("set_level", level=7))
     try:
