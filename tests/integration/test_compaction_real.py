@@ -136,8 +136,6 @@ async def test_on_a_disk_that_is_low_old_runs_are_packed_and_leave_room(
         (small_disk / "stores").mkdir(mode=0o700)
         mesh.home.orchestrator.symlink_to(small_disk / "stores")
         runs, before = await _past(mesh)
-        path = mesh.home.orchestrator / "lifecycle.db"
-        size = path.stat().st_size
         with (small_disk / "filler").open("wb", buffering=0) as filler:
             while shutil.disk_usage(small_disk).free > 600_000:
                 filler.write(bytes(50_000))
@@ -147,7 +145,6 @@ async def test_on_a_disk_that_is_low_old_runs_are_packed_and_leave_room(
         assert not health["store"]["waits"]
         assert await _told(mesh, runs) == before
         assert await mesh.kill(ME, signal.SIGTERM) == 0
-        assert path.stat().st_size <= size
         [(free,)], [(pages,)] = (
             rows(mesh, f"PRAGMA {name}_count") for name in ("freelist", "page")
         )

@@ -28,6 +28,8 @@ from waiting import eventually
 @pytest.fixture
 async def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
     monkeypatch.setattr(limits, "JOIN_POLL_MS", 100)
+    # who finds nobody at its door listens for so long whether mDNS tells of another
+    monkeypatch.setattr(limits, "DISCOVERY_QUIET_MS", 500)
     made = Front(tmp_path / "h")
     await made.open()
     yield made

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_mesh import Mesh, action, opened_mesh, plan
+from waiting import eventually
 
 POLICY = """
 profile = "local_worker"
@@ -20,7 +21,7 @@ allow = ["fake", "iot"]
 [serial]
 mock = ["/dev/ttyS0", "/dev/ttyS1"]
 """
-LATE = {"timeout": 2, "on_error": "continue"}
+LATE = {"timeout": 1, "on_error": "continue"}
 
 
 @pytest.fixture
@@ -40,14 +41,28 @@ def receive(name: str, port: str, for_s: float, **more: object) -> dict[str, obj
     return {"id": name, "module": "iot", "action": "receive_uart", "params": params, **more}
 
 
+async def outcomes(mesh: Mesh, run: str) -> dict[str, tuple[str, int]]:
+    """State and attempt of each action once the run has ended."""
+    ended = await mesh.ended(run)
+    return {unit["id"]: (unit["state"], unit["attempt"]) for unit in ended["actions"]}
+
+
 async def test_it_runs_again_or_a_person_is_asked(mesh: Mesh) -> None:
-    text = plan(
-        action("hangs", "act", params={"hang": True}, **LATE),
+    marker = mesh.home.node("pi") / "files" / "once"
+    beside = plan(
         action("once", "act", params={"delay_ms": 20_000, "marker": "once"}),
-        receive("waits", "/dev/ttyS0", 30.0, **LATE),
-        receive("again", "/dev/ttyS1", 4.0),
+        receive("again", "/dev/ttyS1", 8.0),
     )
-    run = (await mesh.submit(text))["run"]
+    run = (await mesh.submit(beside))["run"]
+    await eventually(marker.exists, 30)
+    await mesh.until(
+        f"runs/{run}", lambda found: {unit["state"] for unit in found["actions"]} == {"running"}
+    )
+    late = plan(
+        action("hangs", "act", params={"hang": True}, **LATE),
+        receive("waits", "/dev/ttyS0", 30.0, **LATE),
+    )
+    killing = (await mesh.submit(late))["run"]
     pending = "approvals?state=pending"
     [question] = (await mesh.until(pending, lambda found: found["approvals"]))["approvals"]
     assert (question["action"], question["kind"]) == ("once", "lost_effect")
@@ -55,15 +70,8 @@ async def test_it_runs_again_or_a_person_is_asked(mesh: Mesh) -> None:
         f"approvals/{question['approval']}/answer", json={"option": "done"}
     )
     assert answer.status_code == 200
-    ended = await mesh.ended(run)
-    units = {unit["id"]: unit for unit in ended["actions"]}
-    assert {name: (unit["state"], unit["attempt"]) for name, unit in units.items()} == {
-        "hangs": ("failed", 1),
-        "once": ("completed", 1),
-        "waits": ("failed", 1),
-        "again": ("completed", 2),
-    }
-    marker = mesh.home.node("pi") / "files" / "once"
+    assert await outcomes(mesh, run) == {"once": ("completed", 1), "again": ("completed", 2)}
+    assert await outcomes(mesh, killing) == {"hangs": ("failed", 1), "waits": ("failed", 1)}
     assert len(marker.read_text().splitlines()) == 1
     (node,) = (await mesh.get("nodes"))["nodes"]
     assert (node["admission"], node["liveness"]) == ("open", "online")
