@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.apply import apply
-from imlmesh_orchestrator.core.calls import PoolKey, call_of
+from imlmesh_orchestrator.core.calls import Calls, PoolKey
 from imlmesh_orchestrator.core.members import nodes_of
 from imlmesh_orchestrator.core.placement import Pool, candidates, pool_key, refresh, why_not
 from imlmesh_orchestrator.core.state import ActionRecord, NodeRecord, RunRecord, State
@@ -53,7 +53,7 @@ class Outlook:
             # it runs where the work was done, whatever the plan says of its target
             record = self.run.actions[name]
             record.action = record.action.model_copy(update=_ANYWHERE)
-            record.call, record.member_wise = call_of(record.action, {}), False
+            record.call, record.member_wise = Calls().of(record.action), False
         for record in self.run.actions.values():
             if record.member_wise:
                 nodes = nodes_of(state, self.run, record)

@@ -16,7 +16,7 @@ from broker_stage import BASE, ME, MESH, Stage, down, ended, mesh_at, stage_of, 
 from imlmesh_broker.embedded.codec import Message
 from imlmesh_broker.visitor import Visitor
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.core.state import EnrolledRecord
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord
 from imlmesh_orchestrator.trust.expiring import ExpiredSessions
 from imlmesh_orchestrator.trust.takeover import take_over
 from imlmesh_protocol import limits

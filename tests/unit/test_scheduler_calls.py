@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from imlmesh_orchestrator.core.calls import call_of
+from imlmesh_orchestrator.core.calls import Calls
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import Effect
 from scheduler_stage import TOY, Stage, action, plan
@@ -39,9 +39,11 @@ def test_actions_of_the_same_words_share_one_call_whatever_their_params() -> Non
     ],
 )
 def test_every_word_that_decides_something_makes_another_call(word: str, value: Any) -> None:
-    known: dict[Any, Any] = {}
-    plain, other = plan(action("a"), action("b", **{word: value})).actions
-    assert call_of(plain, known) is not call_of(other, known)
+    calls = Calls()
+    first, other, third = plan(action("a"), action("b", **{word: value}), action("c")).actions
+    of_first, of_other, of_third = map(calls.of, (first, other, third))
+    assert of_first is of_third is not of_other
+    assert [*calls] == [of_first, of_other]
 
 
 def test_what_a_node_says_anew_counts_for_the_next_dispatch_of_an_equal_action() -> None:

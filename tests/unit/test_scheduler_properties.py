@@ -79,7 +79,10 @@ def test_whatever_happens_every_run_ends_and_a_replay_agrees(
         for node in NODES:
             stage.birth(node, boot=stage.state.nodes[node].boot + 1)
         running = [name for name, state in stage.states(run).items() if state == "running"]
-        stage.end(run, running[0])
+        if running:
+            stage.end(run, running[0])
+        else:  # who came back too often gets nothing for a while
+            stage.live(*NODES, for_ms=8_000)
     replayed = Scheduler({}, stage.changes).state
     for name in ("nodes", "runs", "dispatches", "approvals", "active"):
         assert getattr(replayed, name) == getattr(stage.state, name)

@@ -7,7 +7,7 @@ import pytest
 from imlmesh_orchestrator.core import commands as k
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core.admission_changes import EvidenceKept
-from imlmesh_orchestrator.core.calls import call_of
+from imlmesh_orchestrator.core.calls import Calls
 from imlmesh_orchestrator.core.changes import ActionWaiting, ResultKept
 from imlmesh_orchestrator.core.placing import loss_policy
 from imlmesh_orchestrator.core.scheduler import Scheduler
@@ -57,7 +57,7 @@ def test_a_journal_that_lost_once_work_asks_although_the_plan_says_wait() -> Non
 
 def test_reroute_counts_only_for_what_may_be_repeated() -> None:
     wanted = plan(action("a", on_node_loss="reroute")).actions[0]
-    one = ActionRecord("a", wanted, call_of(wanted, {}), None, {}, False, ())
+    one = ActionRecord("a", wanted, Calls().of(wanted), None, {}, False, ())
     assert loss_policy(one, Effect.PURE) == "reroute"
     assert loss_policy(one, Effect.ONCE) == "ask"
 

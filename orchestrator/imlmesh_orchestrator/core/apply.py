@@ -12,13 +12,8 @@ from imlmesh_orchestrator.core import admission_changes as a
 from imlmesh_orchestrator.core import apply_joins, apply_permits, apply_runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
-from imlmesh_orchestrator.core.state import (
-    AdmissionRecord,
-    ApprovalRecord,
-    EnrolledRecord,
-    NodeRecord,
-    State,
-)
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord
+from imlmesh_orchestrator.core.state import AdmissionRecord, ApprovalRecord, NodeRecord, State
 from imlmesh_protocol import limits, states
 from imlmesh_protocol.manifest import Manifest
 from imlmesh_protocol.states import ActionState, Admission, ApprovalState, move

@@ -8,7 +8,8 @@ from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
-from imlmesh_orchestrator.core.state import JoinRecord, State, TokenRecord
+from imlmesh_orchestrator.core.joining_state import JoinRecord, TokenRecord
+from imlmesh_orchestrator.core.state import State
 
 
 def _token_created(state: State, change: j.TokenCreated) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from imlmesh_orchestrator.core import changes as c
-from imlmesh_orchestrator.core.calls import Call, call_of
+from imlmesh_orchestrator.core.calls import Calls
 from imlmesh_orchestrator.core.queues import cost_of
 from imlmesh_orchestrator.core.state import ActionRecord, DispatchRecord, Gate, RunRecord, State
 from imlmesh_orchestrator.core.waves import link, sequence_of, stand_behind, wave_counts
@@ -37,11 +37,11 @@ def _run_created(state: State, change: c.RunCreated) -> None:
     left_out = compensation_only(plan)
     gates: dict[int, Gate] = {}
     actions: dict[str, ActionRecord] = {}
-    calls: dict[Any, Call] = {}
+    calls = Calls()
     reading: list[ActionRecord] = []
     for action in plan.actions:
         written = vars(action)  # half the price of an attribute of a pydantic model
-        name, params, call = written["id"], written["params"], call_of(action, calls)
+        name, params, call = written["id"], written["params"], calls.of(action)
         gate = None if name in left_out else stand_behind(gates, name, written["depends_on"])
         templated = bool(params) and has_templates(params)
         record = actions[name] = ActionRecord(
@@ -65,9 +65,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         sequence=sequence_of(plan, left_out) if one_by_one else None,
         compensation_only=left_out,
         # when one failure undoes, any result may have to be read
-        needed=frozenset(actions)
-        if any(one.undoes for one in calls.values())
-        else _needed(reading),
+        needed=frozenset(actions) if any(one.undoes for one in calls) else _needed(reading),
         waves=wave_counts(gates.values()) if plan.barrier and not one_by_one else None,
         open=len(actions) - len(left_out),
     )
@@ -237,18 +235,19 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     run = state.runs[change.run]
     dispatch = _end_dispatch(state, run, change.dispatch, change.state)
     record = run.units[change.action]
-    if change.fault is None or change.fault.code not in NEVER_BEGUN:
+    fault = change.fault
+    if fault is None or fault.code not in NEVER_BEGUN:
         record.worked_on = dispatch.node
-    if change.fault is not None and change.fault.code == CRASHED:
-        record.fault, record.crashed_on = change.fault, (*record.crashed_on, dispatch.node)
-    if dispatch.started_ms and change.fault is None and dispatch.effect is Effect.PURE:
+    if fault is not None and fault.code == CRASHED:
+        record.fault, record.crashed_on = fault, (*record.crashed_on, dispatch.node)
+    if dispatch.started_ms and fault is None and dispatch.effect is Effect.PURE:
         kind = (record.action.module, record.action.action)
         kept: deque[int] = deque(maxlen=limits.STRAGGLER_KEPT)
         run.durations.setdefault(kind, kept).append(change.duration_ms)
     if change.action_state is not None:
         if run.needed and record.action.id in run.needed:
             record.result = change.result
-        _end_unit(run, record, change.action_state, change.fault)
+        _end_unit(run, record, change.action_state, fault)
     elif change.state is not DispatchState.UNKNOWN:
         record.lost_on = (*record.lost_on, dispatch.node)
 
@@ -265,16 +264,17 @@ def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fau
     run.ended_units += 1
     record.order = run.ended_units
     if record.undoes:
-        run.compensation_pending |= new is not ActionState.COMPLETED
-    if record.undoes or record.parent is not None or record.key in run.compensation_only:
+        run.compensation_pending |= new is not _UNIT_COMPLETED
+        return
+    if record.parent is not None or record.key in run.compensation_only:
         return
     run.open -= 1
     if run.waves is not None:
         run.waves[record.wave] -= 1
     if record.members is not None and record.action.id in run.needed:
-        done = ActionState.COMPLETED
+        done = _UNIT_COMPLETED
         record.result = {m.node: m.result for m in record.members.values() if m.state is done}
-    if record.state is _UNIT_COMPLETED or record.satisfied:
+    if new is _UNIT_COMPLETED or record.satisfied:
         for gate in record.opens:
             gate.remaining -= 1
 
@@ -334,7 +334,7 @@ def _compensation(
     return ActionRecord(
         key,
         action,
-        call_of(action, {}),
+        Calls().of(action),
         None,
         action.params,
         params is None and has_templates(action.params),

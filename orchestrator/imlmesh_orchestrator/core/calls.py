@@ -5,6 +5,7 @@ once and not with each of 100,000 actions. Deliberately absent: ids, params and 
 which actions differ.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -69,17 +70,39 @@ class Call:
     terms: dict[str, Terms] = field(default_factory=dict, compare=False)
 
 
-def call_of(action: Action, known: dict[Any, Call]) -> Call:
-    """The call of an action: one of those that are known, or a new one that then is."""
-    words = _words(vars(action))
-    call = known.get(words)
-    if call is None:
-        call = known[words] = Call(
-            action.requires_approval or (action.impact or 0.0) > limits.IMPACT_WITHOUT_APPROVAL,
-            action.target_mode != "any",
-            action.memory is not None and action.memory.write_key is not None,
-            action.on_error == "rollback",
-            action.claims,
-            action.target_group,
-        )
-    return call
+class Calls:
+    """The calls of one run, as its actions are looked at."""
+
+    __slots__ = ("_call", "_known", "_words")
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Call] = {}
+        #: the last that was asked for
+        self._words: tuple[Any, ...] = ()
+        self._call: Call
+
+    def of(self, action: Action) -> Call:
+        """The call of an action: one that was met before, or a new one."""
+        words = _words(vars(action))
+        # actions that follow each other mostly ask for the same, and to compare costs half of a hash
+        if words != self._words:
+            call = self._known.get(words)
+            if call is None:
+                call = self._known[words] = _new_call(action)
+            self._call, self._words = call, words
+        return self._call
+
+    def __iter__(self) -> Iterator[Call]:
+        """Those that were met."""
+        return iter(self._known.values())
+
+
+def _new_call(action: Action) -> Call:
+    return Call(
+        action.requires_approval or (action.impact or 0.0) > limits.IMPACT_WITHOUT_APPROVAL,
+        action.target_mode != "any",
+        action.memory is not None and action.memory.write_key is not None,
+        action.on_error == "rollback",
+        action.claims,
+        action.target_group,
+    )

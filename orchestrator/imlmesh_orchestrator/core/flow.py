@@ -5,8 +5,6 @@ came; what that makes ready waits in the turn's queue for `settling`. Deliberate
 nodes (`placement`), what results mean (`dispatching`).
 """
 
-from collections.abc import Iterable
-
 from imlmesh_orchestrator.core import asking, gates, members, memory
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core.commands import ReportRefusal
@@ -39,13 +37,13 @@ def release_open(turn: Turn, run: RunRecord) -> None:
     if run.sequence is not None:
         _release_next(turn, run)
     else:
-        _release(turn, run, run.gates)
+        for gate in run.gates:
+            if not gate.remaining:
+                _open(turn, run, gate)
 
 
-def _release(turn: Turn, run: RunRecord, opened: Iterable[Gate]) -> None:
-    for gate in opened:
-        if not gate.remaining:
-            turn.ready.extend([(run, run.actions[name]) for name in gate.members])
+def _open(turn: Turn, run: RunRecord, gate: Gate) -> None:
+    turn.ready.append((run, [run.actions[name] for name in gate.members]))
 
 
 def _release_next(turn: Turn, run: RunRecord) -> None:
@@ -54,24 +52,27 @@ def _release_next(turn: Turn, run: RunRecord) -> None:
     while run.cursor < len(sequence):
         record = run.actions[sequence[run.cursor]]
         if not record.ended:
-            turn.ready.append((run, record))
+            turn.ready.append((run, [record]))
             return
         run.cursor += 1
 
 
-def ready(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
-    """An action whose dependencies are satisfied asks for approval, then waits for a node."""
-    if record.state not in _SEEKING or turn.at_ms < run.starts_at_ms or not run.may_place(record):
+def ready(turn: Turn, run: RunRecord, records: list[ActionRecord]) -> None:
+    """Actions whose dependencies are satisfied ask for approval, then wait for a node."""
+    if turn.at_ms < run.starts_at_ms or not run.starting_now:
         return
-    if run.waves is not None and any(run.waves[: record.wave]):
-        return
-    group = record.call.group
-    if group is not None and not _frozen(turn, run, group):
-        fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
-    elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
-        return
-    elif record.retry_at_ms <= turn.at_ms:
-        _pass_gate(turn, run, record)
+    for record in records:
+        if record.state not in _SEEKING:  # also when the one before it has aborted the run
+            continue
+        if run.waves is not None and any(run.waves[: record.wave]):
+            continue
+        group = record.call.group
+        if group is not None and not _frozen(turn, run, group):
+            fail(turn, run, record, Fault("place.empty_group", f"group {group} has no node"))
+        elif record.member_wise and record.members is None and not _fix_members(turn, run, record):
+            continue
+        elif record.retry_at_ms <= turn.at_ms:
+            _pass_gate(turn, run, record)
 
 
 def _frozen(turn: Turn, run: RunRecord, group: str) -> tuple[str, ...]:
@@ -219,8 +220,10 @@ def after_end(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
         undo_next(turn, run)
         return
     if completed or record.satisfied:
-        if run.sequence is None and record.opens:
-            _release(turn, run, record.opens)
+        if run.sequence is None:
+            for gate in record.opens:
+                if not gate.remaining:
+                    _open(turn, run, gate)
     elif record.state is ActionState.SKIPPED:
         skip_descendants(turn, run, record)
     elif record.state is ActionState.FAILED and run.state is not RunState.CANCELLING:

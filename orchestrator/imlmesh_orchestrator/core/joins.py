@@ -12,7 +12,8 @@ from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core import tokens
 from imlmesh_orchestrator.core.commands import Refuse, Reply
 from imlmesh_orchestrator.core.enrolment import fault_of
-from imlmesh_orchestrator.core.state import JoinRecord, State
+from imlmesh_orchestrator.core.joining_state import JoinRecord
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault

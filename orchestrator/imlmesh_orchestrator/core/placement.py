@@ -43,6 +43,8 @@ class Pool:
     #: so many of them, and those that wait no more are swept out
     sweep_at: int = limits.UNTOLD_SWEPT
     rotation: int = 0
+    #: whether it is one of those that units wait in
+    hungry: bool = False
 
     def sweep(self) -> None:
         """Forget those that nobody need be told of any more."""
@@ -78,7 +80,9 @@ class Pools:
         if record.queued:
             return
         record.queued = True
-        key = pool_key(run, record)
+        key = record.call.pool
+        if key is None or record.node:
+            key = pool_key(run, record)
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = Pool(key)
@@ -87,7 +91,9 @@ class Pools:
             pool.untold.append((run, record))
             if len(pool.untold) > pool.sweep_at:
                 pool.sweep()
-        self.hungry[key] = pool
+        if not pool.hungry:
+            pool.hungry = True
+            self.hungry[key] = pool
         self.stirred = True
 
     def room(self) -> None:
@@ -103,6 +109,7 @@ class Pools:
         """Nobody waits here; once there are many such pools forget them, for keys hold selectors."""
         if pool.aside:
             return
+        pool.hungry = False
         self.hungry.pop(pool.key, None)
         if len(self._pools) > limits.POOLS_KEPT:
             self._pools.pop(pool.key, None)

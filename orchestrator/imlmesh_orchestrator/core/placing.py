@@ -57,17 +57,17 @@ def place_ready(turn: Turn) -> None:
 
 def _drain(turn: Turn, pool: Pool, limit: int) -> None:
     refresh(turn.state, pool)
-    while limit > 0:
+    placed = 0
+    while placed - len(pool.aside) < limit:
         first = _first(turn, pool)
         if first is None:
             turn.pools.full = False
             turn.pools.drop_empty(pool)
             return
-        stood_aside = len(pool.aside)
         if not _place(turn, pool, first):
             turn.pools.full = bool(pool.eligible)
             return
-        limit -= len(pool.aside) == stood_aside
+        placed += 1
 
 
 def _take_turns(turn: Turn, pools: list[Pool]) -> None:
@@ -155,7 +155,8 @@ def _dispatch(turn: Turn, run: RunRecord, record: ActionRecord, node: NodeRecord
     call, terms = record.call, _terms(record, node)
     params, shared = record.params, terms.shared
     claiming = terms.spec.claims or call.claims
-    if record.templated or claiming or gates.may_ask(turn.state, run, record):
+    # `_filled` looks more closely
+    if record.templated or claiming or call.asks or run.again or turn.state.risky:
         filled = _filled(turn, run, record, node, terms.spec)
         if filled is None:
             return

@@ -19,9 +19,9 @@ _UNDER_WAY = frozenset({ActionState.RUNNING, ActionState.UNKNOWN})
 def settle(turn: Turn) -> None:
     """Follow up everything in the turn's queue, until it is empty."""
     while turn.ready:
-        run, record = turn.ready.popleft()
-        if record is not None:
-            flow.ready(turn, run, record)
+        run, records = turn.ready.popleft()
+        if records is not None:
+            flow.ready(turn, run, records)
         elif not run.ended:
             _undo(turn, run)
 

@@ -12,9 +12,9 @@ from itertools import takewhile
 from typing import Any
 
 from imlmesh_orchestrator.core.calls import Call
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord, JoinRecord, TokenRecord
 from imlmesh_orchestrator.core.permit_state import PermitRecord, ReportRecord
 from imlmesh_orchestrator.core.presence import Freeze, Presence, Sightings
-from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.iml.plan import Action, Plan
 from imlmesh_protocol.manifest import Manifest
@@ -61,54 +61,6 @@ class NodeRecord:
     def names(self) -> dict[str, Any]:
         """What a selector may ask: facts, overlaid by labels, and the node's own names."""
         return {**self.facts, **self.labels, "node": self.node, "alias": self.alias}
-
-
-@dataclass(slots=True)
-class EnrolledRecord:
-    """A node that was let in. `certificates` maps serial to its end in ms of wall time."""
-
-    node: str
-    alias: str
-    identity: bytes
-    profile: str
-    by: str
-    at_ms: int
-    certificates: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class TokenRecord:
-    """A join token. `spent` of its `uses` are gone, `wrong` proofs were sent for it."""
-
-    token: str
-    key: bytes
-    uses: int
-    profile: str
-    groups: tuple[str, ...]
-    at_ms: int
-    expires_at_ms: int
-    by: str
-    spent: int = 0
-    wrong: int = 0
-    revoked: bool = False
-
-    def forgotten(self, at_ms: int) -> bool:
-        """Whether it ended so long ago that the next token takes its place."""
-        return self.expires_at_ms + limits.TOKEN_KEPT_MS < at_ms
-
-
-@dataclass(slots=True)
-class JoinRecord:
-    """A node that waits for a person; see `joining_changes.JoinHeld`."""
-
-    identity: bytes
-    node: str
-    profile: str
-    code: str
-    groups: tuple[str, ...]
-    address: str
-    at_ms: int
-    expires_at_ms: int
 
 
 @dataclass(slots=True)
@@ -259,6 +211,11 @@ class RunRecord:
     def starting(self) -> bool:
         """Whether new actions of the plan may still start, now or later."""
         return self.aborting is None and self.state in _STARTING
+
+    @property
+    def starting_now(self) -> bool:
+        """Whether new actions of the plan may start now."""
+        return self.aborting is None and self.state in _PLACING
 
     def may_place(self, record: ActionRecord) -> bool:
         """Whether this unit may be given to a node now."""

@@ -7,7 +7,7 @@ burnt. Deliberately absent: secrets, which nobody keeps.
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.commands import Refuse, Reply
-from imlmesh_orchestrator.core.state import TokenRecord
+from imlmesh_orchestrator.core.joining_state import TokenRecord
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault

@@ -50,9 +50,9 @@ class Turn:
         self.cause = cause
         self.changes: list[Change] = []
         self.commands: list[Command] = []
-        #: actions that may have become ready, and runs (without one) whose next undoing may begin:
+        #: actions that may have become ready, and runs (without any) whose next undoing may begin:
         #: a queue, since a chain of failures may be longer than the stack
-        self.ready: deque[tuple[RunRecord, ActionRecord | None]] = deque()
+        self.ready: deque[tuple[RunRecord, list[ActionRecord] | None]] = deque()
         #: dispatches that went out in this turn and must be accepted in time
         self.sent: list[str] = []
 

@@ -29,12 +29,16 @@ def link(gates: Collection[Gate], actions: Mapping[str, ActionRecord]) -> None:
     for all of a set."""
     before: dict[int, set[int]] = {}
     for gate in gates:
-        records = [actions[name] for name in set(gate.depends_on)]
-        gate.remaining = len(records)
-        before[id(gate)] = {id(record.gate) for record in records}
+        behind: list[Gate | None] = []
         alone = (gate,)
-        for record in records:
+        names = dict.fromkeys(gate.depends_on)
+        for name in names:
+            record = actions[name]
             record.opens = (*record.opens, gate) if record.opens else alone
+            if not behind or behind[-1] is not record.gate:  # mostly all wait behind one
+                behind.append(record.gate)
+        gate.remaining = len(names)
+        before[id(gate)] = set(map(id, behind))
     _number(gates, before)
 
 

@@ -12,7 +12,8 @@ from nacl.exceptions import CryptoError
 
 from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_orchestrator.core.state import EnrolledRecord, State
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.entry.nonces import Allowance
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol.errors import ProtocolError, TrustError

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from imlmesh_orchestrator.core.state import EnrolledRecord
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_runtime.clock import Clock

@@ -5,7 +5,8 @@ The one rule: nothing here helps to get in. Looks at the core's state, so it run
 
 from typing import Any
 
-from imlmesh_orchestrator.core.state import EnrolledRecord, JoinRecord, State, TokenRecord
+from imlmesh_orchestrator.core.joining_state import EnrolledRecord, JoinRecord, TokenRecord
+from imlmesh_orchestrator.core.state import State
 from imlmesh_orchestrator.core.tokens import why_not
 
 

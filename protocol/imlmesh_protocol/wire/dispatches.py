@@ -80,12 +80,12 @@ def encode_terms(
 
 def encode_attempt(id: str, params: Mapping[str, Any], terms: bytes) -> bytes:
     """A dispatch: its own two entries, and its terms, which are encoded once for many."""
-    return _ID + pack(id) + _PARAMS + pack(params) + terms
+    # packed at once for speed, as a list whose own head, one byte, is left out
+    return _ID + pack((id, "params", params))[1:] + terms
 
 
 #: a map of ten entries begins, as the first byte of one of up to 15 says
 _ID = b"\x8a" + pack("id")
-_PARAMS = pack("params")
 _EFFECTS = {str(effect): effect for effect in Effect}
 _DISPATCH_TYPES: dict[str, type] = {
     "id": str,
