@@ -30,6 +30,7 @@ from imlmesh_protocol.states import (
 # a name of an enum costs ten times a global, and these are asked for with every action
 _UNIT_RUNNING, _UNIT_COMPLETED = ActionState.RUNNING, ActionState.COMPLETED
 _ROLLED_BACK, _RUN_PENDING = ActionState.ROLLED_BACK, RunState.PENDING
+_HELD = frozenset({DispatchState.ACCEPTED, DispatchState.RUNNING})
 
 
 def _run_created(state: State, change: c.RunCreated) -> None:
@@ -60,7 +61,7 @@ def _run_created(state: State, change: c.RunCreated) -> None:
         cost=cost_of(change.priority),
         starts_at_ms=change.starts_at_ms,
         actions=actions,
-        units=dict(actions),
+        units=actions,
         gates=list(gates.values()),
         sequence=sequence_of(plan, left_out) if one_by_one else None,
         compensation_only=left_out,
@@ -138,7 +139,8 @@ def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -
             node=node,
             parent=record,
         )
-        record.members[key] = run.units[key] = member
+        record.members[key] = member
+        run.add_unit(key, member)
 
 
 def _action_waiting(state: State, change: c.ActionWaiting) -> None:
@@ -210,9 +212,6 @@ def _end_dispatch(
     return record
 
 
-_HELD = frozenset({DispatchState.ACCEPTED, DispatchState.RUNNING})
-
-
 def _dispatch_ended(state: State, change: c.DispatchEnded) -> None:
     held = state.dispatches[change.dispatch].state in _HELD
     run = state.runs[change.run]
@@ -272,8 +271,8 @@ def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fau
     if run.waves is not None:
         run.waves[record.wave] -= 1
     if record.members is not None and record.action.id in run.needed:
-        done = _UNIT_COMPLETED
-        record.result = {m.node: m.result for m in record.members.values() if m.state is done}
+        done = (m for m in record.members.values() if m.state is _UNIT_COMPLETED)
+        record.result = {member.node: member.result for member in done}
     if new is _UNIT_COMPLETED or record.satisfied:
         for gate in record.opens:
             gate.remaining -= 1
@@ -314,7 +313,7 @@ def _rollback_due(state: State, change: c.RollbackDue) -> None:
 def _compensations_planned(state: State, change: c.CompensationsPlanned) -> None:
     run = state.runs[change.run]
     for key, undone, node, name, params in change.compensations:
-        run.units[key] = _compensation(run, key, run.units[undone], node, name, params)
+        run.add_unit(key, _compensation(run, key, run.units[undone], node, name, params))
     run.compensations = tuple(row[0] for row in change.compensations)
 
 

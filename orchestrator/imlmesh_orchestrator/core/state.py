@@ -167,7 +167,8 @@ class RunRecord:
     #: what one of its actions counts beside those of other runs; see `queues`
     cost: float
     starts_at_ms: int
-    #: the actions of the plan by id, and all units of work by key: these, members, compensations
+    #: the actions of the plan by id, and all units of work by key: these, members, compensations;
+    #: one dict while there is nothing but actions, for a second one of 100,000 costs memory and time
     actions: dict[str, ActionRecord]
     units: dict[str, ActionRecord]
     gates: list[Gate]
@@ -206,6 +207,12 @@ class RunRecord:
     @property
     def ended(self) -> bool:
         return self.state in RUN_ENDED
+
+    def add_unit(self, key: str, record: ActionRecord) -> None:
+        """A member or a compensation."""
+        if self.units is self.actions:
+            self.units = dict(self.actions)
+        self.units[key] = record
 
     @property
     def starting(self) -> bool:
