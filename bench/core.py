@@ -2,6 +2,7 @@
 
 import gc
 import time
+from statistics import median
 
 from bench.figures import line
 from bench.reference import message_round_us
@@ -16,6 +17,7 @@ from imlmesh_protocol.states import Effect
 SIZES = (100, 1_000, 10_000, 100_000)
 WIDTH = 100
 BATCH = 128
+REPEATS = 3
 
 NOOP = ActionSpec("fake", "noop", {"type": "object"}, (), Effect.PURE, "readonly", 0.0)
 FAKE = Manifest({"fake": Module("1", {"noop": NOOP})})
@@ -90,7 +92,7 @@ def run() -> list[dict[str, object]]:
     found = []
     for actions in SIZES:
         # before and after: the machine's pace changes within seconds
-        before_us, us = message_round_us(), measure(actions)
+        before_us, us = message_round_us(), median(measure(actions) for _ in range(REPEATS))
         round_us = (before_us + message_round_us()) / 2
         found.append(
             line(
