@@ -16,6 +16,7 @@ from pathlib import Path
 from imlmesh_node.finding import Finder
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.link.address import address_text
 from imlmesh_runtime.link.base import Address, Link
@@ -55,20 +56,18 @@ class Papers:
         self._spread_until_s = 0.0
         self._stirred = asyncio.Event()
         self._one = asyncio.Lock()
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("looking after the papers", self._run)
 
     def start(self, link: Link, clock: MeshClock) -> None:
         """Look after the papers from now on; `clock` is the node's mesh time."""
         self._link, self._clock = link, clock
         self._held.when_newer, self._held.when_unknown = self._newer, self._unknown
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Stop; a renewal under way is given up, and the pair that there is stays."""
         self._held.when_newer = self._held.when_unknown = lambda: None
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
         await self._finder.close()
 
     async def next(self) -> Address:

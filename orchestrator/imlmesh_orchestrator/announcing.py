@@ -4,11 +4,11 @@ The one rule: mDNS is a convenience: where it does not work that stands in the l
 on. Deliberately absent: what an announcement looks like; `runtime/discovery` knows.
 """
 
-import asyncio
 import logging
 from pathlib import Path
 
 from imlmesh_protocol.errors import InputError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.discovery import Discovery, Service, short_root
 from imlmesh_runtime.link.address import address_of
 from imlmesh_runtime.multicast import is_loopback
@@ -35,19 +35,17 @@ class Announcing:
     def __init__(self, announced: Service) -> None:
         self._mesh = announced.mesh
         self._discovery = Discovery(announced=announced)
-        self._telling: asyncio.Task[None] | None = None
+        self._telling = Background("telling what mDNS says", self._tell)
         self._told: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Begin, on the running loop."""
         self._discovery.start()
-        self._telling = asyncio.get_running_loop().create_task(self._tell())
+        self._telling.start()
 
     async def close(self) -> None:
         """Say goodbye to the network."""
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.wait([self._telling])
+        await self._telling.close()
         await self._discovery.close()
 
     async def _tell(self) -> None:

@@ -19,6 +19,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError, StoreError, TrustError
 from imlmesh_protocol.wire.documents import FindKey
 from imlmesh_protocol.wire.seals import Head, Seal, read_seal, write_seal
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.sqlite import run
 from imlmesh_runtime.trust import Signer
@@ -99,7 +100,7 @@ class Ledger:
         self._sealed_ms = 0
         self._stored_ms = 0
         self._sent_to: dict[str, int] = {}
-        self._sealer: asyncio.Task[None] | None = None
+        self._sealer = Background("sealing the ledger", self._run)
         self._asked: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -125,16 +126,16 @@ class Ledger:
 
     def start(self) -> None:
         """Begin to seal."""
-        self._sealer = asyncio.get_running_loop().create_task(self._run())
+        self._sealer.start()
 
     async def close(self, *, seal: bool = True) -> None:
         """End; with `seal`, seal what is there: call it when the last entries are made."""
         self._closed = True
-        under_way = [*self._asked, *([self._sealer] if self._sealer is not None else [])]
-        for each in under_way:
+        for each in self._asked:
             each.cancel()
-        if under_way:
-            await asyncio.wait(under_way)
+        if self._asked:
+            await asyncio.wait(self._asked)
+        await self._sealer.close()
         try:
             if seal:
                 await self.seal()

@@ -357,6 +357,7 @@ COMPACT_RUNS = 500  # looked at in one question, in ~2 ms
 COMPACT_ROWS = 200  # changes packed in one transaction, in ~1 ms: as long as other commits wait
 # of them; a larger change stays a row, unless it has a plan: to write as much anew would take longer
 COMPACT_BYTES = RESULT_CHUNK_BYTES
+BEGIN_ANEW_MS = 5_000  # what goes on beside and ended by a bug of ours begins again
 UPKEEP_EVERY_MS = 10_000  # looked for work: minutes are rolled up soon after their end
 RAW_KEPT_HOURS = 48  # of readings and beats; longer histories are made of roll-ups
 MINUTES_KEPT_DAYS = 30

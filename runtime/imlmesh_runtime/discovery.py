@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from imlmesh_protocol import limits
 from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.wire.documents import root_hash
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.multicast import Network, networks, trouble
 from imlmesh_runtime.trust import load_public
 
@@ -101,18 +102,16 @@ class Discovery:
         self._endpoint: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("mDNS", self._run)
         self._changed = asyncio.Event()
 
     def start(self) -> None:
         """Begin, on the running loop."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Say goodbye, and hear nothing more."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
         await self._shut()
 
     async def until(self, holds: Callable[[], T]) -> T:

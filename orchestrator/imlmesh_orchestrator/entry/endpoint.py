@@ -14,12 +14,14 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import InputError, LinkError, MeshError, ProtocolError
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.joining import unpack_body
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.files import read_file, write_private
 from imlmesh_runtime.link.base import Address
 from imlmesh_runtime.paths import Home
@@ -65,7 +67,7 @@ class Endpoint:
         # nobody comes back to this door often enough to resume a session
         self._context.num_tickets = 0
         self._listening: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting: Background | None = None
         self._open: set[asyncio.Task[None]] = set()
         self._near: Counter[str] = Counter()
         #: the certificate that is shown, as DER
@@ -86,14 +88,16 @@ class Endpoint:
         address, port = self.address
         record = {"schema": "imlmesh.join/1", "address": address, "port": port}
         write_private(self._home.join_json, json.dumps(record).encode())
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._listening))
+        self._accepting = Background("the way in", partial(self._accept, self._listening))
+        self._accepting.start()
 
     async def close(self) -> None:
         """Take nobody more, and end those who are here."""
-        under_way = [*self._open, *([self._accepting] if self._accepting else [])]
-        for each in under_way:
+        if self._accepting is not None:
+            await self._accepting.close()
+        for each in self._open:
             each.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*self._open, return_exceptions=True)
         if self._listening is not None:
             self._listening.close()
 

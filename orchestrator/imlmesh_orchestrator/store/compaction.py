@@ -17,6 +17,7 @@ from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_orchestrator.store.recent import ChangeRow
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import StoreError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.rows import Many, write_rows
 
@@ -62,15 +63,13 @@ class Compaction:
         self._clock = clock
         self._told = told
         self._counter = 0
-        self._going: asyncio.Task[None] | None = None
+        self._runner = Background("packing old runs", self._run)
 
     def start(self) -> None:
-        self._going = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
-        if self._going is not None:
-            self._going.cancel()
-            await asyncio.wait([self._going])
+        await self._runner.close()
 
     async def once(self) -> bool:
         """One piece of work; whether runs are left to look at. StoreError when the file refuses."""

@@ -17,6 +17,7 @@ from imlmesh_orchestrator.store.lifecycle import Lifecycle
 from imlmesh_orchestrator.store.reading import Reader
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import StoreError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import run
@@ -63,20 +64,17 @@ class Mover:
         self._is_scarce = is_scarce
         self._position = 0
         self._wake = asyncio.Event()
-        self._mover: asyncio.Task[None] | None = None
+        self._runner = Background("copying what is told", self._run)
         self.behind = False
 
     def start(self) -> None:
         """Copy what is left from last time, then what comes."""
         self._lifecycle.watch(lambda _: self._wake.set())
-        self._wake.set()
-        self._mover = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> bool:
         """Copy what is there, as far as the files allow, and end; whether they allowed it."""
-        if self._mover is not None:
-            self._mover.cancel()
-            await asyncio.wait([self._mover])
+        await self._runner.close()
         try:
             while await self.move():
                 pass
@@ -144,6 +142,7 @@ class Mover:
             self._on_behind(behind)
 
     async def _run(self) -> None:
+        self._wake.set()
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -13,6 +13,7 @@ from imlmesh_orchestrator.store.files import OpenStore
 from imlmesh_orchestrator.store.rollups import Kept, forget, roll_up
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import StoreError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import Clock
 from imlmesh_runtime.sqlite import run
 
@@ -29,15 +30,13 @@ class Upkeep:
         self._clock = clock
         self._kept = kept
         self._is_needed = is_needed
-        self._following: asyncio.Task[None] | None = None
+        self._runner = Background("looking after telemetry", self._run)
 
     def start(self) -> None:
-        self._following = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+        await self._runner.close()
 
     async def once(self) -> bool:
         """One piece of work; whether there may be more. StoreError when the file refuses."""

@@ -21,6 +21,7 @@ from imlmesh_orchestrator.store.lifecycle import Numbered
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Admission
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.files import read_file, write_private
 
 log = logging.getLogger(__name__)
@@ -90,22 +91,22 @@ class Access:
         self._quarantined: set[str] = set()
         #: removed nodes whose sessions are proved to be over
         self._ended: set[str] = set()
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("telling the broker who is shut out", self._run)
         self._later: set[asyncio.Task[None]] = set()
         #: what does not hold yet, for people; "" when all does
         self.problem = ""
 
     def start(self) -> None:
         """Tell the broker now, and then whenever something changes."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Stop; what is not applied is told again at the next start."""
-        going = [*self._later, *([self._runner] if self._runner is not None else [])]
-        for each in going:
+        await self._runner.close()
+        for each in self._later:
             each.cancel()
-        if going:
-            await asyncio.wait(going)
+        if self._later:
+            await asyncio.wait(self._later)
 
     def committed(self, numbered: Sequence[Numbered]) -> None:
         """The watcher of lifecycle."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from imlmesh_orchestrator.core.joining_state import EnrolledRecord
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -30,17 +31,15 @@ class ExpiredSessions:
         self._end_session = end_session
         self._looked_ms = 0
         self._left: set[str] = set()
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("ending expired sessions", self._run)
 
     def start(self) -> None:
         """Look now, for who ended while nobody looked, and then again and again."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Look no more."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
 
     async def _run(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imlmesh_protocol import limits
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.files import read_file
 
 log = logging.getLogger(__name__)
@@ -23,17 +24,15 @@ class OversizeTold:
         self._file = file
         self._tell = tell
         self._known: Mapping[str, int] = {}
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("telling of messages that were too large", self._run)
 
     def start(self) -> None:
         """Tell what is counted now, and then what is added."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Look no more."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
 
     async def _run(self) -> None:
         changed_ns = 0

@@ -20,6 +20,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_protocol.wire.topics import Kind
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.pairs import own_certificate, validity_of
 from imlmesh_runtime.trust import ControlKeys
 
@@ -44,7 +45,7 @@ class Trusting:
         self._shell = shell
         #: the version that each node told of in its last birth
         self._held: dict[str, int] = {}
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("looking after the trust", self._run)
         #: called when certificates of this machine may be new ones
         self.when_reloaded: Callable[[], None] = lambda: None
 
@@ -56,13 +57,11 @@ class Trusting:
     def start(self) -> None:
         """Look after it, until `close`."""
         self._shell.births.append(self._born)
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner.start()
 
     async def close(self) -> None:
         """Stop."""
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
 
     def reload(self) -> None:
         """Speak with what lies in the folder now, and tell all nodes of it; TrustError `trust.file`."""

@@ -24,6 +24,7 @@ from gmqtt.mqtt.protocol import MQTTProtocol
 
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, MeshError, ProtocolError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.link.base import (
     Address,
     Addresses,
@@ -79,7 +80,7 @@ class MqttLink:
         self._retry_max_ms = retry_max_ms
         self._events: CountedEvents | None = None
         self._session: _Session | None = None
-        self._runner: asyncio.Task[None] | None = None
+        self._runner = Background("the link", self._run)
         self._closing = False
         self._anew: asyncio.Task[None] | None = None
         self._failed = 0  # attempts in a row that came to nothing, or to what broke at once
@@ -98,7 +99,7 @@ class MqttLink:
 
     def start(self, events: LinkEvents) -> None:
         self._events = CountedEvents(events)
-        self._runner = asyncio.get_running_loop().create_task(self._run(self._events))
+        self._runner.start()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         session = self._session
@@ -123,11 +124,11 @@ class MqttLink:
         self._closing = True
         if self._session is not None and self._session.up:
             await self._session.say_goodbye()
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        await self._runner.close()
 
-    async def _run(self, events: CountedEvents) -> None:
+    async def _run(self) -> None:
+        events = self._events
+        assert events is not None  # noqa: S101 - `start` was given them
         while True:
             error = await self._live(events)
             if self._closing:
@@ -163,10 +164,8 @@ class MqttLink:
                 self._failed = 0
             return error
         except MQTTConnectError as exc:
-            unavailable = exc._code == _CONNACK_UNAVAILABLE
-            return LinkError(
-                "link.down" if unavailable else "link.refused", f"{host}:{port}: {exc}"
-            )
+            code = "link.down" if exc._code == _CONNACK_UNAVAILABLE else "link.refused"
+            return LinkError(code, f"{host}:{port}: {exc}")
         except Exception as exc:
             return explain(exc, f"{host}:{port}")
         finally:
