@@ -25,6 +25,7 @@ from imlmesh_broker.oversize import OversizeLog
 from imlmesh_broker.serving import Served, Source
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import LinkError, TrustError
+from imlmesh_runtime.background import Background
 from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.base import retry_ms
 from imlmesh_runtime.logs import is_too_long
@@ -91,8 +92,8 @@ class Broker(ABC):
         self._context = context
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._watcher = Background("telling the broker who may come in", self._watch)
+        self._listener = Background("passing on what the broker says", self._listen)
         self._oversize = OversizeLog(place.log, place.folder / "oversize.json", self.oversize_of)
         source = Source(mesh, control, place.ca, place.folder)
         self._served = Served(source, place.served)
@@ -141,18 +142,18 @@ class Broker(ABC):
                 if ports in again or ports == (self.place.port, self.place.control_port):
                     raise self._taken() or exc from exc
                 again.add(ports)
-        loop = asyncio.get_running_loop()
-        self._keeper = loop.create_task(self._watch_over())
-        self._watcher = loop.create_task(self._watch())
-        self._listener = loop.create_task(self._listen())
+        self._keeper = asyncio.get_running_loop().create_task(self._watch_over())
+        self._watcher.start()
+        self._listener.start()
         return self.port
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after limits.STOP_MS."""
-        for own in (self._watcher, self._listener, self._keeper):
-            if own is not None:
-                own.cancel()
-                await asyncio.wait([own])
+        await self._watcher.close()
+        await self._listener.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         if self._child is not None:
             await _end(self._child)
             self._child = None
