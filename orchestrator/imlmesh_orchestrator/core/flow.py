@@ -94,6 +94,9 @@ def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
         text = f"{members.needed(record)} nodes are needed, there are {len(nodes)}"
         fail(turn, run, record, Fault("action.partial", text))
         return False
+    for key in record.members or ():
+        if key in run.kept:
+            end_one(turn, run, run.units[key], ActionState.COMPLETED, None)
     return True
 
 
