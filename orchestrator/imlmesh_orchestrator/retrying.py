@@ -107,8 +107,7 @@ def _kept(name: str, standing: Standing, results: Results) -> dict[str, Any]:
     for node in sorted({*members, *results.kept_members(name)} - undone):
         key, member = f"{name}@{node}", members.get(node, Standing())
         # one that was kept before may have been left out this time
-        waited = not member.dispatches and results.kept_nodes(key)
-        if member.state == ActionState.COMPLETED or waited:
+        if member.state == ActionState.COMPLETED or results.keeps_member(key, member):
             found[key] = [[node], results.of_member(key, member)]
     return found
 

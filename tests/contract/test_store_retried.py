@@ -11,6 +11,7 @@ from imlmesh_orchestrator.store.lifecycle import Lifecycle, replay
 from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import MemoryReader
 from imlmesh_orchestrator.views.runs import show_run
+from imlmesh_orchestrator.views.stories import story
 from imlmesh_runtime.sqlite import MemoryStore
 from scheduler_stage import Stage, action, plan
 
@@ -121,8 +122,10 @@ async def test_of_an_action_on_several_nodes_only_those_that_failed_do_it_again(
     assert stage.running(second) == ["a@pi-2"]
     assert stage.replayed().runs[second.run] == second
     one = await shown(stage, second, "a")
-    found = {member["node"]: member["state"] for member in one["members"]}
-    assert found == {"pi-1": "completed", "pi-2": "running"}
+    found = {member["node"]: (member["state"], member["kept"]) for member in one["members"]}
+    assert found == {"pi-1": ("completed", True), "pi-2": ("running", False)}
+    told = await asked(stage, lambda db: story(db, second.run, str))
+    assert "a on pi-1 is kept" in [entry["text"] for entry in told]
     stage.end(second, "a@pi-2", result={"v": 2})
     assert stage.sent(second, "b").params == {"n": [1, 2]}
     assert (await shown(stage, second, "a"))["result"] == {"pi-1": {"v": 1}, "pi-2": {"v": 2}}

@@ -171,9 +171,13 @@ class Results:
 
     def of_member(self, key: str, member: Standing) -> Any:
         """The result of what one node did, here or in the run that this one retries."""
-        if not member.dispatches and key in self._kept:
+        if self.keeps_member(key, member):
             return self._fit(self._kept[key][1])
         return self._read(member.result_seq)
+
+    def keeps_member(self, key: str, member: Standing) -> bool:
+        """Whether what one node did before was enough."""
+        return not member.dispatches and key in self._kept
 
     def kept_nodes(self, action: str) -> list[str] | None:
         """Where an action that was not repeated completed in the run before; None for others."""

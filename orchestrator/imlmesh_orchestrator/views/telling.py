@@ -19,7 +19,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.permits import split_permit_run
-from imlmesh_protocol.states import Admission, ApprovalState
+from imlmesh_protocol.states import ActionState, Admission, ApprovalState
 
 #: fields that stand elsewhere, and values, which may be large
 _LEFT_OUT = frozenset({"at_ms", "cause", "run", "result", "value"})
@@ -267,6 +267,14 @@ def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
     return f"{approval} is {state}: {by} chose {option}"
 
 
+def _ended_unit(change: c.ActionEnded, alias: Alias) -> str:
+    unit = unit_text(change.action, alias)
+    if "@" in change.action and change.state is ActionState.COMPLETED and change.fault is None:
+        # without a result here and a person's word it was done in the run that this one retries
+        return f"{unit} is kept"
+    return f"{unit} {_word(change.state)}{why(change.fault)}"
+
+
 def _ended_units(change: c.ActionsEnded, alias: Alias) -> str:
     units = _names(tuple(unit_text(key, alias) for key in change.actions))
     return f"{units} {_word(change.state)}{why(change.fault)}"
@@ -349,9 +357,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.ResultTaken: _result,
     c.RetryPlanned: _retry,
     c.ResultKept: _kept,
-    c.ActionEnded: lambda change, alias: (
-        f"{unit_text(change.action, alias)} {_word(change.state)}{why(change.fault)}"
-    ),
+    c.ActionEnded: _ended_unit,
     c.ActionsEnded: _ended_units,
     c.ActionUnknown: _unknown,
     c.ApprovalAsked: _asked,
