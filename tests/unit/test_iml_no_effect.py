@@ -57,6 +57,13 @@ def test_templates_in_what_a_person_is_asked():
     ]
 
 
+def test_choices_that_sound_like_a_refusal_and_are_none():
+    asked = {"clarification_options": ["yes", "No", "half"]}
+    assert warned(plan_of(act("a", requires_approval=True, approval=asked))) == [
+        (NO_EFFECT, "/actions/0/approval/clarification_options/1")
+    ]
+
+
 def test_fallback_nodes_of_several_nodes():
     fields = {"target_node": "n", "fallback_nodes": ["m"]}
     assert warned(plan_of(act(**fields))) == []
