@@ -203,3 +203,18 @@ async def test_what_was_kept_and_then_undone_is_asked_about_before_it_is_done_ag
     third = await taken_over(stage, run)
     assert third.retried.kept == {}
     assert "pi-1" in third.retried.again["a"]
+
+
+async def test_what_is_kept_may_suffice_when_the_run_fails_before_the_rest_begins() -> None:
+    stage = staged()
+    stage.set_group("one", "pi-3")
+    wise = {"target_mode": "all"}
+    run = stage.submit(
+        plan(
+            action("a", target_group="both", quorum=1, **wise),
+            action("x", target_group="one", quorum=2, **wise),
+        ),
+        retried=e.Retried("r-0-abcd", {"a@pi-1": [["pi-1"], 1]}, {}, ()),
+    )
+    assert (run.state, run.actions["x"].fault.code) == ("failed", "action.partial")
+    assert (run.actions["a"].state, run.units["a@pi-2"].state) == ("completed", "skipped")

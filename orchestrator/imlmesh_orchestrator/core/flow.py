@@ -277,6 +277,7 @@ def end_waiting(turn: Turn, run: RunRecord) -> None:
         if record.state in _WAITING
         and record.key not in run.compensation_only
         and (cancelling or not record.undoes)
+        and (record.state is ActionState.AWAITING_APPROVAL or not members.suffice(record))
     ]
     asking.supersede(turn, run, {record.key for record in waiting})
     if cancelling:
