@@ -312,6 +312,16 @@ async def test_memory_is_listed_by_age_and_told_in_the_story(kept):
     assert [entry["seq"] for entry in story] == sorted(entry["seq"] for entry in story)
 
 
+async def test_a_result_too_large_for_memory_is_told_in_the_story(kept):
+    writes = action("a", memory={"write_key": "big"})
+    run = kept.stage.submit(plan(writes, session_id="s"))
+    kept.stage.end(run, "a", result="x" * limits.MEMORY_VALUE_BYTES)
+    await kept.store()
+    told = [e["text"] for e in await kept.reader.ask(lambda db: stories.story(db, run.run, str))]
+    gone = f"memory big of session s is gone: what {run.run}/a gave takes too much room"
+    assert told.count(gone) == 1
+
+
 def finished(stage: Stage) -> Any:
     """a completed on two nodes, b failed, c never ran for it, d was still waiting."""
     stage.set_group("both", "pi-1", "pi-2")

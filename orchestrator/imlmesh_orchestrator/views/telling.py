@@ -267,6 +267,13 @@ def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
     return f"{approval} is {state}: {by} chose {option}"
 
 
+def _memory_dropped(change: c.MemoryDropped, alias: Alias) -> str:
+    what = f"memory {change.key} of session {change.session}"
+    if "/" in change.by:  # an action of a run, not a person
+        return f"{what} is gone: what {change.by} gave takes too much room"
+    return f"{change.by} removed {what}"
+
+
 def _ended_unit(change: c.ActionEnded, alias: Alias) -> str:
     unit = unit_text(change.action, alias)
     if "@" in change.action and change.state is ActionState.COMPLETED and change.fault is None:
@@ -333,9 +340,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"
     ),
-    c.MemoryDropped: lambda change, alias: (
-        f"{change.by} removed memory {change.key} of session {change.session}"
-    ),
+    c.MemoryDropped: _memory_dropped,
     c.DoubtRaised: lambda change, alias: (
         f"{alias(change.witness)} holds a seal of {change.size} entries that the ledger denies"
     ),
