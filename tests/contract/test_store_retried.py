@@ -218,3 +218,23 @@ async def test_what_is_kept_may_suffice_when_the_run_fails_before_the_rest_begin
     )
     assert (run.state, run.actions["x"].fault.code) == ("failed", "action.partial")
     assert (run.actions["a"].state, run.units["a@pi-2"].state) == ("completed", "skipped")
+
+
+async def test_what_was_kept_of_one_node_is_undone_there_with_what_it_gave_then() -> None:
+    stage = staged()
+    turned = action("a", do="turn", params={"pin": 4}, target_group="both", target_mode="all")
+    undone = plan(turned, action("x", "a", on_error="rollback", target_node="pi-3"))
+    first = stage.submit(undone)
+    stage.end(first, "a@pi-1", result={"before": 0})
+    stage.end(first, "a@pi-2", "failed")
+    taken = await taken_over(stage, first)
+    run = stage.submit(taken.plan, retried=taken.retried)
+    stage.answer("approve")
+    stage.end(run, "a@pi-2", result={"before": 1})
+    stage.end(run, "x", "failed")
+    found = {}
+    for key in ("a~pi-2", "a~pi-1"):
+        found[key] = stage.sent(run, key).params
+        stage.end(run, key)
+    assert found == {"a~pi-2": {"to": 1, "pin": 4}, "a~pi-1": {"to": 0, "pin": 4}}
+    assert stage.states(run)["a"] == "rolled_back"
