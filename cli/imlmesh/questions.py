@@ -29,6 +29,8 @@ _DOES = {
         "fail": "leave it as it is; the run says that not all was undone",
     },
 }
+#: of a member, whose part nobody else can do
+_RERUN_HERE = "do it again on this node; it fails when the node is still away"
 
 
 def print_questions(approvals: Sequence[Record]) -> None:
@@ -81,6 +83,8 @@ def print_question(approval: Record) -> None:
         write(f"  answered: {approval['option'] or '-'} by {approval['by'] or '-'}")
         return
     does = _DOES[approval["kind"]]
+    if approval["kind"] == "lost_effect" and "@" in approval["unit"]:
+        does = {**does, "rerun": _RERUN_HERE}
     for option in approval["options"]:
         # what stands beside approve and deny is a choice that also lets it run
         write(f"  {option:<7} {does.get(option, 'it runs; the choice is recorded')}")

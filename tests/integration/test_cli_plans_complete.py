@@ -282,7 +282,12 @@ def test_questions_are_listed_shown_answered(api: Api, capsys: Output) -> None:
     assert "rerun|done|fail" in streams.out
     api.answer("GET /v1/approvals/a-4", lost)
     assert main.run(["approval", "show", "a-4"]) == 0
-    assert "it happened: go on as if it had completed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "it happened: go on as if it had completed" in told
+    assert "do it again on an eligible node" in told
+    api.answer("GET /v1/approvals/a-4", {**lost, "unit": "feed@pi"})
+    assert main.run(["approval", "show", "a-4"]) == 0
+    assert "it fails when the node is still away" in capsys.readouterr().out
     answered = {**lost, "state": "approved", "option": "done", "by": "me"}
     api.answer("POST /v1/approvals/a-4/answer", answered)
     assert main.run(["approval", "answer", "a-4", "done"]) == 0
