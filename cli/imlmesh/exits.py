@@ -60,6 +60,7 @@ _BY_CODE = {
     "approval.four_eyes": ExitCode.NOT_ALLOWED,
     "run.ended": ExitCode.FAILED,
     "run.not_ended": ExitCode.FAILED,
+    "run.retried": ExitCode.FAILED,
     "run.not_paused": ExitCode.FAILED,
     "orchestrator.running": ExitCode.FAILED,
 }

@@ -60,6 +60,7 @@ MEANS: dict[str, str] = {
     "run.ambiguous": "More than one run's id begins like this.",
     "run.ended": "The run has ended, so it can no longer be changed.",
     "run.not_ended": "Only a run that has ended can be retried.",
+    "run.retried": "Another run took over from it: a second one would repeat what that one did.",
     "run.not_paused": "The run is not paused, so it cannot be resumed.",
     "run.too_many": "As many runs are active as the orchestrator takes.",
     "run.expired": "The run waited longer than its ttl_seconds.",

@@ -55,12 +55,16 @@ class Taken:
 
 
 def take_over(database: sqlite3.Connection, run: str, alias: Alias, failed_only: bool) -> Taken:
-    """The plan of an ended run and what stays of it; `run.not_ended`.
+    """The plan of an ended run and what stays of it; `run.not_ended`, `run.retried`.
 
     With `failed_only` nothing runs but what failed, what waits for that, and what those need.
     """
     if run_ended(database, run) is None:
         raise InputError("run.not_ended", f"{run} goes on")
+    later = rows_of(database, "SELECT run FROM runs WHERE retry_of = ?", (run,))
+    if later:
+        text = f"{run} was retried by {later[0]['run']}: retry that one"
+        raise InputError("run.retried", text, hint=f"imlmesh run retry {later[0]['run']}")
     row = rows_of(database, "SELECT * FROM runs WHERE run = ?", (run,))[0]
     plan = plan_of(database, row["digest"])
     known = standings(database, run)

@@ -100,6 +100,7 @@ CODES: dict[str, Code] = {
     "run.ambiguous": Code("input", False, "give more characters of the id"),
     "run.ended": Code("input", False, "imlmesh run show RUN"),
     "run.not_ended": Code("input", False, "wait for its end, or cancel it first"),
+    "run.retried": Code("input", False, "retry the run that retried it"),
     "run.too_many": Code("here", True, "wait for a run to end, or cancel one"),
     "memory.not_found": Code("input", False, "imlmesh memory list", "KeyError"),
     "memory.too_large": Code("input", False, "keep less, or a path to it"),

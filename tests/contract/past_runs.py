@@ -145,8 +145,10 @@ def _viewed(database: Any) -> dict[str, Any]:
         "last": last_run.last_run(database, "play"),
         "pages": {size: _pages(database, None, size) for size in (3, 100, 10_000)},
     }
+    retried = {row["of"] for row in listed}
     for run in (row["run"] for row in listed):
         ended = runs.run_ended(database, run)
+        ways = (False, True) if ended and run not in retried else ()
         found[run] = {
             "ended": ended,
             "shown": runs.show_run(database, run, str, {}),
@@ -156,7 +158,7 @@ def _viewed(database: Any) -> dict[str, Any]:
             "pages": {size: _pages(database, run, size) for size in (1, 7, 10_000)},
             "standings": standings(database, run),
             "failed": logs.failed_units(database, run),
-            "taken": [take_over(database, run, str, only) for only in (False, True) if ended],
+            "taken": [take_over(database, run, str, only) for only in ways],
         }
     return found
 

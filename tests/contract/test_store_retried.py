@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from imlmesh_orchestrator.core import events as e
 from imlmesh_orchestrator.retrying import Taken, take_over
 from imlmesh_orchestrator.store.lifecycle import Lifecycle, replay
@@ -12,8 +14,9 @@ from imlmesh_orchestrator.store.migrations import migrations
 from imlmesh_orchestrator.store.reading import MemoryReader
 from imlmesh_orchestrator.views.runs import show_run
 from imlmesh_orchestrator.views.stories import story
+from imlmesh_protocol.errors import InputError
 from imlmesh_runtime.sqlite import MemoryStore
-from scheduler_stage import Stage, action, plan
+from scheduler_stage import Stage, action, plan, refusals
 
 PLAN = plan(
     action("a", target_group="both", target_mode="all", rollback={"action": "u"}),
@@ -238,3 +241,26 @@ async def test_what_was_kept_of_one_node_is_undone_there_with_what_it_gave_then(
         stage.end(run, key)
     assert found == {"a~pi-2": {"to": 1, "pin": 4}, "a~pi-1": {"to": 0, "pin": 4}}
     assert stage.states(run)["a"] == "rolled_back"
+
+
+async def test_a_run_is_retried_once_and_then_the_new_one_is() -> None:
+    stage = staged()
+    first = stage.submit(
+        plan(action("x", target_node="pi-3"), action("a", "x", do="send", target_node="pi-1"))
+    )
+    stage.end(first, "x", "failed")
+    taken = await taken_over(stage, first)
+    second = stage.submit(taken.plan, retried=taken.retried)
+    # somebody else was as quick, and had asked the store before that was written
+    asked_too = {"dice": 1, "digest": taken.digest, "by": "eve", "retried": taken.retried}
+    commands = stage.post(e.PlanSubmitted, plan=taken.plan, **asked_too)
+    assert refusals(commands) == ["run.retried"]
+    stage.end(second, "x")
+    stage.end(second, "a", "failed")
+    with pytest.raises(InputError) as caught:
+        await taken_over(stage, first)
+    assert (caught.value.code, caught.value.hint) == (
+        "run.retried",
+        f"imlmesh run retry {second.run}",
+    )
+    assert list((await taken_over(stage, second)).retried.again) == ["a"]

@@ -85,6 +85,7 @@ def test_a_state_is_one_of_those_that_there_are() -> None:
         ("plan.fingerprint", 409),
         ("plan.nonce_reused", 409),
         ("run.not_ended", 409),
+        ("run.retried", 409),
     ],
 )
 def test_a_code_has_its_status(code: str, status: int) -> None:

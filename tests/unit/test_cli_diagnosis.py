@@ -103,6 +103,7 @@ def test_a_record_of_the_api_becomes_the_error_it_was() -> None:
         ("orchestrator.running", 1),
         ("run.ended", 1),
         ("run.not_ended", 1),
+        ("run.retried", 1),
         ("run.not_paused", 1),
         ("plan.fingerprint", 3),
         ("plan.nonce_reused", 3),

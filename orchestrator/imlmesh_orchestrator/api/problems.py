@@ -25,6 +25,7 @@ _STATUS = {
     "verdicts.not_frozen": 409,
     "run.ended": 409,
     "run.not_ended": 409,
+    "run.retried": 409,
     "run.not_paused": 409,
     "run.ambiguous": 409,
     "run.too_many": 503,

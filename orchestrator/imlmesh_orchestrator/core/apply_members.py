@@ -16,7 +16,7 @@ from imlmesh_protocol.states import ActionState
 
 def _run_retried(state: State, change: c.RunRetried) -> None:
     run = state.runs[change.run]
-    run.again, run.kept = change.again, change.kept
+    run.of, run.again, run.kept = change.of, change.again, change.kept
     for key, (nodes, result) in change.kept.items():
         record = run.actions.get(key)
         if record is None:

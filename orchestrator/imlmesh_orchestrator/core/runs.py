@@ -23,6 +23,10 @@ def submit(turn: Turn, event: PlanSubmitted) -> None:
     if doubted is not None:
         turn.command(Refuse(event.cause, doubted))
         return
+    if event.retried is not None and (later := _retried_by(turn, event.retried.of)):
+        text = f"{event.retried.of} was retried by {later}: retry that one"
+        turn.command(Refuse(event.cause, Fault("run.retried", text)))
+        return
     nonce = event.plan.nonce if event.retried is None else None
     if nonce is not None and nonce in state.nonces:
         _answer_again(turn, event, nonce)
@@ -59,6 +63,11 @@ def submit(turn: Turn, event: PlanSubmitted) -> None:
         _take_over(turn, record, event)
     if not record.ended:
         flow.release_open(turn, record)
+
+
+def _retried_by(turn: Turn, run: str) -> str:
+    """The run that retries this one; of those long ended `retrying` knows."""
+    return next((one.run for one in turn.state.runs.values() if one.of == run), "")
 
 
 def _answer_again(turn: Turn, event: PlanSubmitted, nonce: str) -> None:

@@ -191,7 +191,9 @@ class RunRecord:
     rollbacks: tuple[str, ...] = ()
     compensations: tuple[str, ...] | None = None
     compensation_pending: bool = False
-    #: actions that may repeat an effect of the run that this one retries, and where they ran
+    #: the run that this one retries
+    of: str = ""
+    #: actions that may repeat an effect of it, and where they ran
     again: Mapping[str, str] = field(default_factory=dict)
     #: what completed there and is not repeated, by the key of its unit
     kept: Mapping[str, Any] = field(default_factory=dict)
