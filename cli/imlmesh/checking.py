@@ -85,24 +85,27 @@ def _most_actions() -> int:
 
 
 def repair_file(file: Path, out: Path | None, *, force: bool) -> dict[str, Any]:
-    """Check with repair, write the result, and show both; the record."""
+    """Check with repair, write the result unless it is cut off, and show both; the record."""
     from imlmesh.render import emit, say, try_line
 
     if out == STDIN and settings.output != "table":
         raise InputError("usage", f"--out - and -o {settings.output} both want stdout")
     record, text = check_repaired(file)
-    if text is not None and out not in (None, STDIN):
+    is_whole = text is not None and not _is_cut(record)
+    if text is not None and is_whole and out not in (None, STDIN):
         write_plan(out, text, overwrite=force)
     if emit(record):
         return record
     _show_repairs(record["repairs"], refused=text is None)
     show_check(record, quiet=out == STDIN)
     if text is not None:
-        if out == STDIN:
+        if out is not None and not is_whole:
+            say("nothing is written: whoever ran that would run half of a plan")
+        elif out == STDIN:
             write_text(text)
         elif out is not None:
             say(f"wrote {out}")
-        elif record["repairs"]:
+        elif record["repairs"] and is_whole:
             say("write it:  " + try_line(f"plan check {file} --repair --out FILE"))
     if record["correction"]:
         _show_correction(record["correction"], aside=out == STDIN)
@@ -124,8 +127,11 @@ def exit_code(found: dict[str, Any]) -> ExitCode:
     codes = {exit_code_of(error["code"]) for error in found["errors"]}
     if codes:
         return ExitCode.NO_NODE if codes == {ExitCode.NO_NODE} else ExitCode.INVALID
-    cut = any(warning["code"] == "plan.truncated" for warning in found["warnings"])
-    return ExitCode.INVALID if cut else ExitCode.DONE
+    return ExitCode.INVALID if _is_cut(found) else ExitCode.DONE
+
+
+def _is_cut(found: dict[str, Any]) -> bool:
+    return any(warning["code"] == "plan.truncated" for warning in found["warnings"])
 
 
 def _record(report: Report, losses: Sequence[MeshError] = ()) -> dict[str, Any]:

@@ -158,8 +158,10 @@ def test_a_cut_plan_warns_and_does_not_pass(imlmesh: Run, tmp_path: Path) -> Non
         'warning[plan.truncated]: the text ends in the middle of action "a", in its' in done.stderr
     )
     assert "It is cut off: " in done.stdout
-    params = json.loads((tmp_path / "look.json").read_text())["actions"][0]["params"]
-    assert params == {"path": "a."}
+    assert "nothing is written" in done.stderr
+    assert not (tmp_path / "look.json").exists()
+    piped = imlmesh("check", "-", "--repair", "--out", "-", stdin=cut)
+    assert (piped.returncode, piped.stdout) == (3, ""), "a pipe would run half of a plan"
 
 
 def test_the_record_holds_everything(imlmesh: Run) -> None:
