@@ -155,6 +155,8 @@ def test_what_can_be_read_is_left_alone(text):
         ('{"actions": ["a" + "b"]}', (1, 18)),
         ('{"actions": [{"a": 1, {"b": 2}]}', (1, 23)),
         ('{"actions": [{"a": 1}}, {"b": 2}]}', (1, 25)),
+        ('{"actions": [{"a": 1}},id": 2}]}', (1, 24)),
+        ('{"actions": [{"a": "x"], "b": 1}]}', (1, 33)),
         ('{"actions": [1]} {"actions": [2]}', (1, 19)),
         ('{"actions": [1)}', (1, 15)),
         ('Use {x}: {"description": "say "hi"", "actions": [{"actions": [1]}]}', (1, 32)),

@@ -25,7 +25,8 @@ _YAML_PLAN = re.compile(r"^actions:", re.MULTILINE)
 _SECOND_PLAN = re.compile(r"[\"'“]actions[\"'”]\s*:")
 #: what may stand behind a plan, and what tells that a part of it was torn off
 _STRAY = "}]);, \t\r\n"
-_OF_PLANS = tuple("{['\":")
+_OF_PLANS = re.compile("[{\\['\":]|[\\w-]+[\"'”’]\\s*:")
+_CLOSER = re.compile(r"[}\]]")
 _SHOWN_CHARS = 60
 
 
@@ -109,7 +110,7 @@ def _repaired(text: Text, start: int, builder: Builder, reader: NearJson) -> Rep
     repairs = [
         *_removed_before(text, start),
         *reader.repairs,
-        *_removed_after(text, reader.end),
+        *_removed_after(text, reader),
     ]
     losses = () if reader.cut is None else (_loss(text, reader.end, data, reader.cut),)
     return Repaired(apply_repairs(text.content, repairs), document, tuple(repairs), losses)
@@ -123,7 +124,8 @@ def _removed_before(text: Text, start: int) -> list[Repair]:
     return [repair_at(text, "text_before", message, (0, start), "")]
 
 
-def _removed_after(text: Text, end: int) -> list[Repair]:
+def _removed_after(text: Text, reader: NearJson) -> list[Repair]:
+    end = reader.end
     after = text.content[end:].lstrip()
     if not after:
         return []
@@ -132,8 +134,12 @@ def _removed_after(text: Text, end: int) -> list[Repair]:
         raise InputError("plan.syntax", "here is a second plan; keep one of them", place=place)
     begin = len(text.content) - len(after)
     torn = after.lstrip(_STRAY)
-    if torn[:1] in _OF_PLANS:
-        at = len(text.content) - len(torn)
+    # where a bracket had to be added and one is left over, nobody knows which values belong where
+    added = any(one.kind == "missing_bracket" for one in reader.repairs)
+    left_over = _CLOSER.search(text.content, end) if added else None
+    goes_on = _OF_PLANS.match(torn)
+    if goes_on or left_over:
+        at = left_over.start() if left_over and not goes_on else len(text.content) - len(torn)
         place = text.place(at, at + 1, "")
         message = "the plan has ended before this, as its brackets say, and yet it seems to go on"
         raise InputError("plan.syntax", message, place=place)
