@@ -131,6 +131,23 @@ def test_what_exceeds_the_token_waits_for_a_person(desk):
     assert desk.join("pi-2", profile="local_worker") == WAITS
 
 
+def test_who_waits_by_a_token_and_is_killed_goes_on_with_the_same_line(desk):
+    desk.token(uses=2)
+    assert [desk.join("pi-1", profile="power_user") for _ in range(3)] == [WAITS] * 3
+    assert desk.state.tokens[TOKEN].spent == 1
+    assert desk.join("pi-1", profile="power_user", proven=False) == "token.proof"
+    # another machine, another name or another wish is another use
+    assert desk.join("pi-1", key="b", profile="power_user") == WAITS
+    assert desk.join("pi-3", key="c", profile="power_user") == "token.used"
+    assert desk.join("pi-3", key="pi-1", profile="power_user") == "token.used"
+    assert desk.join("pi-1", profile="readonly") == "token.used"
+    # the person may take longer than the token lives, and than the token is good
+    desk.at_ms += limits.JOIN_WAITS_MS + HOUR_MS
+    assert [desk.join("pi-1", profile="power_user"), desk.again("pi-1")] == [WAITS] * 2
+    desk.at_ms += limits.JOIN_PROVEN_WAITS_MS
+    assert desk.again("pi-1") == "join.expired"
+
+
 def test_without_a_token_a_person_decides(desk):
     assert desk.ask("pi-1") == WAITS
     assert desk.again("pi-1") == WAITS
