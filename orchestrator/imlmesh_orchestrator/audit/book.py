@@ -131,8 +131,8 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
             for n, entry, salt, payload, *words in database.execute(_ROWS):
                 told = [each if type(each) in (int, str) else repr(each) for each in words]
                 beside = dict(zip(_BESIDE, told, strict=True))
-                secret = [None if each is None else _blob(each) for each in (salt, payload)]
-                yield Row(n, _blob(entry), *secret, beside, _hashes_at(database, n))
+                salt, payload = (None if each is None else _blob(each) for each in (salt, payload))
+                yield Row(n, _blob(entry), salt, payload, beside, _hashes_at(database, n))
         except sqlite3.Error as exc:
             raise StoreError("store.corrupt", f"{path}: {exc}") from exc
 
