@@ -200,7 +200,7 @@ class Client:
         """Name the nearest node when a node is not known."""
         if error.code not in ("node.not_found", "place.unknown_node"):
             return error
-        if "did you mean" in error.message:
+        if "did you mean" in error.message or "never here" in error.message:
             return error
         nodes = self.get("nodes")["nodes"]
         names = sorted({name for node in nodes for name in (node["alias"], node["node"])})

@@ -9,7 +9,9 @@ from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.joins import IN, WAITS, waiting
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.store.codec import decode, encode
+from imlmesh_orchestrator.views.nodes import find_node
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import Admission
 
 HOUR_MS = 3_600_000
@@ -284,3 +286,12 @@ def test_a_token_already_says_how_much(desk):
     assert desk.join("pi-1", profile="power_user") == WAITS
     assert desk.answer("pi-1") == ("pi-1", "")
     assert desk.state.enrolled["pi-1"].profile == "power_user"
+
+
+def test_who_is_in_and_was_never_here_is_no_unknown_name(desk):
+    desk.token()
+    assert desk.join("pi-1") == IN
+    with pytest.raises(InputError, match="pi-1 was let in and was never here"):
+        find_node(desk.state, "pi-1")
+    with pytest.raises(InputError, match="no node 'pi-2'"):
+        find_node(desk.state, "pi-2")
