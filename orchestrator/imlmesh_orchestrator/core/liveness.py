@@ -233,6 +233,7 @@ def beat(turn: Turn, event: HeartbeatArrived) -> bool:
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
     held = silence.heard(turn, node, presence, event.beat) and _hears(turn, node, presence)
+    permits.beat(turn, node.node, presence, event.held)
     moved: list[str] = []
     for name in event.held:
         dispatch = state.dispatches.get(name)

@@ -98,9 +98,17 @@ def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, A
             "since_ms": since_ms or record.changed_ms,
             "until_ms": record.until_ms or None,
             "probation": record.probation,
-            "drained": not (known and known.live),
+            "drained": known is None or not live_dispatches(state, known),
         }
     return told
+
+
+def live_dispatches(state: State, record: NodeRecord) -> int:
+    """How many it has of ours, and what it does by permit as its last beat told."""
+    presence = state.presence.get(record.node)
+    goes_on = presence is not None and record.liveness is not Liveness.OFFLINE
+    by_permit = presence.by_permit if presence is not None and goes_on else None
+    return len(record.live) + len(by_permit or ())
 
 
 def node_view(
@@ -128,7 +136,7 @@ def node_view(
         "facts": dict(record.facts),
         "profile": record.profile,
         "version": record.facts.get("version"),
-        "live_dispatches": len(record.live),
+        "live_dispatches": live_dispatches(state, record),
         "modules": sorted(record.manifest.modules),
         "escalation": _escalation(record),
         "spool": {name: int(health.get(told) or 0) for name, told in _SPOOL.items()},
