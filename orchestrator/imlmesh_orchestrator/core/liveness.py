@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core.commands import (
     SendCancel,
 )
 from imlmesh_orchestrator.core.deadlines import Deadline
-from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, send
+from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, is_own, send
 from imlmesh_orchestrator.core.events import (
     EscalationArrived,
     HeartbeatArrived,
@@ -237,7 +237,7 @@ def beat(turn: Turn, event: HeartbeatArrived) -> bool:
     moved: list[str] = []
     for name in event.held:
         dispatch = state.dispatches.get(name)
-        if dispatch is None or dispatch.node != event.node:
+        if dispatch is None or not is_own(turn, event.node, dispatch, dispatch.hash):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
