@@ -5,7 +5,7 @@ until then nothing of it is settled. Whether the permit was withdrawn meanwhile 
 what happened. Deliberately absent: deciding when it runs; its node does that, cut off from us.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -205,12 +205,10 @@ def bring(turn: Turn, node: str) -> None:
         turn.deadlines.add(turn.at_ms + limits.PERMIT_AGAIN_MS, Deadline.PERMITS, node)
 
 
-def beat(turn: Turn, node: str, presence: Presence, held: Iterable[str]) -> None:
-    """A beat tells what its node does by permit; what that kept from being dropped may be dropped now."""
-    before = presence.by_permit
-    now = tuple(name for name in held if name.startswith("p-") and is_of_permit(turn, node, name))
-    presence.by_permit = now
-    if before != now and barred(turn.state, node) is not None:
+def beat(turn: Turn, node: str, presence: Presence, held: tuple[str, ...]) -> None:
+    """A beat tells what its node holds; a run that went on by permit may be over, which then may be dropped."""
+    before, presence.held = presence.held, held
+    if before != held and barred(turn.state, node) is not None:
         bring(turn, node)
 
 
@@ -220,8 +218,8 @@ def _may_end_its_run(turn: Turn, node: str, presence: Presence, permit: str) -> 
     record = turn.state.permits.get(permit)
     if record is None or record.ended or turn.state.admission_of(node) in NOT_BELIEVED:
         return False
-    doing = presence.by_permit
-    return doing is None or any(name.startswith(f"{permit}-") for name in doing)
+    held = presence.held
+    return held is None or any(name.startswith(f"{permit}-") for name in held)
 
 
 def bring_again(turn: Turn, node: str) -> None:

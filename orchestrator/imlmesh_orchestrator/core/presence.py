@@ -41,8 +41,8 @@ class Presence:
     explained: bool = False
     #: the permits that it told of, and how often each has run
     permits: Mapping[str, int] = field(default_factory=dict)
-    #: what it does by permit, by its last beat; None before the first one of its session
-    by_permit: tuple[str, ...] | None = None
+    #: the dispatches that it holds, by its last beat; None before the first one of its session
+    held: tuple[str, ...] | None = None
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
 

@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputError
-from imlmesh_protocol.states import Admission, Liveness
+from imlmesh_protocol.states import PRESENT, Admission, DispatchState, Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -28,6 +28,8 @@ _SPOOL = {
     "dropped_events": "dropped_events",
     "dropped_readings": "dropped_readings",
 }
+#: nobody waits for it here, and its node may do it all the same
+_GIVEN_UP = frozenset({DispatchState.UNKNOWN, DispatchState.SUPERSEDED})
 _LAST = "SELECT node, since_ms, reason FROM nodes"
 _DECIDED = "SELECT node, since_ms FROM admissions"
 _EVIDENCE = """SELECT at_ms, kind, text, verdict FROM evidence WHERE node = ?
@@ -104,11 +106,19 @@ def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, A
 
 
 def live_dispatches(state: State, record: NodeRecord) -> int:
-    """How many it has of ours, and what it does by permit as its last beat told."""
+    """How many it has of ours, and what it holds beside those by its last beat: runs by permit, and what
+    was given up while it was silent."""
     presence = state.presence.get(record.node)
-    goes_on = presence is not None and record.liveness is not Liveness.OFFLINE
-    by_permit = presence.by_permit if presence is not None and goes_on else None
-    return len(record.live) + len(by_permit or ())
+    if presence is None or record.liveness not in PRESENT:
+        return len(record.live)
+    held = [name for name in presence.held or () if name not in record.live]
+    return len(record.live) + sum(_goes_on(state, name) for name in held)
+
+
+def _goes_on(state: State, dispatch: str) -> bool:
+    """Whether a node may still be at it, when its last beat says so; what ended since then it is not."""
+    record = state.dispatches.get(dispatch)
+    return record is None or record.state in _GIVEN_UP
 
 
 def node_view(
