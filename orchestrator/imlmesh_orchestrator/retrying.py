@@ -26,7 +26,7 @@ from imlmesh_orchestrator.views.standing import (
     standings,
 )
 from imlmesh_orchestrator.views.telling import utc
-from imlmesh_orchestrator.views.units import Alias
+from imlmesh_orchestrator.views.units import Alias, split_unit
 from imlmesh_protocol.errors import NEVER_BEGUN, InputError
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.iml.plan import Plan
@@ -158,9 +158,11 @@ class _Past:
         units = [standing]
         units += [m for node, m in standing.members.items() if f"{name}@{node}" not in kept]
         found = [row for unit in units for row in unit.dispatches]
-        if found or self.before is None or name not in self.before.kept:
+        if found or self.before is None:
             return found
-        return _past(self.database, self.before.of).attempts(name, ())
+        if not any(split_unit(key)[0] == name for key in self.before.kept):
+            return found
+        return _past(self.database, self.before.of).attempts(name, kept)
 
 
 def _past(database: sqlite3.Connection, run: str) -> _Past:

@@ -264,3 +264,24 @@ async def test_a_run_is_retried_once_and_then_the_new_one_is() -> None:
         f"imlmesh run retry {second.run}",
     )
     assert list((await taken_over(stage, second)).retried.again) == ["a"]
+
+
+async def test_a_kept_member_that_was_undone_is_asked_about_though_its_action_was_not_done_again() -> (
+    None
+):
+    stage = staged()
+    sent = action("a", do="send", target_group="both", target_mode="all", rollback={"action": "u"})
+    undone = plan(sent, action("x", "a", on_error="rollback", target_node="pi-3"), action("u"))
+    first = stage.submit(undone)
+    stage.end(first, "a@pi-1", result=1)
+    stage.end(first, "a@pi-2", "failed", code="driver.busy")
+    taken = await taken_over(stage, first)
+    assert (list(taken.retried.kept), taken.retried.again) == (["a@pi-1"], {})
+    stage.set_group("both", "pi-1")
+    second = stage.submit(taken.plan, retried=taken.retried)
+    assert stage.states(second)["a"] == "completed"
+    stage.end(second, "x", "failed")
+    stage.end(second, "a~pi-1")
+    third = await taken_over(stage, second)
+    assert third.retried.kept == {}
+    assert "pi-1" in third.retried.again["a"]
