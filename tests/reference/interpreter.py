@@ -92,7 +92,7 @@ class Interpreter:
     def moment(self, what: Callable[[], None]) -> None:
         """One thing happens, and all that follows from it at once. Of several things at once the
         order is free: where the end depends on it, the case proves nothing."""
-        was, asked = self.aborting, len(self.questions)
+        was, asked, keeping = self.aborting, len(self.questions), self.keeping()
         self.failed_now, self.written_now = set(), set()
         what()
         self.settle()
@@ -101,7 +101,13 @@ class Interpreter:
                 raise UnclearError("two actions fail in the same moment, and one ends the run")
             if any(q.outcome == "superseded" for q in self.questions[asked:]):
                 raise UnclearError("a question is asked in the moment that ends the run")
+            if keeping != self.keeping():
+                raise UnclearError("kept members have their turn in the moment that ends the run")
         self.ends_if_done()
+
+    def keeping(self) -> list[str]:
+        """Members that are kept, and whose action has not begun."""
+        return [key for key in self.kept if self.units[key.partition("@")[0]].state == "pending"]
 
     def later(
         self, at: int, what: Callable[[], None], matters: Callable[[], bool] = lambda: True
