@@ -267,6 +267,21 @@ def test_ctrl_c_stops_the_mesh_and_leaves_nothing(mesh: Mesh) -> None:
     assert person.run("status").returncode == 5
 
 
+def test_a_mesh_whose_own_node_was_removed_starts_without_it(mesh: Mesh) -> None:
+    person = mesh.person
+    up = person.open("up")
+    up.expect("Ctrl-C stops")
+    assert person.run("node", "remove", mesh.own, "--reason", "a trial", "--yes").returncode == 0
+    up.press("\x03")
+    assert up.wait(40) == 0
+    again = person.open("up")
+    again.expect("was removed and is not started")
+    again.expect("Ctrl-C stops")
+    assert person.run("status").returncode == 0
+    again.press("\x03")
+    assert again.wait(40) == 0
+
+
 def children_of(pid: int) -> list[int]:
     """The processes whose parent is `pid`."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()

@@ -92,10 +92,16 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     client = await running.start_orchestrator()
     reached = home.api_socket if home.socket_fits() else "loopback, with a token"
     _line("orchestrator", str(reached))
-    folder = await asyncio.to_thread(mesh.own_node, client, name, policy)
-    await running.start_node(folder, client)
-    _line(f"node {name}", "this computer")
-    record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
+    own: str | None = name
+    if await asyncio.to_thread(mesh.has_removed, client, name):
+        own = None
+        text = "was removed and is not started; as another one: imlmesh node join TOKEN --name NAME"
+        _line(f"node {name}", text, shape="!")
+    else:
+        folder = await asyncio.to_thread(mesh.own_node, client, name, policy)
+        await running.start_node(folder, client)
+        _line(f"node {name}", "this computer")
+    record: dict[str, Any] = {"home": str(home.root), "broker": mesh.broker_address, "node": own}
     record["broker_program"] = program
     trouble = await _announce(running, addresses) if running.lan else None
     record |= {"lan": addresses, "mdns": "off" if trouble is None else trouble or "announced"}
