@@ -43,6 +43,7 @@ from imlmesh_protocol.limits import (
 )
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire.codec import pack
+from imlmesh_protocol.wire.messages import OUTCOMES
 from imlmesh_runtime.rows import Many, write_rows
 from imlmesh_runtime.sqlite import Database, Store, Work, run
 
@@ -221,7 +222,17 @@ class Journal:
 
 
 def _load(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loaded, list[int]]:
-    """What is there, and the numbers of its rows."""
+    """What is there, and the numbers of its rows; SQLite itself does not see when a disk changed a value."""
+    try:
+        return _load_rows(database, wall_ms, lost)
+    except (sqlite3.Error, MeshError):
+        raise
+    except Exception as exc:
+        text = f"it holds what nobody wrote: {type(exc).__name__} {exc}"
+        raise StoreError("store.corrupt", text.rstrip()) from exc
+
+
+def _load_rows(database: sqlite3.Connection, wall_ms: int, lost: bool) -> tuple[Loaded, list[int]]:
     meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
     boot = max(meta["boot"] + 1, wall_ms)
     # one that was made before this was counted began with some boot or other
@@ -380,5 +391,7 @@ def _decode(id: str, hash: bytes, packed: bytes | None) -> ResultRecord | None:
         return None
     # rows of before there were chunks have no fifth value
     outcome, value, fault, duration_ms, *rest = msgpack.unpackb(packed)
+    if outcome not in OUTCOMES:
+        raise ValueError(f"an outcome {outcome!r}")
     bulk = Bulk(*rest[0]) if rest and rest[0] else None
     return ResultRecord(id, hash, outcome, value, fault and Fault(*fault), duration_ms, bulk)

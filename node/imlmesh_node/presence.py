@@ -200,10 +200,11 @@ class Presence:
         self._asked_ms[nonce] = boot_ms()
         if tries >= TIME_ASKED:
             del self._asked_ms[next(iter(self._asked_ms))]
-        named = {"obeys": self._epoch} if self._outranks else {}
-        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
+        # before it is sent: whoever asks no more is cut off for good, whatever went wrong
         wait_ms = TIME_ASK_MS << min(tries, TIME_ASKED - 1)
         self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
+        named = {"obeys": self._epoch} if self._outranks else {}
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
 
     def _stop_asking(self) -> None:
         self._asked_ms.clear()

@@ -36,6 +36,7 @@ MIGRATIONS = (
 _KEEP = """INSERT INTO records (number, sort, count, size, machine, offset_ms, body)
     VALUES (?,?,?,?,?,?,?)"""
 _READ = "SELECT machine, offset_ms, body FROM records WHERE number = ?"
+_COUNT = "UPDATE dropped SET count = ? WHERE sort = ?"
 _DELETE = "DELETE FROM records WHERE number = ?"
 _ROWS = "SELECT sort, number, count, size FROM records ORDER BY number"
 
@@ -112,13 +113,13 @@ class Spool:
         machine = "" if self._clock.synced else machine_boot()
         offset_ms = self._clock.offset_ms
         values = (row.number, sort, row.count, row.size, machine, offset_ms, body)
-        dropped = [(self.dropped[each], str(each)) for each in Sort]
+        dropped = self._counts()
 
         def write(database: sqlite3.Connection) -> None:
             database.execute(_KEEP, values)
             _delete(database, gone)
             if gone:
-                database.executemany("UPDATE dropped SET count = ? WHERE sort = ?", dropped)
+                database.executemany(_COUNT, dropped)
 
         def written(_result: Any, error: MeshError | None) -> None:
             if error is not None:
@@ -128,16 +129,24 @@ class Spool:
         return True
 
     def read(self, rows: Sequence[Row], done: Callable[[list[Kept]], None]) -> None:
-        """Call `done` with the records of these rows, in order; without those that are gone."""
+        """Call `done` with the records of these rows, in order; without those that are gone. What cannot
+        be read is dropped: nothing behind it waits for it."""
 
-        def read(database: sqlite3.Connection) -> list[tuple[str, int, bytes]]:
-            found = [database.execute(_READ, (row.number,)).fetchone() for row in rows]
-            return [each for each in found if each is not None]
+        def read(database: sqlite3.Connection) -> list[tuple[str, int, bytes] | None]:
+            return [database.execute(_READ, (row.number,)).fetchone() for row in rows]
 
-        def answer(found: list[tuple[str, int, bytes]] | None, error: MeshError | None) -> None:
+        def answer(
+            found: list[tuple[str, int, bytes] | None] | None, error: MeshError | None
+        ) -> None:
             if error is not None:
-                log.error("the spool cannot be read: %s", error)
-            done([kept for each in found or () for kept in self._kept(*each)])
+                self._spoilt(rows, error)
+            records: list[Kept] = []
+            for row, each in zip(rows, found or (), strict=False):
+                try:
+                    records += self._kept(*each) if each is not None else ()
+                except (ValueError, TypeError) as exc:
+                    self._spoilt([row], exc)
+            done(records)
 
         if self._store is not None:
             self._store.submit(read, answer)
@@ -165,6 +174,19 @@ class Spool:
             self.dropped[row.sort] += row.count
             text = f"{row.count} {row.sort} were dropped from the spool: {why}"
             self._note("spool.full", text, row.count)
+
+    def _spoilt(self, rows: Sequence[Row], why: Exception) -> None:
+        """A disk may change what lies on it; the rows themselves are forgotten with their batch."""
+        log.error("%d rows of the spool cannot be read: %s", len(rows), why)
+        self._drop(rows, "it cannot be read")
+        if self._store is not None:
+            counts = self._counts()
+            self._store.submit(
+                lambda database: database.executemany(_COUNT, counts) and None, _report
+            )
+
+    def _counts(self) -> list[tuple[int, str]]:
+        return [(self.dropped[each], str(each)) for each in Sort]
 
     def _opened(self) -> Store | None:
         if self._store is None:

@@ -249,6 +249,21 @@ async def test_it_waits_behind_live_messages(draining: Draining) -> None:
     assert await draining.turns(1) > 0
 
 
+async def test_what_the_disk_changed_is_dropped_counted_and_waited_for_by_nobody(
+    draining: Draining, rig: Rig
+) -> None:
+    spoil = "UPDATE records SET body = x'c1' WHERE number = (SELECT min(number) FROM records)"
+    await run(draining.kept._store, lambda database: database.execute(spoil) and None)  # type: ignore[arg-type]
+    draining.way.session = 1
+    await draining.turns(20)
+    assert len(draining.sent) == 1_830 - 600
+    assert len(draining.kept.stock) == 0
+    assert draining.kept.health() == {"dropped_readings": 600}
+    assert rig.notes == {"spool.full": 600}
+    again = await rig.reopen()
+    await eventually(lambda: again.health() == {"dropped_readings": 600})
+
+
 async def test_what_a_broken_session_took_along_goes_out_again(draining: Draining) -> None:
     draining.way.session = 1
     await draining.turns(2)

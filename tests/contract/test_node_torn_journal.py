@@ -1,6 +1,7 @@
 """A journal that cannot be read, or lacks commits, is set aside; everything else is no reason for that."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,29 @@ async def test_what_is_torn_is_kept_and_the_new_one_says_so(
     # and says it until it was told
     again = await opened(crashed, 9_500)
     assert (again.lost, again.since, again.boot) == (True, loaded.since, 9_500)
+
+
+SPOILS = {
+    "a result": "UPDATE dispatches SET result = x'c1'",
+    "an outcome": "UPDATE dispatches SET result = x'95a3626164c0c000c0'",
+    "an effect": "UPDATE dispatches SET effect = 'oncf'",
+    "a count": "DELETE FROM meta WHERE name = 'seq'",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=list(SPOILS))
+async def test_a_value_that_the_disk_changed_is_a_tear_as_well(
+    crashed: Path, tmp_path: Path, spoil: str
+) -> None:
+    """SQLite takes such a file: nothing of its own is torn."""
+    with contextlib.closing(sqlite3.connect(crashed)) as database:
+        with database:
+            assert database.execute(spoil).rowcount == 1
+        path = copy_as_a_crash_leaves_it(crashed.parent, tmp_path / "spoilt")
+    loaded = await opened(path)
+    assert (loaded.records, loaded.lost) == ((), True)
+    assert loaded.boot > 7_000
+    assert path.with_name("journal.db.lost-9000").exists()
 
 
 async def test_a_loss_that_was_told_is_told_once(crashed: Path) -> None:

@@ -14,6 +14,7 @@ from imlmesh_orchestrator.core import permit_changes as p
 from imlmesh_orchestrator.core import permit_events as pe
 from imlmesh_orchestrator.core.permit_state import PermitRecord
 from imlmesh_orchestrator.core.scheduler import Scheduler
+from imlmesh_orchestrator.views.nodes import admission_view, live_dispatches
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, ProtocolError
 from imlmesh_protocol.permits import PermitAction as Action
@@ -142,8 +143,8 @@ def test_a_node_that_is_here_hears_to_drop_its_permits_when_it_is_put_out(
     assert set(dropped(commands)) == {permit}
 
 
-def birth(play: Play, permits: dict[str, int], *, boot: int = 1, since: int = 0) -> None:
-    play.post(
+def birth(play: Play, permits: dict[str, int], *, boot: int = 1, since: int = 0) -> list[k.Command]:
+    return play.post(
         e.NodeBirth,
         node="pi",
         alias="pi",
@@ -352,6 +353,7 @@ def test_who_may_get_no_work_drops_its_permits_until_it_is_open_again(admission:
     play = Play("pi")
     record = play.grant()
     birth(play, {record.permit.id: 2})
+    play.beat("pi")
     decided = {"node": "pi", "reason": "", "by": "eve"}
     commands = play.post(e.AdmissionAsked, admission=admission, **decided)
     assert dropped(commands) == [record.permit.id]
@@ -359,6 +361,34 @@ def test_who_may_get_no_work_drops_its_permits_until_it_is_open_again(admission:
     commands = play.post(e.AdmissionAsked, admission=Admission.OPEN, **decided)
     assert sent(commands) == [record.permit.id]
     assert not record.ended
+
+
+@pytest.mark.parametrize("admission", [Admission.CORDONED, Admission.DRAINING])
+def test_what_has_begun_by_permit_goes_on_and_counts_while_its_node_gets_nothing_new(
+    admission: Admission,
+) -> None:
+    play = Play("pi")
+    record = play.grant()
+    begun = play.result(record, 1, "a").dispatch
+    decided = {"node": "pi", "reason": "", "by": "eve"}
+    play.post(e.AdmissionAsked, admission=admission, **decided)
+    # it comes back in the middle of a run, of which its birth says nothing yet
+    assert dropped(birth(play, {record.permit.id: 1})) == []
+    assert dropped(play.beat("pi", held=(begun,))) == []
+    known = play.state.nodes["pi"]
+    assert live_dispatches(play.state, known) == 1
+    assert admission_view(play.state, "pi", 0)["decision"]["drained"] is False
+    assert dropped(play.beat("pi")) == [record.permit.id]
+    assert live_dispatches(play.state, known) == 0
+    assert admission_view(play.state, "pi", 0)["decision"]["drained"] is True
+
+
+def test_a_run_that_goes_on_keeps_no_permit_that_was_withdrawn() -> None:
+    play = Play("pi")
+    record = play.grant()
+    birth(play, {record.permit.id: 1})
+    play.beat("pi", held=(play.result(record, 1, "a").dispatch,))
+    assert dropped(play.withdraw(record.permit.id)) == [record.permit.id]
 
 
 def test_a_run_whose_results_came_partly_in_quarantine_becomes_whole_after_it() -> None:

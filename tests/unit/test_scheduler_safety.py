@@ -12,9 +12,10 @@ from imlmesh_orchestrator.core.changes import ActionWaiting, ResultKept
 from imlmesh_orchestrator.core.placing import loss_policy
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.core.state import ActionRecord
+from imlmesh_orchestrator.views.nodes import live_dispatches
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
-from imlmesh_protocol.states import Effect
+from imlmesh_protocol.states import DispatchState, Effect
 from scheduler_stage import Stage, action, plan
 
 
@@ -254,3 +255,34 @@ def test_a_lease_or_result_of_no_attempt_of_ours_changes_nothing_and_is_told(who
     # again it is no news
     stage.post(e.AcceptArrived, node=node, dispatches=((name, digest),), started=(name,))
     assert [each for each in stage.changes if isinstance(each, EvidenceKept)] == rows
+
+
+def test_a_beat_that_claims_the_work_of_another_node_changes_nothing_and_is_kept() -> None:
+    stage = Stage("pi-1", "pi-2")
+    run = stage.submit(plan(action("a", do="send", target_node="pi-1")))
+    dispatch = stage.dispatch_of(run, "a")
+    for _ in range(3):
+        told = stage.beat("pi-2", held=(dispatch.dispatch,))
+    assert dispatch.state is DispatchState.PLANNED
+    assert stage.dispatch_of(run, "a").node == "pi-1"
+    rows = [each for each in stage.changes if isinstance(each, EvidenceKept)]
+    assert [(row.node, row.evidence, row.verdict) for row in rows] == [("pi-2", "foreign", "kept")]
+    assert [type(each) for each in told] == [k.SendAck, k.ReportRefusal]
+    assert live_dispatches(stage.state, stage.state.nodes["pi-2"]) == 0
+
+
+def test_what_was_given_up_counts_as_long_as_its_node_says_that_it_holds_it() -> None:
+    """So a drain waits for it: the driver works on."""
+    stage = Stage("pi")
+    run = stage.submit(plan(action("a", do="send", target_node="pi")))
+    stage.accept(run, "a")
+    dispatch = stage.dispatch_of(run, "a").dispatch
+    stage.pass_time(10_000)
+    assert stage.dispatch_of(run, "a").state is DispatchState.UNKNOWN
+    known = stage.state.nodes["pi"]
+    assert live_dispatches(stage.state, known) == 0, "nobody knows of a lost node"
+    stage.beat("pi", held=(dispatch,))
+    stage.beat("pi", held=(dispatch,))
+    assert live_dispatches(stage.state, known) == 1
+    stage.end(run, "a")
+    assert live_dispatches(stage.state, known) == 0

@@ -65,7 +65,7 @@ def take_accepts(turn: Turn, event: AcceptArrived) -> None:
             text = f"{event.node} holds {name[:120]}, which nobody knows"
             _keep_foreign(turn, event.node, Fault("dispatch.unknown", text))
             continue
-        if not _is_own(turn, event.node, dispatch, digest):
+        if not is_own(turn, event.node, dispatch, digest):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)
@@ -125,7 +125,7 @@ def take(turn: Turn, node: str, result: Result) -> bool:
     if dispatch is None:
         return take_forgotten(turn, node, result)
     if dispatch.node != node or dispatch.hash != result.hash:
-        return _is_own(turn, node, dispatch, result.hash)
+        return is_own(turn, node, dispatch, result.hash)
     if turn.state.admissions and turn.state.admission_of(node) in NOT_BELIEVED:
         if dispatch.state in _UNTOLD:
             _keep(turn, dispatch.run, result)
@@ -312,7 +312,7 @@ def _keep(turn: Turn, run: str, result: Result) -> None:
     )
 
 
-def _is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> bool:
+def is_own(turn: Turn, node: str, dispatch: DispatchRecord, digest: bytes) -> bool:
     """Whether a node speaks of a dispatch that is its own, and of these very bytes."""
     if dispatch.node == node and dispatch.hash == digest:
         return True

@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core.commands import (
     SendCancel,
 )
 from imlmesh_orchestrator.core.deadlines import Deadline
-from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, send
+from imlmesh_orchestrator.core.dispatching import accepted, each_live, give_up, is_own, send
 from imlmesh_orchestrator.core.events import (
     EscalationArrived,
     HeartbeatArrived,
@@ -233,10 +233,11 @@ def beat(turn: Turn, event: HeartbeatArrived) -> bool:
     presence.health = event.health
     turn.command(SendAck(event.node, event.beat, ()))
     held = silence.heard(turn, node, presence, event.beat) and _hears(turn, node, presence)
+    permits.beat(turn, node.node, presence, event.held)
     moved: list[str] = []
     for name in event.held:
         dispatch = state.dispatches.get(name)
-        if dispatch is None or dispatch.node != event.node:
+        if dispatch is None or not is_own(turn, event.node, dispatch, dispatch.hash):
             continue
         if dispatch.state is DispatchState.PLANNED:
             accepted(turn, dispatch)

@@ -19,6 +19,7 @@ from imlmesh_orchestrator.core.events import NodeBirth, Result
 from imlmesh_orchestrator.core.permit_events import PermitAsked, PermitWithdrawAsked
 from imlmesh_orchestrator.core.permit_state import PermitRecord, ReportRecord
 from imlmesh_orchestrator.core.placement import barred
+from imlmesh_orchestrator.core.presence import Presence
 from imlmesh_orchestrator.core.turn import Turn
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault, ProtocolError
@@ -190,7 +191,11 @@ def bring(turn: Turn, node: str) -> None:
         for name, record in wanted.items()
         if name not in presence.permits and record.permit.to_ms > turn.at_ms
     ]
-    strange = tuple(name for name in presence.permits if name not in wanted)
+    strange = tuple(
+        name
+        for name in presence.permits
+        if name not in wanted and not _may_end_its_run(turn, node, presence, name)
+    )
     for record in missing:
         turn.command(SendPermit(node, record.body))
     if strange:
@@ -198,6 +203,23 @@ def bring(turn: Turn, node: str) -> None:
     if (missing or strange) and node not in turn.state.permits_watched:
         turn.state.permits_watched.add(node)
         turn.deadlines.add(turn.at_ms + limits.PERMIT_AGAIN_MS, Deadline.PERMITS, node)
+
+
+def beat(turn: Turn, node: str, presence: Presence, held: tuple[str, ...]) -> None:
+    """A beat tells what its node holds; a run that went on by permit may be over, which then may be dropped."""
+    before, presence.held = presence.held, held
+    if before != held and barred(turn.state, node) is not None:
+        bring(turn, node)
+
+
+def _may_end_its_run(turn: Turn, node: str, presence: Presence, permit: str) -> bool:
+    """Of a node that is cordoned or draining what has begun goes on, and that is the whole run: none begins
+    while the node is here."""
+    record = turn.state.permits.get(permit)
+    if record is None or record.ended or turn.state.admission_of(node) in NOT_BELIEVED:
+        return False
+    held = presence.held
+    return held is None or any(name.startswith(f"{permit}-") for name in held)
 
 
 def bring_again(turn: Turn, node: str) -> None:

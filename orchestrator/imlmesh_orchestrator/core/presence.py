@@ -41,6 +41,8 @@ class Presence:
     explained: bool = False
     #: the permits that it told of, and how often each has run
     permits: Mapping[str, int] = field(default_factory=dict)
+    #: the dispatches that it holds, by its last beat; None before the first one of its session
+    held: tuple[str, ...] | None = None
     #: when it was lost by silence that nobody explained; 0 when not
     lost_at_ms: int = 0
 

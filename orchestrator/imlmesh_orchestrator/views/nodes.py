@@ -14,7 +14,7 @@ from imlmesh_orchestrator.core.state import NodeRecord, State
 from imlmesh_orchestrator.views.offers import offer_of
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import CODES, InputError
-from imlmesh_protocol.states import Admission, Liveness
+from imlmesh_protocol.states import PRESENT, Admission, DispatchState, Liveness
 
 BEATS_MS = 30 * 60_000
 BEATS = 14
@@ -28,6 +28,8 @@ _SPOOL = {
     "dropped_events": "dropped_events",
     "dropped_readings": "dropped_readings",
 }
+#: nobody waits for it here, and its node may do it all the same
+_GIVEN_UP = frozenset({DispatchState.UNKNOWN, DispatchState.SUPERSEDED})
 _LAST = "SELECT node, since_ms, reason FROM nodes"
 _DECIDED = "SELECT node, since_ms FROM admissions"
 _EVIDENCE = """SELECT at_ms, kind, text, verdict FROM evidence WHERE node = ?
@@ -101,9 +103,25 @@ def admission_view(state: State, node: str, since_ms: int | None) -> dict[str, A
             "since_ms": since_ms or record.changed_ms,
             "until_ms": record.until_ms or None,
             "probation": record.probation,
-            "drained": not (known and known.live),
+            "drained": known is None or not live_dispatches(state, known),
         }
     return told
+
+
+def live_dispatches(state: State, record: NodeRecord) -> int:
+    """How many it has of ours, and what it holds beside those by its last beat: runs by permit, and what
+    was given up while it was silent."""
+    presence = state.presence.get(record.node)
+    if presence is None or record.liveness not in PRESENT:
+        return len(record.live)
+    held = [name for name in presence.held or () if name not in record.live]
+    return len(record.live) + sum(_goes_on(state, name) for name in held)
+
+
+def _goes_on(state: State, dispatch: str) -> bool:
+    """Whether a node may still be at it, when its last beat says so; what ended since then it is not."""
+    record = state.dispatches.get(dispatch)
+    return record is None or record.state in _GIVEN_UP
 
 
 def node_view(
@@ -131,7 +149,7 @@ def node_view(
         "facts": dict(record.facts),
         "profile": record.profile,
         "version": record.facts.get("version"),
-        "live_dispatches": len(record.live),
+        "live_dispatches": live_dispatches(state, record),
         "modules": sorted(record.manifest.modules),
         "escalation": _escalation(record),
         "spool": {name: int(health.get(told) or 0) for name, told in _SPOOL.items()},
