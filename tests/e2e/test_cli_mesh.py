@@ -267,19 +267,24 @@ def test_ctrl_c_stops_the_mesh_and_leaves_nothing(mesh: Mesh) -> None:
     assert person.run("status").returncode == 5
 
 
-def test_a_mesh_whose_own_node_was_removed_starts_without_it(mesh: Mesh) -> None:
+def test_a_mesh_whose_own_node_is_no_more_starts_without_it(mesh: Mesh) -> None:
     person = mesh.person
+    folder = person.home / "nodes" / mesh.own
+    away = folder.with_name("away")
+    folder.rename(away)
     up = person.open("up")
+    up.expect("has no folder here any more and is not started")
     up.expect("Ctrl-C stops")
-    assert person.run("node", "remove", mesh.own, "--reason", "a trial", "--yes").returncode == 0
+    assert person.run("node", "remove", mesh.own, "--reason", "lost", "--yes").returncode == 0
     up.press("\x03")
     assert up.wait(40) == 0
-    again = person.open("up")
-    again.expect("was removed and is not started")
-    again.expect("Ctrl-C stops")
+    away.rename(folder)
+    up = person.open("up")
+    up.expect("was removed and is not started")
+    up.expect("Ctrl-C stops")
     assert person.run("status").returncode == 0
-    again.press("\x03")
-    assert again.wait(40) == 0
+    up.press("\x03")
+    assert up.wait(40) == 0
 
 
 def children_of(pid: int) -> list[int]:
