@@ -7,15 +7,17 @@ absent: what is proved to whom; `imlmesh_node.entering` does that.
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imlmesh.machine import Machine
 from imlmesh.mesh import machine_name, policy_text
 from imlmesh.render import say
-from imlmesh.service import NODES
+from imlmesh.service import NODES, check_reach
 from imlmesh_node.entering import Door, LetIn, Told, Wish, enter
 from imlmesh_node.joining import NewKeys, Place, joined_as, write_folder
 from imlmesh_protocol import limits
@@ -82,10 +84,19 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def check_service() -> None:
-    """What `--service` needs, before anything is made."""
+    """What `--service` needs, before anything is made and a use of the token is gone.
+
+    InputError `access.denied`; MeshError `service.no_systemd`, `service.interpreter`.
+    """
+    import imlmesh_node
+
     if os.geteuid() != 0:
         hint = "sudo imlmesh node join ... --service"
         raise InputError("access.denied", "only root installs services", hint=hint)
+    if lacks := Machine().lacks():
+        raise MeshError("service.no_systemd", lacks)
+    for file in (sys.executable, imlmesh_node.__file__):
+        check_reach(Path(file))
 
 
 def _place_of(found: LetIn, name: str) -> Place:

@@ -77,6 +77,11 @@ class Mesh:
             raise InputError("home.missing", text, hint="imlmesh up starts it")
         return f"{ADDRESS}:{port}"
 
+    def has_removed(self, client: Client, node: str) -> bool:
+        """Whether somebody removed this node: it never comes in again, and nobody should wait for it."""
+        known = client.get("nodes")["nodes"]
+        return any((each["node"], each["admission"]) == (node, "revoked") for each in known)
+
     def own_node(self, client: Client, name: str, policy: Path | None = None) -> Path:
         """The folder of a node of this home, let in as local_worker when it is new."""
         folder = self.home.node(name)

@@ -124,6 +124,7 @@ JOIN_WRITES = 30  # codes of one address, certificates of one node: what is writ
 JOIN_PACED = 4_096  # addresses and nodes whose pace is remembered; then the oldest is forgotten
 TOKENS = 1_000  # kept at once, ended ones too
 TOKEN_USES = 10_000  # as many as a mesh has nodes
+TOKEN_GROUPS = 64  # of one token: each is a row of the ledger for every node that comes by it
 TOKEN_MS = 3_600_000  # without --ttl: long enough to walk to the other machine
 TOKEN_LONGEST_MS = 366 * 86_400_000  # an image that is flashed for a year
 TOKEN_KEPT_MS = 7 * 86_400_000  # after its end, so that it is told why it does not work

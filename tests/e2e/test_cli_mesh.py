@@ -267,6 +267,26 @@ def test_ctrl_c_stops_the_mesh_and_leaves_nothing(mesh: Mesh) -> None:
     assert person.run("status").returncode == 5
 
 
+def test_a_mesh_whose_own_node_is_no_more_starts_without_it(mesh: Mesh) -> None:
+    person = mesh.person
+    folder = person.home / "nodes" / mesh.own
+    away = folder.with_name("away")
+    folder.rename(away)
+    up = person.open("up")
+    up.expect("has no folder here any more and is not started")
+    up.expect("Ctrl-C stops")
+    assert person.run("node", "remove", mesh.own, "--reason", "lost", "--yes").returncode == 0
+    up.press("\x03")
+    assert up.wait(40) == 0
+    away.rename(folder)
+    up = person.open("up")
+    up.expect("was removed and is not started")
+    up.expect("Ctrl-C stops")
+    assert person.run("status").returncode == 0
+    up.press("\x03")
+    assert up.wait(40) == 0
+
+
 def children_of(pid: int) -> list[int]:
     """The processes whose parent is `pid`."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()

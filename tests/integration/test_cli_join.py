@@ -1,6 +1,7 @@
 """`imlmesh node join` where it cannot be done: a coded error, and nothing half done."""
 
 import asyncio
+import os
 import subprocess
 import tomllib
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 import forked
+from imlmesh import joining, service
+from imlmesh.machine import Machine
+from imlmesh.nouns.node import join
+from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.wire.joining import JoinToken
 from joined import Front
 
@@ -61,6 +66,28 @@ async def test_what_is_wrong_is_said_and_nothing_is_made(tmp_path, words, code, 
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
     # a wrong token may have a right secret in it
     assert "mj1_" not in done.stderr.replace("begins with mj1_", "")
+
+
+@pytest.mark.parametrize(
+    ("user", "lacks", "hidden", "code"),
+    [
+        (1000, None, "/nowhere", "access.denied"),
+        (0, "no systemd", "/nowhere", "service.no_systemd"),
+        (0, None, "/", "service.interpreter"),
+    ],
+)
+def test_what_a_service_lacks_is_said_before_the_token_is_used(
+    monkeypatch, tmp_path, user, lacks, hidden, code
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(Machine, "lacks", lambda self: lacks)
+    monkeypatch.setattr(service, "_HIDDEN", (Path(hidden),))
+    monkeypatch.setattr(joining, "join_mesh", lambda wanted: pytest.fail("nothing is asked"))
+    with pytest.raises(MeshError) as caught:
+        join(TOKEN, name="pi-bed", service=True)
+    assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_folder_of_something_else_is_left_alone(front, tmp_path):

@@ -391,6 +391,7 @@ async def test_what_is_written_for_one_who_asks_again_and_again_is_bounded(front
 
 
 NO_TOKENS = [
+    ({"groups": [f"g-{number}" for number in range(limits.TOKEN_GROUPS + 1)]}, "usage"),
     ({"uses": 0}, "usage"),
     ({"uses": limits.TOKEN_USES + 1}, "usage"),
     ({"uses": True}, "usage"),

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from imlmesh import trust
 from imlmesh.client import Client
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import InputError
+from imlmesh_protocol.errors import InputError, TrustError
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.codec import unpack
 from imlmesh_protocol.wire.dispatches import encode_dispatch
 from imlmesh_protocol.wire.envelope import Sealer
+from imlmesh_protocol.wire.permits import read_permit
 from imlmesh_protocol.wire.seals import read_seal
 from imlmesh_protocol.wire.topics import Kind, Way
 from imlmesh_runtime.pairs import is_issued_by, own_certificate
@@ -104,6 +107,37 @@ async def test_a_plan_key_rolls_over_and_the_old_one_moves_nothing_any_more(tmp_
         await rig.until(lambda: rig.shell.stream.refused["signature.unknown_key"])
         assert await completed(rig, "last")
         assert not (folder / "files" / "stolen").exists()
+
+
+async def test_permits_are_held_by_the_new_plan_key_before_the_node_is_cut_off_again(tmp_path):
+    """What the old key signed would not begin anything after a start without an orchestrator."""
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        await rig.start(folder)
+        await rig.online("pi")
+        text = plan(action("work", "act", params={"marker": "m"}))
+        asked = {"text": text, "node": "pi", "rule": {"kind": "every", "ms": 3_600_000}}
+        with Client.connect(rig.home.root) as client:
+            granted = await asyncio.to_thread(client.post, "permits", asked)
+
+        def is_believed() -> bool:
+            with closing(sqlite3.connect(folder / "journal.db")) as database:
+                rows = database.execute("SELECT document FROM permits").fetchall()
+            held = HeldTrust(folder / "keys", MESH)
+            try:
+                return [read_permit(row[0], held.plan_key).id for row in rows] == [
+                    granted["permit"]
+                ]
+            except TrustError:
+                return False
+
+        await rig.until(is_believed)
+        await rotate(rig, "plan")
+        await held_by_all(rig, 2)
+        await finish(rig, "plan")
+        await held_by_all(rig, 3)
+        await rig.until(is_believed)
+        assert version_of(folder / "keys") == 3
 
 
 async def test_nodes_hold_the_roster_by_the_new_key_when_the_old_one_is_gone(tmp_path):

@@ -92,10 +92,8 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
     client = await running.start_orchestrator()
     reached = home.api_socket if home.socket_fits() else "loopback, with a token"
     _line("orchestrator", str(reached))
-    folder = await asyncio.to_thread(mesh.own_node, client, name, policy)
-    await running.start_node(folder, client)
-    _line(f"node {name}", "this computer")
-    record = {"home": str(home.root), "broker": mesh.broker_address, "node": name}
+    own = await _own_node(running, client, name, policy)
+    record: dict[str, Any] = {"home": str(home.root), "broker": mesh.broker_address, "node": own}
     record["broker_program"] = program
     trouble = await _announce(running, addresses) if running.lan else None
     record |= {"lan": addresses, "mdns": "off" if trouble is None else trouble or "announced"}
@@ -110,6 +108,32 @@ async def _start(running: Any, is_new: bool, name: str, policy: Path | None) -> 
             "", f"  mv {shlex.quote(str(home.ca / 'root.key'))} /media/STICK/    (docs/rotation.md)"
         )
     _line("", "Ctrl-C stops all of it", shape=" ")
+
+
+async def _own_node(running: Any, client: Any, name: str, policy: Path | None) -> str | None:
+    """Start the node of this computer; its name, or None when nobody can be that node any more: ids are
+    never used twice, and the mesh is more than this node."""
+    import asyncio
+
+    from imlmesh_protocol.errors import MeshError
+
+    mesh, lost = running.mesh, ""
+    if await asyncio.to_thread(mesh.has_removed, client, name):
+        lost = "was removed"
+    else:
+        try:
+            folder = await asyncio.to_thread(mesh.own_node, client, name, policy)
+        except MeshError as exc:
+            if exc.code != "node.exists":
+                raise
+            lost = "has no folder here any more"
+    if lost:
+        text = "is not started; as another one: imlmesh node join TOKEN --name NAME"
+        _line(f"node {name}", f"{lost} and {text}", shape="!")
+        return None
+    await running.start_node(folder, client)
+    _line(f"node {name}", "this computer")
+    return name
 
 
 def _tell_join(client: Any) -> None:

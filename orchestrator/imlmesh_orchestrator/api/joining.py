@@ -39,6 +39,8 @@ async def create_token(request: Request) -> Response:
     ttl_ms = count_of(body, "ttl_ms", limits.TOKEN_MS, limits.TOKEN_LONGEST_MS)
     named = dict.fromkeys(texts_of({"groups": [], **body}, "groups"))
     groups = tuple(check_name("group", each) for each in named)
+    if len(groups) > limits.TOKEN_GROUPS:
+        raise InputError("usage", f"a token carries at most {limits.TOKEN_GROUPS} groups")
     profile = _profile(body) or "local_worker"
     token = served.joining.new_token()
     by = request.state.by

@@ -23,6 +23,10 @@ class PermitRecord:
     ended_by: str = ""
     ended_ms: int = 0
 
+    def holds(self, at_ms: int) -> bool:
+        """Whether nobody ended it, nor its time did."""
+        return not self.ended and self.permit.to_ms > at_ms
+
     def forgotten(self, at_ms: int) -> bool:
         """Whether its time was over so long ago that the next permit takes its place."""
         return self.permit.to_ms + limits.PERMIT_KEPT_MS < at_ms

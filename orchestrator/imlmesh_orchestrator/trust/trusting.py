@@ -9,16 +9,18 @@ process has the root key.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from imlmesh_orchestrator.ca import Authority
+from imlmesh_orchestrator.core.placement import barred
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.states import Admission, Liveness
+from imlmesh_protocol.wire.permits import PERMIT, sign_permit
 from imlmesh_protocol.wire.topics import Kind
 from imlmesh_runtime.background import Background
 from imlmesh_runtime.pairs import own_certificate, validity_of
@@ -101,9 +103,24 @@ class Trusting:
         return {"do": "trust", "doc": self._keys.held.document}
 
     def _born(self, node: str, fields: Mapping[str, Any]) -> None:
-        version = self._held[node] = fields.get("trust", 0)
+        before, version = self._held.get(node), fields.get("trust", 0)
+        self._held[node] = version
         if version < self.version:
             self._shell.answer(node, Kind.COMMAND, self._command())
+        elif version != before:
+            self._bring_permits(node, fields.get("permits", {}))
+
+    def _bring_permits(self, node: str, held: Iterable[str]) -> None:
+        """Those that it holds, by our present voice: what another one signed means nothing to it after its
+        next start, and then it may be cut off."""
+        state, now_ms = self._shell.state, self._shell.clock.now_ms()
+        if barred(state, node):
+            return
+        for name in held:
+            record = state.permits.get(name)
+            if record and record.permit.node == node and record.holds(now_ms):
+                document = self._shell.sealer.document(sign_permit, record.body)
+                self._shell.answer(node, Kind.COMMAND, {"do": PERMIT, "doc": document})
 
     async def _run(self) -> None:
         while True:
