@@ -53,9 +53,14 @@ def supersede(rules: "Interpreter", unit: Unit) -> None:
             question.outcome = "superseded"
 
 
+def whole(rules: "Interpreter", unit: Unit) -> Unit:
+    """The action that it is a member of, else itself."""
+    return rules.units[unit.key.partition("@")[0]]
+
+
 def bound_to(rules: "Interpreter", unit: Unit) -> str:
     """What an approval is given for: params but for {{node.id}}, and who may run it."""
-    return str((fill(unit.params, rules.known(None)), may_run(rules, unit)))
+    return str((fill(unit.params, rules.known(None)), may_run(rules, whole(rules, unit))))
 
 
 def ask_gate(rules: "Interpreter", unit: Unit) -> None:

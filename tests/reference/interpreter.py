@@ -14,7 +14,7 @@ from typing import Any
 import fate
 import members
 import undoing
-from asking import ask_gate, bound_to, supersede
+from asking import ask_gate, bound_to, supersede, whole
 from case import Case
 from placing import FailedError, find_node
 from reading import CannotFillError, NoResult, Reading, fill
@@ -204,7 +204,8 @@ class Interpreter:
             node = find_node(self, unit)
             if node is None:
                 return
-            if unit.approved and unit.approved != bound_to(self, unit):
+            agreed = unit.approved or whole(self, unit).approved
+            if agreed and agreed != bound_to(self, unit):
                 ask_gate(self, unit)
                 return
             params = fill(unit.params, self.known(node))
@@ -301,6 +302,8 @@ class Interpreter:
                 self.later(unit.retry_at, lambda: None, lambda: unit.state == "waiting")
                 return
         if unit.undoes:
+            # what a person is asked about is none of its tries
+            unit.reports -= reported
             undoing.failed(self, unit, code, asks=asks)
             return
         self.end(unit, "failed", code)

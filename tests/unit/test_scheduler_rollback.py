@@ -273,6 +273,31 @@ def test_a_compensation_with_a_gate_asks_and_a_no_leaves_it_pending() -> None:
     assert (run.state, run.compensation_pending) == ("failed", True)
 
 
+def test_who_is_done_again_waits_for_the_gate_of_the_next_one() -> None:
+    stage = chain()
+    run = stage.submit(
+        plan(
+            action("a", target_node="pi-1", **undo("u")),
+            action("b", "a", target_node="pi-2", **undo("v")),
+            action("x", "b", target_node="pi-1", on_error="rollback"),
+            action("u", requires_approval=True),
+            action("v"),
+        )
+    )
+    end_chain(stage, run, "a", "b")
+    stage.end(run, "x", "failed")
+    stage.end(run, "b~pi-2", "failed", code="driver.failed")
+    of_b, gate_of_a = stage.state.approvals
+    assert [run.questions[key] for key in ("b~pi-2", "a~pi-1")] == [of_b, gate_of_a]
+    stage.post(e.AnswerGiven, approval=of_b, option="rerun", by="eve")
+    assert stage.running(run) == []
+    stage.post(e.AnswerGiven, approval=gate_of_a, option="approve", by="eve")
+    for key in ("b~pi-2", "a~pi-1"):
+        assert stage.running(run) == [key]
+        stage.end(run, key)
+    assert (run.state, run.compensation_pending) == ("failed", False)
+
+
 def test_a_lost_node_s_unfinished_undoing_asks_and_its_late_success_counts() -> None:
     stage = Stage("pi-1", "pi-2")
     what = action("x", target_node="pi-2", on_error="rollback", **undo("u"))

@@ -34,7 +34,7 @@ def _undo(turn: Turn, run: RunRecord) -> None:
     for record in records:
         if record.state is ActionState.COMPLETED:
             _tell_undone(turn, run, run.units[record.undoes])
-    if any(record.state in _UNDER_WAY or record.queued for record in records):
+    if any(_goes_on(turn, run, record) for record in records):
         return
     for record in records:
         if not record.ended and run.may_place(record) and _begin(turn, run, record):
@@ -51,10 +51,17 @@ def _plan(turn: Turn, run: RunRecord) -> None:
             flow.end_one(turn, run, run.units[one.key], ActionState.FAILED, one.fault)
 
 
+def _goes_on(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
+    """Whether the next one waits for this one, or for the answer that lets it run."""
+    if record.state is ActionState.AWAITING_APPROVAL:
+        return asking.kind_of_question(turn, run, record.key) == asking.GATE
+    return record.state in _UNDER_WAY or record.queued
+
+
 def _begin(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
     """False when the next one may begin: this one failed, or a person is asked about its failure."""
     if record.state is ActionState.AWAITING_APPROVAL:
-        return asking.kind_of_question(turn, run, record.key) == asking.GATE
+        return False
     fault = stuck(turn.state, run, record)
     if fault is not None:
         asking.ask_compensation(turn, run, record, fault)
