@@ -42,11 +42,11 @@ demo: setup ## a mesh of three nodes runs a plan and survives the loss of one; u
 # pytest's 5 is "nothing to run": right for a half that no word of ARGS fits, wrong without any.
 NONE_FITS := $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 
-# Half of the time a test waits for processes and sockets: five at once keep two cores busy.
+# Half of the time a test waits for processes and sockets: six at once keep two cores busy.
 # In the order of the folders: else files of few and long tests would begin last. Of those that run
 # alone only their files are looked at.
 test: setup ## all tests; ARGS="-k word" narrows
-	$(PYTEST) -n 5 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) tests $(NONE_FITS)
+	$(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) tests $(NONE_FITS)
 	$(PYTEST) -n 2 --dist loadfile -m alone $(ARGS) \
 	    $$(grep -rl --include='test_*.py' 'mark\.alone' tests) $(NONE_FITS)
 

@@ -26,10 +26,14 @@ def params_of(given: Sequence[str], whole: str | None, schema: Mapping[str, Any]
     """The params object: `whole` (JSON, or @FILE with JSON) overlaid by NAME=VALUE words."""
     params = {} if whole is None else _whole(whole)
     known = schema.get("properties", {})
+    named: set[str] = set()
     for word in given:
         name, equals, text = word.partition("=")
         if not equals or not name:
             raise InputError("usage", f"{word!r} is not PARAM=VALUE")
+        if name in named:
+            raise InputError("usage", f"{name!r} is given twice")
+        named.add(name)
         params[name] = typed(text, known.get(name, {}))
     return params
 

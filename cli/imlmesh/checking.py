@@ -95,7 +95,7 @@ def repair_file(file: Path, out: Path | None, *, force: bool) -> dict[str, Any]:
         write_plan(out, text, overwrite=force)
     if emit(record):
         return record
-    _show_repairs(record["repairs"])
+    _show_repairs(record["repairs"], refused=text is None)
     show_check(record, quiet=out == STDIN)
     if text is not None:
         if out == STDIN:
@@ -168,10 +168,11 @@ def _print_waves(found: dict[str, Any]) -> None:
             say(f"  wave {number}  {', '.join(wave)}")
 
 
-def _show_repairs(repairs: Sequence[dict[str, Any]]) -> None:
+def _show_repairs(repairs: Sequence[dict[str, Any]], *, refused: bool) -> None:
     from imlmesh.render import counted, say
 
-    say(f"repaired {counted(len(repairs), 'place')}" if repairs else "nothing to repair")
+    otherwise = "this cannot be repaired" if refused else "nothing to repair"
+    say(f"repaired {counted(len(repairs), 'place')}" if repairs else otherwise)
     total = Counter(one["kind"] for one in repairs)
     seen: Counter[str] = Counter()
     for one in repairs:

@@ -64,7 +64,8 @@ def path_of(kind: str, *names: str) -> str:
         # of all names only a key of the memory may hold a slash
         wrong = name in ("", ".", "..") or ("/" in name and kind != "memory")
         if wrong or len(name) > limits.NAME_CHARS:
-            hint = f"imlmesh {kind.removesuffix('s')} list"
+            listed = "node discover" if kind == "joins" else f"{kind.removesuffix('s')} list"
+            hint = f"imlmesh {listed}"
             raise InputError("name.invalid", f"{name[:80]!r} is no name", hint=hint)
     return "/".join([kind, *(quote(name, safe="") for name in names)])
 
@@ -200,7 +201,7 @@ class Client:
         """Name the nearest node when a node is not known."""
         if error.code not in ("node.not_found", "place.unknown_node"):
             return error
-        if "did you mean" in error.message:
+        if "did you mean" in error.message or "never here" in error.message:
             return error
         nodes = self.get("nodes")["nodes"]
         names = sorted({name for node in nodes for name in (node["alias"], node["node"])})

@@ -88,7 +88,7 @@ MEANS: dict[str, str] = {
     "node.running": "A node runs from this folder already.",
     "action.not_started": "The node held the action but never began it: it may go elsewhere.",
     "action.cancelled": "The action was stopped because its run was cancelled.",
-    "action.dependency": "What the action waits for did not complete, so it never ran.",
+    "action.dependency": "What the action waits for did not complete, or it ended before this node's turn: it never ran.",
     "action.partial": "Fewer nodes than needed completed their part of the action.",
     "action.not_needed": "The action had nothing to do in this run.",
     "action.done_by_person": "A person said that it happened.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from imlmesh.foreign import as_json
+from imlmesh.foreign import as_json, one_line
 from imlmesh.render import (
     MARKS,
     Column,
@@ -72,7 +72,7 @@ def print_nodes(nodes: Sequence[Record]) -> None:
     troubled = [(name_of(node), reasons) for node in ordered if (reasons := _reasons(node))]
     if troubled:
         listed = "  ·  ".join(f"{name} {', '.join(reasons)}" for name, reasons in troubled)
-        write(Text(f"{len(troubled)} need attention:  {listed}", style="yellow"))
+        write(Text(f"{len(troubled)} need attention:  {one_line(listed)}", style="yellow"))
         say("see: " + try_line(f"node show {troubled[0][0]}"))
 
 
@@ -121,7 +121,7 @@ def decision_text(node: Record) -> str:
         text += ", on probation"
     if node["admission"] == "draining" and decision["drained"]:
         text += ", all done"
-    return f"{text}: {decision['reason']}"
+    return f"{text}: {one_line(decision['reason'])}"
 
 
 def _moment(at_ms: int) -> str:
@@ -148,16 +148,17 @@ def print_node(node: Record) -> None:
     now_ms = time.time_ns() // 1_000_000
     head = Text.assemble((name_of(node), "bold"), "  ", mark(node["liveness"]))
     if node["reason"] and node["liveness"] != "online":
-        head.append(f"  {node['reason']}", style="dim")
+        head.append(f"  {one_line(node['reason'])}", style="dim")
     write(head)
     if node["decision"] is not None:
         write(Text.assemble("  ", mark(node["admission"]), f"  {decision_text(node)}"))
         if node["admission"] != "revoked":
             say("  end that: " + try_line(f"node release {name_of(node)}"))
     for seen in node["evidence"][:_EVIDENCE]:
-        write(f"  {_moment(seen['at_ms'])}  {seen['kind']}: {seen['text']} ({seen['verdict']})")
+        text = one_line(f"{seen['kind']}: {seen['text']} ({seen['verdict']})")
+        write(f"  {_moment(seen['at_ms'])}  {text}")
     for problem in node["problems"]:
-        write(Text(f"  ! {problem}", style="yellow"))
+        write(Text(f"  ! {one_line(problem)}", style="yellow"))
     health = node["health"] or {}
     temperature = health.get("temperature_c")
     heard_ms = node["last_heard_ms"]
@@ -180,7 +181,7 @@ def print_node(node: Record) -> None:
         "refused": _refused(node["refused"]),
     }
     for name, value in facts.items():
-        write(f"  {name:<10}  {value}")
+        write(f"  {name:<10}  {one_line(value)}")
 
 
 def _refused(refused: Record) -> str:

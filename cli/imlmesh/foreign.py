@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return text.translate(_PICTURES)
 
 
+def one_line(text: str) -> str:
+    """What others wrote, in the one line that we give it: none of theirs passes for one of ours."""
+    return text.replace("\n", "\u240a").replace("\t", "\u2409")
+
+
 def as_json(record: Any, indent: int | None = None) -> str:
     """The exact data, readable, without a control character."""
     return json.dumps(record, ensure_ascii=False, indent=indent).translate(_ESCAPES)

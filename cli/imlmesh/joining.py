@@ -25,7 +25,7 @@ from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.wire.documents import root_hash
 from imlmesh_protocol.wire.joining import JoinToken
-from imlmesh_runtime.link.address import address_of
+from imlmesh_runtime.link.address import JOIN_PORT, address_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def join_mesh(wanted: Wanted) -> dict[str, Any]:
         asked, text = policy_text("", wanted.policy)
     elif wanted.profile is not None:
         asked, _ = policy_text(wanted.profile, None)
-    at = () if wanted.at is None else (address_of(wanted.at),)
+    at = () if wanted.at is None else (address_of(wanted.at, "--at", JOIN_PORT),)
     for there in (folder, NODES / name):
         if (there / "mesh.toml").exists():
             return _joined_before(there, name, token)

@@ -68,7 +68,7 @@ def follow_run(client: Client, run: str, *, timeout_s: float | None = None) -> E
         # Ctrl-C, or who reads what we print has gone: neither says how the run ends
         say_detached(name)
         return ExitCode.INTERRUPTED
-    if not ended:
+    if not ended and snapshot["ended_at_ms"] is None:
         say_late(name)
         return ExitCode.TIMED_OUT
     return show_end(client, name)

@@ -31,6 +31,7 @@ def print_preview(found: Record) -> None:
     _action_table(found["waves"], found["compensations"])
     for line in [
         *_left_out(actions),
+        *_too_few(actions),
         *_questions(actions),
         *_undoing(found["undoing"]),
         *_memory(found["memory"]),
@@ -83,8 +84,11 @@ def _row(action: Record) -> list[str]:
 def _where(action: Record) -> str:
     if action["mode"] == "any":
         return str(action["chosen"] or "nobody")
-    nodes = [name_of(node) for node in action["nodes"] if node["state"] == "eligible"]
-    return f"{action['mode']}: {_names(nodes) or 'nobody'}"
+    return f"{action['mode']}: {_names(_eligible(action)) or 'nobody'}"
+
+
+def _eligible(action: Record) -> list[str]:
+    return [name_of(node) for node in action["nodes"] if node["state"] == "eligible"]
 
 
 def _left_out(actions: Sequence[Record]) -> Iterator[Text]:
@@ -100,6 +104,17 @@ def _left_out(actions: Sequence[Record]) -> Iterator[Text]:
     for refused, names in groups.items():
         if refused:
             yield Text(f"left out of {_names(names)}:  {_names(refused, '  ·  ')}", style="yellow")
+
+
+def _too_few(actions: Sequence[Record]) -> Iterator[Text]:
+    """Actions on many nodes that would fail with action.partial."""
+    for action in actions:
+        few, enough = len(_eligible(action)), action["nodes_needed"] or 0
+        if few < enough:
+            text = (
+                f"{action['action']} would fail now: it needs {counted(enough, 'node')}, {few} can"
+            )
+            yield Text(text, style="red")
 
 
 def _questions(actions: Sequence[Record]) -> Iterator[Text]:

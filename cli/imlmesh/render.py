@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from imlmesh.foreign import as_json, as_yaml, printable
+from imlmesh.foreign import as_json, as_yaml, one_line, printable
 from imlmesh.settings import settings
 
 #: state -> (shape, style)
@@ -175,7 +175,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> No
 
 
 def _as_text(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(printable(cell))
+    return cell if isinstance(cell, Text) else Text(printable(one_line(cell)))
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:

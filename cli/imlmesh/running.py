@@ -52,10 +52,10 @@ class RunningMesh:
         mesh = self.mesh
         home, authority = mesh.home, mesh.authority
         keys = ControlKeys.load(home.ca, authority.mesh)
-        authority.renew_lists()
         host = EVERYWHERE if self.lan else ADDRESS
         log = home.logs / "broker.log"
         place = BrokerPlace(home.broker, home.ca, log, host, mesh.port, mesh.control_port)
+        authority.renew_lists(place.served)
         chosen = choose_broker(os.environ)
         self._broker = chosen(authority.mesh, authority.orchestrator, place, keys.context)
         await self._broker.start()

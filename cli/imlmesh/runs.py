@@ -94,7 +94,8 @@ def _unit_rows(action: Record) -> Iterator[list[Cell]]:
     ]
     for member in action["members"]:
         text = f"{member['code']}: {member['message']}" if member["code"] else "-"
-        took, attempt = duration(member["duration_ms"]), str(member["attempt"])
+        took = duration(member["duration_ms"])
+        attempt = "kept" if member["kept"] else str(member["attempt"])
         name = Text("  one node", style="dim")
         yield [name, mark(member["state"]), name_of(member), took, attempt, "", "", text]
     for undo in action["compensations"]:

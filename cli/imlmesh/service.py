@@ -29,7 +29,7 @@ from imlmesh_broker.child import USUAL_CONTROL_PORT, USUAL_PORT
 from imlmesh_protocol.errors import InputError, MeshError
 from imlmesh_protocol.ids import check_name
 from imlmesh_runtime.files import read_file
-from imlmesh_runtime.link.address import address_of
+from imlmesh_runtime.link.address import JOIN_PORT, address_of
 from imlmesh_runtime.paths import SERVICE_HOME, Home
 from imlmesh_runtime.process import only_one
 
@@ -79,9 +79,10 @@ def install_orchestrator(
     on this machine alone, or with `lan` from everywhere. With `lan` the network is told by mDNS.
     InputError `config.invalid` for them, `service.foreign` for a unit that somebody else wrote.
     """
-    for address in (broker, join):
-        if address is not None:
-            address_of(address)
+    if broker is not None:
+        address_of(broker)
+    if join is not None:
+        address_of(join, "--join", JOIN_PORT)
     if lan:
         from imlmesh_orchestrator.announcing import check_announced
 

@@ -5,6 +5,7 @@ The one rule: a run that ended is told at once; the time is one for all of them.
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from imlmesh.client import Client, path_of
 from imlmesh.ending import end_lines
@@ -13,32 +14,44 @@ from imlmesh.live import outcome, say_late
 from imlmesh.render import emit_record, write
 from imlmesh.settings import settings
 
+Record = dict[str, Any]
+
 
 def wait_for(client: Client, names: Sequence[str], timeout_s: float | None) -> ExitCode:
     """DONE when all completed, else what the first one given that did not complete ends with."""
-    runs = [client.get(path_of("runs", name))["run"] for name in names]
-    return asyncio.run(_wait(client, runs, timeout_s))
+    found = [client.get(path_of("runs", name)) for name in names]
+    return asyncio.run(_wait(client, found, timeout_s))
 
 
-async def _wait(client: Client, runs: Sequence[str], timeout_s: float | None) -> ExitCode:
-    ends = [asyncio.create_task(_end(client, run)) for run in runs]
-    done, _ = await asyncio.wait(ends, timeout=timeout_s)
-    late = [run for run, end in zip(runs, ends, strict=True) if end not in done]
-    for end in ends:
+async def _wait(client: Client, found: Sequence[Record], timeout_s: float | None) -> ExitCode:
+    # what ended before needs no time, however little there is
+    codes = {each["run"]: _tell(each) for each in found if each["ended_at_ms"] is not None}
+    ends = {
+        each["run"]: asyncio.create_task(_end(client, each["run"]))
+        for each in found
+        if each["ended_at_ms"] is None
+    }
+    if ends:
+        await asyncio.wait(ends.values(), timeout=timeout_s)
+    late = [run for run, end in ends.items() if not end.done()]
+    for end in ends.values():
         end.cancel()
-    await asyncio.gather(*ends, return_exceptions=True)
-    codes = [end.result() for end in ends if end in done]
+    await asyncio.gather(*ends.values(), return_exceptions=True)
+    codes |= {run: end.result() for run, end in ends.items() if run not in late}
     for run in late:
         say_late(run)
     if late:
         return ExitCode.TIMED_OUT
-    return next((code for code in codes if code), ExitCode.DONE)
+    return next((code for each in found if (code := codes[each["run"]])), ExitCode.DONE)
 
 
 async def _end(client: Client, run: str) -> ExitCode:
     async for _event in client.events(run=run):
         pass
-    found = await asyncio.to_thread(client.get, path_of("runs", run))
+    return _tell(await asyncio.to_thread(client.get, path_of("runs", run)))
+
+
+def _tell(found: Record) -> ExitCode:
     if settings.output == "table":
         write(end_lines(found)[0])
     else:

@@ -19,7 +19,7 @@ from imlmesh_protocol.ids import NAME
 from imlmesh_protocol.manifest import PROFILES
 from imlmesh_protocol.pins import pin_number
 from imlmesh_runtime.files import check_private, read_file
-from imlmesh_runtime.link.address import address_of, is_address
+from imlmesh_runtime.link.address import JOIN_PORT, address_of, is_address
 from imlmesh_runtime.link.base import Address
 
 #: loads only where a policy names it
@@ -76,7 +76,7 @@ def load_config(folder: Path) -> NodeConfig:
         brokers=tuple(address_of(address) for address in addresses),
         timing=limits.TIMINGS[timing],
         broker_hint=hint,
-        join=tuple(address_of(address) for address in doors),
+        join=tuple(address_of(address, "join", JOIN_PORT) for address in doors),
     )
 
 

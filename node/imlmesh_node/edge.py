@@ -82,8 +82,11 @@ class Edge:
         sender.send_spooled(records)
 
     def _on_time(self) -> None:
-        self._drain.turn(boot_ms())
-        loop = asyncio.get_running_loop()
-        # what came into an empty spool did not come within the last second
-        pause_ms = SPOOL_TURN_MS if len(self.spool.stock) else SPOOL_LOOK_MS
-        self._timer = loop.call_later(pause_ms / 1_000, self._on_time)
+        try:
+            self._drain.turn(boot_ms())
+        finally:
+            # also behind a fault of ours, which the loop tells: what waits must leave some day.
+            # What came into an empty spool did not come within the last second
+            pause_ms = SPOOL_TURN_MS if len(self.spool.stock) else SPOOL_LOOK_MS
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(pause_ms / 1_000, self._on_time)

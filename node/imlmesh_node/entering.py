@@ -166,11 +166,13 @@ async def _door_at(address: Address, meant: Meant | None) -> Door:
 
 
 async def _moved(door: Door) -> Door:
-    """The same mesh at another place that mDNS tells of, else where it was: an orchestrator whose port
-    somebody else took comes back at the next one."""
+    """The same mesh where it was, with a certificate of a new CA, or at another place that mDNS tells of:
+    an orchestrator whose port somebody else took comes back at the next one."""
     meant = Meant(door.mesh, bytes.fromhex(root_hash(door.root)))
     try:
-        found, _ = await _first_door(await _heard(meant), meant)
+        found, _ = await _first_door([door.address], meant)
+        if found is None:
+            found, _ = await _first_door(await _heard(meant), meant)
     except MeshError:
         return door
     return found or door

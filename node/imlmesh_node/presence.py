@@ -46,6 +46,17 @@ class Clocks:
             self.steady.sync(self.steady.now_ms() if self.busy() else mesh_ms)
         self.mesh.sync(mesh_ms)
 
+    def heard(self, at_ms: int, round_trip_ms: int) -> None:
+        """The orchestrator said `at_ms` within such a round trip.
+
+        Of a slow one nobody knows which way took the time, and a broker may choose that: it only bounds the
+        time, and puts nobody ahead of it. Who dates messages later than now is blamed for that.
+        """
+        told_ms = at_ms + min(round_trip_ms, TIME_ASK_MS) // 2
+        if round_trip_ms > TIME_ASK_MS and self.mesh.synced:
+            told_ms = min(max(told_ms, self.mesh.now_ms()), at_ms + round_trip_ms)
+        self.sync(told_ms)
+
 
 class Presence:
     """`post` takes the core's events; `loaded` is what the journal held at this start."""
@@ -121,7 +132,7 @@ class Presence:
             self._count_on(self._boot + 1)
             return
         round_trip_ms = boot_ms() - asked_ms
-        self.clocks.sync(at_ms + round_trip_ms // 2)
+        self.clocks.heard(at_ms, round_trip_ms)
         self._stop_asking()
         if not self.is_open and not self._outbox.check_broker():
             return
@@ -189,10 +200,11 @@ class Presence:
         self._asked_ms[nonce] = boot_ms()
         if tries >= TIME_ASKED:
             del self._asked_ms[next(iter(self._asked_ms))]
-        named = {"obeys": self._epoch} if self._outranks else {}
-        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
+        # before it is sent: whoever asks no more is cut off for good, whatever went wrong
         wait_ms = TIME_ASK_MS << min(tries, TIME_ASKED - 1)
         self._timer = self._loop.call_later(wait_ms / 1_000, self._ask)
+        named = {"obeys": self._epoch} if self._outranks else {}
+        self._outbox.send(Letter(Kind.REQUEST, {"what": "time", "nonce": nonce, **named}))
 
     def _stop_asking(self) -> None:
         self._asked_ms.clear()

@@ -113,24 +113,30 @@ async def bring_up_to_date(
 ) -> None:
     """Take newer trust, and with `certificate` a new pair, from the first endpoint that gives them.
 
-    Raises what the last one failed with.
+    Raises what the first one of our mesh failed with; when there was none, what the last one did.
     """
     config = load_config(folder)
     held = HeldTrust(folder / "keys", config.mesh)
     failure: MeshError = LinkError("link.down", "no join endpoint is known")
+    refusal: MeshError | None = None
     for address in endpoints:
         endpoint = Endpoint(address, held, config.mesh, at_ms)
+        is_ours = False
         try:
             if await endpoint.take_trust():
                 log.info("trust is of version %d now", held.trust.version)
+            is_ours = True
             if certificate:
                 await endpoint.renew(folder, config.id)
                 log.info("the certificate was renewed")
         except MeshError as exc:
             failure = exc
+            if is_ours and refusal is None:
+                refusal = exc
         else:
             return
-    raise failure
+    # at a guessed address another mesh may sit, and what that says helps nobody
+    raise refusal or failure
 
 
 def main(argv: Sequence[str]) -> int:

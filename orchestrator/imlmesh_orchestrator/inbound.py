@@ -233,7 +233,7 @@ class Inbound:
     def _request(self, topic: Topic, payload: bytes, at_ms: int) -> None:
         """Tell the time; to another start than the one whose birth was taken last also which one that was,
         to who forgot how far it counted the boot that it must exceed."""
-        message, late = self._opener.open_question(topic, payload)
+        message, late = self._opener.open_question(topic, payload, at_ms)
         node = message.iss
         if late is not None and not self._late.take(node, 1, at_ms):
             raise late

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 #: who "holds" a head that the ledger itself had before lifecycle was replaced by an older file
 LIFECYCLE = "lifecycle.db, which is older than the ledger,"
 
+#: who "holds" our own last seal: a file beside the ledger's, for until a node has witnessed it
+OUTPUT = "output.db"
+
 _WITNESSED = "INSERT OR REPLACE INTO witnessed (node, at_ms, seal) VALUES (?,?,?)"
 
 
@@ -71,7 +74,7 @@ class Told(Protocol):
 
 
 class Ledger:
-    """Seals, proofs and witnesses. `witnessed` are (node, seal) that output held at the start."""
+    """Seals, proofs and witnesses. `witnessed` are (node or OUTPUT, seal) that output held at the start."""
 
     def __init__(
         self,
@@ -121,7 +124,8 @@ class Ledger:
         for node, document in self._stored:
             seal = self._read(document)
             if seal is not None:
-                self.witnessed[node] = document
+                if node != OUTPUT:
+                    self.witnessed[node] = document
                 await self._compare(node, seal)
 
     def start(self) -> None:
@@ -174,6 +178,7 @@ class Ledger:
 
         proof = await self.file.work(keep)
         self.last, self._from, self._sealed_ms = new, since, now_ms
+        self._unstored[OUTPUT] = document
         self._told.send_seal("", {"do": "seal", "seal": document, "from": since, "proof": proof})
 
     async def _run(self) -> None:

@@ -44,7 +44,7 @@ from imlmesh_protocol.errors import InputError, Place, StoreError, TrustError
 from imlmesh_protocol.wire.topics import orchestrator_probe, orchestrator_subscriptions
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.files import read_file
-from imlmesh_runtime.link.address import address_of
+from imlmesh_runtime.link.address import JOIN_PORT, address_of
 from imlmesh_runtime.link.base import Address, Link
 from imlmesh_runtime.link.mqtt import MqttLink
 from imlmesh_runtime.logs import set_up_logs
@@ -121,7 +121,7 @@ def load_setup(
     strict = is_service()  # which does not go on with a warning that nobody reads
     keys = ControlKeys.load(home.ca, mesh, strict=strict)
     config = load_config(home.config)
-    door = address_of(join) if join is not None else None
+    door = address_of(join, "--join", JOIN_PORT) if join is not None else None
     notary = Notary(mesh, keys.ledger, keys.held.ledger_key)
     return Setup(home, mesh, me, keys, config, broker or "memory", notary, door, lan)
 

@@ -93,6 +93,7 @@ class _Described:
             "mode": action.target_mode,
             "target": target_text(record.action),
             "nodes": self._rows(answer),
+            "nodes_needed": max(1, needed(record)) if record.member_wise else None,
             "chosen": chosen.alias if chosen else None,
             "approval": self._approval(action),
             "claims": [*_claims(action, specs), *action.claims],

@@ -1,16 +1,18 @@
 """What a new run takes over from the ended one that it retries.
 
-The one rule: what completed is kept and never repeated; what may repeat an effect is named, so
-that a person is asked first. Deliberately absent: asking; the core does.
+The one rule: what completed is kept and never repeated, by action and by node, unless somebody
+began to undo it; what may repeat an effect is named, so that a person is asked first. Deliberately
+absent: asking; the core does.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
+from imlmesh_orchestrator.core.changes import RunRetried
 from imlmesh_orchestrator.core.events import Retried
 from imlmesh_orchestrator.core.waves import waves
 from imlmesh_orchestrator.store.projections import Source
@@ -27,7 +29,6 @@ from imlmesh_orchestrator.views.telling import utc
 from imlmesh_orchestrator.views.units import Alias
 from imlmesh_protocol.errors import NEVER_BEGUN, InputError
 from imlmesh_protocol.ids import split_dispatch
-from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.plan import Plan
 from imlmesh_protocol.states import ActionState, DispatchState, Effect
 
@@ -65,21 +66,18 @@ def take_over(database: sqlite3.Connection, run: str, alias: Alias, failed_only:
     known = standings(database, run)
     before = retried_of(database, run, row["retried_seq"])
     results = Results(database, run, before, whole=True)
-    undoing = compensation_only(plan)
     # dependencies first, so that an undoing takes the later ones first
     names = [name for wave in waves(plan) for name in wave]
     kept: dict[str, Any] = {}
     for name in names:
-        standing = known.get(name, Standing())
-        if standing.state == ActionState.COMPLETED and not _partly_undone(standing):
-            nodes = results.kept_nodes(name) or _nodes(standing)
-            kept[name] = [nodes, results.of(name, standing)]
+        kept.update(_kept(name, known.get(name, Standing()), results))
     again = set(names)
     if failed_only:
         below = _reached(_dependents(plan), {n for n in names if _failed(known.get(n))})
         again = _reached({action.id: action.depends_on for action in plan.actions}, below)
     left = tuple(name for name in names if name not in kept and name not in again)
-    asked = _asked(plan, known, alias, before.again if before else {}, {*kept, *left, *undoing})
+    wanted = [name for name in names if name not in kept and name not in left]
+    asked = _asked(wanted, kept, _Past(database, known, before), alias)
     places = msgpack.unpackb(row["places"]) if row["places"] else {}
     source = Source(row["file"], places)
     retried = Retried(run, kept, asked, left)
@@ -90,8 +88,28 @@ def _failed(standing: Standing | None) -> bool:
     return standing is not None and standing.state in _FAILED
 
 
-def _partly_undone(standing: Standing) -> bool:
-    return any(m.state == ActionState.ROLLED_BACK for m in standing.members.values())
+def _kept(name: str, standing: Standing, results: Results) -> dict[str, Any]:
+    """What stays of an action: all of it, or what each of its members did; see `events.Retried`.
+
+    What somebody began to undo is in a state that nobody knows, whatever became of that.
+    """
+    undone = {
+        node
+        for node, one in standing.undone_by.items()
+        if any(map(_may_have_begun, one.dispatches))
+    }
+    members = standing.members
+    undone |= {node for node, one in members.items() if one.state == ActionState.ROLLED_BACK}
+    if standing.state == ActionState.COMPLETED and not undone:
+        nodes = results.kept_nodes(name) or _nodes(standing)
+        return {name: [nodes, results.of(name, standing)]}
+    found = {}
+    for node in sorted({*members, *results.kept_members(name)} - undone):
+        key, member = f"{name}@{node}", members.get(node, Standing())
+        # one that was kept before may have been left out this time
+        if member.state == ActionState.COMPLETED or results.keeps_member(key, member):
+            found[key] = [[node], results.of_member(key, member)]
+    return found
 
 
 def _nodes(standing: Standing) -> list[str]:
@@ -99,7 +117,7 @@ def _nodes(standing: Standing) -> list[str]:
     if not standing.members:
         return [standing.node] if standing.node else []
     done = standing.members.items()
-    return [node for node, member in done if member.state == ActionState.COMPLETED]
+    return sorted(node for node, member in done if member.state == ActionState.COMPLETED)
 
 
 def _dependents(plan: Plan) -> dict[str, list[str]]:
@@ -121,36 +139,53 @@ def _reached(ways: Mapping[str, Iterable[str]], origins: set[str]) -> set[str]:
     return found
 
 
-def _asked(
-    plan: Plan,
-    known: Mapping[str, Standing],
-    alias: Alias,
-    before: Mapping[str, str],
-    quiet: set[str],
-) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What an ended run did, and what it had itself taken over."""
+
+    database: sqlite3.Connection
+    known: Mapping[str, Standing]
+    before: RunRetried | None
+
+    def attempts(self, name: str, kept: Container[str]) -> list[Row]:
+        """Every dispatch of an action but those of kept members; of one that was not done here,
+        those of the run that it was kept from."""
+        standing = self.known.get(name, Standing())
+        units = [standing]
+        units += [m for node, m in standing.members.items() if f"{name}@{node}" not in kept]
+        found = [row for unit in units for row in unit.dispatches]
+        if found or self.before is None or name not in self.before.kept:
+            return found
+        return _past(self.database, self.before.of).attempts(name, ())
+
+
+def _past(database: sqlite3.Connection, run: str) -> _Past:
+    row = rows_of(database, "SELECT retried_seq FROM runs WHERE run = ?", (run,))[0]
+    return _Past(database, standings(database, run), retried_of(database, run, row["retried_seq"]))
+
+
+def _asked(names: Iterable[str], kept: Container[str], past: _Past, alias: Alias) -> dict[str, str]:
     """Once and physical actions that start again although they had started: when and where.
 
-    `before` is what the retried run had itself taken over, and perhaps never started again.
+    What the retried run had to ask about and perhaps never started again is asked about too.
     """
     found: dict[str, str] = {}
-    for action in plan.actions:
-        if action.id in quiet:
-            continue
-        standing = known.get(action.id, Standing())
-        attempts = [*standing.dispatches]
-        for member in standing.members.values():
-            attempts += member.dispatches
+    for name in names:
+        attempts = past.attempts(name, kept)
         started = [_attempt(row, alias) for row in attempts if _may_have_had_effect(row)]
         if started:
-            found[action.id] = "; ".join(started)
-        elif action.id in before:
-            found[action.id] = before[action.id]
+            found[name] = "; ".join(started)
+        elif past.before is not None and name in past.before.again:
+            found[name] = past.before.again[name]
     return found
 
 
 def _may_have_had_effect(row: Row) -> bool:
-    refused = row["state"] == DispatchState.REJECTED or row["code"] in _NEVER_STARTED
-    return not refused and not Effect(row["effect"]).repeatable
+    return _may_have_begun(row) and not Effect(row["effect"]).repeatable
+
+
+def _may_have_begun(row: Row) -> bool:
+    return row["state"] != DispatchState.REJECTED and row["code"] not in _NEVER_STARTED
 
 
 def _attempt(row: Row, alias: Alias) -> str:

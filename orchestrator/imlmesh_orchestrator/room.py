@@ -30,9 +30,9 @@ class Room:
 
     def start(self) -> None:
         """Look, and look again."""
-        self.look()
         pause_s = limits.ROOM_LOOK_MS / 1_000
         self._timer = asyncio.get_running_loop().call_later(pause_s, self.start)
+        self.look()
 
     def close(self) -> None:
         """Look no more."""
@@ -55,10 +55,14 @@ class Room:
             raise StoreError("store.full", text)
 
     def look(self) -> None:
-        """See how much there is."""
+        """See how much there is; where the disk does not say, it is as it was."""
         if self._folder is None:
             return
-        free, self._floor = free_space(self._folder)
+        try:
+            free, self._floor = free_space(self._folder)
+        except OSError as exc:
+            log.error("%s: how much room there is cannot be seen: %s", self._folder, exc)
+            return
         low, scarce = free < self._floor, free < self._floor // 2
         if low != self._is_low:
             self._is_low = low

@@ -113,6 +113,7 @@ JOIN_NONCE_MS = 60_000  # between a nonce and the request that uses it, by a per
 JOIN_NONCES = 4_096  # given out and not used; then the oldest end
 JOIN_POLL_MS = 2_000  # a node that waits asks so often what became of it
 JOIN_WAITS_MS = 3_600_000  # a node that waits for a person and does not ask again is forgotten
+JOIN_PROVEN_WAITS_MS = 7 * 86_400_000  # one that spent a use of a token: people have weekends
 JOIN_WAITING = 64  # of them; a person looks through a list of that length
 JOIN_WAITING_OF_ADDRESS = 8  # of them from one address, so that nobody fills the list alone
 JOIN_IGNORED_MS = 86_400_000  # an ignored node may be seen again on the next day

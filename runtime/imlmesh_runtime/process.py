@@ -159,6 +159,7 @@ def tune() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
+    gc.enable()
 
 
 def logged(main: Callable[[], int]) -> int:

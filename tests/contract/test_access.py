@@ -213,6 +213,31 @@ async def test_who_was_removed_may_be_removed_again_with_all_that_it_means(side:
         assert kinds[:6] == ["revoke", "roster", "end", "end", "end", "forget"]
 
 
+async def test_who_is_removed_twice_in_a_moment_does_not_seem_to_come_back(side: Side) -> None:
+    """What ends a session ends also an earlier try of ours to end it, which then looks like the node."""
+    taken, go_on = 0, asyncio.Event()
+    original = side.door.end_session
+
+    async def end_session(node: str) -> bool:
+        nonlocal taken
+        taken += 1
+        mine = taken
+        if mine == len(limits.ACCESS_KICKS_MS):
+            await go_on.wait()
+        return await original(node) and taken == mine
+
+    side.door.end_session = end_session  # type: ignore[method-assign]
+    async with side.running() as access:
+        side.decide("pi-1", Admission.REVOKED, access)
+        await access.enforced("pi-1")
+        await eventually(lambda: taken == len(limits.ACCESS_KICKS_MS))
+        access.renew("pi-1")
+        assert (await access.enforced("pi-1")).holds
+        go_on.set()
+        await eventually(lambda: taken == 2 * len(limits.ACCESS_KICKS_MS))
+    assert side.door.alarms == []
+
+
 async def test_a_broker_that_is_away_is_an_alarm_and_tried_again(side: Side) -> None:
     side.door.down = True
     async with side.running() as access:

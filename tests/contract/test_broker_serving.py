@@ -114,15 +114,39 @@ def test_who_was_off_for_a_month_finds_lists_that_are_in_force(home, served, mon
     monkeypatch.undo()
     with pytest.raises(TrustError):
         served.take()
-    authority.renew_lists()
+    authority.renew_lists(served.to)
     served.take()
     assert revoked(served.to / "node-ca.crl") == {5}
-    # young ones stay as they are, and broken ones too
+    # young ones stay as they are
     before = (home.ca / "control-ca.crl").read_bytes()
-    (home.ca / "node-ca.crl").write_bytes(b"torn")
-    authority.renew_lists()
+    authority.renew_lists(served.to)
     assert (home.ca / "control-ca.crl").read_bytes() == before
-    assert (home.ca / "node-ca.crl").read_bytes() == b"torn"
+
+
+@pytest.mark.parametrize("how", ["torn", "empty", "missing", "of another mesh"])
+def test_a_broken_list_becomes_the_one_that_the_broker_served_by(home, served, tmp_path, how):
+    authority, path = Authority.open(home), home.ca / "node-ca.crl"
+    other = Home(tmp_path / "other")
+    Authority.create(other, "home", "o")
+    authority.revoke([5, 6])
+    served.take()
+    contents = {"torn": path.read_bytes()[:200], "empty": b"", "missing": None}
+    content = contents.get(how, (other.ca / path.name).read_bytes())
+
+    def broken(path: Path) -> None:
+        path.unlink() if content is None else path.write_bytes(content)
+
+    broken(path)
+    authority.renew_lists(served.to)
+    assert revoked(path) == {5, 6}
+    authority.revoke_too([7])  # as each start does for its probe
+    # without a good copy nobody knows whom to shut out, and it stays for the broker to refuse
+    broken(path)
+    broken(served.to / path.name)
+    authority.renew_lists(served.to)
+    assert (path.read_bytes() if path.exists() else None) == content
+    with pytest.raises(TrustError):
+        served.take()
 
 
 class Earlier(datetime):

@@ -17,6 +17,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError, StoreError
 from imlmesh_runtime.clock import ManualClock
 from imlmesh_runtime.sqlite import Done, MemoryStore, Work, free_space
+from waiting import eventually
 
 NEW = Marks(0, 0, 0, 0, 0, 0, 0)
 MB = 1 << 20
@@ -121,6 +122,27 @@ async def test_a_disk_has_room_is_low_and_is_scarce(monkeypatch: pytest.MonkeyPa
     no, low, scarce = (False, False), (True, False), (True, True)
     assert seen == [no, low, low, scarce, scarce, low, no]
     assert changed == [scarce, low]
+
+
+async def test_a_disk_that_does_not_say_is_as_it_was_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = [OSError(5, "Input/output error"), (63 * MB, 64 * MB)]
+
+    def free_space(folder: Path) -> tuple[int, int]:
+        found = told.pop(0) if len(told) > 1 else told[0]
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(room_module, "free_space", free_space)
+    monkeypatch.setattr(limits, "ROOM_LOOK_MS", 1)
+    room = Room(Path("/"), lambda: None)
+    room.start()
+    assert not room.low()
+    assert "cannot be seen: [Errno 5]" in caplog.text
+    await eventually(room.low)
+    room.close()
 
 
 async def test_in_memory_there_is_always_room() -> None:

@@ -29,3 +29,25 @@ async def test_an_empty_spool_is_looked_at_less_often(
         edge.start(int)
     assert pauses_s == [SPOOL_LOOK_MS / 1_000, SPOOL_TURN_MS / 1_000]
     await edge.close()
+
+
+async def test_a_fault_of_ours_does_not_end_the_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox: Any = SimpleNamespace(send=None, unacked=0)
+    presence: Any = SimpleNamespace(is_open=False)
+    refusals: Any = SimpleNamespace(note=None)
+    edge = Edge(tmp_path, outbox, presence, Clocks(), refusals)
+
+    def broken(now_ms: int) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(edge._drain, "turn", broken)
+    later: list[Any] = []
+    with monkeypatch.context() as patched:
+        loop = asyncio.get_running_loop()
+        patched.setattr(loop, "call_later", lambda _pause_s, call: later.append(call))
+        with pytest.raises(KeyError):
+            edge.start(int)
+    assert later == [edge._on_time]
+    await edge.close()

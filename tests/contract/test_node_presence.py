@@ -12,17 +12,19 @@ import pytest
 from nacl.signing import SigningKey
 
 from imlmesh_drivers.base import Site
+from imlmesh_node import presence
 from imlmesh_node.config import NodeConfig, Policy
 from imlmesh_node.journal import MIGRATIONS, Journal
 from imlmesh_node.running import RunningNode, Setup
 from imlmesh_orchestrator.ca import Authority
-from imlmesh_protocol.limits import LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
+from imlmesh_protocol.limits import CLOCK_TOLERANCE_MS, LAN, MESSAGE_EXPIRY_MS, TIME_ASK_MS
 from imlmesh_protocol.states import Effect
 from imlmesh_protocol.wire import topics
 from imlmesh_protocol.wire.dispatches import Dispatch, encode_dispatch
 from imlmesh_protocol.wire.envelope import EVERYBODY, Opener, Sealer
 from imlmesh_protocol.wire.messages import Message
 from imlmesh_protocol.wire.topics import Kind, Way
+from imlmesh_runtime.clock import boot_ms
 from imlmesh_runtime.link.base import Will
 from imlmesh_runtime.link.memory import MemoryHub, MemoryLink, MemoryPump
 from imlmesh_runtime.paths import Home
@@ -201,6 +203,40 @@ async def test_an_older_orchestrator_is_refused_and_learns_whom_the_node_obeys(
     assert node.refusals.counts == {"message.epoch": 2}
     rig.hub.drop(NODE)
     assert "obeys" not in (await rig.control.next(Kind.REQUEST)).fields
+
+
+async def test_a_broker_that_holds_the_question_back_puts_the_node_not_ahead_of_the_mesh(
+    rig: Rig, node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would date its messages later than now, and that would speak against it."""
+    held_back_ms = 6 * CLOCK_TOLERANCE_MS
+    question = await rig.control.next(Kind.REQUEST)
+    began_ms = boot_ms()
+    monkeypatch.setattr(presence, "boot_ms", lambda: boot_ms() + held_back_ms)
+    rig.control.answer(question)
+    birth = await rig.control.next(Kind.STATUS)
+    assert birth.iat <= START_MS + TIME_ASK_MS // 2 + boot_ms() - began_ms
+
+
+def test_a_slow_answer_only_bounds_the_time() -> None:
+    clocks = presence.Clocks()
+    slow_ms, slack_ms = 20 * TIME_ASK_MS, 4 * TIME_ASK_MS
+    began_ms = boot_ms()
+
+    def off_ms(at_ms: int) -> int:
+        """By how much the clock is ahead of a mesh whose time was `at_ms` when we began."""
+        return clocks.mesh.now_ms() - at_ms - (boot_ms() - began_ms)
+
+    for at_ms, expected_ms in (
+        (START_MS, 0),  # nothing was known
+        (START_MS - slow_ms // 2, slow_ms // 2),  # it may be so: nothing is changed
+        (START_MS + slow_ms, 0),  # it cannot be less
+        (START_MS - slow_ms, slow_ms),  # nor more
+    ):
+        clocks.heard(at_ms, slow_ms)
+        assert abs(off_ms(at_ms) - expected_ms) < slack_ms
+    clocks.heard(START_MS, 0)
+    assert abs(off_ms(START_MS)) < slack_ms
 
 
 @pytest.mark.parametrize("years", [-40, 40])

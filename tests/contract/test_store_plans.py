@@ -280,6 +280,16 @@ async def test_a_run_that_is_held_says_so(kept):
     shown = await kept.show(later)
     assert (shown["state"], shown["starts_at_ms"]) == ("pending", later.starts_at_ms)
     assert shown["waits_for"] == ["its time to start, 1970-01-01 00:17:40 UTC"]
+    kept.stage.post(e.PauseAsked, run=later.run, by="eve")
+    kept.stage.post(e.ResumeAsked, run=later.run, by="eve")
+    assert (await kept.show(later))["waits_for"] == shown["waits_for"], "it has not begun yet"
+
+
+async def test_a_run_whose_time_came_waits_for_its_gate_alone(kept):
+    start_ms = kept.stage.now_ms + 1_000
+    run = kept.stage.submit(plan(action("a", requires_approval=True)), starts_at_ms=start_ms)
+    kept.stage.pass_time(2_000)
+    assert (await kept.show(run))["waits_for"] == [f"approval {kept.stage.question()} of a"]
 
 
 async def test_memory_is_listed_by_age_and_told_in_the_story(kept):
@@ -300,6 +310,16 @@ async def test_memory_is_listed_by_age_and_told_in_the_story(kept):
     told = [entry["text"] for entry in story if entry["kind"] == "memory-written"]
     assert told == [f"{run.run}/a wrote memory seen of session s: 4 bytes"]
     assert [entry["seq"] for entry in story] == sorted(entry["seq"] for entry in story)
+
+
+async def test_a_result_too_large_for_memory_is_told_in_the_story(kept):
+    writes = action("a", memory={"write_key": "big"})
+    run = kept.stage.submit(plan(writes, session_id="s"))
+    kept.stage.end(run, "a", result="x" * limits.MEMORY_VALUE_BYTES)
+    await kept.store()
+    told = [e["text"] for e in await kept.reader.ask(lambda db: stories.story(db, run.run, str))]
+    gone = f"memory big of session s is gone: what {run.run}/a gave takes too much room"
+    assert told.count(gone) == 1
 
 
 def finished(stage: Stage) -> Any:

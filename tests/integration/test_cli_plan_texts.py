@@ -124,6 +124,13 @@ def test_from_stdin_to_stdout(imlmesh: Run) -> None:
     assert "repaired " in done.stderr
 
 
+def test_what_cannot_be_read_is_not_called_whole(imlmesh: Run) -> None:
+    done = imlmesh("check", "-", "--repair", stdin=ANSWER.replace("'look'", "maybe"))
+    assert done.returncode == 3
+    assert "this cannot be repaired" in done.stderr
+    assert "nothing to repair" not in done.stderr
+
+
 def test_what_cannot_be_repaired_is_asked_of_its_author(imlmesh: Run) -> None:
     wrong = ANSWER.replace('"read_file"', '"read_fil"').replace("True", "true")
     done = imlmesh("check", "-", "--repair", stdin=wrong)

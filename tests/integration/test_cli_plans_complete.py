@@ -166,12 +166,11 @@ def test_pause_and_resume(api: Api, capsys: Output, verb: str, state: str) -> No
 
 
 def test_wait_exits_with_the_first_result_that_is_not_good(api: Api, capsys: Output) -> None:
-    api.answer("GET /v1/runs/r-1", run())
+    api.answer("GET /v1/runs/r-1", run("running", ended_at_ms=None))
     api.answer("GET /v1/runs/r-1-abcd", run())
     denied = {"code": "approval.denied", "message": "no"}
-    for name in ("r-2", "r-2-wxyz"):
-        api.answer(f"GET /v1/runs/{name}", run("failed", "r-2-wxyz", error=denied))
-    api.streams += [END, END]
+    api.answer("GET /v1/runs/r-2", run("failed", "r-2-wxyz", error=denied))
+    api.streams += [END]
     assert main.run(["run", "wait", "r-1", "r-2"]) == 7
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split()[1] for line in lines) == ["r-1-abcd", "r-2-wxyz"]
@@ -182,6 +181,20 @@ def test_wait_ends_with_its_time(api: Api, capsys: Output) -> None:
     assert main.run(["run", "wait", "r-1", "--timeout", "100ms"]) == 8
     assert "r-1-abcd goes on." in capsys.readouterr().err
     assert main.run(["run", "wait", "r-1", "--timeout", "soon"]) == 2
+
+
+def test_what_has_ended_needs_no_time_to_wait_for(api: Api, capsys: Output) -> None:
+    api.answer("GET /v1/runs/r-1", run("failed"))
+    api.answer("GET /v1/runs/r-2", run("running", "r-2-wxyz", ended_at_ms=None))
+    assert main.run(["run", "wait", "r-1", "--timeout", "0"]) == 1
+    assert "r-1-abcd failed" in capsys.readouterr().out
+    api.answer("GET /v1/runs/r-1-abcd", run("failed"))
+    assert main.run(["run", "watch", "r-1", "--timeout", "0"]) == 1
+    capsys.readouterr()
+    assert main.run(["run", "wait", "r-1", "r-2", "--timeout", "0"]) == 8
+    printed = capsys.readouterr()
+    assert "r-1-abcd failed" in printed.out
+    assert printed.err.startswith("r-2-wxyz goes on.")
 
 
 def test_export_writes_one_document(api: Api, tmp_path: Path, capsys: Output) -> None:

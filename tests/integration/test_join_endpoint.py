@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from imlmesh import trust
 from imlmesh_node.entering import Door, Told, Wish, enter, find_door
 from imlmesh_node.exchange import exchange
 from imlmesh_node.joining import NewKeys
@@ -479,3 +481,20 @@ async def test_who_waits_stays_when_a_stranger_sits_in_the_place_of_its_mesh(fro
     await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
     await asyncio.wait_for(joining, 20)
     assert list(front.state.enrolled) == ["pi-bed"]
+
+
+async def test_who_waits_follows_its_mesh_to_another_control_ca(front, tmp_path, monkeypatch):
+    """Its root key tells that it is the same mesh, whatever the certificate was that it began with."""
+    broker = SimpleNamespace(takes=lambda *_: True, shows=lambda *_: True)
+    monkeypatch.setattr(trust, "_broker", lambda *_: broker)
+    waits = asyncio.Event()
+    told = Told(lambda code, door: waits.set(), lambda error: None)
+    joining = asyncio.create_task(join(tmp_path / "pi-bed", None, told, at=(front.address,)))
+    await asyncio.wait_for(waits.wait(), 20)
+    home = str(front.home.root)
+    await asyncio.to_thread(trust.rotate, home, "control-ca", None)
+    await asyncio.to_thread(trust.finish, home, "control-ca", None, anyway=True)
+    await eventually(lambda: front.refused.get("join.invalid", 0) >= 1)
+    await front.api(lambda client: client.post("joins/pi-bed/approve", {}))
+    folder = await asyncio.wait_for(joining, 20)
+    assert load_setup(folder).config.id == "pi-bed"

@@ -211,6 +211,35 @@ async def test_the_last_entries_are_sealed_and_witnessed_when_the_orchestrator_s
     assert (verdict.findings, verdict.witnesses) == ([], {"pi-1": verdict.entries})
 
 
+async def test_an_older_ledger_is_found_before_any_node_has_witnessed_the_newer_one(
+    tmp_path: Path,
+) -> None:
+    """`imlmesh up` ends its node first, so the seal of the end is witnessed at the next start."""
+    home = Home(tmp_path / "h")
+    Authority.create(home, MESH, ME)
+    mesh = LedgerMesh(home)
+    try:
+        for names in ("a", "bc"):
+            await mesh.start(Pace())
+            await mesh.node("pi-1")
+            await mesh.online("pi-1")
+            await mesh.run(*map(action, names))
+            await mesh.stop_node("pi-1")
+            await mesh.stop()
+            assert verify(book_of_home(home)).findings == []
+            if names == "a":
+                earlier = copied(mesh, "metadata.db", tmp_path / "earlier.db")
+        verdict = verify(book_of_home(home))
+        assert max(verdict.witnesses.values(), default=0) < verdict.sealed == verdict.entries
+        shutil.copyfile(earlier, home.orchestrator / "metadata.db")
+        assert [each.what for each in verify(book_of_home(home)).findings] == ["cut"]
+        await mesh.start(Pace())
+        assert await refused(mesh) == "ledger.doubted"
+        assert (await mesh.get("health"))["ledger"]["witnesses"] == 0
+    finally:
+        await mesh.close()
+
+
 async def test_nothing_is_dispatched_while_the_ledger_is_locked(tmp_path: Path) -> None:
     async with opened_ledger(tmp_path, "pi-1") as mesh:
         await mesh.run(action("a"))

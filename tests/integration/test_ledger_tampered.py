@@ -334,6 +334,36 @@ def test_columns_that_say_something_else_are_found(stopped: Stopped) -> None:
     assert {finding["what"] for finding in verdict["findings"]} == {"words"}
 
 
+@pytest.mark.parametrize(
+    ("changed", "finding"),
+    [
+        ("UPDATE entries SET entry = 'hello' WHERE n = 5", "entry"),
+        ("UPDATE entries SET entry = 7 WHERE n = 5", "entry"),
+        ("UPDATE entries SET actor = CAST(x'ff00fe' AS TEXT) WHERE n = 5", "words"),
+        ("UPDATE entries SET subject = x'ff00' WHERE n = 5", "words"),
+        ("UPDATE payloads SET salt = 5, payload = 'hello' WHERE n = 5", "payload"),
+        ("UPDATE hashes SET hash = 'hello' WHERE level = 0 AND at = 4", "hash"),
+        ("UPDATE seals SET seal = 'hello' WHERE number = 1", "signature"),
+        ("UPDATE seals SET size = x'ff00' WHERE number = 1", "signature"),
+    ],
+)
+def test_what_is_no_bytes_any_more_is_found_and_ends_no_verifier(
+    stopped: Stopped, changed: str, finding: str
+) -> None:
+    tamper(stopped.home, lambda database: database.execute(changed) and None)
+    assert finding in verified_words(stopped.home.root)
+    code, lines = independent(exported(stopped.home))
+    # an export has no columns and no tree; for which size a seal lies there is not signed
+    in_export = finding not in ("words", "hash") and "size" not in changed
+    assert (code, lines[-1]) == ((1, "NOT WHOLE") if in_export else (0, "whole"))
+
+
+def verified_words(root: Path) -> set[str]:
+    code, verdict = verified(root, home=True)
+    assert code == 1
+    return {each["what"] for each in verdict["findings"]}
+
+
 def test_an_export_that_was_changed_is_found(stopped: Stopped) -> None:
     folder = exported(stopped.home)
     entries = folder / "entries.jsonl"

@@ -20,6 +20,7 @@ from imlmesh.client import Client
 from imlmesh.mesh import let_in
 from imlmesh_broker import Broker, BrokerPlace, choose_broker
 from imlmesh_node.joining import NewKeys, Place
+from imlmesh_node.renewing import bring_up_to_date
 from imlmesh_orchestrator.answering import Newcomer
 from imlmesh_orchestrator.ca import Authority
 from imlmesh_orchestrator.ca.authority import CONTROL
@@ -319,6 +320,23 @@ async def test_one_node_cannot_fill_the_revocation_list(tmp_path, monkeypatch):
             await renewing.renew(request_of(rig, "pi", signer, nonces.give()))
         assert caught.value.code == "join.busy"
         assert len(rig.shell.state.enrolled["pi"].certificates) == 4
+
+
+async def test_a_removed_node_says_so_whatever_sits_at_the_other_addresses(tmp_path):
+    other = Home(tmp_path / "other")
+    Authority.create(other, MESH, ME)
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        told = {"admission": "revoked", "reason": "stolen"}
+        with Client.connect(rig.home.root) as client:
+            await asyncio.to_thread(client.post, "nodes/pi/admission", told)
+        nonces = Nonces()
+        foreign = JoinServer(other.ca, nonces, rig.joins._renew)
+        async with foreign.serving() as port:
+            places = [("127.0.0.1", each) for each in (rig.join_port, port, 1)]
+            with pytest.raises(MeshError) as caught:
+                await bring_up_to_date(folder, places, certificate=True, at_ms=None)
+        assert (caught.value.code, foreign.asked) == ("node.revoked", ["/v1/trust"])
 
 
 async def test_who_is_not_entitled_gets_no_certificate(tmp_path):

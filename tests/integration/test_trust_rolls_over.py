@@ -106,6 +106,35 @@ async def test_a_plan_key_rolls_over_and_the_old_one_moves_nothing_any_more(tmp_
         assert not (folder / "files" / "stolen").exists()
 
 
+async def test_nodes_hold_the_roster_by_the_new_key_when_the_old_one_is_gone(tmp_path):
+    """Else what they may at most would be forgotten with their next start."""
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        process = await rig.start(folder)
+        await rig.online("pi")
+
+        def standing() -> Any:
+            held = HeldTrust(folder / "keys", MESH).roster
+            return held and held.nodes.get("pi")
+
+        await rig.until(lambda: standing() == ("active", "local_worker"))
+        with Client.connect(rig.home.root) as client:
+            await asyncio.to_thread(client.post, "nodes/pi/profile", {"profile": "readonly"})
+        await rig.until(lambda: standing() == ("active", "readonly"))
+        await rotate(rig, "roster")
+        await held_by_all(rig, 2)
+        await finish(rig, "roster")
+        await held_by_all(rig, 3)
+        await rig.until(lambda: standing() == ("active", "readonly"))
+        assert dict(rig.shell.stream.refused) == {}
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        await rig.start(folder)
+        await rig.online("pi")
+        assert rig.shell.state.nodes["pi"].profile == "readonly"
+        assert standing() == ("active", "readonly")
+
+
 async def test_trust_that_is_older_changes_nothing_and_is_counted(tmp_path):
     async with rig_at(tmp_path, node_s=600) as rig:
         first = (rig.home.ca / "trust").read_bytes()

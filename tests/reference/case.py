@@ -197,8 +197,13 @@ def _retried(dice: random.Random, plan: dict[str, Any]) -> dict[str, Any]:
             kept[name] = [nodes, by_node if "target_mode" in action else result]
         elif any(needed in left for needed in needs) or dice.random() < 0.1:
             left.append(name)
-        elif action["action"] in ("mark", "send", "push", "burn") and dice.random() < 0.5:
-            again[name] = "n2"
+        else:
+            if "target_mode" in action and dice.random() < 0.7:
+                result = {"value": 6, "sub": {"deep": "kept"}}
+                for node in dice.sample(("n1", "n2", "n3", "n4"), 2):
+                    kept[f"{name}@{node}"] = [[node], result]
+            if action["action"] in ("mark", "send", "push", "burn") and dice.random() < 0.5:
+                again[name] = "n2"
     return {"kept": kept, "again": again, "left": left}
 
 

@@ -85,7 +85,7 @@ def _smaller(case: Case) -> Iterator[Case]:
 def _without(retried: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
     if retried is None:
         return None
-    kept = {key: value for key, value in retried["kept"].items() if key != name}
+    kept = {k: value for k, value in retried["kept"].items() if k.partition("@")[0] != name}
     again = {key: value for key, value in retried["again"].items() if key != name}
     return {"kept": kept, "again": again, "left": [key for key in retried["left"] if key != name]}
 

@@ -19,6 +19,9 @@ CANCEL_MS = 30_000
 def takes_over(rules: "Interpreter", old: Mapping[str, Any]) -> None:
     """What completed in the run that this one retries is kept; what is left stays skipped."""
     for name, (nodes, result) in old["kept"].items():
+        if "@" in name:
+            rules.kept[name] = result
+            continue
         unit = rules.units[name]
         unit.worked_on, unit.result = nodes[-1], result
         for node in nodes if unit.member_wise else ():

@@ -44,6 +44,8 @@ class Interpreter:
         self.nodes = dict.fromkeys(case.nodes, "online")
         self.groups = {name: list(nodes) for name, nodes in case.groups.items()}
         self.labels = {node: dict(labels) for node, labels in case.labels.items()}
+        #: by member, what it did in the run that this one retries
+        self.kept: dict[str, Any] = {}
         #: actions that may repeat an effect of the run that this one retries
         self.again: dict[str, str] = {}
         self.frozen: dict[str, list[str]] = {}
@@ -171,6 +173,9 @@ class Interpreter:
         if code:
             self.fail(unit, code)
             return
+        for member in unit.members:
+            if member.key in self.kept:
+                self.end(member, "completed")
         if self.read.wants_gate(unit.action) or unit.key in self.again:
             ask_gate(self, unit)
         else:

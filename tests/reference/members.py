@@ -15,6 +15,8 @@ def fix(rules: "Interpreter", unit: Unit) -> None:
     """The members are fixed when the action becomes ready."""
     for node in candidates(rules, unit):
         member = Unit(f"{unit.key}@{node}", unit.action, unit.params, node)
+        if member.key in rules.kept:
+            member.worked_on, member.result = node, rules.kept[member.key]
         rules.units[member.key] = member
         unit.members.append(member)
 
@@ -72,9 +74,10 @@ def go_on(rules: "Interpreter", unit: Unit) -> None:
     size = rolling(unit)[0]
     for start in range(0, len(unit.members), size):
         batch = unit.members[start : start + size]
-        if all(member.state == "pending" for member in batch) and rules.may_start():
+        if rules.may_start():
             for member in batch:
-                member.state = "waiting"
+                # what was kept has ended already
+                member.state = "waiting" if member.state == "pending" else member.state
         if any(member.state in (*GOING, "unknown") for member in batch):
             break
     _end(rules, unit)

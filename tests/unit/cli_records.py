@@ -49,6 +49,7 @@ def placed(node: str, state: str, code: str | None = None, **fields: Any) -> dic
         "alias": node,
         "state": state,
         "attempt": 1,
+        "kept": False,
         "code": code,
         "message": f"{node} says why" if code else None,
         "duration_ms": 900,

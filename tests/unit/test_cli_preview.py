@@ -41,6 +41,7 @@ def planned(name: str, *nodes: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "mode": "any",
         "target": "any node",
         "nodes": list(nodes),
+        "nodes_needed": None,
         "chosen": next((n["alias"] for n in nodes if n["state"] == "eligible"), None),
         "approval": None,
         "claims": [],
@@ -130,6 +131,15 @@ def test_nodes_that_are_left_out_stand_with_their_reason(
     assert lines[0].startswith("✖ evening")
     assert lines[4].split()[:3] == ["2", "valve", "nobody"]
     assert lines[5] == "left out of read, count, valve:  pi-shed node.lost"
+
+
+def test_an_action_that_too_few_nodes_can_do_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("pi-a"), node("pi-b", "node.cordoned")]
+    few = planned("read", *nodes, mode="all", nodes_needed=2)
+    enough = planned("look", *nodes, mode="all", nodes_needed=1)
+    lines = shown(capsys, preview([few, enough], placeable=False))
+    told = [line for line in lines if "would fail" in line]
+    assert told == ["read would fail now: it needs 2 nodes, 1 can"]
 
 
 def test_many_nodes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

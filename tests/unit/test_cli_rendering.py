@@ -8,8 +8,11 @@ from rich.text import Text
 from ruamel.yaml import YAML
 
 from imlmesh import render
+from imlmesh.client import ServerEvent
 from imlmesh.diagnosis import show_records
 from imlmesh.fleet import by_trouble
+from imlmesh.nouns.event import _write_event
+from imlmesh.nouns.status import _print
 from imlmesh.render import Column, bars, duration, mark, try_line, write_table
 from imlmesh.settings import settings
 from imlmesh_protocol.states import (
@@ -25,6 +28,15 @@ ROWS: list[list[str | Text]] = [
     ["pi-garden", mark("online"), "soil-probes", "0.4.1"],
     ["pi-attic", mark("suspect"), "cams", "0.4.0"],
 ]
+
+HEALTH = {
+    "broker": {"address": "desk:1", "connected": True},
+    "approvals": {"pending": 0},
+    "runs": {"active": 0},
+    "ledger": {"entries": 0, "witnesses": 0},
+    "telemetry": {"written": 0},
+    **{"mesh": "home", "version": "1", "epoch": 1, "started_at_ms": 0, "pid": 1},
+}
 
 #: marks, embeddings, overrides and isolates of writing from right to left
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -82,6 +94,19 @@ def test_nothing_turns_the_direction_of_what_is_read(
     streams = capsys.readouterr()
     assert sign not in streams.out + streams.err
     assert "rm \ufffdx" in streams.out
+
+
+def test_no_line_of_others_passes_for_one_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "low\n✔ nothing needs attention\nnodes\t✔ 9 online"
+    write_table([Column("NODE"), Column("SAID")], [["pi", forged]])
+    _print({**HEALTH, "nodes": {"online": 1}}, [{"text": f"node pi: {forged}", "try": "look"}])
+    for kind in ("refusal", "log", "source"):
+        data = {"node": "pi", "code": "x", "message": forged, "run": "r-1", "action": "a"}
+        data |= {"line": forged, "source": "s", "values": {forged: forged}}
+        _write_event(ServerEvent(kind, None, data))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("✔ nothing" in line for line in lines) == 5
+    assert not [line for line in lines if line.startswith(("✔", "nodes\t"))]
 
 
 def test_json_and_yaml_are_exact_and_without_raw_control_characters(

@@ -122,7 +122,10 @@ def test_single_params_overlay_the_whole_object() -> None:
     assert found == {"pin": 4, "value": 1, "name": "a=b"}
 
 
-@pytest.mark.parametrize(("words", "whole"), [(["pin"], None), (["=4"], None), ([], "[1]")])
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [(["pin"], None), (["=4"], None), (["pin=4", "pin=5"], None), ([], "[1]")],
+)
 def test_wrong_params_are_wrong_use(words: list[str], whole: str | None) -> None:
     with pytest.raises(InputError) as caught:
         params_of(words, whole, {})

@@ -126,3 +126,9 @@ def test_a_client_reads_no_authorities_of_tls_that_it_does_not_speak(monkeypatch
     monkeypatch.setattr(ssl, "create_default_context", lambda *_, **__: read.append(1))
     Client(Home(tmp_path), ApiAddress("http://imlmesh", str(tmp_path / "api.sock"))).close()
     assert read == []
+
+
+def test_who_names_nobody_is_told_where_those_who_wait_are_listed():
+    with pytest.raises(InputError) as caught:
+        path_of("joins", "", "approve")
+    assert caught.value.hint == "imlmesh node discover"

@@ -34,6 +34,36 @@ def test_fields_of_an_action(action, fields, expected):
     assert warned(plan_of(act("a", action, **fields))) == places
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"label": "of {{node.id}}"}, "label"),
+        ({"target_node": "{{memory.place}}"}, "target_node"),
+        ({"target_selector": 'room == "{{memory.room}}"'}, "target_selector"),
+        ({"target_group": "{{env.IML_SITE}}"}, "target_group"),
+        ({"label": "{ {node.id} }"}, None),
+    ],
+)
+def test_templates_outside_of_params(fields, expected):
+    places = [(NO_EFFECT, f"/actions/0/{expected}")] if expected else []
+    assert warned(plan_of(act("a", **fields))) == places
+
+
+def test_templates_in_what_a_person_is_asked():
+    asked = {"message": "Open {{result.a.path}}?", "clarification_options": ["one", "{{node.id}}"]}
+    assert warned(plan_of(act("a", requires_approval=True, approval=asked))) == [
+        (NO_EFFECT, "/actions/0/approval/message"),
+        (NO_EFFECT, "/actions/0/approval/clarification_options/1"),
+    ]
+
+
+def test_choices_that_sound_like_a_refusal_and_are_none():
+    asked = {"clarification_options": ["yes", "No", "half"]}
+    assert warned(plan_of(act("a", requires_approval=True, approval=asked))) == [
+        (NO_EFFECT, "/actions/0/approval/clarification_options/1")
+    ]
+
+
 def test_fallback_nodes_of_several_nodes():
     fields = {"target_node": "n", "fallback_nodes": ["m"]}
     assert warned(plan_of(act(**fields))) == []

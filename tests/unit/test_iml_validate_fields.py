@@ -178,6 +178,7 @@ def test_a_name_beyond_the_plan_is_printable(name, sign):
         (["deny"], "/0"),
         # the gate would deny and skip
         (["fail", "skip"], "/0 /1"),
+        (["Approve", "yes", " DENY"], "/0 /2"),
         (["one", "one"], ""),
         ([""], "/0"),
         (["x" * 257], "/0"),

@@ -9,7 +9,9 @@ from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.joins import IN, WAITS, waiting
 from imlmesh_orchestrator.core.scheduler import Scheduler
 from imlmesh_orchestrator.store.codec import decode, encode
+from imlmesh_orchestrator.views.nodes import find_node
 from imlmesh_protocol import limits
+from imlmesh_protocol.errors import InputError
 from imlmesh_protocol.states import Admission
 
 HOUR_MS = 3_600_000
@@ -129,6 +131,23 @@ def test_what_exceeds_the_token_waits_for_a_person(desk):
     assert desk.join("pi-1") == IN
     assert desk.state.enrolled["pi-1"].profile == "readonly"
     assert desk.join("pi-2", profile="local_worker") == WAITS
+
+
+def test_who_waits_by_a_token_and_is_killed_goes_on_with_the_same_line(desk):
+    desk.token(uses=2)
+    assert [desk.join("pi-1", profile="power_user") for _ in range(3)] == [WAITS] * 3
+    assert desk.state.tokens[TOKEN].spent == 1
+    assert desk.join("pi-1", profile="power_user", proven=False) == "token.proof"
+    # another machine, another name or another wish is another use
+    assert desk.join("pi-1", key="b", profile="power_user") == WAITS
+    assert desk.join("pi-3", key="c", profile="power_user") == "token.used"
+    assert desk.join("pi-3", key="pi-1", profile="power_user") == "token.used"
+    assert desk.join("pi-1", profile="readonly") == "token.used"
+    # the person may take longer than the token lives, and than the token is good
+    desk.at_ms += limits.JOIN_WAITS_MS + HOUR_MS
+    assert [desk.join("pi-1", profile="power_user"), desk.again("pi-1")] == [WAITS] * 2
+    desk.at_ms += limits.JOIN_PROVEN_WAITS_MS
+    assert desk.again("pi-1") == "join.expired"
 
 
 def test_without_a_token_a_person_decides(desk):
@@ -267,3 +286,12 @@ def test_a_token_already_says_how_much(desk):
     assert desk.join("pi-1", profile="power_user") == WAITS
     assert desk.answer("pi-1") == ("pi-1", "")
     assert desk.state.enrolled["pi-1"].profile == "power_user"
+
+
+def test_who_is_in_and_was_never_here_is_no_unknown_name(desk):
+    desk.token()
+    assert desk.join("pi-1") == IN
+    with pytest.raises(InputError, match="pi-1 was let in and was never here"):
+        find_node(desk.state, "pi-1")
+    with pytest.raises(InputError, match="no node 'pi-2'"):
+        find_node(desk.state, "pi-2")

@@ -3,7 +3,7 @@
 import pytest
 
 from imlmesh_protocol.errors import InputError
-from imlmesh_runtime.link.address import address_of, is_address
+from imlmesh_runtime.link.address import JOIN_PORT, address_of, is_address
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_what_is_none(text: str) -> None:
     with pytest.raises(InputError) as caught:
         address_of(text)
     assert caught.value.code == "config.invalid"
+
+
+def test_a_join_endpoint_is_called_so_and_has_its_own_port_in_the_example() -> None:
+    with pytest.raises(InputError, match="--at 'desk' is not") as caught:
+        address_of("desk", "--at", JOIN_PORT)
+    assert f"192.168.1.20:{JOIN_PORT}" in str(caught.value.hint)

@@ -122,6 +122,25 @@ def test_a_node_that_restarts_or_whose_clock_is_set_is_no_second_machine():
     assert not evidence(listening)
 
 
+def test_what_a_broker_kept_back_while_the_node_started_with_a_clock_that_is_behind_blames_nobody():
+    listening = Listening()
+    kept = []
+    for session in range(1, 4):
+        listening.sealer.new_session(3, session)
+        kept.append(listening.sealed(Kind.ACCEPT, ACCEPT))
+        listening.clock.advance(10_000)
+    listening.sealer.new_session(4, 1)
+    asked = {"what": "time", "nonce": "n"}
+    for behind_ms in (50 * 365 * 86_400_000, 20_000):
+        iat_ms = max(0, listening.clock.now_ms() - behind_ms)
+        sealed = listening.sealer.seal(Kind.REQUEST, ME, asked, iat_ms, 60_000)
+        listening.hear(Kind.REQUEST, sealed)
+        for payload in kept:
+            listening.hear(Kind.ACCEPT, payload)
+    assert listening.stream.refused == {"message.replayed": 6}
+    assert not evidence(listening)
+
+
 def test_a_status_that_was_cleared_at_the_broker_is_nothing():
     listening = Listening()
     listening.hear(Kind.STATUS, b"")

@@ -134,7 +134,10 @@ def test_a_member_wise_action_is_placeable_when_enough_nodes_are_here():
     wise = {"target_group": "all", "target_mode": "all"}
     whole = preview(state, document(do("x", **wise)))
     assert (whole["placeable"], whole["waves"][0][0]["chosen"]) == (False, None)
-    assert preview(state, document(do("x", **wise, quorum=2)))["placeable"] is True
+    assert whole["waves"][0][0]["nodes_needed"] == 3
+    two = preview(state, document(do("x", **wise, quorum=2)))
+    assert (two["placeable"], two["waves"][0][0]["nodes_needed"]) == (True, 2)
+    assert preview(state, document(do("x")))["waves"][0][0]["nodes_needed"] is None
     rolling = {**wise, "target_mode": "rolling", "rolling": {"max_failures": 1}}
     assert preview(state, document(do("x", **rolling)))["placeable"] is True
 

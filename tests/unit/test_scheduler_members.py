@@ -122,6 +122,11 @@ def test_rolling_goes_batch_by_batch_and_stops_at_too_many_failures() -> None:
     stage.end(run, "a@pi-2", "failed")
     stage.end(run, "a@pi-3")
     assert [stage.units(run)[f"a@pi-{n}"] for n in (4, 5)] == ["skipped", "skipped"]
+    left_out = run.units["a@pi-4"].fault
+    assert (left_out.code, left_out.message) == (
+        "action.dependency",
+        "its action ended before its turn came",
+    )
     assert (run.state, run.actions["a"].fault.code) == ("failed", "action.partial")
 
 

@@ -264,7 +264,7 @@ async def opened_field(folder: Path) -> AsyncIterator[Field]:
 async def _broker(mesh: Mesh) -> Broker:
     home, authority = mesh.home, mesh.authority
     keys = ControlKeys.load(home.ca, authority.mesh)
-    authority.renew_lists()
+    authority.renew_lists(home.broker / "served")
     # while it is dead nobody else may take its ports: neither clients of the system nor another mesh
     port = free_port(LOOPBACK, _PORTS + os.getpid() % _PORT_RANGES * _PORT_RANGE)
     control_port = free_port(LOOPBACK, port + 1)

@@ -61,6 +61,7 @@ def tail(
 
 
 def _write_event(event: Any) -> None:
+    from imlmesh.foreign import one_line
     from imlmesh.render import clock, console, emit_record, write
 
     data = event.data
@@ -70,7 +71,7 @@ def _write_event(event: Any) -> None:
     at = clock(data["at_ms"]) if "at_ms" in data else " " * 8
     number = "-" if event.seq is None else str(event.seq)
     name = data.get("kind", event.kind)
-    write(f"{at} {number:>7} {name:<18} {_text(event.kind, data)}")
+    write(f"{at} {number:>7} {name:<18} {one_line(_text(event.kind, data))}")
     console().file.flush()
 
 

@@ -69,7 +69,8 @@ def get_value(key: Key, session: Session = None) -> None:
 imlmesh memory set threshold 0.4               a number
 imlmesh memory set place '{"x": 1}'            an object
 imlmesh memory set greeting hello              no JSON, so text
-imlmesh memory set zip 01234 --text            text, whatever it looks like""",
+imlmesh memory set zip 01234 --text            text, whatever it looks like
+imlmesh memory set frost -- -2.5               a value that begins with a dash""",
     "set",
 )
 def set_value(

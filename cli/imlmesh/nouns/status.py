@@ -158,10 +158,11 @@ def _print(health: dict[str, Any], problems: list[dict[str, str]]) -> None:
     from rich.text import Text
 
     from imlmesh.fleet import count_line
+    from imlmesh.foreign import one_line
     from imlmesh.render import counted, duration, write
 
     for problem in problems:
-        write(Text(f"! {problem['text']}", style="yellow"))
+        write(Text(f"! {one_line(problem['text'])}", style="yellow"))
         write(f"    try: {problem['try']}")
     if not problems:
         write(Text("✔ nothing needs attention", style="green"))

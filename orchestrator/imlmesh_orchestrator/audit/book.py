@@ -27,6 +27,7 @@ from imlmesh_runtime.trust import HeldTrust, key_id, public_key
 
 ENTRIES, SEALS, WITNESSED, KEYS = "entries.jsonl", "seals.jsonl", "witnessed.jsonl", "keys.json"
 
+_BESIDE = ("at_ms", "actor", "kind", "subject")
 _ROWS = """SELECT e.n, e.entry, p.salt, p.payload, e.at_ms, e.actor, e.kind, e.subject
     FROM entries e LEFT JOIN payloads p ON p.n = e.n ORDER BY e.n"""
 
@@ -95,9 +96,15 @@ def _read_home(home: Home) -> Book:
         mesh,
         keys,
         lambda: _rows_of_file(metadata),
-        tuple(seals),
-        tuple(dict.fromkeys(witnessed)),
+        tuple((size if type(size) is int else -1, _blob(seal)) for size, seal in seals),
+        tuple(dict.fromkeys((str(who), _blob(seal)) for who, seal in witnessed)),
     )
+
+
+def _blob(value: Any) -> bytes:
+    """A column that we only ever fill with bytes. Whoever changed it could put anything there, and then
+    it is nothing that verifies."""
+    return value if type(value) is bytes else repr(value).encode()
 
 
 def _asked(path: Path, sql: str) -> list[Any]:
@@ -119,10 +126,13 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
     if not path.exists():
         return
     with closing(connect(path, read_only=True)) as database:
+        database.text_factory = lambda data: data.decode(errors="replace")
         try:
-            for n, entry, salt, payload, at_ms, actor, kind, subject in database.execute(_ROWS):
-                beside = {"at_ms": at_ms, "actor": actor, "kind": kind, "subject": subject}
-                yield Row(n, entry, salt, payload, beside, _hashes_at(database, n))
+            for n, entry, salt, payload, *words in database.execute(_ROWS):
+                told = [each if type(each) in (int, str) else repr(each) for each in words]
+                beside = dict(zip(_BESIDE, told, strict=True))
+                salt, payload = (None if each is None else _blob(each) for each in (salt, payload))
+                yield Row(n, _blob(entry), salt, payload, beside, _hashes_at(database, n))
         except sqlite3.Error as exc:
             raise StoreError("store.corrupt", f"{path}: {exc}") from exc
 
@@ -187,7 +197,7 @@ def _bin(text: str) -> bytes:
 
 def beside_of(entry: dict[str, Any], payload: bytes | None) -> dict[str, Any]:
     """What an export says of an entry in words, beside its bytes."""
-    told = {name: entry[name] for name in ("at_ms", "actor", "kind", "subject")}
+    told = {name: entry[name] for name in _BESIDE}
     if payload is not None:
         told |= {"cause": msgpack.unpackb(payload)["cause"], "rows": readable(told_of(payload))}
     return told

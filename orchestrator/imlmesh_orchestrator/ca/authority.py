@@ -174,11 +174,12 @@ class Authority:
         end within minutes. TrustError `trust.file` when the list is broken."""
         self._lists(NODE).add(serials)
 
-    def renew_lists(self) -> None:
+    def renew_lists(self, served: Path) -> None:
         """Make revocation lists anew that are older than a day: who was off for a month would find
-        them ended, and then nobody comes in."""
+        them ended, and then nobody comes in. Broken ones become those of the folder `served`, by which
+        the broker shut out whom it did; the orchestrator makes them anew when it starts."""
         for role in (NODE, CONTROL):
-            self._lists(role).renew()
+            self._lists(role).renew(served / f"{role}-ca.crl")
 
     def _lists(self, role: str) -> Lists:
         return Lists(self.folder, role, lambda: self.issuers(role))

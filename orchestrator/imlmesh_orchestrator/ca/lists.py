@@ -34,22 +34,26 @@ class Lists:
     def add(self, serials: Iterable[int]) -> None:
         """These too; TrustError `trust.file` when the file is broken."""
         with locked(self._path.parent):
-            gone, _ = self._read()
+            gone, _ = self._read(self._path)
             self._write(gone.union(serials))
 
-    def renew(self) -> None:
+    def renew(self, copy: Path) -> None:
         """Make lists that are older than a day anew, with the same numbers.
 
-        A broken file stays as it is, for the broker to refuse.
+        A broken or missing file is made anew from `copy`, that the broker last served by; when that is
+        not good either it stays as it is, for the broker to refuse.
         """
         with locked(self._path.parent), contextlib.suppress(TrustError):
-            gone, made = self._read()
+            try:
+                gone, made = self._read(self._path)
+            except TrustError:
+                (gone, _), made = self._read(copy), datetime.min.replace(tzinfo=UTC)
             if made < datetime.now(UTC) - _OLD:
                 self._write(gone)
 
-    def _read(self) -> tuple[set[int], datetime]:
+    def _read(self, path: Path) -> tuple[set[int], datetime]:
         """(all numbers, when the oldest list was made)."""
-        lists = read_file(self._path, limits.CRL_BYTES)
+        lists = read_file(path, limits.CRL_BYTES)
         found = [issuer.revoked_by(lists) for issuer in self._issuers()]
         return set[int]().union(*(gone for gone, _ in found)), min(made for _, made in found)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imlmesh_orchestrator.core import admission_changes as a
-from imlmesh_orchestrator.core import apply_joins, apply_permits, apply_runs
+from imlmesh_orchestrator.core import apply_joins, apply_members, apply_permits, apply_runs
 from imlmesh_orchestrator.core import changes as c
 from imlmesh_orchestrator.core import joining_changes as j
 from imlmesh_orchestrator.core.joining_state import EnrolledRecord
@@ -235,6 +235,7 @@ APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.ApprovalAsked: _approval_asked,
     c.ApprovalClosed: _approval_closed,
     **apply_runs.APPLY,
+    **apply_members.APPLY,
     **apply_joins.APPLY,
     **apply_permits.APPLY,
 }

@@ -1,7 +1,7 @@
 """Changes of runs, units of work and dispatches become state.
 
 The one rule is that of `apply`, which alone calls this: nothing is decided here, and a change that
-was once decided cannot fail.
+was once decided cannot fail. Deliberately absent: members and what a retry keeps; `apply_members`.
 """
 
 from collections import deque
@@ -86,25 +86,6 @@ def _needed(reading: Iterable[ActionRecord]) -> frozenset[str]:
     return frozenset(needed)
 
 
-def _run_retried(state: State, change: c.RunRetried) -> None:
-    run = state.runs[change.run]
-    run.again = change.again
-    for name, (nodes, result) in change.kept.items():
-        record = run.actions[name]
-        if record.member_wise:
-            _fix_members(run, record, nodes)
-            for member in (record.members or {}).values():
-                member.result = result.get(member.node) if name in run.needed else None
-                member.worked_on = member.node
-                _end_unit(run, member, ActionState.COMPLETED, None)
-        record.worked_on = nodes[0] if nodes else ""
-        record.result = result if name in run.needed else None
-        _end_unit(run, record, ActionState.COMPLETED, None)
-    fault = Fault("action.not_needed", f"left alone by the retry of {change.of}")
-    for name in change.left:
-        _end_unit(run, run.actions[name], ActionState.SKIPPED, fault)
-
-
 def _run_paused(state: State, change: c.RunPaused) -> None:
     run = state.runs[change.run]
     run.state = move(states.RUN, change.run, run.state, RunState.PAUSED)
@@ -117,30 +98,6 @@ def _run_resumed(state: State, change: c.RunResumed) -> None:
 
 def _group_frozen(state: State, change: c.GroupFrozen) -> None:
     state.runs[change.run].groups[change.group] = change.nodes
-
-
-def _members_fixed(state: State, change: c.MembersFixed) -> None:
-    run = state.runs[change.run]
-    _fix_members(run, run.actions[change.action], change.nodes)
-
-
-def _fix_members(run: RunRecord, record: ActionRecord, nodes: tuple[str, ...]) -> None:
-    record.members = {}
-    for node in nodes:
-        key = f"{record.key}@{node}"
-        member = ActionRecord(
-            key,
-            record.action,
-            record.call,
-            record.gate,
-            record.params,
-            record.templated,
-            (),
-            node=node,
-            parent=record,
-        )
-        record.members[key] = member
-        run.add_unit(key, member)
 
 
 def _action_waiting(state: State, change: c.ActionWaiting) -> None:
@@ -246,7 +203,7 @@ def _result_taken(state: State, change: c.ResultTaken) -> None:
     if change.action_state is not None:
         if run.needed and record.action.id in run.needed:
             record.result = change.result
-        _end_unit(run, record, change.action_state, fault)
+        end_unit(run, record, change.action_state, fault)
     elif change.state is not DispatchState.UNKNOWN:
         record.lost_on = (*record.lost_on, dispatch.node)
 
@@ -255,7 +212,8 @@ def _result_kept(state: State, change: c.ResultKept) -> None:
     """Evidence lives in the store; the core does not need it."""
 
 
-def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None) -> None:
+def end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fault | None) -> None:
+    """What the end of a unit leaves behind, and the gates that it opens."""
     record.state = move(states.ACTION, record.key, record.state, new)
     if new is _ROLLED_BACK:
         return
@@ -280,7 +238,7 @@ def _end_unit(run: RunRecord, record: ActionRecord, new: ActionState, fault: Fau
 
 def _action_ended(state: State, change: c.ActionEnded) -> None:
     run = state.runs[change.run]
-    _end_unit(run, run.units[change.action], change.state, change.fault)
+    end_unit(run, run.units[change.action], change.state, change.fault)
 
 
 def _actions_ended(state: State, change: c.ActionsEnded) -> None:
@@ -288,7 +246,7 @@ def _actions_ended(state: State, change: c.ActionsEnded) -> None:
     if run.aborting is not None or run.state is RunState.CANCELLING:
         run.cut_short |= any(key in run.actions for key in change.actions)
     for key in change.actions:
-        _end_unit(run, run.units[key], change.state, change.fault)
+        end_unit(run, run.units[key], change.state, change.fault)
 
 
 def _action_unknown(state: State, change: c.ActionUnknown) -> None:
@@ -375,11 +333,9 @@ def _forget(state: State, run: str) -> None:
 
 APPLY: dict[type[c.Change], Callable[[State, Any], None]] = {
     c.RunCreated: _run_created,
-    c.RunRetried: _run_retried,
     c.RunPaused: _run_paused,
     c.RunResumed: _run_resumed,
     c.GroupFrozen: _group_frozen,
-    c.MembersFixed: _members_fixed,
     c.ActionWaiting: _action_waiting,
     c.RetryPlanned: _retry_planned,
     c.DispatchPlanned: _dispatch_planned,

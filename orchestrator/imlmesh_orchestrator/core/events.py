@@ -70,7 +70,8 @@ class Retried:
     """What a run takes over from the ended run `of` that it retries, by action id.
 
     `kept` completed there: {action: [[node, ...], result]}, the result of a member-wise action by
-    node; `again` is what may repeat an effect: {action: where it ran}; `left` stays skipped.
+    node; of one that did not complete each member that did, {member: [[node], result]}. `again` is
+    what may repeat an effect: {action: where it ran}; `left` stays skipped.
     """
 
     of: str

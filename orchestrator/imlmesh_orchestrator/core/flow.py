@@ -21,6 +21,7 @@ _COMPLETED = ActionState.COMPLETED
 _WAITING = frozenset({ActionState.PENDING, ActionState.WAITING, ActionState.AWAITING_APPROVAL})
 _SEEKING = frozenset({ActionState.PENDING, ActionState.WAITING})
 _DEPENDENCY = Fault("action.dependency", "an action that it waits for did not complete")
+_LEFT_OUT = Fault("action.dependency", "its action ended before its turn came")
 _CANCELLED = Fault("action.cancelled", "cancelled")
 _UNUSED = Fault("action.not_needed", "it runs only to undo something, and nothing had to be undone")
 
@@ -94,6 +95,9 @@ def _fix_members(turn: Turn, run: RunRecord, record: ActionRecord) -> bool:
         text = f"{members.needed(record)} nodes are needed, there are {len(nodes)}"
         fail(turn, run, record, Fault("action.partial", text))
         return False
+    for key in record.members or ():
+        if key in run.kept:
+            end_one(turn, run, run.units[key], ActionState.COMPLETED, None)
     return True
 
 
@@ -150,7 +154,7 @@ def _stop_rolling(turn: Turn, run: RunRecord, record: ActionRecord) -> None:
     if members.overdrawn(record):
         rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
         asking.supersede(turn, run, rest)
-        _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
+        _end_many(turn, run, rest, ActionState.SKIPPED, _LEFT_OUT)
 
 
 def _end_whole(turn: Turn, run: RunRecord, record: ActionRecord, verdict: Fault | bool) -> None:
@@ -273,6 +277,7 @@ def end_waiting(turn: Turn, run: RunRecord) -> None:
         if record.state in _WAITING
         and record.key not in run.compensation_only
         and (cancelling or not record.undoes)
+        and (record.state is ActionState.AWAITING_APPROVAL or not members.suffice(record))
     ]
     asking.supersede(turn, run, {record.key for record in waiting})
     if cancelling:
@@ -305,7 +310,7 @@ def end(turn: Turn, run: RunRecord, record: ActionRecord, new: ActionState, faul
     """The unit ends without a result of its own; members that have not begun never will."""
     rest = [m.key for m in (record.members or {}).values() if m.state in _WAITING]
     asking.supersede(turn, run, rest)
-    _end_many(turn, run, rest, ActionState.SKIPPED, _DEPENDENCY)
+    _end_many(turn, run, rest, ActionState.SKIPPED, _LEFT_OUT)
     end_one(turn, run, record, new, fault)
     after_end(turn, run, record)
 

@@ -30,11 +30,15 @@ _GONE = frozenset({Liveness.LOST, Liveness.OFFLINE})
 def ask(turn: Turn, event: e.JoinAsked) -> None:
     """Let the node in, or hold it for a person, or refuse it.
 
-    Whoever is in already hears so again: its answer was lost. That costs no use of a token.
+    Whoever is in already hears so again: its answer was lost. So does who waits already by a token.
+    That costs no use of a token.
     """
     state = turn.state
     if state.identities.get(event.identity) == event.node:
         turn.command(Reply(event.cause, IN))
+        return
+    if event.token and event.proven and _waits_already(turn, event):
+        turn.command(Reply(event.cause, WAITS))
         return
     fault = tokens.check(turn, event) if event.token else None
     fault = fault or fault_of(state, event.node, event.node, event.identity)
@@ -75,6 +79,14 @@ def _decide(turn: Turn, event: e.JoinAsked) -> Fault | None:
     return None
 
 
+def _waits_already(turn: Turn, event: e.JoinAsked) -> bool:
+    """Whether this node proved a token for the same wish before, and a person has not answered yet."""
+    held, token = turn.state.joins.get(event.identity), turn.state.tokens.get(event.token)
+    if held is None or held.code or held.node != event.node or held.expires_at_ms <= turn.at_ms:
+        return False
+    return token is not None and held.profile == (event.profile or token.profile)
+
+
 def _door(turn: Turn) -> tuple[str, str]:
     """What the open door lets in, and who opened it; nothing while it is closed."""
     state = turn.state
@@ -101,7 +113,7 @@ def _hold(turn: Turn, event: e.JoinAsked, profile: str, groups: tuple[str, ...])
             event.code,
             groups,
             event.address,
-            turn.at_ms + limits.JOIN_WAITS_MS,
+            turn.at_ms + (limits.JOIN_WAITS_MS if event.code else limits.JOIN_PROVEN_WAITS_MS),
         )
     )
     return None

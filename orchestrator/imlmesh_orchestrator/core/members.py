@@ -53,6 +53,12 @@ def startable(record: ActionRecord) -> list[ActionRecord]:
     return [member for member in members if member.state in _STARTABLE]
 
 
+def suffice(record: ActionRecord) -> bool:
+    """Whether enough members have completed, as what a retry keeps may before anything begins."""
+    done = record.members is not None and _count(record, ActionState.COMPLETED)
+    return bool(done) and done >= needed(record)
+
+
 def verdict(record: ActionRecord) -> Fault | bool | None:
     """True: completed; a fault: failed; None: not yet decided."""
     members = (record.members or {}).values()

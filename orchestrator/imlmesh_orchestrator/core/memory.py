@@ -18,12 +18,12 @@ from imlmesh_protocol.wire.codec import pack
 def write(turn: Turn, session: str, key: str, value: Any, by: str) -> bool:
     """Keep a value, and let go of the oldest ones that do not fit beside it.
 
-    False when it is too large: then nothing stands under its key, rather than what it replaces.
+    False when it is too large: then nothing stands under its key, rather than what it replaces, and
+    that is told even where nothing stood.
     """
     size = len(pack(value))
     if size > limits.MEMORY_VALUE_BYTES:
-        if (session, key) in turn.state.memory:
-            turn.change(c.MemoryDropped(turn.at_ms, turn.cause, session, key, by))
+        turn.change(c.MemoryDropped(turn.at_ms, turn.cause, session, key, by))
         return False
     turn.change(c.MemoryWritten(turn.at_ms, turn.cause, session, key, value, size, by))
     state = turn.state

@@ -193,6 +193,8 @@ class RunRecord:
     compensation_pending: bool = False
     #: actions that may repeat an effect of the run that this one retries, and where they ran
     again: Mapping[str, str] = field(default_factory=dict)
+    #: what completed there and is not repeated, by the key of its unit
+    kept: Mapping[str, Any] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: open approvals by the key of the unit that they are about
     questions: dict[str, str] = field(default_factory=dict)

@@ -238,8 +238,9 @@ class Batch:
 
     def _run_retried(self, seq: int, change: c.RunRetried) -> None:
         self._other(_RUN_RETRIED, change.of, seq, change.run)
-        for action in change.kept:
-            self._action(seq, change, action, ActionState.COMPLETED, None)
+        for key in change.kept:
+            if "@" not in key:  # members have rows once their action's nodes are fixed
+                self._action(seq, change, key, ActionState.COMPLETED, None)
         fault = Fault("action.not_needed", f"left alone by the retry of {change.of}")
         for action in change.left:
             self._action(seq, change, action, ActionState.SKIPPED, fault)

@@ -92,7 +92,8 @@ class Access:
         #: removed nodes whose sessions are proved to be over
         self._ended: set[str] = set()
         self._runner = Background("telling the broker who is shut out", self._run)
-        self._later: set[asyncio.Task[None]] = set()
+        #: the last look at each removed node that is still to come
+        self._later: dict[str, asyncio.Task[None]] = {}
         #: what does not hold yet, for people; "" when all does
         self.problem = ""
 
@@ -103,10 +104,11 @@ class Access:
     async def close(self) -> None:
         """Stop; what is not applied is told again at the next start."""
         await self._runner.close()
-        for each in self._later:
+        looks = list(self._later.values())
+        for each in looks:
             each.cancel()
-        if self._later:
-            await asyncio.wait(self._later)
+        if looks:
+            await asyncio.wait(looks)
 
     def committed(self, numbered: Sequence[Numbered]) -> None:
         """The watcher of lifecycle."""
@@ -206,6 +208,11 @@ class Access:
     async def _shut_out(self, node: str) -> None:
         """End its session until nobody takes it back; a last look follows when all is told."""
         loop = asyncio.get_running_loop()
+        earlier = self._later.get(node)
+        if earlier is not None:
+            # it would take us for the node that came back
+            earlier.cancel()
+            await asyncio.wait([earlier])
         began_s = loop.time()
         *soon, late = (began_s + at_ms / 1_000 for at_ms in limits.ACCESS_KICKS_MS)
         ended = False
@@ -215,7 +222,9 @@ class Access:
         self._door.forget(node)
         if ended:
             self._ended.add(node)
-            self._do_later(self._look_again(node, late - loop.time()))
+            look = loop.create_task(self._look_again(node, late - loop.time()))
+            self._later[node] = look
+            look.add_done_callback(lambda done: self._looked(node, done))
         else:
             self._alarm(node, f"the session of {node} has not ended")
 
@@ -233,10 +242,9 @@ class Access:
             log.warning("ending the session of %s: %s", node, exc)
             return False
 
-    def _do_later(self, work: Any) -> None:
-        look = asyncio.get_running_loop().create_task(work)
-        self._later.add(look)
-        look.add_done_callback(self._later.discard)
+    def _looked(self, node: str, look: asyncio.Task[None]) -> None:
+        if self._later.get(node) is look:
+            del self._later[node]
 
     def _alarm(self, node: str, text: str) -> None:
         if self.problem != text:

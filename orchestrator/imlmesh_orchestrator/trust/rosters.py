@@ -35,7 +35,8 @@ class Rosters:
         self._me = me
         self._keys = keys
         self._shell = shell
-        self._document = b""
+        #: what is handed out, and its version
+        self._document, self._version = b"", 0
         self._soon: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -55,7 +56,7 @@ class Rosters:
         One that would not fit into a message is logged: whoever is removed is shut out all the same.
         """
         self._try()
-        if self._document:
+        if self._keys.held.roster:
             self._shell.tell_all(self._command())
 
     def _committed(self, numbered: Sequence[Numbered]) -> None:
@@ -85,24 +86,25 @@ class Rosters:
         held = self._keys.held.roster
         nodes = _standings(self._shell.state)
         if held and (held.nodes, held.orchestrators) == (nodes, (self._me,)):
-            self._document = self._document or self._keys.held.roster_document()
             return False
         at_ms = self._shell.clock.now_ms()
         # by the clock, so that a store that was restored does not stand still at an old version
         version = max(at_ms, held.version + 1 if held else 1)
         roster = Roster(self._mesh, version, at_ms, (self._me,), nodes)
         signer = self._keys.roster
-        document = roster.sealed(signer.sign, signer.key_id)
-        self._keys.held.take(document)
-        self._document = document
+        self._keys.held.take(roster.sealed(signer.sign, signer.key_id))
         return True
 
     def _born(self, node: str, fields: Mapping[str, Any]) -> None:
         held = self._keys.held.roster
-        if self._document and held and fields.get("roster", 0) < held.version:
+        if held and fields.get("roster", 0) < held.version:
             self._shell.answer(node, Kind.COMMAND, self._command())
 
     def _command(self) -> dict[str, Any]:
+        held = self._keys.held.roster
+        if held and held.version != self._version:
+            # also one that was signed anew by another key, in the process that rolled it over
+            self._document, self._version = self._keys.held.roster_document(), held.version
         return {"do": "roster", "doc": self._document}
 
 

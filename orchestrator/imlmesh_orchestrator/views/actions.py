@@ -63,7 +63,10 @@ class ActionsView:
             "reasons": standing.reasons,
             "dispatches": [_dispatch(row) for one in begun for row in one.dispatches],
             "members": [
-                self._placed(f"{action.id}@{node}", node, member)
+                {
+                    **self._placed(f"{action.id}@{node}", node, member),
+                    "kept": results.keeps_member(f"{action.id}@{node}", member),
+                }
                 for node, member in standing.members.items()
             ],
             "compensations": [

@@ -75,6 +75,9 @@ def beat_counts(database: sqlite3.Connection, now_ms: int, started_ms: int) -> B
 def find_node(state: State, name: str) -> NodeRecord:
     """By alias or id; `node.not_found`."""
     record = state.find_node(name)
+    if record is None and state.find_id(name) is not None:
+        text = f"{name} was let in and was never here, so nothing is known of it"
+        raise InputError("node.not_found", text, hint="on it: imlmesh node run FOLDER")
     if record is None:
         raise InputError("node.not_found", f"no node {name[:80]!r}")
     return record

@@ -166,7 +166,10 @@ def _waits_for(
     ]
     if row["shown"] == RunState.PAUSED:
         found.append(f"imlmesh run resume {row['run']}")
-    if row["shown"] == RunState.PENDING and row["starts_at_ms"] > row["submitted_at_ms"]:
+    # what a retry keeps has ended without a dispatch before anything begins
+    elif row["starts_at_ms"] > row["submitted_at_ms"] and all(
+        standing.ended and not standing.dispatches for _, standing in units_of(known)
+    ):
         found.append(f"its time to start, {utc(row['starts_at_ms'])}")
     waiting = [(key, s) for key, s in units_of(known) if s.state == ActionState.WAITING]
     for key, standing in waiting[:_NAMED]:

@@ -166,12 +166,27 @@ class Results:
         found: dict[str, Any] = {}
         for node, member in standing.members.items():
             if member.state in _HAS_RESULT:
-                found[node] = self._read(member.result_seq)
+                found[node] = self.of_member(f"{action}@{node}", member)
         return self._fit(found)
+
+    def of_member(self, key: str, member: Standing) -> Any:
+        """The result of what one node did, here or in the run that this one retries."""
+        if self.keeps_member(key, member):
+            return self._fit(self._kept[key][1])
+        return self._read(member.result_seq)
+
+    def keeps_member(self, key: str, member: Standing) -> bool:
+        """Whether what one node did before was enough."""
+        return not member.dispatches and key in self._kept
 
     def kept_nodes(self, action: str) -> list[str] | None:
         """Where an action that was not repeated completed in the run before; None for others."""
         return list(self._kept[action][0]) if action in self._kept else None
+
+    def kept_members(self, action: str) -> list[str]:
+        """The nodes of which a part of the action is not repeated."""
+        units = [split_unit(key) for key in self._kept]
+        return [node for name, _, node in units if name == action and node is not None]
 
     def _read(self, seq: int | None) -> Any:
         if seq is None:

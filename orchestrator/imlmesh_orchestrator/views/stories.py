@@ -18,12 +18,12 @@ from imlmesh_protocol import limits
 
 # memory belongs to a session, so what a run wrote is found by its place among the run's changes;
 # it is written before the run ends
-_MEMORY = f"""SELECT {COLUMNS} FROM changes WHERE run IS NULL AND kind = 'memory-written'
+_MEMORY = f"""SELECT {COLUMNS} FROM changes WHERE run IS NULL AND kind LIKE 'memory-%'
     AND seq > ? AND seq < ?"""  # noqa: S608
 
 
 def story(database: sqlite3.Connection, name: str, alias: Alias) -> list[dict[str, Any]]:
-    """Every change of the run in words, in order, with what it wrote to memory."""
+    """Every change of the run in words, in order, with what became of memory by it."""
     run = find_run(database, name)
     changes = changes_after(database, run, 0, limits.COUNT_MAX)
     if any(type(change) is c.RunCreated and _writes(change) for _, change in changes):
@@ -33,7 +33,8 @@ def story(database: sqlite3.Connection, name: str, alias: Alias) -> list[dict[st
         changes += [
             (seq, change)
             for seq, change in ((seq, decode(*row)) for seq, *row in written)
-            if isinstance(change, c.MemoryWritten) and change.by.startswith(f"{run}/")
+            if isinstance(change, c.MemoryWritten | c.MemoryDropped)
+            and change.by.startswith(f"{run}/")
         ]
     changes.sort(key=lambda numbered: numbered[0])
     return [story_entry(seq, change, alias) for seq, change in changes]

@@ -19,7 +19,7 @@ from imlmesh_protocol import limits
 from imlmesh_protocol.errors import Fault
 from imlmesh_protocol.ids import split_dispatch
 from imlmesh_protocol.permits import split_permit_run
-from imlmesh_protocol.states import Admission, ApprovalState
+from imlmesh_protocol.states import ActionState, Admission, ApprovalState
 
 #: fields that stand elsewhere, and values, which may be large
 _LEFT_OUT = frozenset({"at_ms", "cause", "run", "result", "value"})
@@ -267,6 +267,21 @@ def closed_text(approval: str, state: str, option: str | None, by: str) -> str:
     return f"{approval} is {state}: {by} chose {option}"
 
 
+def _memory_dropped(change: c.MemoryDropped, alias: Alias) -> str:
+    what = f"memory {change.key} of session {change.session}"
+    if "/" in change.by:  # an action of a run, not a person
+        return f"{what} is gone: what {change.by} gave takes too much room"
+    return f"{change.by} removed {what}"
+
+
+def _ended_unit(change: c.ActionEnded, alias: Alias) -> str:
+    unit = unit_text(change.action, alias)
+    if "@" in change.action and change.state is ActionState.COMPLETED and change.fault is None:
+        # without a result here and a person's word it was done in the run that this one retries
+        return f"{unit} is kept"
+    return f"{unit} {_word(change.state)}{why(change.fault)}"
+
+
 def _ended_units(change: c.ActionsEnded, alias: Alias) -> str:
     units = _names(tuple(unit_text(key, alias) for key in change.actions))
     return f"{units} {_word(change.state)}{why(change.fault)}"
@@ -325,9 +340,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.MemoryWritten: lambda change, alias: (
         f"{change.by} wrote memory {change.key} of session {change.session}: {change.size} bytes"
     ),
-    c.MemoryDropped: lambda change, alias: (
-        f"{change.by} removed memory {change.key} of session {change.session}"
-    ),
+    c.MemoryDropped: _memory_dropped,
     c.DoubtRaised: lambda change, alias: (
         f"{alias(change.witness)} holds a seal of {change.size} entries that the ledger denies"
     ),
@@ -349,9 +362,7 @@ _TELL: dict[type[c.Change], Callable[[Any, Alias], str]] = {
     c.ResultTaken: _result,
     c.RetryPlanned: _retry,
     c.ResultKept: _kept,
-    c.ActionEnded: lambda change, alias: (
-        f"{unit_text(change.action, alias)} {_word(change.state)}{why(change.fault)}"
-    ),
+    c.ActionEnded: _ended_unit,
     c.ActionsEnded: _ended_units,
     c.ActionUnknown: _unknown,
     c.ApprovalAsked: _asked,

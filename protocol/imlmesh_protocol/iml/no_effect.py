@@ -14,7 +14,10 @@ from imlmesh_protocol.iml.compensation import compensation_only
 from imlmesh_protocol.iml.findings import Findings
 from imlmesh_protocol.iml.params import Catalogue, effect_of
 from imlmesh_protocol.iml.plan import Action, Plan
+from imlmesh_protocol.iml.template import has_templates
 
+#: texts of an action in which somebody may expect that a template is filled
+_TEXTS = ("label", "target_node", "target_group", "target_selector")
 #: of an action that runs only to undo another: it runs when and where that one did
 _UNREAD = (
     *("depends_on", "rollback", "target_node", "target_group", "target_selector"),
@@ -34,7 +37,7 @@ def warn_of_no_effect(plan: Plan, catalogue: Catalogue, findings: Findings) -> N
             findings.warning("plan.no_effect", pointer, message, key=True)
     undoing = compensation_only(plan)
     for index, action in enumerate(plan.actions):
-        reasons = _retry(action, catalogue) | _approval(action, catalogue)
+        reasons = _retry(action, catalogue) | _approval(action, catalogue) | _templates(action)
         reasons |= _undoing(action) if action.id in undoing else _several_nodes(action)
         for field, why in reasons.items():
             pointer = pointer_of("actions", index, *field.split("."))
@@ -42,7 +45,7 @@ def warn_of_no_effect(plan: Plan, catalogue: Catalogue, findings: Findings) -> N
 
 
 def _retry(action: Action, catalogue: Catalogue) -> dict[str, str]:
-    """Field → why nothing comes of it; so do the next three."""
+    """Field → why nothing comes of it; so do the next four."""
     if action.on_error != "retry":
         return {"retry": 'counts with "on_error: retry" alone'} if action.retry else {}
     if action.retry is None:
@@ -67,6 +70,16 @@ def _approval(action: Action, catalogue: Catalogue) -> dict[str, str]:
         return {}
     why = f'nobody is asked without "requires_approval" and with an impact of {impact}'
     return {"approval": why}
+
+
+def _templates(action: Action) -> dict[str, str]:
+    texts = {name: getattr(action, name) for name in _TEXTS}
+    if action.approval is not None:
+        texts["approval.message"] = action.approval.message
+        for entry, option in enumerate(action.approval.clarification_options):
+            texts[f"approval.clarification_options.{entry}"] = option
+    why = "templates are filled in params alone, so this stays as it is written"
+    return {field: why for field, text in texts.items() if text and has_templates(text)}
 
 
 def _undoing(action: Action) -> dict[str, str]:

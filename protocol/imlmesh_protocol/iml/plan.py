@@ -30,7 +30,7 @@ _PRINTABLE_TEXT = re.compile(_PRINTABLE + "*")
 _SCHEMA: JsonDict = {"pattern": f"^{_PRINTABLE}*$"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: answers that mean something at a gate by themselves
-_ANSWERS = ("approve", "deny", "fail", "skip")
+ANSWERS = ("approve", "deny", "fail", "skip")
 
 
 def _printable(written: str) -> str:
@@ -47,9 +47,9 @@ def _prose(written: str) -> str:
 
 
 def _own_answer(written: str) -> str:
-    if written in _ANSWERS:
+    if written in ANSWERS:
         message = "must be another word than {words}"
-        raise PydanticCustomError("answer_taken", message, {"words": ", ".join(_ANSWERS)})
+        raise PydanticCustomError("answer_taken", message, {"words": ", ".join(ANSWERS)})
     return written
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from imlmesh_protocol import limits
 from imlmesh_protocol.errors import MeshError
 from imlmesh_protocol.iml.calls import calls_of
+from imlmesh_protocol.iml.choices import check_choices
 from imlmesh_protocol.iml.digest import plan_digest
 from imlmesh_protocol.iml.document import Document
 from imlmesh_protocol.iml.fields import read_fields
@@ -74,6 +75,7 @@ def validate(
         calls = calls_of(index, actions, graph)
         check_action(index, action, calls, catalogue, fleet is not None, findings)
         check_targets(index, action, fleet, findings)
+        check_choices(index, action, findings)
     if plan is not None:
         warn_of_no_effect(plan, catalogue, findings)
     if plan is None or findings.errors:

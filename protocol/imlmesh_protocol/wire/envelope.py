@@ -137,7 +137,7 @@ class Opener:
         self._peer = peer
         #: (sender, lane) → (term, session, seq) of the last message taken
         self.floors: dict[tuple[str, str], tuple[int, int, int]] = {}
-        #: when that message says that it was written
+        #: when that message was written at the latest: as it says, or when it came
         self._dates: dict[tuple[str, str], int] = {}
 
     def open(self, topic: Topic, envelope: bytes, now_ms: int | None) -> Message:
@@ -145,7 +145,7 @@ class Opener:
         message = self._signed(topic, envelope)
         if message.exp:
             _check_age(message, now_ms)
-            self._check_order(topic, message)
+            self._check_order(topic, message, now_ms or 0)
         elif message.fields.get("state") != "gone":
             raise ProtocolError("message.invalid", "only a will may lack an expiry")
         try:
@@ -157,7 +157,9 @@ class Opener:
             raise
         return message
 
-    def open_question(self, topic: Topic, envelope: bytes) -> tuple[Message, ProtocolError | None]:
+    def open_question(
+        self, topic: Topic, envelope: bytes, now_ms: int
+    ) -> tuple[Message, ProtocolError | None]:
         """A question whose answer fits its nonce alone and changes nothing here, and what is wrong with
         its order: one who has forgotten how far it counted learns that from the answer."""
         message = self._signed(topic, envelope)
@@ -166,7 +168,7 @@ class Opener:
         _check_age(message, None)
         late = None
         try:
-            self._check_order(topic, message)
+            self._check_order(topic, message, now_ms)
         except ProtocolError as exc:
             late = exc
         try:
@@ -208,7 +210,7 @@ class Opener:
         if writer is not None and message.iss != writer:
             raise TrustError("signature.invalid", f"{message.iss[:80]} wrote as {writer}")
 
-    def _check_order(self, topic: Topic, message: Message) -> None:
+    def _check_order(self, topic: Topic, message: Message, now_ms: int) -> None:
         lane: str = message.kind if message.kind in _OWN_LANE else ""
         if is_telemetry(message.channel):
             lane = _TELEMETRY_LANE
@@ -224,7 +226,8 @@ class Opener:
                 text = f"{message.id[:80]} was written after a message of {floor}"
                 raise _by(message, ProtocolError("message.two_senders", text))
             raise ProtocolError("message.replayed", f"{message.id[:80]} was seen or overtaken")
-        self.floors[sender], self._dates[sender] = place, message.iat
+        # who asks for the time dates that by a clock that may be behind
+        self.floors[sender], self._dates[sender] = place, max(message.iat, now_ms)
 
 
 def _check_age(message: Message, now_ms: int | None) -> None:
