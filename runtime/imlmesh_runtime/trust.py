@@ -35,7 +35,7 @@ from imlmesh_runtime.files import (
     write_private,
 )
 from imlmesh_runtime.pairs import certificates_of as certificates_of
-from imlmesh_runtime.pairs import key_file
+from imlmesh_runtime.pairs import key_file, own_certificate
 
 Document = TypeVar("Document", Trust, Roster)
 T = TypeVar("T")
@@ -326,7 +326,8 @@ class NodeKeys:
         """From `folder`/keys; TrustError `trust.file`, `trust.mode`."""
         keys = folder / "keys"
         pem = keys / "node.pem"
-        check_private(key_file(pem), strict=strict)
+        if key_file(pem).exists() or not _is_spoilt(pem):
+            check_private(key_file(pem), strict=strict)
         held = HeldTrust(keys, mesh)
 
         def context() -> ssl.SSLContext:
@@ -339,6 +340,15 @@ class NodeKeys:
     def find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
         """The plan key when it is the one named: everything down is signed by it."""
         return self.held.plan_key(key_id)
+
+
+def _is_spoilt(pem: Path) -> bool:
+    """Whether no certificate can be read in it: then its key is gone with it, and both are renewed."""
+    try:
+        own_certificate(pem)
+    except TrustError:
+        return True
+    return False
 
 
 @dataclass(slots=True)

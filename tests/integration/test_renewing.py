@@ -186,12 +186,15 @@ async def test_a_node_whose_certificate_has_ended_comes_back_by_its_identity(tmp
         assert ends_ms(folder) > time.time() * 1_000 - 3_000
 
 
-@pytest.mark.parametrize("spoilt", ["node.pem", "node.key"])
+@pytest.mark.parametrize("spoilt", ["node.pem", "node.key", "renewed"])
 async def test_a_node_whose_pair_was_spoilt_on_its_disk_comes_back_by_its_identity(
     tmp_path, spoilt
 ):
     async with rig_at(tmp_path, node_s=600) as rig:
         folder = await rig.let_in("pi")
+        if spoilt == "renewed":  # then key and certificate are one file
+            (folder / "keys" / "node.key").unlink()
+            spoilt = "node.pem"
         (folder / "keys" / spoilt).write_bytes(b"")
         await rig.start(folder)
         await rig.online("pi")
