@@ -15,18 +15,18 @@ from pathlib import Path
 
 from imlmesh_node.finding import Finder
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.errors import MeshError, TrustError
 from imlmesh_runtime.background import Background
 from imlmesh_runtime.clock import MeshClock
 from imlmesh_runtime.link.address import address_text
 from imlmesh_runtime.link.base import Address, Link
-from imlmesh_runtime.pairs import is_issued_by, own_certificate, validity_of
+from imlmesh_runtime.pairs import Validity, is_issued_by, own_certificate, validity_of
 from imlmesh_runtime.trust import HeldTrust
 
 log = logging.getLogger(__name__)
 
-#: the broker did not want our certificate, or we not its: newer papers may help against either
-_TURNED_AWAY = frozenset({"link.refused", "link.tls"})
+#: the broker did not want our certificate, or we not its, or a disk spoilt our own: newer papers may help
+_TURNED_AWAY = frozenset({"link.refused", "link.tls", "trust.file"})
 
 
 class Papers:
@@ -113,15 +113,26 @@ class Papers:
         """How long the papers are good for."""
         if self._doubted:
             return 0.0
-        certificate = own_certificate(self._folder / "keys" / "node.pem")
+        own = self._own()
+        if own is None:
+            return 0.0
+        certificate, validity = own
         if not is_issued_by(certificate, self._held.trust.node_cas[0]):
             return max(0.0, self._spread_until_s - asyncio.get_running_loop().time())
-        due_ms = validity_of(certificate).renewal_ms
-        return max(0.0, (due_ms - self._clock.now_ms()) / 1_000)
+        return max(0.0, (validity.renewal_ms - self._clock.now_ms()) / 1_000)
 
     def _has_ended(self) -> bool:
-        validity = validity_of(own_certificate(self._folder / "keys" / "node.pem"))
-        return validity.ends_ms < self._clock.now_ms()
+        own = self._own()
+        return own is None or own[1].ends_ms < self._clock.now_ms()
+
+    def _own(self) -> tuple[bytes, Validity] | None:
+        """Our certificate as DER, and from when to when it counts; None for one that a disk spoilt: that is
+        renewed as one that has ended, since what proves who we are is another key."""
+        try:
+            certificate = own_certificate(self._folder / "keys" / "node.pem")
+            return certificate, validity_of(certificate)
+        except TrustError:
+            return None
 
     async def _bring(self) -> bool:
         """One attempt, unless the last one is too recent; whether there is something new."""

@@ -79,9 +79,19 @@ def is_issued_by(certificate: bytes, ca: bytes) -> bool:
     return ca[start : start + _KEY_NAME_BYTES] in certificate
 
 
+def certificates_in(pem: Path) -> tuple[bytes, ...]:
+    """The certificates of a file, as `certificates_of` gives them; TrustError `trust.file` names it."""
+    try:
+        return certificates_of(_without_key(read_file(pem)))
+    except TrustError as exc:
+        if str(pem) in exc.message:
+            raise
+        raise TrustError("trust.file", f"{pem}: {exc.message}") from exc
+
+
 def own_certificate(pem: Path) -> bytes:
     """The certificate of a pair as DER; TrustError `trust.file`."""
-    return certificates_of(_without_key(read_file(pem)))[0]
+    return certificates_in(pem)[0]
 
 
 def key_file(pem: Path) -> Path:

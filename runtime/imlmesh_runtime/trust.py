@@ -35,9 +35,10 @@ from imlmesh_runtime.files import (
     write_private,
 )
 from imlmesh_runtime.pairs import certificates_of as certificates_of
-from imlmesh_runtime.pairs import key_file
+from imlmesh_runtime.pairs import key_file, own_certificate
 
 Document = TypeVar("Document", Trust, Roster)
+T = TypeVar("T")
 
 # The field and the curve constant of Ed25519, RFC 8032 section 5.1.
 _P = 2**255 - 19
@@ -200,7 +201,7 @@ class HeldTrust:
         self.when_newer: Callable[[], None] = lambda: None
         self.when_unknown: Callable[[], None] = lambda: None
         self.root = load_public(folder / "root.pub")
-        self.trust = self._trust_of(self.document)
+        self.trust = self._kept_trust()
         self.roster: Roster | None = None
         if (folder / "roster").exists():
             self.roster = self._kept_roster()
@@ -212,7 +213,7 @@ class HeldTrust:
 
     def reload(self) -> bool:
         """Look for newer trust in the folder, and a newer roster; whether there was newer trust."""
-        found = self._trust_of(self.document)
+        found = self._kept_trust()
         is_newer = found.version > self.trust.version
         if is_newer:
             self.trust = found
@@ -273,15 +274,27 @@ class HeldTrust:
             raise ProtocolError("message.audience", f"a document of mesh {document.mesh}")
         return document
 
+    def _kept_trust(self) -> Trust:
+        return self._kept("trust", lambda: self._trust_of(self.document))
+
     def _kept_roster(self) -> Roster | None:
         """None when it was signed by a key that trust has dropped since: each that the present keys
         sign is newer, so none that is older can take its place."""
         try:
-            return self._roster_of(self.roster_document())
+            return self._kept("roster", lambda: self._roster_of(self.roster_document()))
         except TrustError as exc:
             if exc.code != "signature.unknown_key":
                 raise
             return None
+
+    def _kept(self, name: str, opened: Callable[[], T]) -> T:
+        """What lies in the folder; nobody sent it now, so one that is spoilt is a file that is."""
+        try:
+            return opened()
+        except (ProtocolError, TrustError) as exc:
+            if exc.code in ("signature.unknown_key", "message.audience", "trust.file"):
+                raise
+            raise TrustError("trust.file", f"{self._folder / name}: {exc.message}") from exc
 
 
 def _is_newer(kind: str, held: int, offered: int) -> bool:
@@ -313,7 +326,8 @@ class NodeKeys:
         """From `folder`/keys; TrustError `trust.file`, `trust.mode`."""
         keys = folder / "keys"
         pem = keys / "node.pem"
-        check_private(key_file(pem), strict=strict)
+        if key_file(pem).exists() or not _is_spoilt(pem):
+            check_private(key_file(pem), strict=strict)
         held = HeldTrust(keys, mesh)
 
         def context() -> ssl.SSLContext:
@@ -326,6 +340,15 @@ class NodeKeys:
     def find_key(self, key_id: bytes, _iss: str) -> VerifyKey | None:
         """The plan key when it is the one named: everything down is signed by it."""
         return self.held.plan_key(key_id)
+
+
+def _is_spoilt(pem: Path) -> bool:
+    """Whether no certificate can be read in it: then its key is gone with it, and both are renewed."""
+    try:
+        own_certificate(pem)
+    except TrustError:
+        return True
+    return False
 
 
 @dataclass(slots=True)

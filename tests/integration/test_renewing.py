@@ -186,6 +186,23 @@ async def test_a_node_whose_certificate_has_ended_comes_back_by_its_identity(tmp
         assert ends_ms(folder) > time.time() * 1_000 - 3_000
 
 
+@pytest.mark.parametrize("spoilt", ["node.pem", "node.key", "renewed"])
+async def test_a_node_whose_pair_was_spoilt_on_its_disk_comes_back_by_its_identity(
+    tmp_path, spoilt
+):
+    async with rig_at(tmp_path, node_s=600) as rig:
+        folder = await rig.let_in("pi")
+        if spoilt == "renewed":  # then key and certificate are one file
+            (folder / "keys" / "node.key").unlink()
+            spoilt = "node.pem"
+        (folder / "keys" / spoilt).write_bytes(b"")
+        await rig.start(folder)
+        await rig.online("pi")
+        assert rig.joins.asked.count("/v1/renew") >= 1
+        assert ends_ms(folder) > time.time() * 1_000
+        assert "Traceback" not in (rig.home.logs / "pi.log").read_text()
+
+
 async def test_an_answer_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
     async with rig_at(tmp_path, node_s=life_s(9)) as rig:
         folder = await rig.let_in("pi")

@@ -1,14 +1,13 @@
 """Random cases: the scheduler does what the rules, read slowly, say. CASES=20000 for a long run."""
 
-import os
-
 import pytest
 
+from asked import asked
 from case import case_of
 from compare import Told, differs, report, smallest
 
-FIRST = int(os.environ.get("FROM", "1"))
-CASES = int(os.environ.get("CASES", "500"))
+FIRST = asked("FROM", 1)
+CASES = asked("CASES", 500)
 # cases a test, so that several processes can share them
 BATCH = 50
 # cases of which the rules leave the end open, mostly because two things happen at once

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from asked import asked
 from script import GONE, WEIGHTS, script_of
 from shrinking import report
 from world import World
 
-FIRST = int(os.environ.get("FROM", "1"))
-WORLDS = int(os.environ.get("WORLDS", "2000"))
+FIRST = asked("FROM", 1)
+WORLDS = asked("WORLDS", 2_000)
 # worlds a test, so that a failing range is small and several processes can share them
 BATCH = 50
 #: what the network, the power and the disks do, beside the faults of scripts
@@ -110,3 +111,14 @@ def test_a_seed_tells_the_same_story_every_time() -> None:
     )
     assert _story(range(1, 21)) == there.stdout.strip()
     assert _story(range(21, 41)) != there.stdout.strip()
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1e5", "many"])
+def test_a_number_that_would_run_nothing_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("WORLDS", text)
+    with pytest.raises(pytest.UsageError, match=f"WORLDS={text}: a whole number"):
+        asked("WORLDS", 2_000)
+    monkeypatch.setenv("WORLDS", "")
+    assert asked("WORLDS", 2_000) == 2_000

@@ -22,6 +22,7 @@ from imlmesh_protocol.ids import check_name
 from imlmesh_protocol.wire.documents import Trust
 from imlmesh_runtime.files import folder_at, read_file, read_private, write_all, write_private
 from imlmesh_runtime.pairs import (
+    certificates_in,
     is_issued_by,
     key_file,
     own_certificate,
@@ -33,7 +34,6 @@ from imlmesh_runtime.trust import (
     HeldTrust,
     Signer,
     broker_name,
-    certificates_of,
     join_name,
     load_public,
     load_signer,
@@ -122,10 +122,11 @@ class Authority:
         """
         keys = [self.folder / f"{role}-ca{name}" for name in (".key", NEXT_CA)]
         found = [read_private(path) for path in keys if path.exists()]
-        pem = read_file(self.folder / f"{role}-ca.pem")
-        made = [Issuer.of(found, certificate) for certificate in certificates_of(pem)]
+        pem = self.folder / f"{role}-ca.pem"
+        made = [Issuer.of(found, certificate) for certificate in certificates_in(pem)]
         if not any(made):
-            raise TrustError("trust.file", f"no key of the {role} CA belongs to its certificate")
+            text = f"{keys[0]}: no key of the {role} CA belongs to its certificate"
+            raise TrustError("trust.file", text)
         return [issuer for issuer in made if issuer is not None]
 
     def issuer(self, role: str) -> Issuer:
@@ -228,10 +229,10 @@ def is_good(pem: Path, ca: bytes) -> bool:
     key is there: a crash between the files of a pair leaves two that do not belong together."""
     if not pem.exists():
         return False
-    certificate = own_certificate(pem)
     try:
+        certificate = own_certificate(pem)
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pem, key_file(pem))
-    except OSError:
+    except (OSError, TrustError):
         return False
     fresh = time.time_ns() // 1_000_000 < validity_of(certificate).renewal_ms
     return fresh and is_issued_by(certificate, ca)
@@ -239,7 +240,7 @@ def is_good(pem: Path, ca: bytes) -> bool:
 
 def sign_trust(folder: Path, mesh: str, version: int, root: Signer) -> None:
     """Write trust anew from what `folder` holds: certificates of CAs, public keys of voices."""
-    cas = [certificates_of(read_file(folder / f"{role}-ca.pem")) for role in (NODE, CONTROL)]
+    cas = [certificates_in(folder / f"{role}-ca.pem") for role in (NODE, CONTROL)]
     voices = [(bytes(load_public(folder / f"{name}.pub").key),) for name in VOICES]
     trust = Trust(mesh, version, *cas, *voices)
     write_private(folder / "trust", trust.sealed(root.sign, root.key_id))

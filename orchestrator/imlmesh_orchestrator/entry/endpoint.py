@@ -22,10 +22,10 @@ from imlmesh_protocol.errors import InputError, LinkError, MeshError, ProtocolEr
 from imlmesh_protocol.wire.codec import pack
 from imlmesh_protocol.wire.joining import unpack_body
 from imlmesh_runtime.background import Background
-from imlmesh_runtime.files import read_file, write_private
+from imlmesh_runtime.files import write_private
 from imlmesh_runtime.link.base import Address
+from imlmesh_runtime.pairs import own_certificate
 from imlmesh_runtime.paths import Home
-from imlmesh_runtime.trust import certificates_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Endpoint:
         """Show the certificate that lies in the CA's folder to whoever comes from now on."""
         folder = self._home.ca
         self._context.load_cert_chain(folder / "join.pem", folder / "join.key")
-        self.certificate = certificates_of(read_file(folder / "join.pem"))[0]
+        self.certificate = own_certificate(folder / "join.pem")
 
     def start(self) -> None:
         """Listen, on the running loop; LinkError `join.unreachable` when no port is free."""

@@ -18,7 +18,7 @@ from imlmesh_orchestrator.core.placement import barred
 from imlmesh_orchestrator.ledger import Notary
 from imlmesh_orchestrator.shell import Shell
 from imlmesh_protocol import limits
-from imlmesh_protocol.errors import MeshError
+from imlmesh_protocol.errors import MeshError, TrustError
 from imlmesh_protocol.states import Admission, Liveness
 from imlmesh_protocol.wire.permits import PERMIT, sign_permit
 from imlmesh_protocol.wire.topics import Kind
@@ -136,7 +136,10 @@ class Trusting:
                 self._shell.answer(node, Kind.COMMAND, self._command())
 
     def _due_in_s(self) -> float:
-        validity = validity_of(own_certificate(self._ca / "control.pem"))
+        try:
+            validity = validity_of(own_certificate(self._ca / "control.pem"))
+        except TrustError:
+            return 0.0  # what a disk spoilt is made anew, as what has ended
         return max(0.0, validity.renewal_ms / 1_000 - time.time())
 
     async def _renew(self) -> None:
