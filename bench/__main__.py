@@ -61,7 +61,7 @@ the same run, carrying 200 bytes there and back and nothing else; ratios travel 
   of them, a pure one three); `http_p50_ms` is the same from `POST /v1/runs`.
 - **throughput**: one plan of 10,000 independent actions; **dag_10x100**: ten waves of 100, each action behind the whole
   wave before it.
-- **core**: CPU of the scheduler alone, plan and run, in layers of 100; `message_round_us` is what this machine takes, just
+- **core**: CPU of the scheduler alone, plan and run, in layers of 100, median of three; `message_round_us` is what this machine takes, just
   before and after, to pack, unpack and validate one message of 13 fields with msgpack and pydantic, and `ratio` how many of
   these an action costs. Such a round took 5.0 us on the machine for which the project's limits in microseconds were set.
 - **preview**: from a plan's text to the answer of `plan preview`, 500 actions with every kind of target over 200 nodes that
