@@ -1,6 +1,7 @@
 """What an idle node does: next to nothing."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +14,20 @@ from imlmesh_node.stock import Sort
 from imlmesh_protocol.limits import SPOOL_LOOK_MS, SPOOL_TURN_MS
 
 
-async def test_an_empty_spool_is_looked_at_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    """That of a node which nobody hears."""
     outbox: Any = SimpleNamespace(send=None, unacked=0)
     presence: Any = SimpleNamespace(is_open=False)
     refusals: Any = SimpleNamespace(note=None)
-    edge = Edge(tmp_path, outbox, presence, Clocks(), refusals)
+    made = Edge(tmp_path, outbox, presence, Clocks(), refusals)
+    yield made
+    await made.close()
+
+
+async def test_an_empty_spool_is_looked_at_less_often(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses_s: list[float] = []
     with monkeypatch.context() as patched:
         loop = asyncio.get_running_loop()
@@ -28,16 +36,11 @@ async def test_an_empty_spool_is_looked_at_less_often(
         assert edge.spool.keep(Sort.READINGS, [(1, "level", 1.0, "%")])
         edge.start(int)
     assert pauses_s == [SPOOL_LOOK_MS / 1_000, SPOOL_TURN_MS / 1_000]
-    await edge.close()
 
 
 async def test_a_fault_of_ours_does_not_end_the_looking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outbox: Any = SimpleNamespace(send=None, unacked=0)
-    presence: Any = SimpleNamespace(is_open=False)
-    refusals: Any = SimpleNamespace(note=None)
-    edge = Edge(tmp_path, outbox, presence, Clocks(), refusals)
 
     def broken(now_ms: int) -> None:
         raise KeyError("a bug")
@@ -50,4 +53,3 @@ async def test_a_fault_of_ours_does_not_end_the_looking(
         with pytest.raises(KeyError):
             edge.start(int)
     assert later == [edge._on_time]
-    await edge.close()

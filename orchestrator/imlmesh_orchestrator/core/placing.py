@@ -58,6 +58,7 @@ def place_ready(turn: Turn) -> None:
 def _drain(turn: Turn, pool: Pool, limit: int) -> None:
     refresh(turn.state, pool)
     placed = 0
+    # nobody stands aside yet, and who does takes no room
     while placed - len(pool.aside) < limit:
         first = _first(turn, pool)
         if first is None:
