@@ -183,7 +183,8 @@ class Executor:
         run = self._runs.get(dispatch.id)
         if run is not None and run.reason is None:
             run.reason = reason
-            run.stop()
+            # a task that is cancelled before its first step never says that it was
+            self._loop.call_soon(run.stop)
 
     async def close(self) -> None:
         """Bring everything to its safe state and let go; what is still under way is cut off."""

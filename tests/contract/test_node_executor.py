@@ -244,6 +244,13 @@ async def test_every_way_to_be_wrong_ends_in_one_event(
     assert rig.executor.busy == 0
 
 
+async def test_who_is_killed_at_once_says_so(rig: Rig) -> None:
+    one = rig.run("fake", "act", delay_ms=60_000)
+    rig.executor.kill(one, KillReason.CANCEL)
+    assert (await rig.end()).outcome == "cancelled"
+    assert rig.executor.busy == 0
+
+
 async def test_a_hanging_child_is_killed_and_the_next_call_is_served(rig: Rig) -> None:
     one = rig.run("fake", "act", hang=True)
     await asyncio.wait_for(rig.heard.some.wait(), WITHIN_S)
